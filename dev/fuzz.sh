@@ -1,0 +1,98 @@
+#!/bin/sh
+# SPDX-License-Identifier: MIT
+# Fuzz for so many seconds in all: fuzz.sh SECONDS [FOLDER]
+#
+# By libFuzzer with AddressSanitizer and UndefinedBehaviorSanitizer: the scanner and the
+# relay; by atheris: a client's login. First the canaries, each of which must be found,
+# else the job proves nothing. Prints the number of executions. What is found lies in
+# FOLDER/found (play it again with FOLDER/fuzzer, POOLER_FUZZ_TARGET and
+# POOLER_FUZZ_TRACE=1); the corpus grows in FOLDER/corpus.
+#
+# Needs clang and libFuzzer's runtime: apt-get install clang libclang-rt-14-dev
+set -eu
+
+cd "$(dirname "$0")/.."
+seconds=${1:?seconds are wanted: fuzz.sh SECONDS [FOLDER]}
+folder=${2:-build/fuzz}
+python=${PYTHON:-.venv/bin/python}
+atheris=3.0.0
+most_bytes=1500
+
+mkdir -p "$folder/found"
+folder=$(cd "$folder" && pwd)
+"$python" tests/fuzz/build.py "$folder" >/dev/null
+"$python" -m tests.fuzz.corpus "$folder/first" >/dev/null
+[ -d "$folder/python/atheris" ] ||
+    "$python" -m pip install -q --no-deps --only-binary :all: \
+        --target "$folder/python" "atheris==$atheris"
+
+export PYTHONPATH="$folder/python"
+export ASAN_OPTIONS="detect_leaks=1:abort_on_error=0:quarantine_size_mb=32"
+export UBSAN_OPTIONS="print_stacktrace=1"
+
+core() { # core TARGET ARGUMENT...
+    POOLER_FUZZ_TARGET=$1
+    export POOLER_FUZZ_TARGET
+    shift
+    "$folder/fuzzer" -max_len=$most_bytes "$@"
+}
+
+login() {
+    "$python" tests/fuzz/login_target.py -max_len=$most_bytes "$@"
+}
+
+# canary WORDS COMMAND...: the command must fail and say these words.
+canary() {
+    words=$1
+    shift
+    log="$folder/canary.log"
+    if "$@" >"$log" 2>&1; then
+        echo "fuzz: $* found nothing: what should find '$words' is not on" >&2
+        exit 1
+    fi
+    grep -q "$words" "$log" || {
+        tail -n 20 "$log" >&2
+        echo "fuzz: $* did not end by '$words'" >&2
+        exit 1
+    }
+}
+
+limits="-seed=1 -max_total_time=60 -artifact_prefix=$folder/canary-"
+# Word splitting is meant.
+# shellcheck disable=SC2086
+{
+    canary "heap-buffer-overflow" core canary_heap $limits
+    canary "signed integer overflow" core canary_overflow $limits
+    canary "detected memory leaks" core canary_leak $limits
+    canary "canary: found" core canary_coverage $limits
+    printf '\377PGSQ' >"$folder/canary.input"
+    canary "canary: found" login $limits "$folder/canary.input"
+}
+rm -f "$folder"/canary-* "$folder"/canary.*
+echo "canaries: found"
+
+# fuzz NAME SHARE COMMAND...: SHARE is how many parts of ten of the time.
+fuzz() {
+    name=$1
+    time=$((seconds * $2 / 10 + 1))
+    shift 2
+    mkdir -p "$folder/corpus/$name"
+    log="$folder/$name.log"
+    status=0
+    "$@" -max_total_time=$time -timeout=20 -rss_limit_mb=3000 \
+        -artifact_prefix="$folder/found/$name-" \
+        "$folder/corpus/$name" "$folder/first/$name" >"$log" 2>&1 || status=$?
+    done=$(sed -n 's/^Done \([0-9]*\) runs.*/\1/p' "$log")
+    if [ "$status" -ne 0 ] || [ -z "$done" ]; then
+        grep -v '^#\|^INFO' "$log" | tail -n 40 >&2
+        echo "fuzz: $name has found something, see $folder/found and $log" >&2
+        failed=1
+    fi
+    echo "$name: ${done:-?} executions"
+}
+
+failed=0
+fuzz scan 2 core scan
+fuzz relay 5 core relay
+fuzz login 3 login
+exit $failed

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: MIT
+"""Growth of queues and outputs: the parts of ``_buf`` that may allocate."""
+
+
+cdef int queue_add(Queue *q, const uint8_t *src, size_t n) noexcept nogil:
+    """Append a copy of src[0:n); -1 if memory or QUEUE_MAX_BYTES forbids it."""
+    cdef size_t used = q.end - q.start
+    cdef size_t want
+    cdef uint8_t *data
+    if n > QUEUE_MAX_BYTES or used + n > QUEUE_MAX_BYTES:
+        return -1
+    if n > q.cap - q.end:
+        if q.start:
+            memmove(q.data, q.data + q.start, used)
+            q.start = 0
+            q.end = <uint32_t> used
+        if n > q.cap - used:
+            # exact at first, because most queues are filled once and drained
+            want = used + n if q.cap == 0 else 2 * (used + n)
+            if want > QUEUE_MAX_BYTES:
+                want = QUEUE_MAX_BYTES
+            data = <uint8_t *> realloc(q.data, want)
+            if data == NULL:
+                return -1
+            q.data = data
+            q.cap = <uint32_t> want
+    memcpy(q.data + q.end, src, n)
+    q.end += <uint32_t> n
+    return 0
+
+
+cdef int queue_keep(Queue *q, const uint8_t *src, size_t n) noexcept nogil:
+    """Make src[0:n) the whole content; src may be the tail of the queue itself."""
+    if q.data != NULL and q.data <= src <= q.data + q.end:
+        queue_drop(q, <size_t> (src - q.data) - q.start)
+        return 0
+    queue_reset(q)
+    return queue_add(q, src, n) if n else 0
+
+
+cdef uint8_t *output_room(Output *o, size_t n) noexcept nogil:
+    """Room for n bytes that follow what is there; they count as appended.
+
+    NULL when there is no memory: the output is then marked failed.
+    """
+    cdef size_t want = o.n + n
+    cdef uint8_t *grown
+    cdef bint inside = o.n != 0 and o.data == o.scratch
+    if want > o.cap:
+        want = want * 2 if want > 65536 else 65536
+        grown = <uint8_t *> realloc(o.scratch, want)
+        if grown == NULL:
+            o.failed = True
+            return NULL
+        o.scratch = grown
+        o.cap = want
+    if not inside and o.n:
+        memcpy(o.scratch, o.data, o.n)
+    o.data = o.scratch
+    o.n += n
+    return o.scratch + o.n - n
+
+
+cdef void output_join(Output *o, const uint8_t *src, size_t n) noexcept nogil:
+    """Append bytes that do not follow what is there: copies both."""
+    cdef uint8_t *room = output_room(o, n)
+    if room != NULL:
+        memcpy(room, src, n)

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: MIT
+"""Parameters that follow a client: interned values, interned sets of values.
+
+Session layer, sans-IO. All sessions with equal values share one ``ParamSet``, so
+"does this server have what this client wants" is one pointer comparison and a
+client pays eight bytes. Values and sets are counted; the last user frees them.
+
+Source: PostgreSQL documentation, "Asynchronous Operations" (ParameterStatus).
+"""
+
+from libc.stdint cimport uint8_t, uint32_t
+
+cdef enum:
+    PARAM_MAX = 16  # tracked parameters
+    PARAM_NAME_MAX = 63
+    PARAM_VALUE_MAX = 4096
+
+cdef struct ParamValue:
+    ParamValue *next  # own list of one hash bucket
+    uint32_t hash
+    uint32_t refs
+    uint32_t n
+    uint8_t text[1]  # n bytes and a terminator
+
+cdef struct ParamSet:
+    ParamSet *next
+    uint32_t hash
+    uint32_t refs
+    const void *verified_by  # the pool whose server has accepted all these values
+    ParamValue *value[PARAM_MAX]  # NULL: not known
+
+cdef struct ParamTable:
+    int count
+    uint32_t name_n[PARAM_MAX]
+    char name[PARAM_MAX][PARAM_NAME_MAX + 1]
+    bint is_list[PARAM_MAX]  # reported as a quoted list, which SET would quote again
+    ParamValue **values  # own: buckets
+    ParamSet **sets  # own: buckets
+    uint32_t buckets  # a power of two
+    uint32_t value_count
+    uint32_t set_count
+
+cdef int params_init(ParamTable *t) except -1
+cdef void params_free(ParamTable *t) noexcept nogil
+cdef int params_track(ParamTable *t, bytes name, bint is_list) except -1
+cdef int params_index(const ParamTable *t, const uint8_t *name, size_t n) noexcept nogil
+cdef ParamSet *params_empty(ParamTable *t) noexcept nogil
+cdef ParamSet *params_with(
+    ParamTable *t, ParamSet *base, int index, const uint8_t *text, size_t n
+) noexcept nogil
+cdef void params_unref(ParamTable *t, ParamSet *s) noexcept nogil
+cdef size_t set_query_bytes(const ParamTable *t, const ParamSet *want) noexcept nogil
+cdef size_t put_set_query(
+    uint8_t *p, const ParamTable *t, const ParamSet *want, const ParamSet *have
+) noexcept nogil
+
+
+cdef inline ParamSet *params_ref(ParamSet *s) noexcept nogil:
+    s.refs += 1
+    return s

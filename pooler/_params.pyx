@@ -1,0 +1,251 @@
+# SPDX-License-Identifier: MIT
+"""Interning of parameter values and sets, and the SET query that aligns a server."""
+
+from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memcmp, memcpy, memset, strlen
+
+from pooler._wire cimport HEADER_BYTES, put_header
+
+cdef extern from "<strings.h>" nogil:
+    int strncasecmp(const char *a, const char *b, size_t n)
+
+cdef enum:
+    BUCKETS = 1024
+    SET_BYTES = 64  # more than what surrounds name and value in either form
+
+
+cdef uint32_t hash_bytes(const uint8_t *p, size_t n) noexcept nogil:
+    """FNV-1a."""
+    cdef uint32_t h = 2166136261u
+    cdef size_t i
+    for i in range(n):
+        h = (h ^ p[i]) * 16777619u
+    return h
+
+
+cdef int params_init(ParamTable *t) except -1:
+    memset(t, 0, sizeof(ParamTable))
+    t.buckets = BUCKETS
+    t.values = <ParamValue **> calloc(BUCKETS, sizeof(ParamValue *))
+    t.sets = <ParamSet **> calloc(BUCKETS, sizeof(ParamSet *))
+    if t.values == NULL or t.sets == NULL:
+        params_free(t)
+        raise MemoryError
+    return 0
+
+
+cdef void params_free(ParamTable *t) noexcept nogil:
+    """Free the table; no set may be used afterwards."""
+    cdef uint32_t i
+    cdef ParamValue *value
+    cdef ParamSet *s
+    for i in range(t.buckets):
+        while t.values != NULL and t.values[i] != NULL:
+            value = t.values[i]
+            t.values[i] = value.next
+            free(value)
+        while t.sets != NULL and t.sets[i] != NULL:
+            s = t.sets[i]
+            t.sets[i] = s.next
+            free(s)
+    free(t.values)
+    free(t.sets)
+    memset(t, 0, sizeof(ParamTable))
+
+
+cdef int params_track(ParamTable *t, bytes name, bint is_list) except -1:
+    """Add a parameter to follow; ValueError when there is no room for it."""
+    if t.count == PARAM_MAX:
+        raise ValueError(f"more than {PARAM_MAX} tracked parameters")
+    if not 0 < len(name) <= PARAM_NAME_MAX:
+        raise ValueError(f"parameter name of {len(name)} bytes")
+    memcpy(t.name[t.count], <const char *> name, len(name) + 1)
+    t.name_n[t.count] = <uint32_t> len(name)
+    t.is_list[t.count] = is_list
+    t.count += 1
+    return 0
+
+
+cdef int params_index(
+    const ParamTable *t, const uint8_t *name, size_t n
+) noexcept nogil:
+    """Index of a tracked parameter, -1 when it is not tracked; names ignore case."""
+    cdef int i
+    for i in range(t.count):
+        if t.name_n[i] == n and strncasecmp(t.name[i], <const char *> name, n) == 0:
+            return i
+    return -1
+
+
+cdef ParamValue *intern_value(
+    ParamTable *t, const uint8_t *text, size_t n
+) noexcept nogil:
+    cdef uint32_t h = hash_bytes(text, n)
+    cdef ParamValue **bucket = &t.values[h & (t.buckets - 1)]
+    cdef ParamValue *v = bucket[0]
+    while v != NULL:
+        if v.hash == h and v.n == n and memcmp(v.text, text, n) == 0:
+            v.refs += 1
+            return v
+        v = v.next
+    v = <ParamValue *> malloc(sizeof(ParamValue) + n)
+    if v == NULL:
+        return NULL
+    v.hash = h
+    v.refs = 1
+    v.n = <uint32_t> n
+    memcpy(v.text, text, n)
+    v.text[n] = 0
+    v.next = bucket[0]
+    bucket[0] = v
+    t.value_count += 1
+    return v
+
+
+cdef void unref_value(ParamTable *t, ParamValue *v) noexcept nogil:
+    cdef ParamValue **at
+    if v == NULL:
+        return
+    v.refs -= 1
+    if v.refs:
+        return
+    at = &t.values[v.hash & (t.buckets - 1)]
+    while at[0] != v:
+        at = &at[0].next
+    at[0] = v.next
+    t.value_count -= 1
+    free(v)
+
+
+cdef ParamSet *intern_set(ParamTable *t, ParamValue **value) noexcept nogil:
+    """The set of these values; takes over one reference to each of them."""
+    cdef uint32_t h = hash_bytes(<const uint8_t *> value, PARAM_MAX * sizeof(void *))
+    cdef ParamSet **bucket = &t.sets[h & (t.buckets - 1)]
+    cdef ParamSet *s = bucket[0]
+    cdef int i
+    while s != NULL:
+        if s.hash == h and memcmp(s.value, value, PARAM_MAX * sizeof(void *)) == 0:
+            break
+        s = s.next
+    if s != NULL:
+        s.refs += 1
+        for i in range(t.count):
+            unref_value(t, value[i])
+        return s
+    s = <ParamSet *> calloc(1, sizeof(ParamSet))
+    if s == NULL:
+        for i in range(t.count):
+            unref_value(t, value[i])
+        return NULL
+    s.hash = h
+    s.refs = 1
+    memcpy(s.value, value, PARAM_MAX * sizeof(void *))
+    s.next = bucket[0]
+    bucket[0] = s
+    t.set_count += 1
+    return s
+
+
+cdef ParamSet *params_empty(ParamTable *t) noexcept nogil:
+    """The set in which nothing is known; NULL without memory."""
+    cdef ParamValue *value[PARAM_MAX]
+    memset(value, 0, sizeof(value))
+    return intern_set(t, value)
+
+
+cdef ParamSet *params_with(
+    ParamTable *t, ParamSet *base, int index, const uint8_t *text, size_t n
+) noexcept nogil:
+    """The set that differs from ``base`` in one value.
+
+    In:      base stays the caller's; 0 <= index < t.count; n <= PARAM_VALUE_MAX
+    Out:     a reference the caller owns; NULL without memory
+    """
+    cdef ParamValue *value[PARAM_MAX]
+    cdef int i
+    memcpy(value, base.value, sizeof(value))
+    value[index] = intern_value(t, text, n)
+    if value[index] == NULL:
+        return NULL
+    for i in range(t.count):
+        if i != index and value[i] != NULL:
+            value[i].refs += 1
+    return intern_set(t, value)
+
+
+cdef void params_unref(ParamTable *t, ParamSet *s) noexcept nogil:
+    cdef ParamSet **at
+    cdef int i
+    if s == NULL:
+        return
+    s.refs -= 1
+    if s.refs:
+        return
+    at = &t.sets[s.hash & (t.buckets - 1)]
+    while at[0] != s:
+        at = &at[0].next
+    at[0] = s.next
+    t.set_count -= 1
+    for i in range(t.count):
+        unref_value(t, s.value[i])
+    free(s)
+
+
+cdef size_t set_query_bytes(const ParamTable *t, const ParamSet *want) noexcept nogil:
+    """Room that ``put_set_query`` may need: every byte escaped, every value set."""
+    cdef size_t n = HEADER_BYTES + 1
+    cdef int i
+    for i in range(t.count):
+        if want.value[i] != NULL:
+            n += t.name_n[i] + 2 * <size_t> want.value[i].n + SET_BYTES
+    return n
+
+
+cdef const char *SET_BEGIN = b"SET "
+cdef const char *SET_MIDDLE = b"=E'"
+cdef const char *SET_END = b"';"
+cdef const char *LIST_BEGIN = b"SELECT pg_catalog.set_config('"
+cdef const char *LIST_MIDDLE = b"',E'"
+cdef const char *LIST_END = b"',false);"
+
+
+cdef inline size_t put_text(uint8_t *p, const char *text) noexcept nogil:
+    cdef size_t n = strlen(text)
+    memcpy(p, text, n)
+    return n
+
+
+cdef size_t put_set_query(
+    uint8_t *p, const ParamTable *t, const ParamSet *want, const ParamSet *have
+) noexcept nogil:
+    """Write one Query that gives a server the values in which it differs.
+
+    Returns its size, or 0 when nothing differs. E'' strings mean the same whatever
+    standard_conforming_strings says. Values are ASCII (the login and ParameterStatus
+    paths see to that): in a multi-byte encoding a quote could hide in a character.
+    """
+    cdef size_t n = HEADER_BYTES
+    cdef int i
+    cdef uint32_t k
+    cdef uint8_t byte
+    for i in range(t.count):
+        if want.value[i] == NULL or want.value[i] == have.value[i]:
+            continue
+        n += put_text(p + n, LIST_BEGIN if t.is_list[i] else SET_BEGIN)
+        memcpy(p + n, t.name[i], t.name_n[i])
+        n += t.name_n[i]
+        n += put_text(p + n, LIST_MIDDLE if t.is_list[i] else SET_MIDDLE)
+        for k in range(want.value[i].n):
+            byte = want.value[i].text[k]
+            if byte == c"'" or byte == c"\\":
+                p[n] = byte
+                n += 1
+            p[n] = byte
+            n += 1
+        n += put_text(p + n, LIST_END if t.is_list[i] else SET_END)
+    if n == HEADER_BYTES:
+        return 0
+    p[n] = 0
+    n += 1
+    put_header(p, c"Q", <uint32_t> (n - 1))
+    return n

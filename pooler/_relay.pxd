@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: MIT
+"""What happens to a message: forward, drop, swallow; when a server is free again.
+
+Session layer, sans-IO, hot. Bytes of one read and the session they belong to go in;
+what must leave for the client and for the server comes out in two ``Output``s, each
+of which the caller sends at once. Nothing here waits, logs or touches Python.
+
+Source: PostgreSQL documentation, "Message Flow".
+"""
+
+from libc.stdint cimport uint8_t, uint64_t
+
+from pooler._buf cimport Output
+from pooler._params cimport ParamTable
+from pooler._session cimport ClientSession, Script, ServerSession
+
+cdef enum RelayStatus:
+    RELAY_OK
+    RELAY_WAIT  # the client now waits for a server; hold what was not consumed
+    RELAY_ALIGN  # hold the rest until the server has the client's parameters
+    RELAY_TERMINATE  # the client said goodbye
+    RELAY_CLIENT_PROTO  # the client sent what no client may send
+    RELAY_SERVER_PROTO  # the server sent what no server may send
+    RELAY_SERVER_DEAD  # an idle server said that it goes away
+    RELAY_ALIGN_FAILED  # the server refused the client's parameters; it was told
+    RELAY_TEST_FAILED  # the server answered one of our own queries with an error
+    RELAY_STATEMENT_XACT  # a transaction block was opened in statement mode
+    RELAY_NO_MEMORY
+
+cdef struct Relay:  # one per worker, lent to every call
+    Output to_client
+    Output to_server
+    ParamTable params
+    uint64_t now_us
+    bint resume  # the client's held bytes may go on
+
+cdef RelayStatus relay_client_bytes(
+    Relay *r, ClientSession *c, const uint8_t *src, size_t n, size_t *consumed
+) noexcept nogil
+cdef int relay_script(Relay *r, ServerSession *s, const Script *q) noexcept nogil
+cdef int relay_abandon(Relay *r, ServerSession *s) noexcept nogil
+cdef RelayStatus relay_cancel_waiting(
+    Relay *r, ClientSession *c, const uint8_t *src, size_t n, size_t *consumed
+) noexcept nogil
+cdef RelayStatus relay_server_bytes(
+    Relay *r, ServerSession *s, const uint8_t *src, size_t n, size_t *consumed
+) noexcept nogil

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: MIT
+"""System calls and C facts the engine needs; every wrapper gives -errno on failure.
+
+Source: man pages recv(2), send(2), accept4(2), epoll(7), clock_gettime(2).
+"""
+
+from libc.errno cimport errno
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+
+cdef extern from "<sys/types.h>" nogil:
+    ctypedef long ssize_t
+
+cdef extern from "<sys/socket.h>" nogil:
+    enum:
+        MSG_DONTWAIT
+        MSG_NOSIGNAL
+        MSG_PEEK
+        SOCK_NONBLOCK
+        SOCK_CLOEXEC
+        SHUT_RDWR
+        AF_UNIX
+        AF_INET
+        AF_INET6
+    ctypedef unsigned int socklen_t
+    ctypedef unsigned short sa_family_t
+    struct sockaddr:
+        sa_family_t sa_family
+    struct sockaddr_storage:
+        sa_family_t ss_family
+    ssize_t c_recv "recv"(int fd, void *buf, size_t n, int flags)
+    ssize_t c_send "send"(int fd, const void *buf, size_t n, int flags)
+    int c_accept4 "accept4"(int fd, sockaddr *addr, socklen_t *n, int flags)
+    int shutdown(int fd, int how)
+    int setsockopt(int fd, int level, int name, const void *value, socklen_t n)
+
+cdef extern from "<netinet/in.h>" nogil:
+    enum:
+        IPPROTO_TCP
+    struct in_addr:
+        uint32_t s_addr
+    struct in6_addr:
+        uint8_t s6_addr[16]
+    struct sockaddr_in:
+        uint16_t sin_port
+        in_addr sin_addr
+    struct sockaddr_in6:
+        uint16_t sin6_port
+        in6_addr sin6_addr
+    uint16_t ntohs(uint16_t value)
+
+cdef extern from "<netinet/tcp.h>" nogil:
+    enum:
+        TCP_NODELAY
+
+cdef extern from "<sys/epoll.h>" nogil:
+    enum:
+        EPOLLIN
+        EPOLLOUT
+        EPOLLERR
+        EPOLLHUP
+        EPOLLRDHUP
+        EPOLLEXCLUSIVE
+        EPOLL_CTL_ADD
+        EPOLL_CTL_DEL
+        EPOLL_CTL_MOD
+        EPOLL_CLOEXEC
+    ctypedef union epoll_data_t:
+        void *ptr
+        uint64_t u64
+    struct epoll_event:
+        uint32_t events
+        epoll_data_t data
+    int epoll_create1(int flags)
+    int epoll_ctl(int epfd, int op, int fd, epoll_event *event)
+    int c_epoll_wait "epoll_wait"(int epfd, epoll_event *events, int n, int timeout_ms)
+
+cdef extern from "<unistd.h>" nogil:
+    int c_close "close"(int fd)
+
+cdef extern from "<time.h>" nogil:
+    struct timespec:
+        long tv_sec
+        long tv_nsec
+    enum:
+        CLOCK_MONOTONIC
+    int clock_gettime(int clock, timespec *out)
+
+cdef extern from "<errno.h>" nogil:
+    enum:
+        EAGAIN
+        EINTR
+        EMSGSIZE
+        EMFILE
+        ENFILE
+        ENOBUFS
+        ENOMEM
+        ECONNABORTED
+
+
+cdef inline ssize_t sys_recv(int fd, void *buf, size_t n) noexcept nogil:
+    """Bytes received, 0 at end of file, or -errno (-EAGAIN: nothing there)."""
+    cdef ssize_t got
+    while True:
+        got = c_recv(fd, buf, n, MSG_DONTWAIT)
+        if got >= 0:
+            return got
+        if errno != EINTR:
+            return -errno
+
+
+cdef inline ssize_t sys_send(int fd, const void *buf, size_t n) noexcept nogil:
+    """Bytes the kernel took, or -errno (-EAGAIN: its buffer is full)."""
+    cdef ssize_t sent
+    while True:
+        sent = c_send(fd, buf, n, MSG_DONTWAIT | MSG_NOSIGNAL)
+        if sent >= 0:
+            return sent
+        if errno != EINTR:
+            return -errno
+
+
+cdef inline uint64_t sys_now_us() noexcept nogil:
+    """Monotonic clock in microseconds."""
+    cdef timespec t
+    clock_gettime(CLOCK_MONOTONIC, &t)
+    return <uint64_t> t.tv_sec * 1000000 + <uint64_t> t.tv_nsec // 1000

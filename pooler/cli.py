@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: MIT
+"""The ``pooler`` command, with PgBouncer's options. Layer: command line.
+
+The one reader of argv. Order of a start: configuration, log, pid file check,
+sockets, daemon, user, master. So everything that can be wrong is told on the
+operator's terminal, and nothing is left behind when it is. Never imports the
+extension modules: those are loaded by the workers, after the fork.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import pwd
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from pooler import __version__, log, pidfile
+from pooler import config as config_file
+from pooler.errors import ConfigError
+from pooler.master import Master
+
+EXIT_OK = 0
+EXIT_FAILED = 1
+
+# What a daemon tells the process that started it.
+_DAEMON_UP = b"U"
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The command line."""
+
+    config_file: str
+    daemon: bool = False
+    user: str = ""
+    verbose: int = 0
+    quiet: bool = False
+
+
+@click.command(
+    name="pooler",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+@click.argument("config_file", type=click.Path(dir_okay=False))
+@click.option("-d", "--daemon", is_flag=True, help="Run in the background.")
+@click.option(
+    "-R", "--reboot", is_flag=True, help="Take over from a running process (refused)."
+)
+@click.option("-u", "--user", default="", metavar="NAME", help="Become this user.")
+@click.option("-v", "--verbose", count=True, help="Log more; may be repeated.")
+@click.option("-q", "--quiet", is_flag=True, help="Do not log to stderr.")
+@click.version_option(
+    __version__,
+    "-V",
+    "--version",
+    message=f"pooler %(version)s\nPython {platform.python_version()}",
+)
+def _command(
+    config_file: str, daemon: bool, reboot: bool, user: str, verbose: int, quiet: bool
+) -> int:
+    """Pool PostgreSQL connections as CONFIG_FILE (a pgbouncer.ini) says."""
+    if reboot:
+        raise click.UsageError(
+            "-R (online restart) is not supported: stop the running process first"
+        )
+    return start(Options(config_file, daemon, user, verbose, quiet))
+
+
+def main() -> None:
+    """Run the command and leave with its exit code."""
+    try:
+        code = _command.main(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        # PgBouncer's code for any wrong command line; click's own would be 2.
+        code = EXIT_FAILED
+    except click.Abort:
+        code = EXIT_FAILED
+    sys.exit(code)
+
+
+def start(options: Options) -> int:
+    """Start the pooler and stay until it ends; return the exit code."""
+    log.configure(verbose=options.verbose)
+    try:
+        return _start(options)
+    except ConfigError as error:
+        log.write(log.FATAL, str(error))
+    except OSError as error:
+        log.write(log.FATAL, f"could not start: {error}")
+    return EXIT_FAILED
+
+
+def _start(options: Options) -> int:
+    config = config_file.load(str(Path(options.config_file).absolute()))
+    settings = config.settings
+    verbose = max(options.verbose, settings.verbose)
+    user = _find_user(options.user or settings.user)
+    # As root the log file would belong to root, and a reload could not reopen it.
+    _configure_log(settings.logfile if user is None else "", options.quiet, verbose)
+    for warning in config.warnings:
+        log.write(log.WARNING, warning)
+    if user is None and os.geteuid() == 0:
+        log.write(
+            log.WARNING, "running as root: set user= or give -u to drop the privileges"
+        )
+    if settings.pidfile:
+        pidfile.check(settings.pidfile)
+    elif options.daemon:
+        raise ConfigError("a daemon (-d) needs a pid file", setting="pidfile")
+
+    master = Master(config, verbose=options.verbose)
+    on_up = None
+    with contextlib.ExitStack() as boot:
+        boot.callback(master.release)
+        master.bind()
+        if user is not None:
+            _become(user, master)
+            _configure_log(settings.logfile, options.quiet, verbose)
+        if options.daemon:
+            on_up = _daemonize()
+            _configure_log(settings.logfile, True, verbose)
+        boot.pop_all()
+    return master.run(on_up)
+
+
+def _find_user(name: str | None) -> pwd.struct_passwd | None:
+    """Return the user to become, None to stay who we are."""
+    if not name:
+        return None
+    try:
+        user = pwd.getpwnam(name)
+    except KeyError as error:
+        raise ConfigError(f"no such user: {name}", setting="user") from error
+    if user.pw_uid == os.geteuid():
+        return None
+    if os.geteuid() != 0:
+        raise ConfigError(f"only root can become user {name}", setting="user")
+    return user
+
+
+def _become(user: pwd.struct_passwd, master: Master) -> None:
+    """Give up root for good; the Unix socket goes along, so it can be removed."""
+    unix = master.listeners.unix
+    if unix is not None and unix.path is not None:
+        os.chown(unix.path, user.pw_uid, -1)
+    os.initgroups(user.pw_name, user.pw_gid)
+    os.setresgid(user.pw_gid, user.pw_gid, user.pw_gid)
+    os.setresuid(user.pw_uid, user.pw_uid, user.pw_uid)
+
+
+def _daemonize() -> Callable[[], None]:
+    """Go on as a daemon; return what tells the operator's process that all is up.
+
+    That process waits and exits with 0 or 1, so whoever started us learns the truth.
+    The working directory stays: relative paths in the configuration depend on it.
+    """
+    read_fd, write_fd = os.pipe2(os.O_CLOEXEC)
+    if os.fork() != 0:
+        os.close(write_fd)
+        os._exit(EXIT_OK if os.read(read_fd, 1) == _DAEMON_UP else EXIT_FAILED)
+    os.close(read_fd)
+    os.setsid()
+    # No leader of its session can ever take a controlling terminal.
+    if os.fork() != 0:
+        os._exit(EXIT_OK)
+    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    for fd in range(3):
+        os.dup2(null, fd)
+    os.close(null)
+
+    def tell_up() -> None:
+        os.write(write_fd, _DAEMON_UP)
+        os.close(write_fd)
+
+    return tell_up
+
+
+def _configure_log(logfile: str, quiet: bool, verbose: int) -> None:
+    try:
+        log.configure(logfile, quiet=quiet, verbose=verbose)
+    except OSError as error:
+        raise ConfigError(
+            f"could not open log file: {error}", setting="logfile"
+        ) from error

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: MIT
+"""Exceptions and the SQLSTATE codes we send. Protocol layer; imports nothing."""
+
+from __future__ import annotations
+
+# PostgreSQL documentation, "PostgreSQL Error Codes".
+PROTOCOL_VIOLATION = "08P01"
+CONNECTION_FAILURE = "08006"
+SQLCLIENT_UNABLE_TO_CONNECT = "08001"
+INVALID_PASSWORD = "28P01"  # noqa: S105 - an SQLSTATE, not a secret
+INVALID_AUTHORIZATION = "28000"
+INVALID_CATALOG_NAME = "3D000"
+TOO_MANY_CONNECTIONS = "53300"
+QUERY_CANCELED = "57014"
+ADMIN_SHUTDOWN = "57P01"
+CANNOT_CONNECT_NOW = "57P03"
+INVALID_PARAMETER_VALUE = "22023"
+FEATURE_NOT_SUPPORTED = "0A000"
+
+
+class PoolerError(Exception):
+    """Base of everything the pooler raises on purpose."""
+
+
+class ConfigError(PoolerError):
+    """A configuration that cannot be used; says where and what would be right."""
+
+    def __init__(
+        self,
+        problem: str,
+        *,
+        file: str | None = None,
+        line: int | None = None,
+        setting: str | None = None,
+    ) -> None:
+        self.problem = problem
+        self.file = file
+        self.line = line
+        self.setting = setting
+        where = ":".join(str(part) for part in (file, line) if part is not None)
+        parts = [part for part in (where, setting, problem) if part]
+        super().__init__(": ".join(parts))
+
+
+class LoginError(PoolerError):
+    """A login that must end: ``message`` goes to the peer as FATAL ``sqlstate``."""
+
+    def __init__(self, message: str, sqlstate: str = PROTOCOL_VIOLATION) -> None:
+        self.message = message
+        self.sqlstate = sqlstate
+        super().__init__(message)
+
+
+class LocalResourceError(LoginError):
+    """We, not the server, ran out of something; it is worth trying again soon."""
+
+
+# Why a connection was closed: the enumerator of _session.CloseReason, what the log
+# and the client read, the client's SQLSTATE. The texts are PgBouncer's.
+CLOSE_REASON_ROWS: tuple[tuple[str, str, str], ...] = (
+    ("CLOSE_NONE", "", ""),
+    ("CLOSE_CLIENT_REQUEST", "client close request", ""),
+    ("CLOSE_CLIENT_EOF", "client unexpected eof", ""),
+    ("CLOSE_CLIENT_PROTO", "bad packet", PROTOCOL_VIOLATION),
+    (
+        "CLOSE_CLIENT_NOT_READY",
+        "client disconnect while server was not ready",
+        CONNECTION_FAILURE,
+    ),
+    (
+        "CLOSE_CLIENT_IN_PROGRESS",
+        "client disconnected with query in progress",
+        CONNECTION_FAILURE,
+    ),
+    ("CLOSE_CLIENT_LOGIN", "login failed", ""),
+    ("CLOSE_CLIENT_PARAMETER", "invalid server parameter", PROTOCOL_VIOLATION),
+    ("CLOSE_SERVER_CRASHED", "server conn crashed?", CONNECTION_FAILURE),
+    ("CLOSE_SERVER_EOF", "server connection closed", CONNECTION_FAILURE),
+    ("CLOSE_SERVER_PROTO", "bad packet from server", PROTOCOL_VIOLATION),
+    ("CLOSE_SERVER_DIRTY", "idle server got dirty", CONNECTION_FAILURE),
+    ("CLOSE_SERVER_OBSOLETE", "obsolete connection", ADMIN_SHUTDOWN),
+    ("CLOSE_SERVER_UNUSABLE", "server login failed", SQLCLIENT_UNABLE_TO_CONNECT),
+    ("CLOSE_SERVER_RESET", "reset query failed", CONNECTION_FAILURE),
+    ("CLOSE_SERVER_CHECK", "test query failed", CONNECTION_FAILURE),
+    (
+        "CLOSE_SERVER_ABANDONED",
+        "abandoned query did not end (cancel_wait_timeout)",
+        CONNECTION_FAILURE,
+    ),
+    (
+        "CLOSE_STATEMENT_XACT",
+        "transaction blocks not allowed in statement pooling mode",
+        FEATURE_NOT_SUPPORTED,
+    ),
+    ("CLOSE_REPLICATION", "replication client disconnected", CONNECTION_FAILURE),
+    ("CLOSE_QUERY_WAIT", "query_wait_timeout", PROTOCOL_VIOLATION),
+    ("CLOSE_LOGIN_TIMEOUT", "client_login_timeout", PROTOCOL_VIOLATION),
+    ("CLOSE_SHUTDOWN", "server shutting down", ADMIN_SHUTDOWN),
+    ("CLOSE_NO_MEMORY", "out of memory", "53200"),
+    ("CLOSE_INTERNAL", "internal error", "XX000"),
+)

@@ -1,0 +1,487 @@
+# SPDX-License-Identifier: MIT
+"""One client, from its first byte until it is who it says. Process layer, sans-IO.
+
+Give ``ClientLogin.receive`` all bytes that are not consumed yet, send what it
+returns, drop what it consumed; repeat until there is an outcome. Bytes behind
+the last message of the login are never consumed: they are the first query.
+
+Who exists is told to nobody: an unknown user goes through the same exchange as
+a known one and fails at its end, with the text of a wrong password; a missing
+database is named only after that.
+
+Source: PostgreSQL documentation, "Message Flow", "Start-up"; "SASL
+Authentication".
+"""
+
+from __future__ import annotations
+
+import enum
+import hmac
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import final
+
+from pooler.errors import (
+    INVALID_AUTHORIZATION,
+    INVALID_CATALOG_NAME,
+    INVALID_PASSWORD,
+    LoginError,
+)
+from pooler.login import packets
+from pooler.login.md5 import md5_response, md5_secret
+from pooler.login.scram import (
+    DEFAULT_ITERATIONS,
+    ScramKeys,
+    SecretKind,
+    SecureRandom,
+    ServerExchange,
+    Verifier,
+    VerifierCache,
+    salt_of,
+    secret_kind,
+)
+from pooler.login.startup import (
+    TRACKED_PARAMETERS,
+    CancelRequest,
+    DirectTLS,
+    GSSENCRequest,
+    NeedMore,
+    Replication,
+    SSLRequest,
+    StartupMessage,
+    parse_startup,
+    select_parameters,
+)
+
+_MD5_SALT_BYTES = 4
+_NOT_ENCRYPTED = b"N"
+
+
+class AuthMethod(enum.Enum):
+    """How clients prove who they are; the value is that of ``auth_type``."""
+
+    TRUST = "trust"
+    ANY = "any"
+    PLAIN = "plain"
+    MD5 = "md5"
+    SCRAM = "scram-sha-256"
+
+
+@dataclass(frozen=True, slots=True)
+class ClientPolicy:
+    """What the worker gives to every login; made anew by a reload.
+
+    ``secrets``: user to secret as in auth_file, ``None`` if unknown.
+    ``forced_user``: database to its ``user=`` setting.
+    ``known_users_only``: whether ``trust`` refuses users that ``secrets`` does
+    not know; false when there is no auth_file to be listed in.
+    ``mock_key``: random, the same in every worker, else users can be told apart.
+    ``tracked``: lower-case to canonical name of the parameters kept per client.
+    """
+
+    method: AuthMethod
+    secrets: Callable[[str], str | None] = field(repr=False)
+    database_exists: Callable[[str], bool]
+    forced_user: Callable[[str], str | None]
+    ignore_startup_parameters: frozenset[str]
+    mock_key: bytes = field(repr=False)
+    scram_iterations: int = DEFAULT_ITERATIONS
+    known_users_only: bool = True
+    tracked: Mapping[str, str] = field(default_factory=lambda: TRACKED_PARAMETERS)
+    verifiers: VerifierCache = field(default_factory=VerifierCache, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedIn:
+    """The client is who it says. AuthenticationOk is still to be sent.
+
+    ``user`` is the name it gave, ``server_user`` the one to use towards the
+    server (``user=`` of the database, if set). ``parameters`` are as given,
+    under their canonical names. ``scram_keys`` log in to a server that stores
+    the same verifier. ``minor_protocol`` is the minor version agreed on: 0 or 2.
+
+    ``replication``: the kind of walsender asked for. Such a client has its server
+    to itself, so ``startup_parameters`` then holds all it sent but user, database,
+    replication and protocol options, for the server to judge; ``parameters`` only
+    repeats the tracked ones among them. Empty for everybody else.
+    """
+
+    user: str
+    server_user: str
+    database: str
+    parameters: dict[str, str]
+    scram_keys: ScramKeys | None = field(default=None, repr=False)
+    minor_protocol: int = 0
+    replication: Replication = ""
+    startup_parameters: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """A cancel request; no answer is due, whatever comes of it.
+
+    ``key`` is the process id (4 bytes) and the secret (4 to 256) together.
+    """
+
+    key: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """Close without an error: direct TLS, or a probe for it."""
+
+
+Outcome = LoggedIn | Cancel | Closed
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What one call came to: bytes used up, bytes to send, and the end if reached."""
+
+    consumed: int
+    send: bytes
+    outcome: Outcome | None = None
+
+
+class _State(enum.Enum):
+    """What is awaited from the client."""
+
+    STARTUP = enum.auto()
+    PASSWORD = enum.auto()
+    MD5 = enum.auto()
+    SASL_INITIAL = enum.auto()
+    SASL_FIRST = enum.auto()
+    SASL_FINAL = enum.auto()
+    DONE = enum.auto()
+
+
+@final
+class ClientLogin:
+    """One client from its first byte to authenticated."""
+
+    __slots__ = (
+        "_encryption_requests",
+        "_exchange",
+        "_kind",
+        "_parameters",
+        "_policy",
+        "_random",
+        "_salt",
+        "_secret",
+        "_startup",
+        "_state",
+    )
+
+    def __init__(
+        self, policy: ClientPolicy, *, secure_random: SecureRandom = os.urandom
+    ) -> None:
+        self._policy = policy
+        self._random = secure_random
+        self._state = _State.STARTUP
+        self._encryption_requests: set[type[SSLRequest | GSSENCRequest]] = set()
+        self._startup: StartupMessage | None = None
+        self._parameters: dict[str, str] = {}
+        self._secret: str | None = None
+        self._kind: SecretKind | None = None
+        self._salt = b""
+        self._exchange: ServerExchange | None = None
+
+    @property
+    def wants_in(self) -> bool:
+        """It has said who it is: no cancel request, nor only a call for encryption."""
+        return self._startup is not None
+
+    def receive(self, data: bytes) -> Reply:
+        """Go as far as the bytes allow.
+
+        In:      data = all bytes received and not yet consumed
+        Out:     see ``Reply``; without an outcome, what is left is one
+                 incomplete packet (at most 64 KiB)
+        Errors:  LoginError: tell the client and close
+        Cost:    one salted password (``scram_iterations`` hashes) for a plain
+                 secret under SCRAM, once per user; else some hashes
+        """
+        consumed = 0
+        sent: list[bytes] = []
+        while self._state is not _State.DONE:
+            step = _STEPS[self._state](self, data[consumed:])
+            if step is None:
+                break
+            consumed += step.consumed
+            sent.append(step.send)
+            if step.outcome is not None:
+                self._state = _State.DONE
+                return Reply(consumed, b"".join(sent), step.outcome)
+        return Reply(consumed, b"".join(sent))
+
+    # Steps: each takes one packet, or returns None while it is incomplete.
+
+    def _take_startup(self, data: bytes) -> Reply | None:
+        request = parse_startup(data)
+        match request:
+            case NeedMore():
+                return None
+            case DirectTLS():
+                return Reply(len(data), b"", Closed())
+            case CancelRequest(key, consumed):
+                return Reply(consumed, b"", Cancel(key))
+            case StartupMessage():
+                return self._begin(request)
+            case SSLRequest() | GSSENCRequest():
+                return self._refuse_encryption(request)
+
+    def _refuse_encryption(self, request: SSLRequest | GSSENCRequest) -> Reply:
+        """Answer N: the client goes on in the clear, or leaves.
+
+        Each kind once, as PostgreSQL does; either may come first.
+        """
+        if type(request) in self._encryption_requests:
+            raise LoginError(f"second {type(request).__name__} on one connection")
+        self._encryption_requests.add(type(request))
+        return Reply(request.consumed, _NOT_ENCRYPTED)
+
+    def _begin(self, startup: StartupMessage) -> Reply:
+        """Check what was asked for and ask for the proof."""
+        policy = self._policy
+        ignored = policy.ignore_startup_parameters
+        if startup.replication:
+            # Its server judges them: nothing is refused here.
+            ignored = frozenset(map(str.lower, startup.parameters)) | {"options"}
+        self._parameters = select_parameters(
+            startup.parameters, ignored, policy.tracked
+        )
+        self._startup = startup
+        negotiation = (
+            packets.negotiate_protocol_version(
+                startup.minor_protocol, startup.protocol_options
+            )
+            if startup.needs_negotiation
+            else b""
+        )
+        secret = policy.secrets(startup.user)
+        # An empty secret is how a removed user is kept: no password opens it.
+        self._secret = secret or None
+        self._kind = None if self._secret is None else secret_kind(self._secret)
+        if policy.method is AuthMethod.ANY:
+            return Reply(startup.consumed, negotiation, self._logged_in())
+        if policy.method is AuthMethod.TRUST:
+            if secret is None and policy.known_users_only:
+                raise LoginError('"trust" authentication failed', INVALID_AUTHORIZATION)
+            return Reply(startup.consumed, negotiation, self._logged_in())
+        challenge = _CHALLENGES[policy.method, self._kind](self)
+        return Reply(startup.consumed, negotiation + challenge)
+
+    # Challenges: what to ask for, by method and kind of secret.
+
+    def _ask_password(self) -> bytes:
+        self._state = _State.PASSWORD
+        return packets.authentication_cleartext_password()
+
+    def _ask_md5(self) -> bytes:
+        self._state = _State.MD5
+        self._salt = self._random(_MD5_SALT_BYTES)
+        return packets.authentication_md5_password(self._salt)
+
+    def _ask_scram_stored(self) -> bytes:
+        return self._ask_scram(Verifier.parse(self._secret or ""))
+
+    def _ask_scram_plain(self) -> bytes:
+        policy, user = self._policy, self._name()
+        verifier = policy.verifiers.get(
+            user,
+            self._secret or "",
+            salt_of(user, policy.mock_key),
+            policy.scram_iterations,
+        )
+        return self._ask_scram(verifier)
+
+    def _ask_scram_mock(self) -> bytes:
+        return self._ask_scram(None)
+
+    def _ask_scram(self, verifier: Verifier | None) -> bytes:
+        """Offer SCRAM; without a verifier the exchange runs and fails at its end."""
+        policy = self._policy
+        self._exchange = ServerExchange(
+            verifier
+            or Verifier.mock(self._name(), policy.mock_key, policy.scram_iterations),
+            doomed=verifier is None,
+            secure_random=self._random,
+        )
+        self._state = _State.SASL_INITIAL
+        return packets.authentication_sasl([packets.SCRAM_SHA_256])
+
+    # Answers to challenges.
+
+    def _take_password(self, data: bytes) -> Reply | None:
+        message = self._read_answer(data)
+        if message is None:
+            return None
+        password = self._read_password(message)
+        check = None if self._kind is None else _PASSWORD_CHECKS[self._kind]
+        if check is None or not check(self, password):
+            raise LoginError("password authentication failed", INVALID_PASSWORD)
+        return Reply(message.end, b"", self._logged_in())
+
+    def _take_md5(self, data: bytes) -> Reply | None:
+        message = self._read_answer(data)
+        if message is None:
+            return None
+        answer = self._read_password(message)
+        known = self._secret is not None
+        secret = self._secret if self._secret is not None else self._random(16).hex()
+        if secret_kind(secret) is SecretKind.PLAIN:
+            secret = md5_secret(secret, self._name())
+        same = _same(answer, md5_response(secret, self._salt))
+        if not (same and known):
+            raise LoginError("password authentication failed", INVALID_PASSWORD)
+        return Reply(message.end, b"", self._logged_in())
+
+    def _take_sasl_initial(self, data: bytes) -> Reply | None:
+        message = self._read_answer(data)
+        if message is None:
+            return None
+        mechanism, response = packets.read_sasl_initial_response(message.body)
+        if mechanism != packets.SCRAM_SHA_256:
+            raise LoginError("client selected an invalid SASL authentication mechanism")
+        if response is None:
+            # RFC 4422: an empty challenge asks for what the client held back.
+            self._state = _State.SASL_FIRST
+            return Reply(message.end, packets.authentication_sasl_continue(b""))
+        return self._continue_sasl(message.end, response)
+
+    def _take_sasl_first(self, data: bytes) -> Reply | None:
+        message = self._read_answer(data)
+        if message is None:
+            return None
+        return self._continue_sasl(message.end, message.body)
+
+    def _continue_sasl(self, consumed: int, client_first: bytes) -> Reply:
+        self._state = _State.SASL_FINAL
+        challenge = self._scram().first(client_first)
+        return Reply(consumed, packets.authentication_sasl_continue(challenge))
+
+    def _take_sasl_final(self, data: bytes) -> Reply | None:
+        message = self._read_answer(data)
+        if message is None:
+            return None
+        exchange = self._scram()
+        proof = packets.authentication_sasl_final(exchange.final(message.body))
+        # Keys of a verifier we made ourselves open no server.
+        stored = self._kind is SecretKind.SCRAM
+        return Reply(
+            message.end, proof, self._logged_in(exchange.keys if stored else None)
+        )
+
+    # Parts of steps.
+
+    def _read_answer(self, data: bytes) -> packets.Message | None:
+        """Read a message of type ``p``; its type is judged before its length.
+
+        Terminate is refused like any other: a client that leaves during the
+        login closes the connection.
+        """
+        if data and data[:1] != b"p":
+            raise LoginError(
+                f"expected password response, got message type 0x{data[0]:02x}"
+            )
+        return packets.read_message(
+            data, 0, packets.MAX_PASSWORD_BYTES, "password too long"
+        )
+
+    def _read_password(self, message: packets.Message) -> str:
+        password = packets.read_password(message.body)
+        if not password:
+            raise LoginError("empty password returned by client", INVALID_PASSWORD)
+        return password
+
+    def _check_plain(self, password: str) -> bool:
+        return _same(password, self._secret or "")
+
+    def _check_md5(self, password: str) -> bool:
+        return _same(md5_secret(password, self._name()), self._secret or "")
+
+    def _check_scram(self, password: str) -> bool:
+        verifier = Verifier.parse(self._secret or "")
+        return verifier is not None and verifier.matches(password)
+
+    def _logged_in(self, scram_keys: ScramKeys | None = None) -> LoggedIn:
+        """End the login. Only from here on may a client learn what exists."""
+        startup, policy = self._startup_message(), self._policy
+        if not policy.database_exists(startup.database):
+            raise LoginError(
+                f"no such database: {startup.database}", INVALID_CATALOG_NAME
+            )
+        forced_user = policy.forced_user(startup.database)
+        return LoggedIn(
+            user=startup.user,
+            server_user=forced_user or startup.user,
+            database=startup.database,
+            parameters=self._parameters,
+            # The keys are this client's own; a forced user has others.
+            scram_keys=None if forced_user else scram_keys,
+            minor_protocol=startup.minor_protocol,
+            replication=startup.replication,
+            startup_parameters=startup.parameters if startup.replication else {},
+        )
+
+    def _name(self) -> str:
+        return self._startup_message().user
+
+    def _startup_message(self) -> StartupMessage:
+        assert self._startup is not None  # noqa: S101 - set before any other state
+        return self._startup
+
+    def _scram(self) -> ServerExchange:
+        assert self._exchange is not None  # noqa: S101 - set with the SASL states
+        return self._exchange
+
+
+def _same(left: str, right: str) -> bool:
+    """Compare two secrets in a time that tells nothing of them."""
+    return hmac.compare_digest(packets.encode(left), packets.encode(right))
+
+
+_Step = Callable[[ClientLogin, bytes], Reply | None]
+_Challenge = Callable[[ClientLogin], bytes]
+_Check = Callable[[ClientLogin, str], bool]
+
+_STEPS: Mapping[_State, _Step] = MappingProxyType(
+    {
+        _State.STARTUP: ClientLogin._take_startup,
+        _State.PASSWORD: ClientLogin._take_password,
+        _State.MD5: ClientLogin._take_md5,
+        _State.SASL_INITIAL: ClientLogin._take_sasl_initial,
+        _State.SASL_FIRST: ClientLogin._take_sasl_first,
+        _State.SASL_FINAL: ClientLogin._take_sasl_final,
+    }
+)
+
+_CHALLENGES: Mapping[tuple[AuthMethod, SecretKind | None], _Challenge] = (
+    MappingProxyType(
+        {
+            (AuthMethod.PLAIN, None): ClientLogin._ask_password,
+            (AuthMethod.PLAIN, SecretKind.PLAIN): ClientLogin._ask_password,
+            (AuthMethod.PLAIN, SecretKind.MD5): ClientLogin._ask_password,
+            (AuthMethod.PLAIN, SecretKind.SCRAM): ClientLogin._ask_password,
+            (AuthMethod.MD5, None): ClientLogin._ask_md5,
+            (AuthMethod.MD5, SecretKind.PLAIN): ClientLogin._ask_md5,
+            (AuthMethod.MD5, SecretKind.MD5): ClientLogin._ask_md5,
+            (AuthMethod.MD5, SecretKind.SCRAM): ClientLogin._ask_scram_stored,
+            (AuthMethod.SCRAM, None): ClientLogin._ask_scram_mock,
+            (AuthMethod.SCRAM, SecretKind.PLAIN): ClientLogin._ask_scram_plain,
+            # A md5 hash has no SCRAM keys: such a user cannot log in this way.
+            (AuthMethod.SCRAM, SecretKind.MD5): ClientLogin._ask_scram_mock,
+            (AuthMethod.SCRAM, SecretKind.SCRAM): ClientLogin._ask_scram_stored,
+        }
+    )
+)
+
+_PASSWORD_CHECKS: Mapping[SecretKind, _Check] = MappingProxyType(
+    {
+        SecretKind.PLAIN: ClientLogin._check_plain,
+        SecretKind.MD5: ClientLogin._check_md5,
+        SecretKind.SCRAM: ClientLogin._check_scram,
+    }
+)

@@ -1,0 +1,514 @@
+# SPDX-License-Identifier: MIT
+"""SCRAM-SHA-256, both sides. Process layer, sans-IO.
+
+From a password, a salt and an iteration count come two keys. The client proves
+that it holds ClientKey by a signature which the other side can check, and undo,
+with StoredKey = H(ClientKey) alone; the server proves that it holds ServerKey.
+So a verifier (StoredKey, ServerKey) lets one check a client but not play it,
+until that client has logged in once: its ClientKey then falls out of the proof
+and logs us in to every server that stores the same verifier.
+
+Both peers may be hostile: every field is bounded, nothing may follow the last
+one, and what is secret is compared in constant time.
+
+Source: RFC 5802, RFC 7677; PostgreSQL documentation, "SCRAM-SHA-256
+Authentication".
+"""
+
+from __future__ import annotations
+
+import binascii
+import enum
+import hashlib
+import hmac
+import os
+import re
+import stringprep
+import unicodedata
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Self
+
+from pooler.errors import INVALID_PASSWORD, LoginError
+from pooler.login.md5 import is_md5_secret
+from pooler.login.packets import SCRAM_SHA_256, decode, encode
+
+DEFAULT_ITERATIONS = 4096
+# What a server may make us compute: about half a second of one core.
+MAX_ITERATIONS = 1_000_000
+MAX_MESSAGE_BYTES = 4096
+MAX_NONCE_BYTES = 256
+MAX_SALT_BYTES = 1024
+
+_KEY_BYTES = 32
+_SALT_BYTES = 16
+_NONCE_RAW_BYTES = 18
+_NONCE = re.compile(rb"[!-+\--~]+")
+_GS2_HEADERS = {b"n": b"n,,", b"y": b"y,,"}
+_FAILED = "SASL authentication failed"
+
+SecureRandom = Callable[[int], bytes]
+
+
+class SecretKind(enum.Enum):
+    """What a stored secret is."""
+
+    PLAIN = "plain"
+    MD5 = "md5"
+    SCRAM = "scram-sha-256"
+
+
+def secret_kind(secret: str) -> SecretKind:
+    """Classify a stored secret; what is no proper hash is a password."""
+    if Verifier.parse(secret) is not None:
+        return SecretKind.SCRAM
+    return SecretKind.MD5 if is_md5_secret(secret) else SecretKind.PLAIN
+
+
+@dataclass(frozen=True, slots=True)
+class ScramKeys:
+    """Both keys of one password, and the salt and count they are good for."""
+
+    salt: bytes
+    iterations: int
+    client_key: bytes = field(repr=False)
+    server_key: bytes = field(repr=False)
+
+    @classmethod
+    def from_password(cls, password: str, salt: bytes, iterations: int) -> Self:
+        """Derive the keys; costs ``iterations`` hashes."""
+        salted = hashlib.pbkdf2_hmac("sha256", saslprep(password), salt, iterations)
+        return cls(
+            salt, iterations, _hmac(salted, b"Client Key"), _hmac(salted, b"Server Key")
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Verifier:
+    """What PostgreSQL stores of a password (``pg_authid.rolpassword``)."""
+
+    iterations: int
+    salt: bytes
+    stored_key: bytes = field(repr=False)
+    server_key: bytes = field(repr=False)
+
+    @classmethod
+    def parse(cls, text: str) -> Self | None:
+        """Read ``SCRAM-SHA-256$iterations:salt$StoredKey:ServerKey``.
+
+        ``None``: not a verifier, so a plain password, as PostgreSQL sees it.
+        """
+        if not text.startswith(SCRAM_SHA_256 + "$"):
+            return None
+        try:
+            _, cost, keys = encode(text).split(b"$")
+            iterations, salt = cost.split(b":")
+            stored_key, server_key = keys.split(b":")
+            return cls(
+                _decode_iterations(iterations, 0x7FFF_FFFF),
+                _decode_base64(salt, 1, MAX_SALT_BYTES),
+                _decode_base64(stored_key, _KEY_BYTES, _KEY_BYTES),
+                _decode_base64(server_key, _KEY_BYTES, _KEY_BYTES),
+            )
+        except ValueError:
+            return None
+
+    @classmethod
+    def from_keys(cls, keys: ScramKeys) -> Self:
+        """Return the verifier of these keys."""
+        return cls(keys.iterations, keys.salt, _hash(keys.client_key), keys.server_key)
+
+    @classmethod
+    def from_password(
+        cls,
+        password: str,
+        iterations: int = DEFAULT_ITERATIONS,
+        salt: bytes | None = None,
+    ) -> Self:
+        """Derive the verifier; costs ``iterations`` hashes."""
+        salt = os.urandom(_SALT_BYTES) if salt is None else salt
+        return cls.from_keys(ScramKeys.from_password(password, salt, iterations))
+
+    @classmethod
+    def mock(
+        cls, user: str, mock_key: bytes, iterations: int = DEFAULT_ITERATIONS
+    ) -> Self:
+        """Return a verifier for nobody: steady per user, and without a password.
+
+        Use it with ``ServerExchange(..., doomed=True)``.
+        """
+        return cls(
+            iterations,
+            salt_of(user, mock_key),
+            _hmac(mock_key, b"stored\0" + encode(user)),
+            _hmac(mock_key, b"server\0" + encode(user)),
+        )
+
+    def matches(self, password: str) -> bool:
+        """Tell whether this is the password; costs ``iterations`` hashes."""
+        keys = ScramKeys.from_password(password, self.salt, self.iterations)
+        return hmac.compare_digest(keys.server_key, self.server_key)
+
+    def to_text(self) -> str:
+        """Return the form that ``parse`` reads. As secret as a secret."""
+        salt, stored, server = (
+            _encode_base64(raw).decode("ascii")
+            for raw in (self.salt, self.stored_key, self.server_key)
+        )
+        return f"{SCRAM_SHA_256}${self.iterations}:{salt}${stored}:{server}"
+
+
+def salt_of(user: str, mock_key: bytes) -> bytes:
+    """Return the salt we use for a user whose secret has none of its own.
+
+    Known and unknown users, every worker and every attempt must agree on it:
+    a salt that differed in any of them would tell who exists.
+    """
+    return _hmac(mock_key, b"salt\0" + encode(user))[:_SALT_BYTES]
+
+
+class VerifierCache:
+    """Verifiers made from plain passwords, so that a login costs no 4096 hashes.
+
+    One per configuration: a reload that changes a password drops them all. The
+    oldest entry goes when it is full.
+    """
+
+    __slots__ = ("_entries", "_max_count")
+
+    def __init__(self, max_count: int = 10_000) -> None:
+        self._max_count = max_count
+        self._entries: dict[str, tuple[str, Verifier]] = {}
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def get(self, user: str, password: str, salt: bytes, iterations: int) -> Verifier:
+        """Return the verifier of this password, made now if need be."""
+        known, verifier = self._entries.get(user, ("", None))
+        if (
+            verifier is not None
+            and known == password
+            and (verifier.salt, verifier.iterations) == (salt, iterations)
+        ):
+            return verifier
+        made = Verifier.from_password(password, iterations, salt)
+        self._entries.pop(user, None)
+        if len(self._entries) >= self._max_count:
+            del self._entries[next(iter(self._entries))]
+        self._entries[user] = (password, made)
+        return made
+
+
+class ServerExchange:
+    """We are the server: check one client against a verifier.
+
+    ``first``, then ``final``. A ``doomed`` exchange looks like any other and
+    fails at its end. ``keys`` holds what the client proved to own.
+    """
+
+    __slots__ = (
+        "_client_first_bare",
+        "_doomed",
+        "_gs2_header",
+        "_nonce",
+        "_plus_offered",
+        "_random",
+        "_server_first",
+        "_verifier",
+        "keys",
+    )
+
+    def __init__(
+        self,
+        verifier: Verifier,
+        *,
+        doomed: bool = False,
+        plus_offered: bool = False,
+        secure_random: SecureRandom = os.urandom,
+    ) -> None:
+        self._verifier = verifier
+        self._doomed = doomed
+        self._plus_offered = plus_offered
+        self._random = secure_random
+        self._gs2_header = b""
+        self._client_first_bare = b""
+        self._nonce = b""
+        self._server_first = b""
+        self.keys: ScramKeys | None = None
+
+    def first(self, message: bytes) -> bytes:
+        """Take client-first-message, return server-first-message.
+
+        The name in it is ignored, as in PostgreSQL: StartupMessage has it.
+        """
+        _check_size(message)
+        flag, _, after_flag = message.partition(b",")
+        header = _GS2_HEADERS.get(flag)
+        if flag.startswith(b"p="):
+            raise _malformed("channel binding is not supported")
+        if header is None:
+            raise _malformed("unexpected channel binding flag")
+        if flag == b"y" and self._plus_offered:
+            # The client did not see our offer: somebody in between removed it.
+            raise LoginError(_FAILED, INVALID_PASSWORD)
+        if not after_flag.startswith(b","):
+            raise _malformed("authorization identity is not supported")
+        bare = after_flag[1:]
+        parts = bare.split(b",")
+        if parts[0].startswith(b"m="):
+            raise _malformed("mandatory extensions are not supported")
+        if len(parts) < 2 or not parts[0].startswith(b"n="):
+            raise _malformed("no user name")
+        client_nonce = _decode_nonce(parts[1], MAX_NONCE_BYTES)
+        self._gs2_header = header
+        self._client_first_bare = bare
+        self._nonce = client_nonce + _make_nonce(self._random)
+        self._server_first = b"r=%b,s=%b,i=%d" % (
+            self._nonce,
+            _encode_base64(self._verifier.salt),
+            self._verifier.iterations,
+        )
+        return self._server_first
+
+    def final(self, message: bytes) -> bytes:
+        """Take client-final-message, return server-final-message."""
+        _check_size(message)
+        parts = message.split(b",")
+        if len(parts) < 3:
+            raise _malformed("incomplete client-final-message")
+        binding = _attribute(parts[0], b"c=")
+        nonce = _attribute(parts[1], b"r=")
+        encoded_proof = _attribute(parts[-1], b"p=")
+        proof = _field(encoded_proof, _KEY_BYTES, _KEY_BYTES, "proof")
+        if binding != _encode_base64(self._gs2_header):
+            raise _malformed("unexpected channel binding data")
+        if not self._nonce or not hmac.compare_digest(nonce, self._nonce):
+            raise _malformed("nonce does not match")
+        without_proof = message[: -len(parts[-1]) - 1]
+        auth_message = b",".join(
+            (self._client_first_bare, self._server_first, without_proof)
+        )
+        verifier = self._verifier
+        client_key = _xor(proof, _hmac(verifier.stored_key, auth_message))
+        proven = hmac.compare_digest(_hash(client_key), verifier.stored_key)
+        if self._doomed or not proven:
+            raise LoginError(_FAILED, INVALID_PASSWORD)
+        self.keys = ScramKeys(
+            verifier.salt, verifier.iterations, client_key, verifier.server_key
+        )
+        return b"v=" + _encode_base64(_hmac(verifier.server_key, auth_message))
+
+
+class ClientExchange:
+    """We are the client: log in with a password or with keys of an earlier login.
+
+    ``first``, then ``final``, then ``verify``. Keys serve only for the salt and
+    the count they were made with; a password, if there is one, serves for any.
+    ``keys`` holds those that were used once ``verify`` has passed.
+    """
+
+    __slots__ = (
+        "_auth_message",
+        "_candidate",
+        "_client_first_bare",
+        "_known_keys",
+        "_nonce",
+        "_password",
+        "keys",
+    )
+
+    _GS2_HEADER = b"n,,"
+
+    def __init__(
+        self,
+        password: str | None = None,
+        keys: ScramKeys | None = None,
+        *,
+        secure_random: SecureRandom = os.urandom,
+    ) -> None:
+        self._password = password
+        self._known_keys = keys
+        self._nonce = _make_nonce(secure_random)
+        # PostgreSQL takes the name from StartupMessage; libpq leaves it empty.
+        self._client_first_bare = b"n=,r=" + self._nonce
+        self._candidate: ScramKeys | None = None
+        self._auth_message = b""
+        self.keys: ScramKeys | None = None
+
+    def first(self) -> bytes:
+        """Return client-first-message."""
+        return self._GS2_HEADER + self._client_first_bare
+
+    def final(self, server_first: bytes) -> bytes:
+        """Take server-first-message, return client-final-message."""
+        _check_size(server_first)
+        parts = server_first.split(b",")
+        if parts[0].startswith(b"m="):
+            raise _malformed("mandatory extensions are not supported")
+        if len(parts) != 3:
+            raise _malformed("server-first-message has not three fields")
+        # The server's part may be as long as ours may be.
+        nonce = _decode_nonce(parts[0], len(self._nonce) + MAX_NONCE_BYTES)
+        if not nonce.startswith(self._nonce) or len(nonce) == len(self._nonce):
+            raise _malformed("nonce does not extend ours")
+        salt = _field(_attribute(parts[1], b"s="), 1, MAX_SALT_BYTES, "salt")
+        iterations = _read_iterations(_attribute(parts[2], b"i="))
+        keys = self._keys_for(salt, iterations)
+        without_proof = b"c=%b,r=%b" % (_encode_base64(self._GS2_HEADER), nonce)
+        self._auth_message = b",".join(
+            (self._client_first_bare, server_first, without_proof)
+        )
+        signature = _hmac(_hash(keys.client_key), self._auth_message)
+        self._candidate = keys
+        proof = _encode_base64(_xor(keys.client_key, signature))
+        return without_proof + b",p=" + proof
+
+    def verify(self, server_final: bytes) -> None:
+        """Take server-final-message; LoginError unless the server knows us."""
+        _check_size(server_final)
+        if self._candidate is None:
+            raise _malformed("server-final-message before server-first-message")
+        if server_final.startswith(b"e="):
+            raise LoginError(f"{_FAILED}: {decode(server_final[2:])}", INVALID_PASSWORD)
+        encoded = _attribute(server_final, b"v=")
+        signature = _field(encoded, _KEY_BYTES, _KEY_BYTES, "server signature")
+        expected = _hmac(self._candidate.server_key, self._auth_message)
+        if not hmac.compare_digest(signature, expected):
+            raise LoginError(
+                f"{_FAILED}: the server does not know the password", INVALID_PASSWORD
+            )
+        self.keys = self._candidate
+
+    def _keys_for(self, salt: bytes, iterations: int) -> ScramKeys:
+        known = self._known_keys
+        if known is not None and (known.salt, known.iterations) == (salt, iterations):
+            return known
+        if self._password is None:
+            raise LoginError(
+                f"{_FAILED}: the server's secret has another salt or iteration count"
+                " than ours; store the same secret in auth_file or a password",
+                INVALID_PASSWORD,
+            )
+        return ScramKeys.from_password(self._password, salt, iterations)
+
+
+def saslprep(password: str) -> bytes:
+    """Normalise a password as PostgreSQL does, which is not quite RFC 4013.
+
+    ASCII and what SASLprep would refuse stay as they are, and the refusals are
+    judged before normalisation: other bytes would give other keys than those
+    the server stored.
+
+    Source: PostgreSQL documentation, "SCRAM-SHA-256 Authentication".
+    """
+    raw = encode(password)
+    if password.isascii():
+        return raw
+    mapped = "".join(
+        " " if stringprep.in_table_c12(character) else character
+        for character in password
+        if not stringprep.in_table_b1(character)
+    )
+    if not mapped or _has_prohibited(mapped) or not _is_bidi_sound(mapped):
+        return raw
+    return encode(unicodedata.normalize("NFKC", mapped))
+
+
+_PROHIBITED = (
+    stringprep.in_table_a1,
+    stringprep.in_table_c12,
+    stringprep.in_table_c21_c22,
+    stringprep.in_table_c3,
+    stringprep.in_table_c4,
+    stringprep.in_table_c5,
+    stringprep.in_table_c6,
+    stringprep.in_table_c7,
+    stringprep.in_table_c8,
+    stringprep.in_table_c9,
+)
+
+
+def _has_prohibited(text: str) -> bool:
+    return any(table(character) for character in text for table in _PROHIBITED)
+
+
+def _is_bidi_sound(text: str) -> bool:
+    """Check RFC 3454, "Bidirectional Characters"."""
+    if not any(map(stringprep.in_table_d1, text)):
+        return True
+    return (
+        stringprep.in_table_d1(text[0])
+        and stringprep.in_table_d1(text[-1])
+        and not any(map(stringprep.in_table_d2, text))
+    )
+
+
+def _hmac(key: bytes, data: bytes) -> bytes:
+    return hmac.digest(key, data, "sha256")
+
+
+def _hash(data: bytes) -> bytes:
+    return hashlib.sha256(data).digest()
+
+
+def _xor(left: bytes, right: bytes) -> bytes:
+    return bytes(a ^ b for a, b in zip(left, right, strict=True))
+
+
+def _encode_base64(raw: bytes) -> bytes:
+    return binascii.b2a_base64(raw, newline=False)
+
+
+def _decode_base64(text: bytes, low: int, high: int) -> bytes:
+    """Decode strictly; ValueError unless ``low`` to ``high`` bytes come out."""
+    raw = binascii.a2b_base64(text, strict_mode=True)
+    if not low <= len(raw) <= high:
+        raise ValueError("field has a wrong size")
+    return raw
+
+
+def _decode_iterations(text: bytes, high: int) -> int:
+    if not text.isdigit() or len(text) > 10 or not 1 <= int(text) <= high:
+        raise ValueError("bad iteration count")
+    return int(text)
+
+
+def _field(text: bytes, low: int, high: int, name: str) -> bytes:
+    try:
+        return _decode_base64(text, low, high)
+    except ValueError:
+        raise _malformed(f"bad {name}") from None
+
+
+def _read_iterations(text: bytes) -> int:
+    try:
+        return _decode_iterations(text, MAX_ITERATIONS)
+    except ValueError:
+        raise _malformed(f"iteration count is not within 1..{MAX_ITERATIONS}") from None
+
+
+def _make_nonce(secure_random: SecureRandom) -> bytes:
+    return _encode_base64(secure_random(_NONCE_RAW_BYTES))
+
+
+def _decode_nonce(part: bytes, max_bytes: int) -> bytes:
+    nonce = _attribute(part, b"r=")
+    if len(nonce) > max_bytes or not _NONCE.fullmatch(nonce):
+        raise _malformed("bad nonce")
+    return nonce
+
+
+def _attribute(part: bytes, prefix: bytes) -> bytes:
+    if not part.startswith(prefix):
+        raise _malformed(f"expected attribute {prefix[:1].decode('ascii')}")
+    return part[len(prefix) :]
+
+
+def _check_size(message: bytes) -> None:
+    if len(message) > MAX_MESSAGE_BYTES:
+        raise _malformed("message too long")
+
+
+def _malformed(why: str) -> LoginError:
+    return LoginError(f"{_FAILED}: {why}")

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: MIT
+"""The pid file: one pooler per file, removed by nobody but its owner.
+
+Layer: process. The file appears whole (written aside, then linked into place),
+so a reader never sees half a number and two poolers never both win.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+from pooler import log
+from pooler.errors import ConfigError
+
+MODE = 0o644
+
+
+class PidFile:
+    """A pid file written by this process."""
+
+    __slots__ = ("_path", "_pid")
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._pid = os.getpid()
+
+    @classmethod
+    def acquire(cls, path: str | Path) -> PidFile:
+        """Write our pid to ``path``; ConfigError when another pooler holds it."""
+        check(path)
+        own = cls(Path(path))
+        try:
+            own._write()
+        except OSError as error:
+            raise _error(
+                f"{path}: could not write pid file: {error.strerror}"
+            ) from error
+        return own
+
+    def remove(self) -> None:
+        """Remove the file if this process wrote it and it still says so."""
+        if os.getpid() != self._pid:
+            return
+        with contextlib.suppress(OSError, ConfigError):
+            if _read(self._path) == self._pid:
+                self._path.unlink()
+
+    def _write(self) -> None:
+        aside = self._path.with_name(f"{self._path.name}.{self._pid}")
+        with contextlib.suppress(FileNotFoundError):
+            aside.unlink()
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        fd = os.open(aside, flags, MODE)
+        try:
+            os.write(fd, b"%d\n" % self._pid)
+            os.link(aside, self._path)
+        finally:
+            os.close(fd)
+            aside.unlink()
+
+
+def check(path: str | Path) -> None:
+    """Remove a stale pid file; ConfigError when its process is alive."""
+    file = Path(path)
+    try:
+        pid = _read(file)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise _error(f"{path}: could not read pid file: {error.strerror}") from error
+    # In a container the dead pooler had our own number.
+    if pid != os.getpid() and _is_alive(pid):
+        raise _error(f"{path}: pid file exists and process {pid} is running")
+    log.write(log.LOG, "stale pidfile, removing")
+    try:
+        file.unlink(missing_ok=True)
+    except OSError as error:
+        raise _error(f"{path}: could not remove pid file: {error.strerror}") from error
+
+
+def _read(path: Path) -> int:
+    with path.open("rb") as file:
+        raw = file.read(32).strip()
+    if not raw.isdigit() or int(raw) < 1:
+        raise _error(f"{path}: pid file exists and holds no process id")
+    return int(raw)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except (ProcessLookupError, OverflowError):
+        return False
+    return True
+
+
+def _error(problem: str) -> ConfigError:
+    return ConfigError(problem, setting="pidfile")

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: MIT
+"""Hypothesis profiles, the segfault sentinel and the probe, for every test."""
+
+from __future__ import annotations
+
+import faulthandler
+import importlib
+import os
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from hypothesis import settings
+
+ROOT = Path(__file__).resolve().parent.parent
+PROBE_HELP = (
+    "build it from the root of the repository:\n"
+    "    .venv/bin/python tests/ext/setup.py -q build_ext --inplace"
+)
+
+settings.register_profile("dev", max_examples=50, deadline=None, print_blob=True)
+settings.register_profile("ci", max_examples=200, deadline=None, print_blob=True)
+settings.load_profile(
+    os.environ.get("HYPOTHESIS_PROFILE")
+    or ("ci" if os.environ.get("CI") == "true" else "dev")
+)
+
+
+def pytest_sessionstart() -> None:
+    """A crash in an extension must name the test that it happened in."""
+    if not faulthandler.is_enabled():
+        faulthandler.enable(all_threads=True)
+
+
+@pytest.fixture(scope="session")
+def probe() -> ModuleType:
+    """The test-only extension; a missing or stale one fails, it never skips.
+
+    Stale matters: the probe has the struct layouts of the .pxd files compiled in.
+    """
+    try:
+        module = importlib.import_module("tests.ext._probe")
+    except ImportError as error:
+        pytest.fail(f"no usable tests/ext/_probe ({error}); {PROBE_HELP}", False)
+    built = Path(str(module.__file__)).stat().st_mtime
+    newer = [
+        path.relative_to(ROOT).as_posix()
+        for path in (*ROOT.glob("pooler/*.pxd"), *ROOT.glob("tests/ext/*.pyx"))
+        if path.stat().st_mtime > built
+    ]
+    if newer:
+        pytest.fail(f"tests/ext/_probe is older than {newer}; {PROBE_HELP}", False)
+    return module

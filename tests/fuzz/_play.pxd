@@ -1,0 +1,6 @@
+# SPDX-License-Identifier: MIT
+"""The target ``relay``; see ``_play.pyx``."""
+
+from libc.stdint cimport uint8_t
+
+cdef int fuzz_relay(const uint8_t *src, size_t n) noexcept nogil

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: MIT
+"""Build the fuzzer: ``python tests/fuzz/build.py FOLDER``; prints its path.
+
+The Cython modules of the sans-IO core are compiled once more, by clang, with
+AddressSanitizer, UndefinedBehaviorSanitizer, the coverage that guides libFuzzer and
+the debug checks, into a folder of their own; the modules in the tree stay as they are.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from Cython.Compiler.Main import CompilationOptions, compile_single
+from Cython.Compiler.Options import get_directive_defaults
+
+ROOT = Path(__file__).resolve().parents[2]
+CORE = ("_buf", "_params", "_pool", "_relay", "_session", "_wire")
+TARGETS = ("_play", "_target", "_world")
+PLAIN = ("__init__", "errors", "messages")
+DEADLINE_S = 300
+SANITIZE = (
+    "-fsanitize=address,undefined",
+    "-fno-sanitize-recover=undefined",
+    "-fno-omit-frame-pointer",
+)
+CFLAGS = (
+    *SANITIZE,
+    "-O1",
+    "-g",
+    "-fno-strict-aliasing",
+    "-DPOOLER_DEBUG=1",
+    "-Wno-everything",
+)
+
+
+class BuildError(Exception):
+    """The fuzzer cannot be built; says why."""
+
+
+def compiler() -> str:
+    """The clang to use: ``CLANG``, else the one on PATH."""
+    name = os.environ.get("CLANG", "clang")
+    found = shutil.which(name)
+    if found is None:
+        raise BuildError(
+            f"{name} is not installed (apt-get install clang libclang-rt-14-dev)"
+        )
+    return found
+
+
+def run(*command: str | Path) -> None:
+    """Run a compiler."""
+    answer = subprocess.run(
+        command, capture_output=True, text=True, timeout=DEADLINE_S, check=False
+    )
+    if answer.returncode:
+        said = (answer.stderr or answer.stdout)[-4000:]
+        raise BuildError(f"{' '.join(map(str, command))}\n{said}")
+
+
+def generate(module: str, folder: Path) -> Path:
+    """Translate a module to C."""
+    source = ROOT / f"{module.replace('.', '/')}.pyx"
+    target = folder / f"{module.replace('.', '/')}.c"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    options = CompilationOptions(
+        include_path=[str(ROOT)],
+        output_file=str(target),
+        compiler_directives={
+            **get_directive_defaults(),
+            "language_level": 3,
+            "wraparound": False,
+            "cdivision": True,
+        },
+    )
+    result = compile_single(str(source), options, module)
+    if result.num_errors:
+        raise BuildError(f"{source}: Cython does not compile it")
+    return target
+
+
+def build(folder: Path) -> Path:
+    """Build into a folder; returns the program."""
+    clang = compiler()
+    packages = folder / "modules"
+    shutil.rmtree(packages, ignore_errors=True)
+    for name in PLAIN:
+        (packages / "pooler").mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / "pooler" / f"{name}.py", packages / "pooler")
+    for package in ("tests", "tests/fuzz"):
+        (packages / package).mkdir(parents=True, exist_ok=True)
+        (packages / package / "__init__.py").touch()
+    modules = [f"pooler.{name}" for name in CORE]
+    modules += [f"tests.fuzz.{name}" for name in TARGETS]
+    sources = [generate(module, packages) for module in modules]
+    include = f"-I{sysconfig.get_path('include')}"
+    program = folder / "fuzzer"
+    library_dir = sysconfig.get_config_var("LIBDIR")
+    stdlib = sysconfig.get_path("stdlib")
+    path = ":".join([stdlib, f"{stdlib}/lib-dynload", str(packages)])
+    commands: list[list[str | Path]] = [
+        [clang, *CFLAGS, "-fsanitize=fuzzer-no-link", "-fPIC", "-shared", include,
+         f"-I{ROOT / 'pooler'}", source, "-o", source.with_suffix(".so")]
+        for source in sources
+    ]  # fmt: skip
+    commands.append(
+        [clang, *CFLAGS, "-fsanitize=fuzzer", "-rdynamic", include,
+         f'-DPOOLER_FUZZ_PATH="{path}"', Path(__file__).with_name("driver.c"),
+         "-o", program, f"-L{library_dir}", f"-Wl,-rpath,{library_dir}",
+         f"-lpython{sysconfig.get_config_var('LDVERSION')}", "-ldl", "-lm"]
+    )  # fmt: skip
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for _ in pool.map(lambda command: run(*command), commands):
+            pass
+    return program
+
+
+if __name__ == "__main__":
+    try:
+        print(build(Path(sys.argv[1]).resolve()))
+    except BuildError as problem:
+        sys.exit(f"fuzz: {problem}")

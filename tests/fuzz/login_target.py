@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: MIT
+"""Fuzz a client's login with atheris: ``login_target.py [libFuzzer's options]``.
+
+The first byte chooses the method, the rest is what a client sends until it is logged
+in. Every input is given whole and then byte by byte. Allowed are an outcome, a wait
+for more, and LoginError: the same each time, and nothing else.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import atheris
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+with atheris.instrument_imports(include=["pooler"]):
+    from pooler.errors import LoginError
+    from pooler.login.client import AuthMethod, ClientLogin, ClientPolicy, LoggedIn
+    from pooler.login.md5 import md5_secret
+    from pooler.login.packets import MAX_STARTUP_BYTES
+    from pooler.login.scram import Verifier
+
+METHODS = tuple(AuthMethod)
+CANARY = b"\xffPGSQ"
+SECRETS = {
+    "plain": "secret",
+    "md5": md5_secret("secret", "md5"),
+    "scram": Verifier.from_password("secret", 2, b"salt" * 4).to_text(),
+    "removed": "",
+}
+POLICIES = [
+    ClientPolicy(
+        method=method,
+        secrets=SECRETS.get,
+        database_exists={"shop", "forced"}.__contains__,
+        forced_user={"forced": "boss"}.get,
+        ignore_startup_parameters=frozenset({"extra_float_digits"}),
+        mock_key=b"mock",
+        scram_iterations=2,
+    )
+    for method in METHODS
+]
+# What a client may leave unconsumed: one incomplete packet.
+MOST_LEFT = 65536 + 8
+assert MAX_STARTUP_BYTES <= MOST_LEFT
+
+
+def play(policy: ClientPolicy, raw: bytes, piece: int) -> tuple[object, ...]:
+    """What a login comes to when it gets the bytes in pieces."""
+    login = ClientLogin(policy, secure_random=bytes)
+    pending = b""
+    sent = b""
+    used = 0
+    for at in range(0, len(raw), piece):
+        pending += raw[at : at + piece]
+        try:
+            reply = login.receive(pending)
+        except LoginError as error:
+            # What was answered before the error is lost when both come in one read.
+            return "error", error.message, error.sqlstate
+        assert 0 <= reply.consumed <= len(pending)
+        pending = pending[reply.consumed :]
+        used += reply.consumed
+        sent += reply.send
+        if reply.outcome is not None:
+            if not isinstance(reply.outcome, LoggedIn):
+                # What is behind a cancel request or TLS is consumed unread.
+                return "over", sent, reply.outcome
+            assert reply.outcome.user
+            assert reply.outcome.database
+            return "outcome", used, sent, reply.outcome
+        assert len(pending) <= MOST_LEFT
+    return "waits", used, sent, login.wants_in
+
+
+def glued(whole: tuple[object, ...]) -> bool:
+    """Bytes behind a request for encryption: refused only when they came with it."""
+    return whole[0] == "error" and "unencrypted data after" in str(whole[1])
+
+
+def test_one_input(data: bytes) -> None:
+    """Called by libFuzzer."""
+    if not data:
+        return
+    if data[:5] == CANARY:
+        raise AssertionError("canary: found")
+    policy = POLICIES[data[0] % len(POLICIES)]
+    raw = data[1:]
+    whole = play(policy, raw, max(1, len(raw)))
+    split = play(policy, raw, 1)
+    assert whole == split or glued(whole), (whole, split)
+
+
+if __name__ == "__main__":
+    atheris.Setup(sys.argv, test_one_input)
+    atheris.Fuzz()

@@ -1,0 +1,569 @@
+# SPDX-License-Identifier: MIT
+"""A client's login: every method and secret, split, pipelined, hostile."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pooler.errors import LoginError
+from pooler.login import packets
+from pooler.login.client import (
+    AuthMethod,
+    Cancel,
+    ClientLogin,
+    ClientPolicy,
+    Closed,
+    LoggedIn,
+    Reply,
+)
+from pooler.login.md5 import md5_secret
+from pooler.login.scram import ClientExchange, ScramKeys, Verifier, VerifierCache
+from pooler.login.server import ServerGreeting, ServerLogin, ServerLoginError
+
+VERIFIER = Verifier.from_password("secret", 2, b"salt" * 4)
+SECRETS = {
+    "plain": "secret",
+    "md5": md5_secret("secret", "md5"),
+    "scram": VERIFIER.to_text(),
+    "removed": "",
+}
+QUERY = b"Q\0\0\0\x0dselect 1\0"
+STARTUP = packets.startup_message({"user": "plain", "database": "shop"})
+
+POLICY = ClientPolicy(
+    method=AuthMethod.SCRAM,
+    secrets=SECRETS.get,
+    database_exists={"shop", "forced"}.__contains__,
+    forced_user={"forced": "boss"}.get,
+    ignore_startup_parameters=frozenset({"extra_float_digits"}),
+    mock_key=b"mock",
+    scram_iterations=2,
+)
+
+
+def policy(method: AuthMethod, **changes: object) -> ClientPolicy:
+    return dataclasses.replace(POLICY, method=method, **changes)
+
+
+class Peer:
+    """A connection to a ``ClientLogin`` that delivers bytes in pieces."""
+
+    def __init__(self, login: ClientLogin, piece: int) -> None:
+        self.login = login
+        self.piece = piece
+        self.pending = b""
+        self.outcome: object = None
+
+    def send(self, data: bytes) -> bytes:
+        """Deliver ``data`` in pieces, return what was answered."""
+        answers = b""
+        step = self.piece or max(len(data), 1)
+        for start in range(0, len(data), step):
+            self.pending += data[start : start + step]
+            if self.outcome is None:
+                reply = self.login.receive(self.pending)
+                assert 0 <= reply.consumed <= len(self.pending)
+                self.pending = self.pending[reply.consumed :]
+                self.outcome = reply.outcome
+                answers += reply.send
+        return answers
+
+
+def log_in(
+    method: AuthMethod,
+    user: str,
+    password: str | None = "secret",
+    *,
+    database: str = "shop",
+    piece: int = 0,
+    trailing: bytes = b"",
+    **changes: object,
+) -> tuple[LoggedIn, ServerGreeting, bytes]:
+    """Run our client half against our server half.
+
+    ``trailing`` goes out together with the client's last message.
+    """
+    peer = Peer(ClientLogin(policy(method, **changes)), piece)
+    other = ServerLogin(user, database, password, {"application_name": "test"})
+    going, coming = other.start(), b""
+    while going:
+        coming += peer.send(going)
+        consumed, going = other.receive(coming)
+        coming = coming[consumed:]
+    if trailing and isinstance(peer.outcome, LoggedIn):
+        peer.send(trailing)
+    assert isinstance(peer.outcome, LoggedIn)
+    welcome = b"".join(
+        (
+            packets.authentication_ok(),
+            packets.parameter_status("server_version", "15.0"),
+            packets.backend_key_data(7, b"keys"),
+            packets.ready_for_query(),
+        )
+    )
+    other.receive(coming + welcome)
+    assert other.greeting is not None
+    return peer.outcome, other.greeting, peer.pending
+
+
+WORKING = [
+    (AuthMethod.TRUST, "plain"),
+    (AuthMethod.TRUST, "scram"),
+    (AuthMethod.TRUST, "removed"),
+    (AuthMethod.ANY, "plain"),
+    (AuthMethod.ANY, "nobody"),
+    (AuthMethod.PLAIN, "plain"),
+    (AuthMethod.PLAIN, "md5"),
+    (AuthMethod.PLAIN, "scram"),
+    (AuthMethod.MD5, "plain"),
+    (AuthMethod.MD5, "md5"),
+    (AuthMethod.MD5, "scram"),
+    (AuthMethod.SCRAM, "plain"),
+    (AuthMethod.SCRAM, "scram"),
+]
+
+PROVING = [AuthMethod.PLAIN, AuthMethod.MD5, AuthMethod.SCRAM]
+
+
+@pytest.mark.parametrize("piece", [0, 1, 7])
+@pytest.mark.parametrize(("method", "user"), WORKING)
+def test_login(method: AuthMethod, user: str, piece: int) -> None:
+    outcome, greeting, left = log_in(method, user, piece=piece, trailing=QUERY)
+    assert (outcome.user, outcome.server_user) == (user, user)
+    assert outcome.database == "shop"
+    assert outcome.parameters == {"application_name": "test"}
+    assert greeting.parameters == {"server_version": "15.0"}
+    assert left == QUERY
+
+
+@pytest.mark.parametrize("user", ["plain", "md5", "scram", "removed", "nobody"])
+@pytest.mark.parametrize("method", PROVING)
+def test_wrong_password(method: AuthMethod, user: str) -> None:
+    with pytest.raises(LoginError) as caught:
+        log_in(method, user, "wrong")
+    assert caught.value.sqlstate == "28P01"
+    sasl = method is AuthMethod.SCRAM or (method, user) == (AuthMethod.MD5, "scram")
+    assert caught.value.message == (
+        "SASL authentication failed" if sasl else "password authentication failed"
+    )
+
+
+@pytest.mark.parametrize(
+    ("method", "user"),
+    [
+        (AuthMethod.SCRAM, "md5"),
+        *((method, user) for method in PROVING for user in ("removed", "nobody")),
+    ],
+)
+def test_users_that_no_password_lets_in(method: AuthMethod, user: str) -> None:
+    with pytest.raises(LoginError, match=r"authentication failed$"):
+        log_in(method, user, "secret")
+
+
+def test_trust_needs_a_listed_user_only_if_there_is_a_list() -> None:
+    with pytest.raises(LoginError) as caught:
+        log_in(AuthMethod.TRUST, "nobody")
+    assert caught.value.message == '"trust" authentication failed'
+    assert caught.value.sqlstate == "28000"
+    outcome, _, _ = log_in(AuthMethod.TRUST, "nobody", known_users_only=False)
+    assert outcome.user == "nobody"
+
+
+@pytest.mark.parametrize("method", AuthMethod)
+def test_database_is_checked_after_the_password(method: AuthMethod) -> None:
+    with pytest.raises(LoginError) as caught:
+        log_in(method, "plain", database="nowhere")
+    assert caught.value.message == "no such database: nowhere"
+    assert caught.value.sqlstate == "3D000"
+    if method in PROVING:
+        with pytest.raises(LoginError, match=r"authentication failed$"):
+            log_in(method, "plain", "wrong", database="nowhere")
+
+
+def test_forced_user() -> None:
+    outcome, _, _ = log_in(AuthMethod.SCRAM, "scram", database="forced")
+    assert (outcome.user, outcome.server_user) == ("scram", "boss")
+    assert outcome.scram_keys is None
+
+
+def test_keys_of_a_stored_verifier_are_handed_on() -> None:
+    for method in (AuthMethod.MD5, AuthMethod.SCRAM):
+        outcome, _, _ = log_in(method, "scram")
+        keys = ScramKeys.from_password("secret", VERIFIER.salt, VERIFIER.iterations)
+        assert outcome.scram_keys == keys
+    outcome, _, _ = log_in(AuthMethod.SCRAM, "plain")
+    assert outcome.scram_keys is None
+
+
+def test_known_and_unknown_users_get_the_same_challenge() -> None:
+    def challenge(user: str) -> bytes:
+        login = ClientLogin(POLICY, secure_random=bytes)
+        startup = packets.startup_message({"user": user, "database": "shop"})
+        first = packets.sasl_initial_response("SCRAM-SHA-256", b"n,,n=,r=abc")
+        return login.receive(startup + first).send
+
+    def shape(answer: bytes) -> tuple[int, bytes]:
+        return len(answer), answer.partition(b"s=")[0]
+
+    assert shape(challenge("plain")) == shape(challenge("nobody"))
+    assert challenge("nobody") == challenge("nobody")
+    # A user that is removed or added keeps the salt.
+    without = dataclasses.replace(POLICY, secrets={}.get)
+    known, unknown = (
+        ClientLogin(policy, secure_random=bytes).receive(
+            STARTUP + packets.sasl_initial_response("SCRAM-SHA-256", b"n,,n=,r=abc")
+        )
+        for policy in (POLICY, without)
+    )
+    assert known == unknown
+
+
+def test_salted_passwords_are_kept() -> None:
+    cache = VerifierCache()
+    for _ in range(3):
+        log_in(AuthMethod.SCRAM, "plain", verifiers=cache)
+        log_in(AuthMethod.SCRAM, "scram", verifiers=cache)
+    assert len(cache) == 1
+
+
+# Start-up.
+
+
+def test_encryption_is_declined_then_the_login_goes_on() -> None:
+    peer = Peer(ClientLogin(policy(AuthMethod.TRUST)), 0)
+    assert peer.send(packets.gssenc_request()) == b"N"
+    assert peer.send(packets.ssl_request()) == b"N"
+    assert peer.send(STARTUP) == b""
+    assert isinstance(peer.outcome, LoggedIn)
+
+
+@pytest.mark.parametrize("packet", [packets.ssl_request(), packets.gssenc_request()])
+def test_encryption_is_asked_for_once(packet: bytes) -> None:
+    login = ClientLogin(POLICY)
+    assert login.receive(packet) == Reply(8, b"N")
+    with pytest.raises(LoginError, match="second"):
+        login.receive(packet)
+
+
+def test_bytes_glued_behind_ssl_request() -> None:
+    with pytest.raises(LoginError, match="received unencrypted data after SSL request"):
+        ClientLogin(POLICY).receive(packets.ssl_request() + STARTUP)
+
+
+def test_direct_tls_is_closed() -> None:
+    assert ClientLogin(POLICY).receive(b"\x16\x03\x01") == Reply(3, b"", Closed())
+
+
+def test_cancel_request_uses_up_whatever_follows() -> None:
+    packet = packets.cancel_request(1, b"keys") + b"rest"
+    expected = Reply(len(packet), b"", Cancel(b"\0\0\0\1keys"))
+    assert ClientLogin(POLICY).receive(packet) == expected
+
+
+@pytest.mark.parametrize("piece", [0, 1, 7])
+@pytest.mark.parametrize(
+    "size", [packets.MIN_CANCEL_KEY_BYTES, 32, packets.MAX_CANCEL_KEY_BYTES]
+)
+def test_cancel_request_of_any_length(size: int, piece: int) -> None:
+    peer = Peer(ClientLogin(POLICY), piece)
+    assert peer.send(packets.cancel_request(0x80000001, b"k" * size)) == b""
+    assert peer.outcome == Cancel(b"\x80\0\0\1" + b"k" * size)
+    assert "kkk" not in repr(peer.outcome)
+
+
+@pytest.mark.parametrize("size", [0, 3, 257])
+def test_cancel_request_of_no_length(size: int) -> None:
+    with pytest.raises(LoginError, match="bad cancel request"):
+        ClientLogin(POLICY).receive(packets.cancel_request(1, b"k" * size))
+
+
+OPTIONS = {"_pq_.a": "", "_pq_.b": "1"}
+
+
+@pytest.mark.parametrize("piece", [0, 1, 7])
+@pytest.mark.parametrize(
+    ("asked", "options", "agreed", "negotiation"),
+    [
+        (0, {}, 0, b""),
+        # Never a version above the one asked for: libpq takes that for an error.
+        (0, OPTIONS, 0, b"v\0\0\0\x1a\0\3\0\0\0\0\0\2_pq_.a\0_pq_.b\0"),
+        (1, {}, 0, b"v\0\0\0\x0c\0\3\0\0\0\0\0\0"),
+        (1, OPTIONS, 0, b"v\0\0\0\x1a\0\3\0\0\0\0\0\2_pq_.a\0_pq_.b\0"),
+        (2, {}, 2, b""),
+        (2, OPTIONS, 2, b"v\0\0\0\x1a\0\3\0\2\0\0\0\2_pq_.a\0_pq_.b\0"),
+        (3, {}, 2, b"v\0\0\0\x0c\0\3\0\2\0\0\0\0"),
+        (9999, OPTIONS, 2, b"v\0\0\0\x1a\0\3\0\2\0\0\0\2_pq_.a\0_pq_.b\0"),
+    ],
+)
+def test_negotiation_is_sent_once_and_before_the_challenge(
+    asked: int, options: dict[str, str], agreed: int, negotiation: bytes, piece: int
+) -> None:
+    startup = packets.startup_message(
+        {"user": "plain", "database": "shop", **options}, packets.PROTOCOL_3_0 + asked
+    )
+    peer = Peer(ClientLogin(policy(AuthMethod.PLAIN)), piece)
+    assert peer.send(packets.ssl_request()) == b"N"
+    sent = peer.send(startup)
+    assert sent == negotiation + packets.authentication_cleartext_password()
+    assert peer.send(packets.password_message("secret") + QUERY) == b""
+    assert isinstance(peer.outcome, LoggedIn)
+    assert peer.outcome.minor_protocol == agreed
+    assert peer.pending == QUERY
+    trusted = ClientLogin(policy(AuthMethod.TRUST)).receive(startup)
+    assert trusted.send == negotiation
+    assert isinstance(trusted.outcome, LoggedIn)
+    assert trusted.outcome.minor_protocol == agreed
+
+
+@pytest.mark.parametrize("method", AuthMethod)
+def test_grease_of_libpq_in_every_method(method: AuthMethod) -> None:
+    grease = packets.startup_message(
+        {"user": "scram", "database": "shop", "_pq_.test": "1"},
+        packets.PROTOCOL_3_0 + 9999,
+    )
+    login = ClientLogin(policy(method))
+    sent = login.receive(grease).send
+    negotiation = packets.negotiate_protocol_version(2, ["_pq_.test"])
+    assert sent.startswith(negotiation)
+    assert sent[len(negotiation) :][:1] == (b"R" if method in PROVING else b"")
+    assert login.receive(b"") == Reply(0, b"")
+
+
+# Replication.
+
+
+@pytest.mark.parametrize("method", [AuthMethod.TRUST, AuthMethod.SCRAM])
+@pytest.mark.parametrize(
+    ("value", "kind"), [("database", "logical"), ("yes", "physical"), ("1", "physical")]
+)
+def test_replication_keeps_every_parameter(
+    value: str, kind: str, method: AuthMethod
+) -> None:
+    sent = {
+        "Extra_Float_Digits": "3",
+        "application_name": "sub",
+        "datestyle": "ISO",
+        "options": "-c timezone=UTC -c+geqo%3Doff -d 5",
+        "wal_sender_timeout": "",
+    }
+    peer = Peer(ClientLogin(policy(method)), 1)
+    other = ServerLogin("plain", "shop", "secret", {**sent, "replication": value})
+    going, coming = other.start(), b""
+    while going:
+        coming += peer.send(going)
+        consumed, going = other.receive(coming)
+        coming = coming[consumed:]
+    outcome = peer.outcome
+    assert isinstance(outcome, LoggedIn)
+    assert (outcome.user, outcome.database) == ("plain", "shop")
+    assert outcome.replication == kind
+    assert outcome.startup_parameters == sent
+    assert outcome.parameters == {
+        "application_name": "sub",
+        "DateStyle": "ISO",
+        "TimeZone": "UTC",
+    }
+
+
+def test_physical_replication_without_a_database() -> None:
+    startup = packets.startup_message({"user": "shop", "replication": "true"})
+    reply = ClientLogin(policy(AuthMethod.ANY)).receive(startup)
+    assert isinstance(reply.outcome, LoggedIn)
+    assert (reply.outcome.database, reply.outcome.replication) == ("shop", "physical")
+    assert reply.outcome.startup_parameters == {}
+
+
+@pytest.mark.parametrize("extra", [{}, {"replication": "off"}])
+def test_normal_login_has_no_startup_parameters(extra: dict[str, str]) -> None:
+    startup = packets.startup_message(
+        {"user": "plain", "database": "shop", "TIMEZONE": "UTC", **extra}
+    )
+    reply = ClientLogin(policy(AuthMethod.TRUST)).receive(startup)
+    assert isinstance(reply.outcome, LoggedIn)
+    assert (reply.outcome.replication, reply.outcome.startup_parameters) == ("", {})
+    assert reply.outcome.parameters == {"TimeZone": "UTC"}
+
+
+def test_replication_of_no_kind() -> None:
+    startup = packets.startup_message({"user": "plain", "replication": "maybe"})
+    with pytest.raises(LoginError) as caught:
+        ClientLogin(policy(AuthMethod.TRUST)).receive(startup)
+    assert caught.value.sqlstate == "22023"
+
+
+def test_parameters_are_checked_before_anything_is_asked() -> None:
+    def receive(**parameters: str) -> Reply:
+        everything = {"user": "plain", "database": "shop", **parameters}
+        login = ClientLogin(policy(AuthMethod.TRUST))
+        return login.receive(packets.startup_message(everything))
+
+    reply = receive(extra_float_digits="2", datestyle="ISO")
+    assert isinstance(reply.outcome, LoggedIn)
+    assert reply.outcome.parameters == {"DateStyle": "ISO"}
+    with pytest.raises(LoginError, match=r"^unsupported startup parameter: geqo$"):
+        receive(geqo="off")
+
+
+def test_tracked_parameters_are_those_of_the_policy() -> None:
+    startup = packets.startup_message(
+        {"user": "plain", "database": "shop", "SEARCH_PATH": "x"}
+    )
+    tracked = {"search_path": "search_path"}
+    reply = ClientLogin(policy(AuthMethod.TRUST, tracked=tracked)).receive(startup)
+    assert isinstance(reply.outcome, LoggedIn)
+    assert reply.outcome.parameters == {"search_path": "x"}
+    with pytest.raises(LoginError, match="unsupported startup parameter: SEARCH_PATH"):
+        ClientLogin(policy(AuthMethod.TRUST)).receive(startup)
+
+
+def test_nothing_is_taken_after_the_end() -> None:
+    login = ClientLogin(policy(AuthMethod.TRUST))
+    assert login.receive(STARTUP + QUERY).consumed == len(STARTUP)
+    assert login.receive(QUERY) == Reply(0, b"")
+
+
+# Pipelined and malformed answers.
+
+
+def test_password_and_first_query_glued_to_the_startup_packet() -> None:
+    login = ClientLogin(policy(AuthMethod.PLAIN))
+    data = STARTUP + packets.password_message("secret")
+    reply = login.receive(data + QUERY)
+    assert reply.consumed == len(data)
+    assert isinstance(reply.outcome, LoggedIn)
+
+
+def started(method: AuthMethod, user: str = "plain") -> ClientLogin:
+    login = ClientLogin(policy(method))
+    login.receive(packets.startup_message({"user": user, "database": "shop"}))
+    return login
+
+
+@pytest.mark.parametrize("method", PROVING)
+@pytest.mark.parametrize("kind", [b"Q", b"X", b"\0", b"\xff"])
+def test_other_messages_during_the_login(method: AuthMethod, kind: bytes) -> None:
+    with pytest.raises(LoginError) as caught:
+        started(method).receive(kind)
+    assert caught.value.message == (
+        f"expected password response, got message type 0x{kind[0]:02x}"
+    )
+    assert caught.value.sqlstate == "08P01"
+
+
+@pytest.mark.parametrize("method", PROVING)
+@pytest.mark.parametrize(
+    ("header", "text"),
+    [
+        (b"p\0\0\0\0", "bad packet header: length 0 is outside 4..65539"),
+        (b"p\0\0\0\3", "bad packet header: length 3 is outside 4..65539"),
+        (b"p\0\1\0\4", "password too long"),
+        (b"p\x7f\xff\xff\xff", "password too long"),
+        (b"p\xff\xff\xff\xff", "password too long"),
+    ],
+)
+def test_length_is_judged_by_the_header(
+    method: AuthMethod, header: bytes, text: str
+) -> None:
+    with pytest.raises(LoginError) as caught:
+        started(method).receive(header)
+    assert caught.value.message == text
+
+
+def test_longest_password() -> None:
+    password = "x" * (packets.MAX_PASSWORD_BYTES - 1)
+    outcome, _, _ = log_in(
+        AuthMethod.PLAIN, "long", password, secrets={"long": password}.get
+    )
+    assert outcome.user == "long"
+
+
+@pytest.mark.parametrize("method", [AuthMethod.PLAIN, AuthMethod.MD5])
+@pytest.mark.parametrize("user", ["plain", "removed", "nobody"])
+def test_empty_password(method: AuthMethod, user: str) -> None:
+    with pytest.raises(LoginError) as caught:
+        started(method, user).receive(packets.password_message(""))
+    assert caught.value.message == "empty password returned by client"
+    assert caught.value.sqlstate == "28P01"
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"secret", b"secret\0\0", b"\0secret", b"s\0x\0"]
+)
+@pytest.mark.parametrize("method", [AuthMethod.PLAIN, AuthMethod.MD5])
+def test_malformed_password(method: AuthMethod, body: bytes) -> None:
+    with pytest.raises(LoginError, match="malformed PasswordMessage message"):
+        started(method).receive(packets.message(b"p", body))
+
+
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        (b"", "malformed SASLInitialResponse"),
+        (b"SCRAM-SHA-256", "malformed SASLInitialResponse"),
+        (b"SCRAM-SHA-256\0", "malformed SASLInitialResponse"),
+        (b"SCRAM-SHA-256\0\0\0\0\2n", "malformed SASLInitialResponse"),
+        (b"SCRAM-SHA-256\0\0\0\0\0n", "malformed SASLInitialResponse"),
+        (b"SCRAM-SHA-256\0\xff\xff\xff\xffn", "malformed SASLInitialResponse"),
+        (b"SCRAM-SHA-256\0\xff\xff\xff\xfe", "malformed SASLInitialResponse"),
+        (b"SCRAM-SHA-256\0\0\0\0\0", "unexpected channel binding flag"),
+        (b"SCRAM-SHA-256-PLUS\0\0\0\0\0", "invalid SASL authentication mechanism"),
+        (b"\0\0\0\0\0", "invalid SASL authentication mechanism"),
+    ],
+)
+def test_malformed_sasl_initial_response(body: bytes, text: str) -> None:
+    with pytest.raises(LoginError, match=text):
+        started(AuthMethod.SCRAM).receive(packets.message(b"p", body))
+
+
+def test_client_that_holds_its_first_response_back() -> None:
+    login = started(AuthMethod.SCRAM)
+    exchange = ClientExchange("secret")
+    empty = login.receive(packets.sasl_initial_response("SCRAM-SHA-256", None))
+    assert empty.send == packets.authentication_sasl_continue(b"")
+    challenge = login.receive(packets.sasl_response(exchange.first())).send
+    final = login.receive(packets.sasl_response(exchange.final(challenge[9:])))
+    assert isinstance(final.outcome, LoggedIn)
+    exchange.verify(final.send[9:])
+
+
+# Whatever comes.
+
+
+def survive(action: Callable[[], object]) -> None:
+    try:
+        action()
+    except LoginError:
+        return
+
+
+@given(st.sampled_from(AuthMethod), st.binary(max_size=80))
+def test_any_bytes(method: AuthMethod, data: bytes) -> None:
+    survive(lambda: ClientLogin(policy(method)).receive(data))
+    if method in PROVING:
+        survive(lambda: started(method).receive(data))
+        survive(lambda: started(method).receive(packets.message(b"p", data)))
+
+
+@given(st.sampled_from(PROVING), st.integers(0, 400), st.binary(max_size=4), st.data())
+def test_damaged_conversation(
+    method: AuthMethod, where: int, damage: bytes, data: st.DataObject
+) -> None:
+    """One message of an otherwise right conversation has other bytes in it."""
+    peer = Peer(ClientLogin(policy(method)), data.draw(st.integers(0, 5)))
+    other = ServerLogin("plain", "shop", "secret", {})
+    going, coming = other.start(), b""
+    when = data.draw(st.integers(0, 2))
+    for turn in range(4):
+        if turn == when:
+            going = going[:where] + damage + going[where + len(damage) :]
+        try:
+            coming += peer.send(going)
+            consumed, going = other.receive(coming)
+        except (LoginError, ServerLoginError):
+            return
+        coming = coming[consumed:]
