@@ -81,6 +81,7 @@ cdef struct Loop:  # one per worker
     size_t recv_bytes
     Relay relay
     Script rollback  # own
+    Script deallocate  # own
     Slot *slots  # own
     uint32_t slot_count
     uint32_t free_slot  # slot_count: none

@@ -10,6 +10,7 @@ from pooler._conn cimport (
     NOTICE_SERVER_CLOSED, NoticeRow, ServerConn, conn_flush, conn_handle,
     conn_interest, conn_leave, conn_swallow_input, conn_write, notice,
 )
+from pooler._effects cimport session_statements_free
 from pooler._params cimport params_unref
 from pooler._pool cimport (
     pool_abandon, pool_detach, pool_drained, pool_remove_client, pool_remove_server,
@@ -24,6 +25,7 @@ from pooler._session cimport (
     ServerSession, requests_count, requests_free, server_is_free, server_is_quiet,
     set_client_state,
 )
+from pooler._statements cimport client_statements_free
 from pooler._sys cimport ENOMEM, EPOLLIN, EPOLLOUT, SHUT_RDWR, shutdown
 from pooler._wire cimport error_response_bytes, put_error_response
 
@@ -86,10 +88,10 @@ cdef void settle(Loop *L, ServerSession *s) noexcept nogil:
     if server_is_surplus(s):
         close_server(L, <ServerConn *> s.io, CLOSE_SERVER_OBSOLETE)
         return
-    if s.pool.reset_always:
+    if s.pool.reset_always or s.stray_statements:
         pool_abandon(s.pool, s)
         s.since_us = L.now_us
-        s.reset_wanted = True
+        s.reset_wanted = s.pool.reset_always
         clean_server(L, s)
         return
     s.since_us = L.now_us
@@ -122,7 +124,8 @@ cdef void clean_server(Loop *L, ServerSession *s) noexcept nogil:
     """Bring a server without a client one step nearer to its pool.
 
     Called each time it may have become quiet: first an open transaction is rolled
-    back, then the reset query runs if it is due.
+    back, then the reset query runs if it is due, then statements go that SQL has
+    prepared behind our back.
     """
     cdef ServerConn *sc = <ServerConn *> s.io
     cdef Pool *p = s.pool
@@ -143,6 +146,9 @@ cdef void clean_server(Loop *L, ServerSession *s) noexcept nogil:
     elif s.reset_wanted and p.reset_query.n:
         s.reset_wanted = False
         send_script(L, s, &p.reset_query)
+    elif s.stray_statements:
+        s.stray_statements = False
+        send_script(L, s, &L.deallocate)
     else:
         s.checked = s.checking
         s.rolling_back = s.reset_wanted = s.checking = False
@@ -264,6 +270,8 @@ cdef void close_client(
         pool_remove_client(c.pool, c)
     queue_reset(&c.stream.held)
     queue_reset(&c.stream.out)
+    client_statements_free(&L.relay.statements, c.statements)
+    c.statements = NULL
     params_unref(&L.relay.params, c.params)
     c.params = NULL
     L.client_count -= 1
@@ -280,6 +288,7 @@ cdef void close_server(Loop *L, ServerConn *sc, CloseReason reason) noexcept nog
     row = notice(L, NOTICE_SERVER_CLOSED, conn_handle(L, &sc.conn), reason)
     row.pool_id = <int32_t> p.id
     row.age_us = L.now_us - s.opened_us
+    session_statements_free(&L.relay.statements, s)
     pool_remove_server(p, s)
     queue_reset(&s.stream.held)
     queue_reset(&s.stream.out)

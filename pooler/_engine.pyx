@@ -28,6 +28,7 @@ from pooler._session cimport (
     CLOSE_REASONS, CLOSE_SERVER_OBSOLETE, CLOSE_SERVER_UNUSABLE, ClientSession,
     CloseReason, Pool, Script, ServerSession, requests_init,
 )
+from pooler._statements cimport StatementTable, statements_free, statements_init
 from pooler._sweep cimport (
     cancel_owner, close_all, expire_logins, expire_tested, retire_servers,
 )
@@ -90,11 +91,13 @@ cdef class Engine:
 
     def __cinit__(
         self, tracked_parameters, *, size_t recv_bytes=131072,
-        uint32_t max_message_bytes=0x7FFFFFFF,
+        uint32_t max_message_bytes=0x7FFFFFFF, bytes statement_prefix=b"pooler_",
     ):
         """``tracked_parameters``: names of parameters that follow the client.
 
         ``max_message_bytes`` bounds every message, for all engines of this process.
+        ``statement_prefix``: what the names of prepared statements on servers begin
+        with, no other worker's being the same.
         """
         cdef int code = loop_init(&self.loop, recv_bytes)
         if code < 0:
@@ -106,11 +109,16 @@ cdef class Engine:
             params_track(
                 &self.loop.relay.params, name.encode(), name.lower() in LIST_PARAMETERS
             )
+        statements_init(
+            &self.loop.relay.statements, &self.loop.relay.params, statement_prefix
+        )
         fill_script(&self.loop.rollback, b"ROLLBACK")
+        fill_script(&self.loop.deallocate, b"DEALLOCATE ALL")
 
     def __dealloc__(self):
         self.close()
         loop_free(&self.loop)
+        statements_free(&self.loop.relay.statements)
         params_free(&self.loop.relay.params)
 
     cpdef void close(self):
@@ -205,6 +213,21 @@ cdef class Engine:
         """Change the bound of every message, for all engines of this process."""
         limit_rules(max_message_bytes)
 
+    def limit_statements(
+        self, *, uint32_t max_client_count, uint64_t max_client_bytes,
+        uint64_t max_bytes, bint cache_unnamed,
+    ):
+        """Bound what clients may prepare; 0 is no limit.
+
+        ``max_bytes``: all texts of this worker. ``cache_unnamed``: a text that is
+        parsed again without a name is kept on the server under one of ours.
+        """
+        cdef StatementTable *t = &self.loop.relay.statements
+        t.max_client_count = max_client_count
+        t.max_client_bytes = max_client_bytes
+        t.max_bytes = max_bytes
+        t.cache_unnamed = cache_unnamed
+
     def counters(self):
         """What the loop has done so far, for tests and diagnosis."""
         return {
@@ -219,6 +242,8 @@ cdef class Engine:
             "servers": self.loop.server_count,
             "parameter_values": self.loop.relay.params.value_count,
             "parameter_sets": self.loop.relay.params.set_count,
+            "statements": self.loop.relay.statements.count,
+            "statement_bytes": self.loop.relay.statements.bytes,
         }
 
     # ------------------------------------------------------------ listeners
@@ -386,11 +411,13 @@ cdef class Engine:
     def pool_configure(
         self, uint32_t pool_id, *, int mode, bytes reset_query, bint reset_always,
         bytes check_query, uint64_t check_delay_us, bint cancel_abandoned,
-        bint dedicated=False,
+        uint32_t max_prepared_statements=0, bint dedicated=False,
     ):
         """Set how a pool works; scripts are SQL, empty for none.
 
-        ``check_query`` may be ``b"\\0"``: an empty query is sent.
+        ``check_query`` may be ``b"\\0"``: an empty query is sent. Where
+        ``max_prepared_statements`` comes from or goes to 0, the pool's servers are
+        replaced.
         """
         cdef Pool *p = self.pool(pool_id)
         fill_script(&p.reset_query, reset_query)
@@ -400,6 +427,9 @@ cdef class Engine:
         p.check_delay_us = check_delay_us
         p.cancel_abandoned = cancel_abandoned
         p.dedicated = dedicated
+        if (p.max_prepared_statements == 0) != (max_prepared_statements == 0):
+            retire_servers(&self.loop, p)
+        p.max_prepared_statements = max_prepared_statements
         p.paused = p.closing = False
 
     def pool_resize(self, uint32_t pool_id, uint32_t max_servers):
@@ -485,6 +515,12 @@ cdef class Engine:
             "received_bytes": p.received_bytes,
             "sent_bytes": p.sent_bytes,
             "wait_us": p.wait_us,
+            "client_parses": p.client_parse_count,
+            "server_parses": p.server_parse_count,
+            "binds": p.bind_count,
+            "parse_hits": p.parse_hit_count,
+            "evictions": p.eviction_count,
+            "replays": p.replay_count,
         }
 
     # ------------------------------------------------------------ servers
@@ -546,6 +582,7 @@ cdef class Engine:
         s.io = sc
         s.xact_status = c"I"
         requests_init(&s.requests)
+        s.tracked = p.max_prepared_statements != 0
         L.now_us = L.relay.now_us = sys_now_us()
         s.opened_us = s.since_us = L.now_us
         if p.connecting_count:

@@ -45,6 +45,7 @@ cdef void loop_free(Loop *L) noexcept nogil:
     free(L.wakes)
     free(L.wake_listed)
     free(L.rollback.message)
+    free(L.deallocate.message)
     free(L.relay.to_client.scratch)
     free(L.relay.to_server.scratch)
 

@@ -27,10 +27,12 @@ cdef struct ParamSet:
     uint32_t hash
     uint32_t refs
     const void *verified_by  # the pool whose server has accepted all these values
+    ParamSet *context  # own unless it is this set: see params_context; NULL: not asked
     ParamValue *value[PARAM_MAX]  # NULL: not known
 
 cdef struct ParamTable:
     int count
+    int label  # index of application_name, which changes no statement's meaning; or -1
     uint32_t name_n[PARAM_MAX]
     char name[PARAM_MAX][PARAM_NAME_MAX + 1]
     bint is_list[PARAM_MAX]  # reported as a quoted list, which SET would quote again
@@ -49,6 +51,7 @@ cdef ParamSet *params_with(
     ParamTable *t, ParamSet *base, int index, const uint8_t *text, size_t n
 ) noexcept nogil
 cdef void params_unref(ParamTable *t, ParamSet *s) noexcept nogil
+cdef ParamSet *params_context(ParamTable *t, ParamSet *s) noexcept nogil
 cdef size_t set_query_bytes(const ParamTable *t, const ParamSet *want) noexcept nogil
 cdef size_t put_set_query(
     uint8_t *p, const ParamTable *t, const ParamSet *want, const ParamSet *have

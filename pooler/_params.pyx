@@ -26,6 +26,7 @@ cdef uint32_t hash_bytes(const uint8_t *p, size_t n) noexcept nogil:
 cdef int params_init(ParamTable *t) except -1:
     memset(t, 0, sizeof(ParamTable))
     t.buckets = BUCKETS
+    t.label = -1
     t.values = <ParamValue **> calloc(BUCKETS, sizeof(ParamValue *))
     t.sets = <ParamSet **> calloc(BUCKETS, sizeof(ParamSet *))
     if t.values == NULL or t.sets == NULL:
@@ -62,6 +63,8 @@ cdef int params_track(ParamTable *t, bytes name, bint is_list) except -1:
     memcpy(t.name[t.count], <const char *> name, len(name) + 1)
     t.name_n[t.count] = <uint32_t> len(name)
     t.is_list[t.count] = is_list
+    if name.lower() == b"application_name":
+        t.label = t.count
     t.count += 1
     return 0
 
@@ -186,9 +189,32 @@ cdef void params_unref(ParamTable *t, ParamSet *s) noexcept nogil:
         at = &at[0].next
     at[0] = s.next
     t.set_count -= 1
+    if s.context != s:
+        params_unref(t, s.context)
     for i in range(t.count):
         unref_value(t, s.value[i])
     free(s)
+
+
+cdef ParamSet *params_context(ParamTable *t, ParamSet *s) noexcept nogil:
+    """The values that decide what a statement's text means: all but application_name.
+
+    Borrowed from s, and the same for all sets that differ in nothing else. NULL
+    without memory.
+    """
+    cdef ParamValue *value[PARAM_MAX]
+    cdef int i
+    if s.context == NULL:
+        if t.label < 0 or s.value[t.label] == NULL:
+            s.context = s
+        else:
+            memcpy(value, s.value, sizeof(value))
+            value[t.label] = NULL
+            for i in range(t.count):
+                if value[i] != NULL:
+                    value[i].refs += 1
+            s.context = intern_set(t, value)
+    return s.context
 
 
 cdef size_t set_query_bytes(const ParamTable *t, const ParamSet *want) noexcept nogil:

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""What happens to a message: forward, drop, swallow; when a server is free again.
+"""What happens to a message: forward, drop, swallow, answer.
 
 Session layer, sans-IO, hot. Bytes of one read and the session they belong to go in;
 what must leave for the client and for the server comes out in two ``Output``s, each
-of which the caller sends at once. Nothing here waits, logs or touches Python.
+of which the caller sends at once. Nothing here waits, logs or touches Python. The two
+directions are ``_requests`` and ``_answers``.
 
 Source: PostgreSQL documentation, "Message Flow".
 """
@@ -13,6 +14,7 @@ from libc.stdint cimport uint8_t, uint64_t
 from pooler._buf cimport Output
 from pooler._params cimport ParamTable
 from pooler._session cimport ClientSession, Script, ServerSession
+from pooler._statements cimport StatementTable
 
 cdef enum RelayStatus:
     RELAY_OK
@@ -31,17 +33,13 @@ cdef struct Relay:  # one per worker, lent to every call
     Output to_client
     Output to_server
     ParamTable params
+    StatementTable statements
     uint64_t now_us
     bint resume  # the client's held bytes may go on
 
-cdef RelayStatus relay_client_bytes(
-    Relay *r, ClientSession *c, const uint8_t *src, size_t n, size_t *consumed
-) noexcept nogil
+cdef void answer_fakes(Relay *r, ServerSession *s) noexcept nogil
 cdef int relay_script(Relay *r, ServerSession *s, const Script *q) noexcept nogil
 cdef int relay_abandon(Relay *r, ServerSession *s) noexcept nogil
 cdef RelayStatus relay_cancel_waiting(
     Relay *r, ClientSession *c, const uint8_t *src, size_t n, size_t *consumed
-) noexcept nogil
-cdef RelayStatus relay_server_bytes(
-    Relay *r, ServerSession *s, const uint8_t *src, size_t n, size_t *consumed
 ) noexcept nogil

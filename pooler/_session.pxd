@@ -12,7 +12,8 @@ breaks them, and only ``set_client_state`` / ``set_server_state`` change a state
 
 A server's queue of outstanding requests holds the code of every client message
 that PostgreSQL has still to answer, oldest first. REQUEST_SKIP marks a request of
-ours: its answers do not reach the client.
+ours: its answers do not reach the client. REQUEST_FAKE marks a Parse or Close that
+PostgreSQL never sees: its answer is made when it is its turn.
 
 Source: PostgreSQL documentation, "Message Flow" (Extended Query, Pipelining, COPY
 Operations).
@@ -22,10 +23,17 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from pooler._buf cimport Stream
 from pooler._params cimport ParamSet
+from pooler._statements cimport (
+    ClientStatements, EffectQueue, ServerStatements, Statement,
+)
 from pooler._wire cimport ScanState
 
 cdef enum:
     REQUEST_SKIP = 0x80  # or-ed to the message code
+    REQUEST_FAKE = 0x20  # or-ed to the code of Parse or Close
+    REQUEST_SQL = 0x71  # "q": a Query whose SQL prepares or deallocates; has an effect
+    REQUEST_ALIGN = 0xC1  # "A", skipped: our SET in front of a client's message
+    REQUEST_COPY_END = 0x59  # "Y": CopyDone or CopyFail
     REQUESTS_INLINE = 32  # a power of two
     REQUESTS_MAX = 0x1000000  # outstanding requests of one server
     CANCEL_KEY_MIN_BYTES = 8  # process id and secret of protocol 3.0
@@ -91,15 +99,33 @@ cdef struct RequestQueue:
     uint32_t mask  # size of the ring - 1; a power of two minus one
     uint32_t head
     uint32_t tail  # head == tail: empty; both run on without wrapping to 0
+    uint32_t closing_count  # of these, what ReadyForQuery answers, our SETs excepted
     uint8_t inline_ring[REQUESTS_INLINE]
 
 cdef struct Script:  # a Query message of ours, ready to be sent
     uint8_t *message  # own; NULL: none
     size_t n
 
+cdef enum ReplayState:
+    REPLAY_OFF
+    REPLAY_OPEN  # what is sent is kept, up to the Sync of the batch
+    REPLAY_ENDING  # the read under way has its end
+    REPLAY_WHOLE
+
+cdef struct Replay:  # a batch that may have to be sent again; see _replay
+    uint8_t *bytes  # own
+    uint32_t n
+    uint32_t cap
+    uint32_t first  # index of its first request in the queue
+    size_t output_start  # where it begins in the output of the read under way
+    Statement *statement  # own: one reference: the one that it needs
+    uint8_t state
+    bint repeated
+
 cdef struct Pool:
     uint32_t id
     uint8_t mode
+    uint32_t max_prepared_statements  # on one server; 0: names are left alone
     bint reset_always  # the reset query runs after every release, not just sessions
     bint cancel_abandoned  # cancel what a lost client left running, and keep the server
     bint dedicated  # made for one client; its server ends with it
@@ -127,12 +153,19 @@ cdef struct Pool:
     uint64_t received_bytes
     uint64_t sent_bytes
     uint64_t wait_us
+    uint64_t client_parse_count
+    uint64_t server_parse_count
+    uint64_t bind_count
+    uint64_t parse_hit_count  # client Parses that no server had to read
+    uint64_t eviction_count
+    uint64_t replay_count  # batches that were sent again after a plan had gone stale
 
 cdef struct ClientSession:
     void *io  # borrow: the connection this session lives in
     Pool *pool
     ServerSession *server  # borrow until detach
     ParamSet *params  # own: one reference
+    ClientStatements *statements  # own; NULL: has prepared nothing
     ClientSession *next  # borrow: waiting list
     ClientSession *prev
     Stream stream
@@ -173,6 +206,16 @@ cdef struct ServerSession:
     bint dropping  # the body under way belongs to a message that nobody gets
     uint32_t cancels  # cancel requests under way to this server
     RequestQueue requests
+    bint tracked  # names of prepared statements are ours; does not change
+    bint unnamed_own  # its unnamed statement was parsed by the client attached now
+    bint unnamed_maybe  # it may have one, of whomever
+    bint batch_executed  # the open batch has an Execute
+    bint stray_statements  # SQL has prepared a name that we do not know
+    bint error_told  # an error of ours was shown in place of the next Query's own
+    uint32_t mapped_prepares  # PREPAREs with names of ours whose tags are to come
+    ServerStatements statements
+    EffectQueue effects
+    Replay replay
     uint64_t opened_us
     uint64_t since_us  # IDLE: became idle; TESTED: began
 
@@ -198,8 +241,27 @@ cdef inline void requests_pop(RequestQueue *q) noexcept nogil:
     The end of a COPY behind it belonged to none, so PostgreSQL ignores it.
     """
     q.head += 1
-    while q.head != q.tail and requests_at(q, q.head)[0] == c"c":
+    while q.head != q.tail and requests_at(q, q.head)[0] == REQUEST_COPY_END:
         q.head += 1
+
+
+cdef inline bint request_closes(uint8_t request) noexcept nogil:
+    """Whether ReadyForQuery answers it, so that nothing stays open behind it."""
+    cdef uint8_t code = request & ~<uint8_t> REQUEST_SKIP
+    return (
+        code == c"S" or code == c"Q" or code == c"F" or code == REQUEST_SQL
+        or request == REQUEST_ALIGN
+    )
+
+
+cdef inline bint request_is_fake(uint8_t request) noexcept nogil:
+    return request == (c"P" | REQUEST_FAKE) or request == (c"C" | REQUEST_FAKE)
+
+
+cdef inline bint request_has_effect(uint8_t request) noexcept nogil:
+    """Whether it has a row in ServerSession.effects, if the server is tracked."""
+    cdef uint8_t code = request & ~<uint8_t> REQUEST_SKIP
+    return code | 0x20 == c"p" or code | 0x20 == c"c" or code == REQUEST_SQL
 
 
 cdef inline uint8_t requests_last(RequestQueue *q) noexcept nogil:
@@ -207,7 +269,7 @@ cdef inline uint8_t requests_last(RequestQueue *q) noexcept nogil:
     cdef uint32_t at = q.tail
     while at != q.head:
         at -= 1
-        if requests_at(q, at)[0] != c"c":
+        if requests_at(q, at)[0] != REQUEST_COPY_END:
             return requests_at(q, at)[0] & ~REQUEST_SKIP
     return 0
 
@@ -220,12 +282,13 @@ cdef inline int requests_push(RequestQueue *q, uint8_t code) noexcept nogil:
         return -1
     requests_at(q, q.tail)[0] = code
     q.tail += 1
+    q.closing_count += request_closes(code) and code != REQUEST_ALIGN
     return 0
 
 cdef void requests_init(RequestQueue *q) noexcept nogil
 cdef void requests_free(RequestQueue *q) noexcept nogil
-cdef void requests_ready(RequestQueue *q) noexcept nogil
-cdef bint requests_fail(RequestQueue *q) noexcept nogil
+cdef void requests_ready(RequestQueue *q, uint32_t *effects) noexcept nogil
+cdef bint requests_fail(RequestQueue *q, uint32_t *effects) noexcept nogil
 cdef bint requests_copy_in(RequestQueue *q, bint *syncs_ignored) noexcept nogil
 
 cdef bint set_client_state(ClientSession *c, ClientState new) noexcept nogil

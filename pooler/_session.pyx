@@ -83,39 +83,47 @@ cdef int requests_grow(RequestQueue *q) noexcept nogil:
     if ring == NULL:
         return -1
     for i in range(n):
-        ring[i] = requests_at(q, q.head + i)[0]
+        ring[(q.head + i) & (size * 4 - 1)] = requests_at(q, q.head + i)[0]
     free(q.grown)
     q.grown = ring
     q.mask = size * 4 - 1
-    q.head = 0
-    q.tail = n
     return 0
 
 
-cdef void requests_ready(RequestQueue *q) noexcept nogil:
-    """ReadyForQuery: settle everything up to the request that it answers."""
-    cdef uint8_t code
+cdef void requests_ready(RequestQueue *q, uint32_t *effects) noexcept nogil:
+    """ReadyForQuery: settle everything up to the request that it answers.
+
+    ``effects`` becomes the number of settled requests that may have one.
+    """
+    cdef uint8_t request
+    effects[0] = 0
     while q.head != q.tail:
-        code = requests_at(q, q.head)[0] & ~REQUEST_SKIP
+        request = requests_first(q)
+        effects[0] += request_has_effect(request)
         requests_pop(q)
-        if code == c"Q" or code == c"S" or code == c"F":
+        if request_closes(request):
+            q.closing_count -= request != REQUEST_ALIGN
             break
     if q.head == q.tail and q.grown != NULL:
         requests_free(q)
 
 
-cdef bint requests_fail(RequestQueue *q) noexcept nogil:
+cdef bint requests_fail(RequestQueue *q, uint32_t *effects) noexcept nogil:
     """ErrorResponse: PostgreSQL skips to the next Sync after a failed extended message.
 
     Returns True when that Sync was not sent yet, so whatever comes before it will
     be skipped as well. A failed simple Query or FunctionCall skips nothing.
+    ``effects`` becomes the number of skipped requests that may have one.
     """
-    cdef uint8_t code = requests_first(q)
-    if code == 0 or code & REQUEST_SKIP or code == c"Q" or code == c"F":
+    cdef uint8_t request = requests_first(q)
+    effects[0] = 0
+    if request == 0 or (request_closes(request) and request & 0x7F != c"S"):
         return False
     while q.head != q.tail:
-        if requests_at(q, q.head)[0] & ~REQUEST_SKIP == c"S":
+        request = requests_at(q, q.head)[0]
+        if request & ~<uint8_t> REQUEST_SKIP == c"S":
             return False
+        effects[0] += request_has_effect(request)
         q.head += 1
     return True
 
@@ -135,11 +143,12 @@ cdef bint requests_copy_in(RequestQueue *q, bint *syncs_ignored) noexcept nogil:
         code = requests_at(q, at)[0]
         at += 1
         if open and kept != q.head:
-            if code == c"c":
+            if code == REQUEST_COPY_END:
                 open = False
                 continue
             if code & ~REQUEST_SKIP == c"S":
                 syncs_ignored[0] = True
+                q.closing_count -= 1
                 continue
         requests_at(q, kept)[0] = code
         kept += 1

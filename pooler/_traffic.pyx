@@ -22,8 +22,9 @@ from pooler._relay cimport (
     RELAY_ALIGN, RELAY_ALIGN_FAILED, RELAY_CLIENT_PROTO, RELAY_NO_MEMORY, RELAY_OK,
     RELAY_SERVER_DEAD, RELAY_SERVER_PROTO, RELAY_STATEMENT_XACT, RELAY_TERMINATE,
     RELAY_TEST_FAILED, RELAY_WAIT, RelayStatus, relay_cancel_waiting,
-    relay_client_bytes, relay_server_bytes,
 )
+from pooler._answers cimport relay_server_bytes
+from pooler._requests cimport relay_client_bytes
 from pooler._session cimport (
     CLIENT_LOGIN, CLIENT_WAITING, CLOSE_CLIENT_EOF, CLOSE_CLIENT_PARAMETER,
     CLOSE_CLIENT_PROTO, CLOSE_CLIENT_REQUEST, CLOSE_INTERNAL, CLOSE_NO_MEMORY,
@@ -141,6 +142,11 @@ cdef void client_bytes(
     status = relay_client_bytes(&L.relay, c, src, n, &consumed)
     if c.server != NULL and L.relay.to_server.n:
         send_to_server(L, <ServerConn *> c.server.io)
+    if L.relay.to_client.n and conn_write(
+        L, &cc.conn, &c.stream.out, L.relay.to_client.data, L.relay.to_client.n
+    ) < 0:
+        close_client(L, cc, CLOSE_CLIENT_EOF, False)
+        return
     if queue_keep(&c.stream.held, src + consumed, n - consumed) < 0:
         status = RELAY_NO_MEMORY
     if status == RELAY_OK or status == RELAY_ALIGN:
@@ -292,6 +298,8 @@ cdef void server_bytes(
     ) < 0:
         close_client(L, cc, CLOSE_CLIENT_EOF, False)
         return
+    if L.relay.to_server.n:
+        send_to_server(L, sc)
     if queue_keep(&s.stream.held, src + consumed, n - consumed) < 0:
         status = RELAY_NO_MEMORY
     if status == RELAY_OK:

@@ -22,6 +22,7 @@ cdef enum RuleFlag:  # the values of messages.Flag
     RULE_STOP = 4
     RULE_WHOLE = 8
     RULE_LOCAL = 16
+    RULE_NAMES = 32
 
 cdef enum ScanStatus:
     SCAN_END = 0  # every byte belongs to a message seen so far

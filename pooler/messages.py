@@ -47,6 +47,7 @@ class Flag(enum.IntFlag):
     STOP = 4  # the relay looks at it for another reason
     WHOLE = 8  # the relay needs the body: held until it is complete
     LOCAL = 16  # needs no server: handled, or dropped, when none is attached
+    NAMES = 32  # may name a prepared statement, or drop the unnamed one
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,17 +77,17 @@ class Message:
 _C, _S = Sender.CLIENT, Sender.SERVER
 _LOGIN, _READY, _ASYNC = Phase.LOGIN, Phase.READY, Phase.ASYNC
 _OPENS, _ENDS, _STOP, _WHOLE = Flag.OPENS, Flag.ENDS, Flag.STOP, Flag.WHOLE
-_LOCAL = Flag.LOCAL
+_LOCAL, _NAMES = Flag.LOCAL, Flag.NAMES
 
 # fmt: off
 MESSAGES: tuple[Message, ...] = (
     # sender, code, name, min, max, phase, flags, ends
-    Message(_C, "Q", "Query",                5, LARGE, _READY, _OPENS),
-    Message(_C, "P", "Parse",                8, LARGE, _READY, _OPENS),
-    Message(_C, "B", "Bind",                12, LARGE, _READY, _OPENS),
-    Message(_C, "D", "Describe",             6, SMALL, _READY, _OPENS),
+    Message(_C, "Q", "Query",                5, LARGE, _READY, _OPENS | _NAMES),
+    Message(_C, "P", "Parse",                8, LARGE, _READY, _OPENS | _NAMES),
+    Message(_C, "B", "Bind",                12, LARGE, _READY, _OPENS | _NAMES),
+    Message(_C, "D", "Describe",             6, SMALL, _READY, _OPENS | _NAMES),
     Message(_C, "E", "Execute",              9, SMALL, _READY, _OPENS),
-    Message(_C, "C", "Close",                6, SMALL, _READY, _OPENS),
+    Message(_C, "C", "Close",                6, SMALL, _READY, _OPENS | _NAMES),
     Message(_C, "S", "Sync",                 4,     4, _READY, _OPENS),
     Message(_C, "F", "FunctionCall",        14, LARGE, _READY, _OPENS),
     Message(_C, "H", "Flush",                4,     4, _READY, _STOP | _LOCAL),
@@ -102,7 +103,7 @@ MESSAGES: tuple[Message, ...] = (
     Message(_S, "Z", "ReadyForQuery",        5,     5, _LOGIN | _READY, _ENDS | _WHOLE),
     Message(_S, "T", "RowDescription",       6,   ANY, _READY, _ENDS, ends="D"),
     Message(_S, "D", "DataRow",              6,   ANY, _READY),
-    Message(_S, "C", "CommandComplete",      5,   ANY, _READY, _ENDS, ends="E"),
+    Message(_S, "C", "CommandComplete",      5,  HELD, _READY, _ENDS | _WHOLE, ends="E"),
     Message(_S, "I", "EmptyQueryResponse",   4,     4, _READY, _ENDS, ends="E"),
     Message(_S, "s", "PortalSuspended",      4,     4, _READY, _ENDS, ends="E"),
     Message(_S, "1", "ParseComplete",        4,     4, _READY, _ENDS, ends="P"),

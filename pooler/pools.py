@@ -180,6 +180,7 @@ class Pools:
         self._databases: dict[str, Database | None] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.servers: dict[int, Server] = {}
+        self._limit_statements()
 
     @property
     def config(self) -> Config:
@@ -249,6 +250,7 @@ class Pools:
     def reload(self, config: Config, reconnect: frozenset[str]) -> None:
         """Take over a new configuration; servers of ``reconnect`` are replaced."""
         self._opener.config = config
+        self._limit_statements()
         self._databases.clear()
         for pool in list(self._by_key.values()):
             database = self.database(pool.database.name)
@@ -260,6 +262,16 @@ class Pools:
             if pool.database.name in reconnect or "*" in reconnect:
                 pool.learn(None)
                 self._engine.pool_retire(pool.pool_id, False)
+
+    def _limit_statements(self) -> None:
+        """Tell the engine what clients may prepare."""
+        settings = self.config.settings
+        self._engine.limit_statements(
+            max_client_count=settings.max_client_prepared_statements,
+            max_client_bytes=settings.max_client_prepared_bytes,
+            max_bytes=-(-settings.max_prepared_memory // self._workers),
+            cache_unnamed=settings.cache_unnamed_statements,
+        )
 
     def _configure(self, pool: Pool) -> None:
         """Tell the engine how the pool works."""
@@ -274,6 +286,9 @@ class Pools:
             check_query=EMPTY_QUERY if check == "<empty>" else check.encode(),
             check_delay_us=int(settings.server_check_delay * 1_000_000),
             cancel_abandoned=settings.cancel_abandoned,
+            max_prepared_statements=0
+            if mode is PoolMode.SESSION
+            else settings.max_prepared_statements,
         )
 
     def _size(self, database: Database, user: str) -> int:

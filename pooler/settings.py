@@ -39,6 +39,7 @@ from pooler.setting_kinds import (
 from pooler.setting_kinds import usable_cores as usable_cores  # for the unit test
 
 UINT_MAX = 2**32 - 1
+MIB = 1 << 20
 MAX_DATABASE_NAME_BYTES = 63
 MAX_USER_NAME_BYTES = 127
 
@@ -88,6 +89,10 @@ class Settings:
     autodb_idle_timeout: float = setting(3600.0, TIME,
         "Forget a database that came from the `*` entry after this long unused.",
         unit="s", off=0.0)
+    cache_unnamed_statements: bool = setting(True, BOOL,
+        "A statement that is parsed again without a name, in transaction or statement"
+        " mode, stays prepared on the server and is not read again. Not a PgBouncer"
+        " setting.", built=True)
     cancel_abandoned: bool = setting(True, BOOL,
         "When a client vanishes: 1 cancels its query, rolls back and keeps the server;"
         " 0 closes the server, as PgBouncer does. Not a PgBouncer setting.", built=True)
@@ -167,6 +172,12 @@ class Settings:
     max_client_conn: int = setting(100, INT,
         "Clients, over all workers; the console is exempt.",
         unit="connections", built=True)
+    max_client_prepared_bytes: int = setting(16 * MIB, INT,
+        "Texts of the prepared statements of one client, in transaction or statement"
+        " mode; 0 is no limit. Not a PgBouncer setting.", unit="bytes", built=True)
+    max_client_prepared_statements: int = setting(10_000, INT,
+        "Prepared statements of one client, in transaction or statement mode; 0 is no"
+        " limit. Not a PgBouncer setting.", unit="statements", built=True)
     max_db_client_connections: int = setting(0, INT,
         "Clients of one database; 0 is no limit.", unit="connections")
     max_db_connections: int = setting(0, INT,
@@ -175,9 +186,13 @@ class Settings:
     max_packet_size: int = setting(INT_MAX, INT,
         "Longest message that is passed on.",
         unit="bytes", low=1, high=UINT_MAX, off=INT_MAX, built=True)
+    max_prepared_memory: int = setting(256 * MIB, INT,
+        "Texts of all prepared statements, each counted once per worker, over all"
+        " workers; 0 is no limit. Not a PgBouncer setting.", unit="bytes", built=True)
     max_prepared_statements: int = setting(200, INT,
-        "Prepared statements kept on each server connection; 0 turns the feature off.",
-        unit="statements", off=0)
+        "Prepared statements kept on each server connection, in transaction or"
+        " statement mode; 0 turns the feature off.",
+        unit="statements", off=0, built=True)
     max_user_client_connections: int = setting(0, INT,
         "Clients of one user; 0 is no limit.", unit="connections")
     max_user_connections: int = setting(0, INT,

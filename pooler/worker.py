@@ -40,6 +40,7 @@ def run(start: WorkerStart) -> int:
     engine = Engine(
         tracked_parameters(start.config).values(),
         max_message_bytes=start.config.settings.max_packet_size,
+        statement_prefix=f"pooler_{start.slot}_".encode(),
     )
     loop = asyncio.SelectorEventLoop(EngineSelector(engine))
     asyncio.set_event_loop(loop)

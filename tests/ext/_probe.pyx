@@ -7,7 +7,7 @@ socket: bytes go in, and what would be sent comes out.
 """
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
-from libc.stdint cimport uint8_t, uint32_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
@@ -25,11 +25,21 @@ from pooler._pool cimport (
 from pooler._relay cimport (
     RELAY_ALIGN, RELAY_ALIGN_FAILED, RELAY_CLIENT_PROTO, RELAY_NO_MEMORY, RELAY_OK,
     RELAY_SERVER_DEAD, RELAY_SERVER_PROTO, RELAY_TERMINATE, RELAY_WAIT, Relay,
-    RelayStatus, relay_client_bytes, relay_server_bytes,
+    RelayStatus,
 )
+from pooler._answers cimport relay_server_bytes
+from pooler._requests cimport relay_client_bytes
+from pooler._effects cimport session_statements_free
 from pooler._session cimport (
     CLIENT_LOGIN, ClientSession, Pool, SERVER_ACTIVE, ServerSession,
     requests_at, requests_free, requests_init, server_is_free, set_client_state,
+)
+from pooler._sqltext cimport (
+    SqlCommand, sql_concerns, sql_ends_transaction, sql_is_stable, sql_next,
+)
+from pooler._statements cimport (
+    ClientStatement, ClientStatements, ServerStatement, client_statements_free,
+    server_statement_sure, statements_free, statements_init,
 )
 from pooler._wire cimport (
     CLIENT_RULES, Found, IDLE_SERVER_RULES, Rule, SCAN_END, SCAN_EPROTO,
@@ -106,6 +116,41 @@ def error_response(str severity, str sqlstate, str text):
     return out
 
 
+SQL_VERBS = ("other", "prepare", "execute", "deallocate", "forget all")
+
+
+def sql_commands(bytes text):
+    """``sql_next`` to the end: (verb, name, how it is written, end) of each."""
+    cdef SqlCommand command
+    cdef size_t pos = 0
+    cdef const uint8_t *p = <const uint8_t *> <const char *> text
+    commands = []
+    if not sql_concerns(p, len(text)):
+        return commands
+    while sql_next(p, len(text), &pos, &command):
+        assert command.end <= len(text)
+        verb = SQL_VERBS[command.verb]
+        if verb == "forget all":
+            commands.append((verb, b"", b"", command.end))
+            continue
+        assert command.name_start < command.name_end <= command.end
+        commands.append((
+            verb, bytes(command.name[:command.name_n]),
+            text[command.name_start:command.name_end], command.end,
+        ))
+    return commands
+
+
+def is_stable_text(bytes text):
+    """``sql_is_stable``."""
+    return bool(sql_is_stable(<const uint8_t *> <const char *> text, len(text)))
+
+
+def ends_transaction(bytes text):
+    """``sql_ends_transaction``."""
+    return bool(sql_ends_transaction(<const uint8_t *> <const char *> text, len(text)))
+
+
 def is_fatal(bytes body):
     """``error_is_fatal`` of an ErrorResponse body."""
     return bool(error_is_fatal(<const uint8_t *> <const char *> body, len(body)))
@@ -121,13 +166,20 @@ cdef class Bench:
     cdef int client_n
     cdef int server_n
     cdef readonly list woken  # (client, server, to_server, status) of resumed clients
+    cdef bytes aside  # what the last call had for the other side
 
-    def __cinit__(self, int max_servers=4, tracked=("application_name", "DateStyle")):
+    def __cinit__(
+        self, int max_servers=4, tracked=("application_name", "DateStyle"),
+        uint32_t max_prepared_statements=0,
+    ):
         memset(&self.relay, 0, sizeof(Relay))
         memset(&self.pool, 0, sizeof(Pool))
         self.pool.max_servers = max_servers
+        self.pool.max_prepared_statements = max_prepared_statements
         self.client_n = self.server_n = 0
         params_init(&self.relay.params)
+        statements_init(&self.relay.statements, &self.relay.params, b"p_")
+        self.relay.statements.cache_unnamed = True
         for name in tracked:
             params_track(&self.relay.params, name.encode(), False)
         self.woken = []
@@ -137,14 +189,20 @@ cdef class Bench:
         for i in range(self.client_n):
             queue_reset(&self.clients[i].stream.held)
             queue_reset(&self.clients[i].stream.out)
+            client_statements_free(
+                &self.relay.statements, self.clients[i].statements
+            )
             free(self.clients[i])
         for i in range(self.server_n):
             queue_reset(&self.servers[i].stream.held)
             queue_reset(&self.servers[i].stream.out)
             requests_free(&self.servers[i].requests)
+            self.servers[i].client = NULL
+            session_statements_free(&self.relay.statements, self.servers[i])
             free(self.servers[i])
         free(self.relay.to_client.scratch)
         free(self.relay.to_server.scratch)
+        statements_free(&self.relay.statements)
         params_free(&self.relay.params)
 
     cdef ParamSet *values(self, parameters) except NULL:
@@ -182,6 +240,7 @@ cdef class Bench:
         s.xact_status = c"I"
         s.params = self.values(parameters)
         requests_init(&s.requests)
+        s.tracked = self.pool.max_prepared_statements != 0
         pool_add_server(&self.pool, s)
         self.servers[self.server_n] = s
         self.server_n += 1
@@ -199,6 +258,9 @@ cdef class Bench:
         assert consumed <= len(data)
         to_server = PyBytes_FromStringAndSize(
             <const char *> self.relay.to_server.data, self.relay.to_server.n
+        )
+        self.aside = PyBytes_FromStringAndSize(
+            <const char *> self.relay.to_client.data, self.relay.to_client.n
         )
         rest = data[consumed:]
         queue_keep(
@@ -259,6 +321,9 @@ cdef class Bench:
         to_client = PyBytes_FromStringAndSize(
             <const char *> self.relay.to_client.data, self.relay.to_client.n
         )
+        self.aside = PyBytes_FromStringAndSize(
+            <const char *> self.relay.to_server.data, self.relay.to_server.n
+        )
         rest = data[consumed:]
         queue_keep(&s.stream.held, <const uint8_t *> <const char *> rest, len(rest))
         client = None if c == NULL else <int> <size_t> c.io
@@ -301,11 +366,14 @@ cdef class Bench:
                 pool_detach(&self.pool, s)
             else:
                 dropped = <int> <size_t> s.io
+                session_statements_free(&self.relay.statements, s)
                 pool_remove_server(&self.pool, s)
                 params_unref(&self.relay.params, s.params)
                 s.params = NULL
         pool_remove_client(&self.pool, c)
         queue_reset(&c.stream.held)
+        client_statements_free(&self.relay.statements, c.statements)
+        c.statements = NULL
         params_unref(&self.relay.params, c.params)
         c.params = NULL
         self.wake()
@@ -315,6 +383,7 @@ cdef class Bench:
         """A server is gone; returns the client it had, left without one."""
         cdef ServerSession *s = self.servers[i]
         client = None if s.client == NULL else <int> <size_t> s.client.io
+        session_statements_free(&self.relay.statements, s)
         pool_remove_server(&self.pool, s)
         params_unref(&self.relay.params, s.params)
         s.params = NULL
@@ -336,6 +405,75 @@ cdef class Bench:
             for k in range(s.requests.tail - s.requests.head)
         )
         return s.state, client, requests
+
+    def take_aside(self):
+        """What the last feed had for the other side: answers of ours, a replay."""
+        aside = self.aside
+        self.aside = b""
+        return aside
+
+    def limit_statements(
+        self, uint32_t client_count=0, uint64_t client_bytes=0, uint64_t total_bytes=0,
+        bint cache_unnamed=True,
+    ):
+        """Limits of prepared statements; 0 is none."""
+        self.relay.statements.max_client_count = client_count
+        self.relay.statements.max_client_bytes = client_bytes
+        self.relay.statements.max_bytes = total_bytes
+        self.relay.statements.cache_unnamed = cache_unnamed
+
+    def statement_counts(self):
+        """(texts kept, bytes of them)."""
+        return self.relay.statements.count, self.relay.statements.bytes
+
+    def client_names(self, int i):
+        """A client's names, each with the name on servers and the text."""
+        cdef ClientStatements *names = self.clients[i].statements
+        cdef ClientStatement *entry
+        cdef uint32_t k
+        found = {}
+        if names == NULL:
+            return found
+        for k in range(names.mask + 1):
+            entry = names.buckets[k]
+            while entry != NULL:
+                found[bytes(entry.name[:entry.name_n])] = (
+                    bytes(entry.statement.name[:entry.statement.name_n]),
+                    bytes(entry.statement.text[:entry.statement.n]),
+                )
+                entry = entry.next
+        assert len(found) == names.count
+        return found
+
+    def server_names(self, int i):
+        """Names of the statements that a server has, oldest first; sure ones only."""
+        cdef ServerSession *s = self.servers[i]
+        cdef ServerStatement *entry = s.statements.oldest
+        found = []
+        while entry != NULL:
+            if server_statement_sure(&s.statements, entry):
+                found.append(bytes(entry.statement.name[:entry.statement.name_n]))
+            entry = entry.newer
+        return found
+
+    def effects(self, int i):
+        """How many effects are pending on a server."""
+        return self.servers[i].effects.tail - self.servers[i].effects.head
+
+    def stray(self, int i):
+        """Whether a server has names that are not ours."""
+        return bool(self.servers[i].stray_statements)
+
+    def statement_stats(self):
+        """The pool's counters of prepared statements."""
+        return {
+            "client_parses": self.pool.client_parse_count,
+            "server_parses": self.pool.server_parse_count,
+            "binds": self.pool.bind_count,
+            "hits": self.pool.parse_hit_count,
+            "evictions": self.pool.eviction_count,
+            "replays": self.pool.replay_count,
+        }
 
     def counts(self):
         """The pool's own counts."""

@@ -15,8 +15,9 @@ from pooler._buf cimport output_clear, queue_add, queue_keep, queue_reset, queue
 from pooler._pool cimport pool_give_up
 from pooler._relay cimport (
     RELAY_ALIGN, RELAY_OK, RELAY_WAIT, RelayStatus, relay_cancel_waiting,
-    relay_client_bytes, relay_server_bytes,
 )
+from pooler._answers cimport relay_server_bytes
+from pooler._requests cimport relay_client_bytes
 from pooler._session cimport CLIENT_WAITING, ClientSession, ServerSession
 from tests.fuzz._checks cimport check, digest, same
 from tests.fuzz._world cimport (

@@ -352,7 +352,7 @@ class PoolMachine(RuleBasedStateMachine):
         while s.said and avail:
             m = s.said[0]
             if not m.taken:
-                if avail < (len(m.data) if m.code in "ZS" else 5):
+                if avail < (len(m.data) if m.code in "ZSC" else 5):
                     break
                 self.begin_message(s, m)
             take = min(avail, len(m.data) - m.taken)

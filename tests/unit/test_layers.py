@@ -125,7 +125,7 @@ def test_the_imports_are_found() -> None:
     known = {
         Edge("master", "worker", False),
         Edge("master", "slot", True),
-        Edge("_relay", "_pool", True),
+        Edge("_requests", "_pool", True),
         Edge("_wire", "messages", True),
         Edge("_session", "errors", True),
         Edge("_buf", "_debug", True),

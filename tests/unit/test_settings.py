@@ -146,7 +146,14 @@ unix_socket_mode! 0777
 user! -
 verbose 0
 """
-OUR_OWN_KEYS = {"workers", "cancel_abandoned"}
+OUR_OWN_KEYS = {
+    "workers",
+    "cancel_abandoned",
+    "cache_unnamed_statements",
+    "max_client_prepared_bytes",
+    "max_client_prepared_statements",
+    "max_prepared_memory",
+}
 DATABASE_KEYS = """
 dbname host port user password auth_user auth_query auth_dbname pool_size
 min_pool_size reserve_pool_size reserve_pool pool_mode max_db_connections
@@ -167,7 +174,8 @@ server_login_retry ignore_startup_parameters unix_socket_mode tcp_keepalive
 query_wait_timeout so_reuseport conffile cancel_abandoned cancel_wait_timeout
 log_pooler_errors max_packet_size peer_id server_check_delay server_check_query
 server_reset_query server_reset_query_always track_extra_parameters
-unix_socket_group user verbose
+unix_socket_group user verbose cache_unnamed_statements max_prepared_statements
+max_client_prepared_statements max_client_prepared_bytes max_prepared_memory
 """
 RECONNECT_KEYS = """
 dbname host port user connect_query auth_dbname auth_query load_balance_hosts

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: MIT
+"""Errors in a client's own words; see ``_error_text.pxd``."""
+
+from libc.stdint cimport uint8_t, uint32_t
+from libc.string cimport memcmp, memcpy
+
+from pooler._buf cimport Output, output_room
+from pooler._statements cimport (
+    ClientStatement, ClientStatements, EFFECT_DUPLICATE, refusal_sqlstate, refusal_text,
+)
+from pooler._wire cimport error_response_bytes, put_error_response, store_be32
+
+cdef extern from "<string.h>" nogil:
+    void *memmem(const void *text, size_t n, const void *part, size_t part_n)
+
+cdef struct Name:
+    const uint8_t *text  # borrow
+    size_t n
+
+
+cdef void put_refusal(Output *out, uint8_t refusal) noexcept nogil:
+    cdef const char *text = refusal_text(refusal)
+    cdef size_t n = error_response_bytes(text)
+    cdef uint8_t *room = output_room(out, n)
+    if room != NULL:
+        out.n -= n
+        out.n += put_error_response(
+            room, b"ERROR", refusal_sqlstate(refusal), text
+        )
+
+
+cdef void name_of_client(
+    const ClientSession *c, const Effect *effect,
+    const uint8_t *name, size_t n, Name *found,
+) noexcept nogil:
+    """What the client calls the statement that servers know by this name.
+
+    One that it has no name for was its unnamed statement when it sent the request.
+    """
+    cdef const ClientStatements *names = c.statements
+    cdef const ClientStatement *entry
+    cdef uint32_t i
+    if effect != NULL and effect.flags & EFFECT_DUPLICATE:
+        found.text = <const uint8_t *> effect.entry.name
+        found.n = effect.entry.name_n
+        return
+    found.text = NULL
+    found.n = 0
+    if names == NULL:
+        return
+    for i in range(names.mask + 1):
+        entry = names.buckets[i]
+        while entry != NULL:
+            if entry.statement.name_n == n and (
+                memcmp(entry.statement.name, name, n) == 0
+            ):
+                found.text = <const uint8_t *> entry.name
+                found.n = entry.name_n
+                return
+            entry = entry.next
+
+
+cdef bint put_renamed_error(
+    Output *out, const StatementTable *t, const ClientSession *c, const Effect *effect,
+    const uint8_t *message, size_t n,
+) noexcept nogil:
+    """An ErrorResponse in which the client's names stand where ours did.
+
+    False, and nothing is put, when none of ours is in it.
+    """
+    cdef const uint8_t *at = <const uint8_t *> memmem(
+        message, n, t.prefix, t.prefix_n
+    )
+    cdef const uint8_t *done = message
+    cdef const uint8_t *end = message + n
+    cdef size_t start = out.n
+    cdef size_t name_n
+    cdef Name name
+    if at == NULL:
+        return False
+    while at != NULL:
+        name_n = t.prefix_n
+        while at + name_n < end and c"0" <= at[name_n] <= c"9":
+            name_n += 1
+        put_bytes(out, done, <size_t> (at - done))
+        done = at + name_n
+        if name_n > t.prefix_n and at + name_n < end and at[name_n] == c"?":
+            put_bytes(out, at, name_n)  # a name that was made to be missing
+            done += 1
+        else:
+            name_of_client(c, effect, at, name_n, &name)
+            put_bytes(out, name.text, name.n)
+        at = done
+        at = <const uint8_t *> memmem(
+            at, <size_t> (end - at), t.prefix, t.prefix_n
+        )
+    put_bytes(out, done, <size_t> (end - done))
+    if not out.failed:
+        store_be32(
+            out.scratch + start + 1, <uint32_t> (out.n - start - 1)
+        )
+    return True
+
+
+cdef void put_bytes(Output *out, const uint8_t *p, size_t n) noexcept nogil:
+    """Copy bytes into the client's stream."""
+    cdef uint8_t *room
+    if n:
+        room = output_room(out, n)
+        if room != NULL:
+            memcpy(room, p, n)

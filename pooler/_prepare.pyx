@@ -1,0 +1,572 @@
+# SPDX-License-Identifier: MIT
+"""Requests that concern prepared statements; see ``_prepare.pxd``."""
+
+from libc.stdint cimport uint8_t, uint32_t
+from libc.stdlib cimport malloc
+from libc.string cimport memchr, memcpy
+
+from pooler._buf cimport Output, output_add, output_room
+from pooler._effects cimport push_with_effect
+from pooler._install cimport (
+    OWN_NAME_BYTES, ensure, looks_like_ours, make_room, own_name,
+    put_close, put_named, put_parse, use_target,
+)
+from pooler._replay cimport replay_arm
+from pooler._session cimport REQUEST_FAKE, REQUEST_SKIP, requests_push
+from pooler._sqlnames cimport (
+    intern, intern_parse, is_stable, names_of, over_limit, query_names, rename_query,
+)
+from pooler._statements cimport (
+    ABSORB_DROP, ABSORB_KEEP, ClientStatement, ClientStatements, Effect,
+    EFFECT_ADDS_NAME, EFFECT_CLOSES_UNNAMED, EFFECT_DROPS_NAME, EFFECT_DUPLICATE,
+    EFFECT_REFUSED, EFFECT_UNNAMED, PREPARE_DONE, PREPARE_FORWARD, PREPARE_HOLD,
+    PREPARE_NO_MEMORY, REFUSED_MEMORY, REFUSED_NAME, REFUSED_NOT, Refusal,
+    STATEMENT_NAME_BYTES, STATEMENT_PARSE, ServerStatement, Statement,
+    StatementTable, absorbed_free, client_statement_find, client_statement_link,
+    client_statement_new, client_statement_unlink, server_statement_add,
+    server_statement_find, server_statement_sure, server_statement_use,
+    statement_ref, statement_unref, text_seen,
+)
+from pooler._wire cimport Found, HEADER_BYTES, put_header
+
+cdef enum:
+    NAMES_MOST_BYTES = 32768  # of a message, up to the end of the names in it
+    QUERY_LOOK_BYTES = 256  # what must be there of a Query to see what it is
+
+cdef const char *REFUSED_SUFFIX = b"refused"
+
+
+cdef inline size_t after_cstring(
+    const uint8_t *message, size_t here, size_t at
+) noexcept nogil:
+    """Behind the terminator of the string at ``at``; 0 when it is not there."""
+    cdef const uint8_t *end
+    if at >= here:
+        return 0
+    end = <const uint8_t *> memchr(message + at, 0, here - at)
+    return 0 if end == NULL else <size_t> (end - message) + 1
+
+
+# ---------------------------------------------------------------- refusals
+
+cdef PrepareResult refuse(
+    StatementTable *t, ClientSession *c, ServerSession *s, Output *out, Refusal why
+) noexcept nogil:
+    """Have PostgreSQL fail where the client's request stood; the text will be ours."""
+    cdef char name[OWN_NAME_BYTES]
+    cdef size_t n = own_name(t, REFUSED_SUFFIX, name)
+    cdef uint8_t kind = c"S"
+    cdef Effect *effect = push_with_effect(s, c"P")
+    if effect == NULL or put_named(out, c"D", &kind, 1, name, n, 0) < 0:
+        return PREPARE_NO_MEMORY
+    effect.flags = EFFECT_REFUSED
+    effect.refusal = <uint8_t> why
+    return PREPARE_DONE
+
+
+cdef PrepareResult refuse_cut(
+    StatementTable *t, ClientSession *c, ServerSession *s, Output *out,
+    const Found *found, size_t here, size_t *taken, Refusal why,
+) noexcept nogil:
+    """Refuse a message of which more may be to come: the rest is dropped as well."""
+    if here <= found.length:
+        if names_of(c) == NULL:
+            return PREPARE_NO_MEMORY
+        c.statements.absorbing = ABSORB_DROP
+    taken[0] = here
+    return refuse(t, c, s, out, why)
+
+
+cdef PrepareResult names_missing(
+    StatementTable *t, ClientSession *c, ServerSession *s, Output *out,
+    const Found *found, size_t here, size_t *taken,
+) noexcept nogil:
+    """A name in this message has no end here."""
+    if here > found.length:
+        return PREPARE_FORWARD  # nor anywhere: PostgreSQL says what it thinks of it
+    if here > NAMES_MOST_BYTES:
+        return refuse_cut(t, c, s, out, found, here, taken, REFUSED_NAME)
+    return PREPARE_HOLD
+
+
+cdef inline bint may_answer(const ServerSession *s) noexcept nogil:
+    """Whether a Parse can be answered here: PostgreSQL would surely accept it.
+
+    It does not in a failed transaction, nor can anybody say before what was sent
+    earlier is answered.
+    """
+    return s.xact_status != c"E" and s.requests.closing_count == 0
+
+
+cdef PrepareResult parse_unnamed(
+    StatementTable *t, ClientSession *c, ServerSession *s, Output *out,
+    const uint8_t *text, size_t n, size_t query_n,
+) noexcept nogil:
+    """A Parse of the unnamed statement.
+
+    The first time a text is met it goes to the server as it is. From the second time
+    on the server keeps it under a name of ours, and need not read it again.
+    """
+    cdef ClientStatements *names = c.statements
+    cdef Statement *st = intern_parse(t, c, text, n, query_n, False)
+    cdef ServerStatement *entry
+    cdef Effect *effect
+    cdef bint cached = False
+    if (
+        st != NULL and st.target == NULL and t.cache_unnamed
+        and may_answer(s)
+    ):
+        entry = server_statement_find(&s.statements, st)
+        if entry != NULL and server_statement_sure(&s.statements, entry):
+            cached = is_stable(st)
+            if cached:
+                server_statement_use(&s.statements, entry)
+                s.pool.parse_hit_count += 1
+                effect = push_with_effect(s, c"P" | REQUEST_FAKE)
+        elif text_seen(t, st.hash) and is_stable(st):
+            cached = True
+            if make_room(t, s, out, st) < 0:
+                return PREPARE_NO_MEMORY
+            effect = push_with_effect(s, c"P")
+            if (
+                effect == NULL
+                or server_statement_add(&s.statements, st) == NULL
+                or put_parse(out, st, st.name, st.name_n) < 0
+            ):
+                return PREPARE_NO_MEMORY
+            effect.installed = statement_ref(st)
+            s.pool.server_parse_count += 1
+    if not cached:
+        if st != NULL and st.target != NULL and use_target(t, s, out, st, False) < 0:
+            return PREPARE_NO_MEMORY
+        effect = push_with_effect(s, c"P")
+        if put_named(out, c"P", NULL, 0, b"", 0, n if st == NULL else st.n) < 0:
+            return PREPARE_NO_MEMORY
+        if st == NULL:
+            output_add(out, text, n)
+        else:
+            output_add(out, st.text, st.n)
+        s.pool.server_parse_count += 1
+        s.unnamed_maybe = True
+    if effect == NULL or out.failed:
+        return PREPARE_NO_MEMORY
+    s.unnamed_own = not cached
+    effect.flags |= EFFECT_UNNAMED
+    effect.unnamed_before = names.unnamed
+    names.unnamed = st
+    return PREPARE_DONE
+
+
+cdef PrepareResult parse_duplicate(
+    StatementTable *t, ClientSession *c, ServerSession *s, Output *out,
+    ClientStatement *entry, const uint8_t *text, size_t n,
+) noexcept nogil:
+    """A Parse with a name that the client has given already.
+
+    The server is sent it with its own name for that statement, so that it finds in
+    the text whatever it finds, and then that the name is taken (42P05).
+    """
+    cdef Statement *taken = entry.statement
+    cdef Statement *st = intern(t, c, STATEMENT_PARSE, text, n)
+    cdef ClientStatement *second
+    cdef Effect *effect
+    if st == NULL:
+        return refuse(t, c, s, out, REFUSED_MEMORY)
+    second = client_statement_new(entry.name, entry.name_n, st)
+    statement_unref(t, st)
+    if second == NULL or ensure(t, s, out, taken, False) < 0:
+        return PREPARE_NO_MEMORY
+    effect = push_with_effect(s, c"P")
+    if (
+        effect == NULL
+        or put_named(out, c"P", NULL, 0, taken.name, taken.name_n, n) < 0
+    ):
+        return PREPARE_NO_MEMORY
+    output_add(out, text, n)
+    effect.flags = EFFECT_DUPLICATE
+    effect.entry = second
+    effect.installed = statement_ref(taken)
+    return PREPARE_DONE
+
+
+cdef PrepareResult parse_named(
+    StatementTable *t, ClientSession *c, ServerSession *s, Output *out,
+    const uint8_t *name, size_t name_n, const uint8_t *text, size_t n, size_t query_n,
+) noexcept nogil:
+    cdef ClientStatements *names = c.statements
+    cdef ClientStatement *entry = client_statement_find(names, name, name_n)
+    cdef ServerStatement *there
+    cdef Statement *st
+    cdef Effect *effect
+    cdef Refusal why
+    if entry != NULL:
+        return parse_duplicate(t, c, s, out, entry, text, n)
+    why = over_limit(t, names, n)
+    if why != REFUSED_NOT:
+        return refuse(t, c, s, out, why)
+    st = intern_parse(t, c, text, n, query_n, True)
+    if st == NULL:
+        return refuse(t, c, s, out, REFUSED_MEMORY)
+    entry = client_statement_new(name, name_n, st)
+    statement_unref(t, st)
+    if entry == NULL or client_statement_link(names, entry) < 0:
+        return PREPARE_NO_MEMORY
+    entry.pending = True
+    there = server_statement_find(&s.statements, st)
+    if server_statement_sure(&s.statements, there) and may_answer(s):
+        server_statement_use(&s.statements, there)
+        s.pool.parse_hit_count += 1
+        effect = push_with_effect(s, c"P" | REQUEST_FAKE)
+        if effect == NULL:
+            return PREPARE_NO_MEMORY
+    else:
+        if st.target != NULL and use_target(t, s, out, st, False) < 0:
+            return PREPARE_NO_MEMORY
+        if make_room(t, s, out, st) < 0:
+            return PREPARE_NO_MEMORY
+        effect = push_with_effect(s, c"P")
+        if (
+            effect == NULL
+            or server_statement_add(&s.statements, st) == NULL
+            or put_parse(out, st, st.name, st.name_n) < 0
+        ):
+            return PREPARE_NO_MEMORY
+        effect.installed = statement_ref(st)
+        s.pool.server_parse_count += 1
+    effect.flags = EFFECT_ADDS_NAME
+    effect.entry = entry
+    return PREPARE_DONE
+
+
+cdef PrepareResult parse_whole(
+    StatementTable *t, ClientSession *c, ServerSession *s, Output *out,
+    const uint8_t *body, size_t n,
+) noexcept nogil:
+    """A Parse whose body is all here. FORWARD: it is malformed."""
+    cdef size_t name_end = after_cstring(body, n, 0)
+    cdef size_t query_end = after_cstring(body, n, name_end) if name_end else 0
+    if query_end == 0:
+        return PREPARE_FORWARD
+    s.pool.client_parse_count += 1
+    if name_end == 1:
+        return parse_unnamed(
+            t, c, s, out, body + 1, n - 1, query_end - 2
+        )
+    return parse_named(
+        t, c, s, out, body, name_end - 1, body + name_end, n - name_end,
+        query_end - name_end - 1,
+    )
+
+
+cdef inline bint no_room(const StatementTable *t, size_t n) noexcept nogil:
+    return t.max_bytes != 0 and t.bytes + n > t.max_bytes
+
+
+cdef PrepareResult absorb(
+    StatementTable *t, ClientSession *c, const Found *found, const uint8_t *message,
+    size_t here, size_t *taken,
+) noexcept nogil:
+    """Keep a message of which more is to come; the relay brings the rest."""
+    cdef ClientStatements *names = c.statements
+    names.part = <uint8_t *> malloc(found.length)
+    if names.part == NULL:
+        return PREPARE_NO_MEMORY
+    names.code = found.code
+    names.part_n = found.length - 4
+    t.bytes += names.part_n
+    names.part_have = <uint32_t> (here - HEADER_BYTES)
+    memcpy(names.part, message + HEADER_BYTES, names.part_have)
+    names.absorbing = ABSORB_KEEP
+    taken[0] = here
+    return PREPARE_DONE
+
+
+cdef PrepareResult prepare_parse(
+    StatementTable *t, ClientSession *c, ServerSession *s, Output *out,
+    const Found *found, const uint8_t *message, size_t here, size_t *taken,
+) noexcept nogil:
+    cdef size_t name_end = after_cstring(message, here, HEADER_BYTES)
+    cdef Effect *effect
+    cdef Refusal why
+    if name_end == 0:
+        return names_missing(t, c, s, out, found, here, taken)
+    if names_of(c) == NULL:
+        return PREPARE_NO_MEMORY
+    if here > found.length:
+        taken[0] = here
+        return parse_whole(
+            t, c, s, out, message + HEADER_BYTES, found.length - 4
+        )
+    if name_end > HEADER_BYTES + 1:
+        why = over_limit(t, c.statements, found.length)
+        if why == REFUSED_NOT and no_room(t, found.length):
+            why = REFUSED_MEMORY
+        if why != REFUSED_NOT:
+            return refuse_cut(t, c, s, out, found, here, taken, why)
+        return absorb(t, c, found, message, here, taken)
+    # Too long to be worth remembering: it streams, and lives as long as this link.
+    effect = push_with_effect(s, c"P")
+    if effect == NULL:
+        return PREPARE_NO_MEMORY
+    effect.flags = EFFECT_UNNAMED
+    effect.unnamed_before = c.statements.unnamed
+    c.statements.unnamed = NULL
+    s.unnamed_own = s.unnamed_maybe = True
+    s.pool.client_parse_count += 1
+    s.pool.server_parse_count += 1
+    return PREPARE_DONE
+
+
+# ---------------------------------------------------------------- Bind and the like
+
+cdef int close_unnamed(ServerSession *s, Output *out) noexcept nogil:
+    """Whatever unnamed statement the server has, it is not this client's."""
+    cdef Effect *effect
+    if not s.unnamed_maybe:
+        return 0
+    s.unnamed_maybe = False
+    effect = push_with_effect(s, c"C" | REQUEST_SKIP)
+    if effect == NULL:
+        return -1
+    effect.flags = EFFECT_CLOSES_UNNAMED
+    return put_close(out, c"S", b"", 0)
+
+
+cdef PrepareResult find_statement(
+    StatementTable *t, ClientSession *c, ServerSession *s, Output *out,
+    const uint8_t *name, size_t name_n, Statement **found,
+) noexcept nogil:
+    """The statement that a client names, which the server then has.
+
+    FORWARD, and no statement: the name goes to the server as it is, because it is the
+    server's unnamed statement, or PostgreSQL's to refuse.
+    """
+    cdef ClientStatement *entry
+    cdef Statement *st = NULL
+    found[0] = NULL
+    if name_n:
+        entry = client_statement_find(c.statements, name, name_n)
+        if entry == NULL:
+            return PREPARE_FORWARD
+        st = entry.statement
+    elif s.unnamed_own:
+        if c.statements != NULL and c.statements.unnamed != NULL:
+            st = c.statements.unnamed
+            if st.target != NULL and use_target(t, s, out, st, False) < 0:
+                return PREPARE_NO_MEMORY
+        return PREPARE_FORWARD
+    elif c.statements == NULL or c.statements.unnamed == NULL:
+        if close_unnamed(s, out) < 0:
+            return PREPARE_NO_MEMORY
+        return PREPARE_FORWARD
+    else:
+        st = c.statements.unnamed
+    if ensure(t, s, out, st, False) < 0:
+        return PREPARE_NO_MEMORY
+    replay_arm(t, s, out, st)
+    found[0] = st
+    return PREPARE_DONE
+
+
+cdef PrepareResult put_renamed(
+    StatementTable *t, ServerSession *s, Output *out, const Found *found,
+    const uint8_t *message, size_t name_at, size_t name_end, const Statement *st,
+) noexcept nogil:
+    """Send a message's beginning with another name in it; the rest goes as it is.
+
+    Without a statement, a name that is unknown but looks like ours is made one that
+    cannot be there.
+    """
+    cdef const char *name
+    cdef size_t name_n
+    cdef char missing[STATEMENT_NAME_BYTES + 2]
+    if requests_push(&s.requests, found.code) < 0:
+        return PREPARE_NO_MEMORY
+    if st != NULL:
+        name = <const char *> st.name
+        name_n = st.name_n
+    else:
+        name_n = name_end - name_at
+        memcpy(missing, message + name_at, name_n - 1)
+        missing[name_n - 1] = c"?"
+        name = missing
+    if put_named(
+        out, found.code, message + HEADER_BYTES, name_at - HEADER_BYTES, name, name_n,
+        found.length + 1 - name_end,
+    ) < 0:
+        return PREPARE_NO_MEMORY
+    return PREPARE_DONE
+
+
+cdef PrepareResult prepare_named(
+    StatementTable *t, ClientSession *c, ServerSession *s, Output *out,
+    const Found *found, const uint8_t *message, size_t name_at, size_t name_end,
+    size_t *taken,
+) noexcept nogil:
+    """Bind or Describe of the statement whose name stands at ``name_at``."""
+    cdef Statement *st
+    cdef PrepareResult result = find_statement(
+        t, c, s, out, message + name_at, name_end - 1 - name_at, &st
+    )
+    if result == PREPARE_NO_MEMORY:
+        return result
+    if st == NULL and not looks_like_ours(t, message + name_at, name_end - 1 - name_at):
+        return PREPARE_FORWARD
+    taken[0] = name_end
+    return put_renamed(t, s, out, found, message, name_at, name_end, st)
+
+
+cdef PrepareResult prepare_bind(
+    StatementTable *t, ClientSession *c, ServerSession *s, Output *out,
+    const Found *found, const uint8_t *message, size_t here, size_t *taken,
+) noexcept nogil:
+    cdef size_t portal_end = after_cstring(message, here, HEADER_BYTES)
+    cdef size_t name_end = (
+        after_cstring(message, here, portal_end) if portal_end else 0
+    )
+    if name_end == 0:
+        return names_missing(t, c, s, out, found, here, taken)
+    s.pool.bind_count += 1
+    return prepare_named(
+        t, c, s, out, found, message, portal_end, name_end, taken
+    )
+
+
+cdef PrepareResult prepare_close(
+    StatementTable *t, ClientSession *c, ServerSession *s,
+    const uint8_t *name, size_t name_n, size_t here, size_t *taken,
+) noexcept nogil:
+    """Close of a statement: the name goes, the server keeps the statement."""
+    cdef ClientStatement *entry
+    cdef Effect *effect
+    if name_n == 0 and s.unnamed_own:  # it is really there
+        effect = push_with_effect(s, c"C")
+    else:
+        effect = push_with_effect(s, c"C" | REQUEST_FAKE)
+        taken[0] = here
+    if effect == NULL:
+        return PREPARE_NO_MEMORY
+    if name_n == 0:
+        effect.flags = EFFECT_UNNAMED
+        if c.statements != NULL:
+            effect.unnamed_before = c.statements.unnamed
+            c.statements.unnamed = NULL
+        elif names_of(c) == NULL:
+            return PREPARE_NO_MEMORY
+        return PREPARE_DONE
+    entry = client_statement_find(c.statements, name, name_n)
+    if entry != NULL:
+        client_statement_unlink(c.statements, entry)
+        effect.flags = EFFECT_DROPS_NAME
+        effect.entry = entry
+    return PREPARE_DONE
+
+
+cdef PrepareResult prepare_describe_or_close(
+    StatementTable *t, ClientSession *c, ServerSession *s, Output *out,
+    const Found *found, const uint8_t *message, size_t here, size_t *taken,
+) noexcept nogil:
+    cdef size_t name_at = HEADER_BYTES + 1
+    cdef size_t name_end
+    if here <= found.length:
+        return PREPARE_HOLD  # these are short messages
+    if message[HEADER_BYTES] != c"S":
+        return PREPARE_FORWARD
+    name_end = after_cstring(message, here, name_at)
+    if name_end != here:
+        return PREPARE_FORWARD  # malformed
+    if found.code == c"C":
+        return prepare_close(
+            t, c, s, message + name_at, name_end - 1 - name_at, here, taken
+        )
+    return prepare_named(
+        t, c, s, out, found, message, name_at, name_end, taken
+    )
+
+
+# ---------------------------------------------------------------- every request
+
+cdef PrepareResult prepare_query(
+    StatementTable *t, ClientSession *c, ServerSession *s, Output *out,
+    const Found *found, const uint8_t *message, size_t here, size_t *taken,
+) noexcept nogil:
+    """A Query drops the unnamed statement; PREPARE and the like are renamed."""
+    cdef size_t text_n = here - HEADER_BYTES
+    if here <= found.length:
+        if here < QUERY_LOOK_BYTES:
+            return PREPARE_HOLD
+    else:
+        text_n -= 1  # without the terminator
+    if c.statements != NULL:
+        statement_unref(t, c.statements.unnamed)
+        c.statements.unnamed = NULL
+    if here > found.length:
+        if message[here - 1] != 0:
+            return PREPARE_FORWARD
+        taken[0] = here
+        return rename_query(t, c, s, out, message + HEADER_BYTES, text_n)
+    if not query_names(message + HEADER_BYTES, text_n) or no_room(t, found.length):
+        return PREPARE_FORWARD
+    if names_of(c) == NULL:
+        return PREPARE_NO_MEMORY
+    return absorb(t, c, found, message, here, taken)
+
+
+cdef PrepareResult prepare_request(
+    StatementTable *t, ClientSession *c, ServerSession *s, Output *out,
+    const Found *found, const uint8_t *message, size_t here, size_t *taken,
+) noexcept nogil:
+    """Take a message that may name a prepared statement, or prepare one.
+
+    In:      message[0:here) borrowed, from its type byte on: the part that is here
+    Out:     out: what goes to the server in its place; *taken: how many of its bytes
+             that covers
+    Cost:    O(names), for Parse and for SQL that names statements O(text)
+    Source:  "Message Formats" (Parse, Bind, Describe, Close, Query)
+    """
+    taken[0] = 0
+    if found.code == c"B":
+        return prepare_bind(t, c, s, out, found, message, here, taken)
+    if found.code == c"Q":
+        return prepare_query(t, c, s, out, found, message, here, taken)
+    if found.code == c"P":
+        return prepare_parse(t, c, s, out, found, message, here, taken)
+    return prepare_describe_or_close(t, c, s, out, found, message, here, taken)
+
+
+cdef PrepareResult prepare_absorbed(
+    StatementTable *t, ClientSession *c, ServerSession *s, Output *out
+) noexcept nogil:
+    """The message that was kept is complete."""
+    cdef ClientStatements *names = c.statements
+    cdef uint8_t *body = names.part
+    cdef size_t n = names.part_n
+    cdef PrepareResult result = PREPARE_FORWARD
+    if s.skip_to_sync:
+        absorbed_free(t, names)
+        return PREPARE_DONE
+    if names.code == c"P":
+        result = parse_whole(t, c, s, out, body, n)
+    elif n and body[n - 1] == 0:
+        result = rename_query(t, c, s, out, body, n - 1)
+    if result == PREPARE_FORWARD:
+        result = forward_absorbed(s, out, names)
+    absorbed_free(t, names)
+    return result
+
+
+cdef PrepareResult forward_absorbed(
+    ServerSession *s, Output *out, const ClientStatements *names
+) noexcept nogil:
+    cdef uint8_t *room = output_room(out, HEADER_BYTES + names.part_n)
+    if room == NULL:
+        return PREPARE_NO_MEMORY
+    memcpy(
+        room + put_header(room, names.code, names.part_n + 4), names.part, names.part_n
+    )
+    if names.code == c"P":
+        if push_with_effect(s, c"P") == NULL:
+            return PREPARE_NO_MEMORY
+    elif requests_push(&s.requests, names.code) < 0:
+        return PREPARE_NO_MEMORY
+    return PREPARE_DONE
