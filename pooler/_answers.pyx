@@ -144,6 +144,13 @@ cdef inline bint is_xact_status(uint8_t status) noexcept nogil:
     return status == c"I" or status == c"T" or status == c"E"
 
 
+cdef inline void go_on(Relay *r, ClientSession *c) noexcept nogil:
+    """The batches are answered that the client's names depended on."""
+    if c != NULL and c.settling:
+        c.settling = False
+        r.resume = True
+
+
 cdef void server_ready(
     Relay *r, ServerSession *s, ClientSession *c, uint8_t answered
 ) noexcept nogil:
@@ -153,6 +160,8 @@ cdef void server_ready(
     s.skip_to_sync = False
     if s.tracked:
         effects_commit(&r.statements, s, effects)
+        if s.requests.closing_count == 0:
+            go_on(r, c)
         if s.requests.head == s.requests.tail:
             s.mapped_prepares = 0
     if answered & REQUEST_SKIP:
@@ -217,10 +226,11 @@ cdef void undo_failed(
         effects_undo(&r.statements, s, 0, skipped)
     if c != NULL and failed:
         show_error(r, s, effect, found, a, cut)
+    if effect != NULL:
+        effect.flags |= EFFECT_FAILED
     if skipped and effect != NULL:
         effects_undo(&r.statements, s, 0, 1)
-    if failed & 0x7F == REQUEST_SQL and effect != NULL:
-        effect.flags |= EFFECT_FAILED  # undone at ReadyForQuery
+    if failed & 0x7F == REQUEST_SQL:  # undone at ReadyForQuery
         s.error_told = failed & REQUEST_SKIP != 0
     elif failed & REQUEST_SKIP and query_is_next(s):
         s.error_told = True
@@ -247,7 +257,7 @@ cdef RelayStatus server_error(
     if s.tracked and c != NULL and a.first != 0:
         if cut and n < ERROR_HELD_BYTES:
             return RELAY_WAIT
-        if not cut and is_stale_plan(body, n):
+        if not cut and is_stale_plan(&r.statements, body, n):
             if replay_possible(s):
                 keep_until(r, a, found.start)
                 a.drop = True
@@ -261,6 +271,8 @@ cdef RelayStatus server_error(
         # how many ReadyForQuery are still to come cannot be known then
         s.obsolete = s.obsolete or s.syncs_ignored
     s.skip_to_sync = requests_fail(&s.requests, &effects)
+    if s.skip_to_sync:  # its Query, too, was skipped
+        go_on(r, c)
     if s.tracked:
         undo_failed(r, s, c, found, a, cut, effects)
     s.fatal_seen = cut or error_is_fatal(body, n)

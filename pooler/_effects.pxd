@@ -4,7 +4,9 @@
 Session layer, sans-IO, hot. A client's names and a server's statements change when a
 request is sent, because the next message may build on it. Each Parse, Close and
 REQUEST_SQL in the queue has an ``Effect``: it is committed when PostgreSQL has
-answered, and undone, newest first, when PostgreSQL has skipped the request.
+answered, and undone, newest first, when PostgreSQL has skipped the request. Within a
+batch that is enough, because PostgreSQL skips all that follows; a later batch waits
+(PREPARE_WAIT) before it uses a name that an earlier one has changed.
 
 Source: PostgreSQL documentation, "Pipelining", "Extended Query".
 """

@@ -6,12 +6,13 @@ from libc.stdlib cimport free
 from libc.string cimport memcmp
 
 from pooler._replay cimport replay_free
+from pooler._session cimport batch_answered
 from pooler._statements cimport (
-    EFFECT_ADDS_NAME, EFFECT_CLOSES_UNNAMED, EFFECT_DROPS_NAME, EFFECT_DUPLICATE,
-    EFFECT_FAILED, EFFECT_UNNAMED, ServerStatement, Statement, client_statement_find,
-    client_statement_free, client_statement_link, client_statement_unlink,
+    EFFECT_ADDS_NAME, EFFECT_DROPS_NAME,
+    EFFECT_DUPLICATE, EFFECT_FAILED, EFFECT_UNNAMED, ServerStatement, Statement,
+    client_statement_find, client_statement_free, client_statement_link, client_statement_unlink,
     client_statements_clear, effects_at, server_statement_add, server_statement_find,
-    server_statements_free, statement_unref,
+    server_statement_remove, server_statements_free, statement_unref,
 )
 
 
@@ -21,23 +22,32 @@ cdef void effect_end(StatementTable *t, Effect *effect) noexcept nogil:
     statement_unref(t, effect.unnamed_before)
 
 
-cdef void doubt(
-    ServerSession *s, Statement *st, bint known
-) noexcept nogil:
+cdef void doubt(ServerSession *s, Statement *st, bint known) noexcept nogil:
     """Nobody can say whether the server has a statement: it is closed before use.
 
     ``known``: only if it is in the map already.
     """
     cdef ServerStatement *entry = server_statement_find(&s.statements, st)
-    if entry == NULL and not known:
+    if entry == NULL and known:
+        return
+    if entry == NULL or entry.closing:
         entry = server_statement_add(&s.statements, st)
     if entry != NULL:
         entry.generation = s.statements.generation - 1
 
 
+cdef void closed(StatementTable *t, ServerSession *s, Statement *st) noexcept nogil:
+    """The server has dropped a statement, unless it has been given it again since."""
+    cdef ServerStatement *entry = server_statement_find(&s.statements, st)
+    if entry != NULL and entry.closing:
+        server_statement_remove(t, &s.statements, entry)
+
+
 cdef void commit(StatementTable *t, ServerSession *s, Effect *effect) noexcept nogil:
     if effect.flags & EFFECT_ADDS_NAME and s.client != NULL:
         effect.entry.pending = False
+    if effect.removed != NULL:
+        closed(t, s, effect.removed)
     if effect.flags & EFFECT_DROPS_NAME:
         client_statement_free(t, effect.entry)
     if effect.flags & EFFECT_DUPLICATE:
@@ -49,23 +59,6 @@ cdef void commit(StatementTable *t, ServerSession *s, Effect *effect) noexcept n
         ) != NULL or client_statement_link(s.client.statements, effect.entry) < 0:
             client_statement_free(t, effect.entry)
     effect_end(t, effect)
-
-
-cdef void undo_name(
-    StatementTable *t, ServerSession *s, Effect *effect, uint32_t later
-) noexcept nogil:
-    """The client never gave this name; a request sent since may have dropped it."""
-    cdef uint32_t at = later
-    cdef Effect *drop
-    while at != s.effects.tail:
-        drop = effects_at(&s.effects, at)
-        if drop.flags & EFFECT_DROPS_NAME and drop.entry == effect.entry:
-            drop.flags &= ~<uint8_t> EFFECT_DROPS_NAME
-            client_statement_free(t, effect.entry)
-            return
-        at += 1
-    client_statement_unlink(s.client.statements, effect.entry)
-    client_statement_free(t, effect.entry)
 
 
 cdef void undo_unnamed(
@@ -81,9 +74,13 @@ cdef void undo_unnamed(
         at += 1
     else:
         s.unnamed_own = False
+        if s.client.statements.unnamed_batch != batch_answered(&s.requests):
+            return  # a Query that was sent since has dropped it
     statement_unref(t, restored[0])
-    restored[0] = effect.unnamed_before
-    effect.unnamed_before = NULL
+    restored[0] = NULL
+    if not effect.flags & EFFECT_FAILED:  # PostgreSQL drops it before it reads the new
+        restored[0] = effect.unnamed_before
+        effect.unnamed_before = NULL
 
 
 cdef void undo(
@@ -99,7 +96,8 @@ cdef void undo(
     if effect.removed != NULL:
         doubt(s, effect.removed, False)
     if effect.flags & EFFECT_ADDS_NAME and c != NULL:
-        undo_name(t, s, effect, later)
+        client_statement_unlink(c.statements, effect.entry)
+        client_statement_free(t, effect.entry)
     if effect.flags & EFFECT_DROPS_NAME and (
         c == NULL
         or client_statement_find(
@@ -110,8 +108,6 @@ cdef void undo(
         client_statement_free(t, effect.entry)
     if effect.flags & EFFECT_DUPLICATE:
         client_statement_free(t, effect.entry)
-    if effect.flags & (EFFECT_CLOSES_UNNAMED | EFFECT_UNNAMED):
-        s.unnamed_maybe = True
     if effect.flags & EFFECT_UNNAMED and c != NULL:
         undo_unnamed(t, s, effect, later)
     effect_end(t, effect)

@@ -42,7 +42,7 @@ cdef void name_of_client(
     cdef uint32_t i
     if effect != NULL and effect.flags & EFFECT_DUPLICATE:
         found.text = <const uint8_t *> effect.entry.name
-        found.n = effect.entry.name_n
+        found.n = effect.entry.shown_n
         return
     found.text = NULL
     found.n = 0
@@ -55,7 +55,7 @@ cdef void name_of_client(
                 memcmp(entry.statement.name, name, n) == 0
             ):
                 found.text = <const uint8_t *> entry.name
-                found.n = entry.name_n
+                found.n = entry.shown_n
                 return
             entry = entry.next
 

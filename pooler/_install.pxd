@@ -44,6 +44,7 @@ cdef size_t own_name(
 cdef int make_room(
     StatementTable *t, ServerSession *s, Output *out, Statement *st
 ) noexcept nogil
+cdef ServerStatement *note_installed(ServerSession *s, Statement *st) noexcept nogil
 cdef int ensure(
     StatementTable *t, ServerSession *s, Output *out, Statement *st, bint for_query
 ) noexcept nogil

@@ -7,13 +7,13 @@ from libc.string cimport memcpy, strlen
 from pooler._buf cimport Output, output_add, output_room
 from pooler._effects cimport push_with_effect
 from pooler._session cimport (
-    REQUEST_SKIP, REQUEST_SQL, request_closes, requests_at, requests_fail,
-    requests_push,
+    REQUEST_SKIP, REQUEST_SQL, batch_number, request_closes, requests_at, requests_fail,
+    requests_push, server_has,
 )
 from pooler._statements cimport (
     Effect, STATEMENT_SQL, ServerStatement, Statement, TARGET_EXECUTED,
     TARGET_PREPARED, server_statement_add, server_statement_find,
-    server_statement_remove, server_statement_sure, server_statement_use,
+    server_statement_closing, server_statement_use,
     statement_ref,
 )
 from pooler._wire cimport HEADER_BYTES, load_be32, put_cstring, put_header
@@ -73,7 +73,7 @@ cdef int forget(
     if effect == NULL or put_close(out, c"S", st.name, st.name_n) < 0:
         return -1
     effect.removed = statement_ref(st)
-    server_statement_remove(t, &s.statements, entry)
+    server_statement_closing(&s.statements, entry)
     return 0
 
 
@@ -82,16 +82,27 @@ cdef int make_room(
 ) noexcept nogil:
     """Room on the server for one more statement, which must not be there before.
 
-    In stream order, so no message that was sent earlier can miss what is dropped.
+    In stream order, so no message that was sent earlier can miss what is dropped. A
+    statement that names another one needs a place beside that one.
     """
     cdef ServerStatement *entry = server_statement_find(&s.statements, st)
     if entry != NULL and forget(t, s, out, entry) < 0:
         return -1
-    while s.statements.count >= most_statements(s):
+    while s.statements.count >= most_statements(s) + (st.target != NULL):
+        if s.statements.oldest.target_batch == batch_number(&s.requests):
+            break  # SQL that was bound, and is still to be run, needs it
         s.pool.eviction_count += 1
         if forget(t, s, out, s.statements.oldest) < 0:
             return -1
     return 0
+
+
+cdef ServerStatement *note_installed(ServerSession *s, Statement *st) noexcept nogil:
+    """From the next request on the server has this statement; NULL without memory."""
+    cdef ServerStatement *entry = server_statement_add(&s.statements, st)
+    if entry != NULL:
+        entry.batch = batch_number(&s.requests)
+    return entry
 
 
 cdef int put_parse(
@@ -185,7 +196,7 @@ cdef int install(
     cdef Effect *effect
     if make_room(t, s, out, st) < 0:
         return -1
-    if server_statement_add(&s.statements, st) == NULL:
+    if note_installed(s, st) == NULL:
         return -1
     s.pool.server_parse_count += 1
     if st.kind == STATEMENT_SQL:
@@ -209,13 +220,14 @@ cdef int use_target(
         s.mapped_prepares += 1
         if make_room(t, s, out, st.target) < 0:
             return -1
-        entry = server_statement_add(&s.statements, st.target)
+        entry = note_installed(s, st.target)
     else:
         if ensure(t, s, out, st.target, for_query) < 0:
             return -1
         entry = server_statement_find(&s.statements, st.target)
     if entry == NULL:
         return -1
+    entry.target_batch = batch_number(&s.requests)
     if st.target_use != TARGET_EXECUTED:
         entry.generation = s.statements.generation - 1  # nobody can say
     return 0
@@ -226,7 +238,7 @@ cdef int ensure(
 ) noexcept nogil:
     """The server has this statement when it comes to the next message."""
     cdef ServerStatement *entry = server_statement_find(&s.statements, st)
-    if server_statement_sure(&s.statements, entry):
+    if server_has(s, entry):
         server_statement_use(&s.statements, entry)
         return 0 if st.target == NULL else use_target(t, s, out, st, for_query)
     if st.target != NULL and use_target(t, s, out, st, for_query) < 0:

@@ -8,23 +8,26 @@ from libc.string cimport memchr, memcpy
 from pooler._buf cimport Output, output_add, output_room
 from pooler._effects cimport push_with_effect
 from pooler._install cimport (
-    OWN_NAME_BYTES, ensure, looks_like_ours, make_room, own_name,
+    OWN_NAME_BYTES, ensure, looks_like_ours, make_room, note_installed, own_name,
     put_close, put_named, put_parse, use_target,
 )
 from pooler._replay cimport replay_arm
-from pooler._session cimport REQUEST_FAKE, REQUEST_SKIP, requests_push
+from pooler._session cimport (
+    REQUEST_FAKE, REQUEST_SKIP, batch_number, batch_unsettled, requests_push,
+    server_has,
+)
 from pooler._sqlnames cimport (
     intern, intern_parse, is_stable, names_of, over_limit, query_names, rename_query,
 )
 from pooler._statements cimport (
     ABSORB_DROP, ABSORB_KEEP, ClientStatement, ClientStatements, Effect,
-    EFFECT_ADDS_NAME, EFFECT_CLOSES_UNNAMED, EFFECT_DROPS_NAME, EFFECT_DUPLICATE,
+    EFFECT_ADDS_NAME, EFFECT_DROPS_NAME, EFFECT_DUPLICATE,
     EFFECT_REFUSED, EFFECT_UNNAMED, PREPARE_DONE, PREPARE_FORWARD, PREPARE_HOLD,
-    PREPARE_NO_MEMORY, REFUSED_MEMORY, REFUSED_NAME, REFUSED_NOT, Refusal,
+    PREPARE_NO_MEMORY, PREPARE_WAIT, REFUSED_MEMORY, REFUSED_NAME, REFUSED_NOT, Refusal,
     STATEMENT_NAME_BYTES, STATEMENT_PARSE, ServerStatement, Statement,
     StatementTable, absorbed_free, client_statement_find, client_statement_link,
     client_statement_new, client_statement_unlink, server_statement_add,
-    server_statement_find, server_statement_sure, server_statement_use,
+    server_statement_find, server_statement_use,
     statement_ref, statement_unref, text_seen,
 )
 from pooler._wire cimport Found, HEADER_BYTES, put_header
@@ -32,6 +35,8 @@ from pooler._wire cimport Found, HEADER_BYTES, put_header
 cdef enum:
     NAMES_MOST_BYTES = 32768  # of a message, up to the end of the names in it
     QUERY_LOOK_BYTES = 256  # what must be there of a Query to see what it is
+    PARSE_HELD_BYTES = 16384  # a longer Parse is not held in the receive buffer
+    UNNAMED_KEPT_BYTES = 1048576  # a longer unnamed statement is not remembered
 
 cdef const char *REFUSED_SUFFIX = b"refused"
 
@@ -89,6 +94,20 @@ cdef PrepareResult names_missing(
     return PREPARE_HOLD
 
 
+cdef inline bint names_unsettled(
+    const ClientSession *c, const ServerSession *s
+) noexcept nogil:
+    """Whether an earlier batch, not answered yet, may still change names."""
+    return c.statements != NULL and batch_unsettled(
+        &s.requests, c.statements.names_batch
+    )
+
+
+cdef inline bint may_prepare(const ServerSession *s) noexcept nogil:
+    """False when the transaction is known to have failed."""
+    return s.xact_status != c"E" or s.requests.closing_count != 0
+
+
 cdef inline bint may_answer(const ServerSession *s) noexcept nogil:
     """Whether a Parse can be answered here: PostgreSQL would surely accept it.
 
@@ -117,7 +136,7 @@ cdef PrepareResult parse_unnamed(
         and may_answer(s)
     ):
         entry = server_statement_find(&s.statements, st)
-        if entry != NULL and server_statement_sure(&s.statements, entry):
+        if entry != NULL and server_has(s, entry):
             cached = is_stable(st)
             if cached:
                 server_statement_use(&s.statements, entry)
@@ -130,7 +149,7 @@ cdef PrepareResult parse_unnamed(
             effect = push_with_effect(s, c"P")
             if (
                 effect == NULL
-                or server_statement_add(&s.statements, st) == NULL
+                or note_installed(s, st) == NULL
                 or put_parse(out, st, st.name, st.name_n) < 0
             ):
                 return PREPARE_NO_MEMORY
@@ -151,6 +170,7 @@ cdef PrepareResult parse_unnamed(
     if effect == NULL or out.failed:
         return PREPARE_NO_MEMORY
     s.unnamed_own = not cached
+    names.unnamed_batch = batch_number(&s.requests)
     effect.flags |= EFFECT_UNNAMED
     effect.unnamed_before = names.unnamed
     names.unnamed = st
@@ -159,7 +179,8 @@ cdef PrepareResult parse_unnamed(
 
 cdef PrepareResult parse_duplicate(
     StatementTable *t, ClientSession *c, ServerSession *s, Output *out,
-    ClientStatement *entry, const uint8_t *text, size_t n,
+    ClientStatement *entry, const uint8_t *name, size_t name_n,
+    const uint8_t *text, size_t n,
 ) noexcept nogil:
     """A Parse with a name that the client has given already.
 
@@ -172,9 +193,12 @@ cdef PrepareResult parse_duplicate(
     cdef Effect *effect
     if st == NULL:
         return refuse(t, c, s, out, REFUSED_MEMORY)
-    second = client_statement_new(entry.name, entry.name_n, st)
+    second = client_statement_new(name, name_n, st)
     statement_unref(t, st)
-    if second == NULL or ensure(t, s, out, taken, False) < 0:
+    if second == NULL or (
+        may_prepare(s)  # else PostgreSQL refuses whatever text it is
+        and ensure(t, s, out, taken, False) < 0
+    ):
         return PREPARE_NO_MEMORY
     effect = push_with_effect(s, c"P")
     if (
@@ -200,7 +224,7 @@ cdef PrepareResult parse_named(
     cdef Effect *effect
     cdef Refusal why
     if entry != NULL:
-        return parse_duplicate(t, c, s, out, entry, text, n)
+        return parse_duplicate(t, c, s, out, entry, name, name_n, text, n)
     why = over_limit(t, names, n)
     if why != REFUSED_NOT:
         return refuse(t, c, s, out, why)
@@ -212,8 +236,9 @@ cdef PrepareResult parse_named(
     if entry == NULL or client_statement_link(names, entry) < 0:
         return PREPARE_NO_MEMORY
     entry.pending = True
+    names.names_batch = batch_number(&s.requests)
     there = server_statement_find(&s.statements, st)
-    if server_statement_sure(&s.statements, there) and may_answer(s):
+    if server_has(s, there) and may_answer(s):
         server_statement_use(&s.statements, there)
         s.pool.parse_hit_count += 1
         effect = push_with_effect(s, c"P" | REQUEST_FAKE)
@@ -227,7 +252,7 @@ cdef PrepareResult parse_named(
         effect = push_with_effect(s, c"P")
         if (
             effect == NULL
-            or server_statement_add(&s.statements, st) == NULL
+            or note_installed(s, st) == NULL
             or put_parse(out, st, st.name, st.name_n) < 0
         ):
             return PREPARE_NO_MEMORY
@@ -247,6 +272,10 @@ cdef PrepareResult parse_whole(
     cdef size_t query_end = after_cstring(body, n, name_end) if name_end else 0
     if query_end == 0:
         return PREPARE_FORWARD
+    if names_unsettled(c, s) and query_names(
+        body + name_end, query_end - name_end - 1
+    ):
+        return PREPARE_WAIT
     s.pool.client_parse_count += 1
     if name_end == 1:
         return parse_unnamed(
@@ -292,13 +321,19 @@ cdef PrepareResult prepare_parse(
         return names_missing(t, c, s, out, found, here, taken)
     if names_of(c) == NULL:
         return PREPARE_NO_MEMORY
+    if name_end > HEADER_BYTES + 1 and names_unsettled(c, s):
+        return PREPARE_WAIT
     if here > found.length:
         taken[0] = here
         return parse_whole(
             t, c, s, out, message + HEADER_BYTES, found.length - 4
         )
-    if name_end > HEADER_BYTES + 1:
-        why = over_limit(t, c.statements, found.length)
+    if found.length <= PARSE_HELD_BYTES:
+        return PREPARE_HOLD
+    if name_end > HEADER_BYTES + 1 or found.length <= UNNAMED_KEPT_BYTES:
+        why = REFUSED_NOT
+        if name_end > HEADER_BYTES + 1:
+            why = over_limit(t, c.statements, found.length)
         if why == REFUSED_NOT and no_room(t, found.length):
             why = REFUSED_MEMORY
         if why != REFUSED_NOT:
@@ -312,6 +347,7 @@ cdef PrepareResult prepare_parse(
     effect.unnamed_before = c.statements.unnamed
     c.statements.unnamed = NULL
     s.unnamed_own = s.unnamed_maybe = True
+    c.statements.unnamed_batch = batch_number(&s.requests)
     s.pool.client_parse_count += 1
     s.pool.server_parse_count += 1
     return PREPARE_DONE
@@ -321,14 +357,10 @@ cdef PrepareResult prepare_parse(
 
 cdef int close_unnamed(ServerSession *s, Output *out) noexcept nogil:
     """Whatever unnamed statement the server has, it is not this client's."""
-    cdef Effect *effect
     if not s.unnamed_maybe:
         return 0
-    s.unnamed_maybe = False
-    effect = push_with_effect(s, c"C" | REQUEST_SKIP)
-    if effect == NULL:
+    if push_with_effect(s, c"C" | REQUEST_SKIP) == NULL:
         return -1
-    effect.flags = EFFECT_CLOSES_UNNAMED
     return put_close(out, c"S", b"", 0)
 
 
@@ -345,10 +377,16 @@ cdef PrepareResult find_statement(
     cdef Statement *st = NULL
     found[0] = NULL
     if name_n:
+        if names_unsettled(c, s):
+            return PREPARE_WAIT
         entry = client_statement_find(c.statements, name, name_n)
         if entry == NULL:
             return PREPARE_FORWARD
         st = entry.statement
+    elif c.statements != NULL and batch_unsettled(
+        &s.requests, c.statements.unnamed_batch
+    ):
+        return PREPARE_WAIT
     elif s.unnamed_own:
         if c.statements != NULL and c.statements.unnamed != NULL:
             st = c.statements.unnamed
@@ -408,7 +446,7 @@ cdef PrepareResult prepare_named(
     cdef PrepareResult result = find_statement(
         t, c, s, out, message + name_at, name_end - 1 - name_at, &st
     )
-    if result == PREPARE_NO_MEMORY:
+    if result == PREPARE_NO_MEMORY or result == PREPARE_WAIT:
         return result
     if st == NULL and not looks_like_ours(t, message + name_at, name_end - 1 - name_at):
         return PREPARE_FORWARD
@@ -424,12 +462,14 @@ cdef PrepareResult prepare_bind(
     cdef size_t name_end = (
         after_cstring(message, here, portal_end) if portal_end else 0
     )
+    cdef PrepareResult result
     if name_end == 0:
         return names_missing(t, c, s, out, found, here, taken)
-    s.pool.bind_count += 1
-    return prepare_named(
+    result = prepare_named(
         t, c, s, out, found, message, portal_end, name_end, taken
     )
+    s.pool.bind_count += result != PREPARE_WAIT
+    return result
 
 
 cdef PrepareResult prepare_close(
@@ -439,6 +479,10 @@ cdef PrepareResult prepare_close(
     """Close of a statement: the name goes, the server keeps the statement."""
     cdef ClientStatement *entry
     cdef Effect *effect
+    if names_of(c) == NULL:
+        return PREPARE_NO_MEMORY
+    if name_n and names_unsettled(c, s):
+        return PREPARE_WAIT
     if name_n == 0 and s.unnamed_own:  # it is really there
         effect = push_with_effect(s, c"C")
     else:
@@ -448,15 +492,14 @@ cdef PrepareResult prepare_close(
         return PREPARE_NO_MEMORY
     if name_n == 0:
         effect.flags = EFFECT_UNNAMED
-        if c.statements != NULL:
-            effect.unnamed_before = c.statements.unnamed
-            c.statements.unnamed = NULL
-        elif names_of(c) == NULL:
-            return PREPARE_NO_MEMORY
+        effect.unnamed_before = c.statements.unnamed
+        c.statements.unnamed = NULL
+        c.statements.unnamed_batch = batch_number(&s.requests)
         return PREPARE_DONE
     entry = client_statement_find(c.statements, name, name_n)
     if entry != NULL:
         client_statement_unlink(c.statements, entry)
+        c.statements.names_batch = batch_number(&s.requests)
         effect.flags = EFFECT_DROPS_NAME
         effect.entry = entry
     return PREPARE_DONE
@@ -497,9 +540,12 @@ cdef PrepareResult prepare_query(
             return PREPARE_HOLD
     else:
         text_n -= 1  # without the terminator
+    if names_unsettled(c, s) and query_names(message + HEADER_BYTES, text_n):
+        return PREPARE_WAIT
     if c.statements != NULL:
         statement_unref(t, c.statements.unnamed)
         c.statements.unnamed = NULL
+        c.statements.unnamed_batch = batch_number(&s.requests)
     if here > found.length:
         if message[here - 1] != 0:
             return PREPARE_FORWARD
@@ -549,7 +595,7 @@ cdef PrepareResult prepare_absorbed(
         result = parse_whole(t, c, s, out, body, n)
     elif n and body[n - 1] == 0:
         result = rename_query(t, c, s, out, body, n - 1)
-    if result == PREPARE_FORWARD:
+    if result == PREPARE_FORWARD or result == PREPARE_WAIT:  # it cannot wait here
         result = forward_absorbed(s, out, names)
     absorbed_free(t, names)
     return result

@@ -19,7 +19,7 @@ from pooler._statements cimport StatementTable
 cdef enum RelayStatus:
     RELAY_OK
     RELAY_WAIT  # the client now waits for a server; hold what was not consumed
-    RELAY_ALIGN  # hold the rest until the server has the client's parameters
+    RELAY_ALIGN  # hold the rest until the server has answered what was sent now
     RELAY_TERMINATE  # the client said goodbye
     RELAY_CLIENT_PROTO  # the client sent what no client may send
     RELAY_SERVER_PROTO  # the server sent what no server may send

@@ -29,5 +29,7 @@ cdef void replay_arm_query(
 cdef void replay_request(ServerSession *s, uint8_t code) noexcept nogil
 cdef void replay_collect(ServerSession *s, const Output *out) noexcept nogil
 cdef bint replay_possible(const ServerSession *s) noexcept nogil
-cdef bint is_stale_plan(const uint8_t *body, size_t n) noexcept nogil
+cdef bint is_stale_plan(
+    const StatementTable *t, const uint8_t *body, size_t n
+) noexcept nogil
 cdef void replay_free(StatementTable *t, ServerSession *s) noexcept nogil

@@ -10,6 +10,9 @@ from pooler._session cimport (
 )
 from pooler._statements cimport statement_ref, statement_unref
 
+cdef extern from "<string.h>" nogil:
+    void *memmem(const void *text, size_t n, const void *part, size_t part_n)
+
 cdef enum:
     FIRST_BYTES = 512
 
@@ -99,11 +102,32 @@ cdef bint replay_possible(const ServerSession *s) noexcept nogil:
     )
 
 
-cdef bint is_stale_plan(const uint8_t *body, size_t n) noexcept nogil:
+cdef bint has_name_of_ours(
+    const StatementTable *t, const uint8_t *body, size_t n
+) noexcept nogil:
+    """Whether a text names a statement as servers know it (a number, no suffix)."""
+    cdef const uint8_t *end = body + n
+    cdef const uint8_t *at = <const uint8_t *> memmem(
+        body, n, t.prefix, t.prefix_n
+    )
+    cdef const uint8_t *digit
+    if at == NULL:
+        return False
+    at += t.prefix_n
+    digit = at
+    while digit < end and c"0" <= digit[0] <= c"9":
+        digit += 1
+    return digit > at and not (digit < end and digit[0] == c"?")
+
+
+cdef bint is_stale_plan(
+    const StatementTable *t, const uint8_t *body, size_t n
+) noexcept nogil:
     """Whether an ErrorResponse means that a statement must be prepared again.
 
     0A000 is also what PostgreSQL says of things that it does not support, so its
-    routine (field R, which is never translated) decides.
+    routine (field R, which is never translated) decides. A name that the client made
+    up is missing for good.
     """
     cdef size_t at = 0
     cdef const uint8_t *end
@@ -114,7 +138,7 @@ cdef bint is_stale_plan(const uint8_t *body, size_t n) noexcept nogil:
             return False
         if body[at] == c"C" and end - body - at == 6:
             if memcmp(body + at + 1, b"26000", 5) == 0:
-                return True
+                return has_name_of_ours(t, body, n)
             unsupported = memcmp(body + at + 1, b"0A000", 5) == 0
         elif body[at] == c"R" and unsupported:
             return end - body - at == 22 and (

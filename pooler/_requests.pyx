@@ -21,7 +21,7 @@ from pooler._session cimport (
 )
 from pooler._statements cimport (
     ABSORB_DROP, ABSORB_NONE, ClientStatements, PREPARE_DONE, PREPARE_FORWARD,
-    PREPARE_HOLD, PREPARE_NO_MEMORY, PrepareResult,
+    PREPARE_HOLD, PREPARE_NO_MEMORY, PREPARE_WAIT, PrepareResult,
 )
 from pooler._wire cimport (
     CLIENT_RULES, Found, RULE_LOCAL, RULE_NAMES, RULE_OPENS, SCAN_EPROTO,
@@ -137,6 +137,10 @@ cdef RelayStatus relay_client_bytes(
             elif take_rest(r, c, s, src, start) < 0:
                 consumed[0] = 0
                 return RELAY_NO_MEMORY
+            elif c.settling:
+                c.scan.body_left = 0
+                consumed[0] = start
+                return RELAY_ALIGN
         # else: a message that was dropped because no server was attached
     while True:
         scan = scan_next(&c.scan, CLIENT_RULES, src, n, &pos, &found)
@@ -153,6 +157,8 @@ cdef RelayStatus relay_client_bytes(
             s = pool_take(c.pool, c, r.now_us)
             if s != NULL:
                 s.unnamed_own = False
+                if c.statements != NULL:  # batches are numbered by their server
+                    c.statements.names_batch = c.statements.unnamed_batch = 0
                 status = align_server(r, c, s)
             else:
                 status = RELAY_WAIT
@@ -176,15 +182,20 @@ cdef RelayStatus relay_client_bytes(
                         &r.statements, c, s, &r.to_server, &found, src + found.start,
                         pos - found.start, &taken,
                     )
-                    if prepared == PREPARE_HOLD:
+                    if prepared == PREPARE_HOLD or prepared == PREPARE_WAIT:
                         scan_undo(&c.scan)
                         pos = found.start
+                        c.settling = prepared == PREPARE_WAIT
+                        status = RELAY_ALIGN if c.settling else RELAY_OK
                         break
             note_request(s, found.code)
             if prepared == PREPARE_DONE:
                 start = found.start + taken
             elif prepared == PREPARE_NO_MEMORY or queue_request(s, found.code) < 0:
                 status = RELAY_NO_MEMORY
+                break
+            if c.settling:
+                status = RELAY_ALIGN
                 break
         elif found.code == c"H":
             if s.scan.body_left == 0:  # else they are answered behind that message

@@ -19,12 +19,12 @@ Source: PostgreSQL documentation, "Message Flow" (Extended Query, Pipelining, CO
 Operations).
 """
 
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from pooler._buf cimport Stream
 from pooler._params cimport ParamSet
 from pooler._statements cimport (
-    ClientStatements, EffectQueue, ServerStatements, Statement,
+    ClientStatements, EffectQueue, ServerStatement, ServerStatements, Statement,
 )
 from pooler._wire cimport ScanState
 
@@ -100,6 +100,7 @@ cdef struct RequestQueue:
     uint32_t head
     uint32_t tail  # head == tail: empty; both run on without wrapping to 0
     uint32_t closing_count  # of these, what ReadyForQuery answers, our SETs excepted
+    uint32_t closing_total  # all there ever were
     uint8_t inline_ring[REQUESTS_INLINE]
 
 cdef struct Script:  # a Query message of ours, ready to be sent
@@ -172,6 +173,7 @@ cdef struct ClientSession:
     ScanState scan
     uint8_t state
     bint aligning  # held back until the server has accepted its parameters
+    bint settling  # held back until all batches that it has sent are answered
     bint leaving  # has said goodbye behind a request that is not answered yet
     uint64_t since_us  # state LOGIN: accepted; WAITING: queued
     uint8_t cancel_key_n
@@ -282,8 +284,28 @@ cdef inline int requests_push(RequestQueue *q, uint8_t code) noexcept nogil:
         return -1
     requests_at(q, q.tail)[0] = code
     q.tail += 1
-    q.closing_count += request_closes(code) and code != REQUEST_ALIGN
+    if request_closes(code) and code != REQUEST_ALIGN:
+        q.closing_count += 1
+        q.closing_total += 1
     return 0
+
+
+cdef inline uint32_t batch_number(const RequestQueue *q) noexcept nogil:
+    """Number of the batch that the next request belongs to, never 0."""
+    return q.closing_total + 1
+
+
+cdef inline uint32_t batch_answered(const RequestQueue *q) noexcept nogil:
+    """Number of the batch that PostgreSQL is at."""
+    return q.closing_total - q.closing_count + 1
+
+
+cdef inline bint batch_unsettled(const RequestQueue *q, uint32_t batch) noexcept nogil:
+    """Whether this is an earlier batch that is not answered yet; 0 is none."""
+    return (
+        batch != 0 and batch != batch_number(q)
+        and <int32_t> (batch - batch_answered(q)) >= 0
+    )
 
 cdef void requests_init(RequestQueue *q) noexcept nogil
 cdef void requests_free(RequestQueue *q) noexcept nogil
@@ -293,6 +315,17 @@ cdef bint requests_copy_in(RequestQueue *q, bint *syncs_ignored) noexcept nogil
 
 cdef bint set_client_state(ClientSession *c, ClientState new) noexcept nogil
 cdef bint set_server_state(ServerSession *s, ServerState new) noexcept nogil
+
+
+cdef inline bint server_has(
+    const ServerSession *s, const ServerStatement *entry
+) noexcept nogil:
+    """Whether the server surely has a statement when it comes to the next request."""
+    return (
+        entry != NULL and not entry.closing
+        and entry.generation == s.statements.generation
+        and not batch_unsettled(&s.requests, entry.batch)
+    )
 
 
 cdef inline bint server_is_quiet(const ServerSession *s) noexcept nogil:

@@ -124,6 +124,8 @@ cdef bint requests_fail(RequestQueue *q, uint32_t *effects) noexcept nogil:
         if request & ~<uint8_t> REQUEST_SKIP == c"S":
             return False
         effects[0] += request_has_effect(request)
+        if request_closes(request) and request != REQUEST_ALIGN:
+            q.closing_count -= 1  # a Query that was skipped as well
         q.head += 1
     return True
 

@@ -8,11 +8,12 @@ from libc.string cimport memcpy, memset
 from pooler._buf cimport Output, output_room
 from pooler._effects cimport push_with_effect
 from pooler._install cimport (
-    OWN_NAME_BYTES, end_own_batch, ensure, looks_like_ours, make_room, own_name,
+    OWN_NAME_BYTES, end_own_batch, ensure, looks_like_ours, make_room,
+    note_installed, own_name,
 )
 from pooler._params cimport ParamSet, params_context
 from pooler._replay cimport replay_arm_query
-from pooler._session cimport REQUEST_SQL, requests_push
+from pooler._session cimport REQUEST_SQL, batch_number, requests_push
 from pooler._sqltext cimport (
     SQL_DEALLOCATE, SQL_EXECUTE, SQL_FORGET_ALL, SQL_NAME_BYTES, SQL_PREPARE,
     SqlCommand, sql_concerns, sql_is_stable, sql_next,
@@ -25,7 +26,7 @@ from pooler._statements cimport (
     TARGET_DEALLOCATED, TARGET_EXECUTED, TARGET_NONE, TARGET_PREPARED, UNSTABLE,
     client_statement_find, client_statement_free, client_statement_link,
     client_statement_new, client_statement_unlink, client_statements_new,
-    server_statement_add, server_statement_find, server_statement_remove,
+    server_statement_closing, server_statement_find,
     statement_hash, statement_intern, statement_ref, statement_unref,
 )
 from pooler._wire cimport HEADER_BYTES, put_header
@@ -275,7 +276,7 @@ cdef int query_prepare(
         return -1
     if make_room(t, s, out, st) < 0:
         return -1
-    there = server_statement_add(&s.statements, st)
+    there = note_installed(s, st)
     if there == NULL:
         return -1
     s.mapped_prepares += 1
@@ -334,7 +335,7 @@ cdef int query_deallocate(
     there = server_statement_find(&s.statements, st)
     if r.alone:
         r.effect.removed = statement_ref(st)
-        server_statement_remove(t, &s.statements, there)
+        server_statement_closing(&s.statements, there)
         client_statement_unlink(c.statements, entry)
         r.effect.entry = entry
         r.effect.flags = EFFECT_DROPS_NAME
@@ -369,7 +370,7 @@ cdef int read_query(
             if query_deallocate(t, c, s, out, &command, r) < 0:
                 return -1
         elif command.verb == SQL_FORGET_ALL:
-            s.statements.generation += 1  # until its answer, nobody can say
+            c.settling = True
     return 0
 
 
@@ -439,6 +440,8 @@ cdef PrepareResult rename_query(
         return PREPARE_NO_MEMORY
     if renaming.count == 0 and renaming.effect.flags == 0:
         return PREPARE_FORWARD
+    if c.statements != NULL:
+        c.statements.names_batch = batch_number(&s.requests)
     if end_own_batch(s, out) < 0:
         return PREPARE_NO_MEMORY
     if renaming.executed != NULL and ends_with(text, n, renaming.executed_end):

@@ -18,6 +18,7 @@ from pooler._params cimport ParamSet, ParamTable
 
 cdef enum:
     STATEMENT_NAME_BYTES = 63  # PostgreSQL tells names apart by no more (NAMEDATALEN)
+    SHOWN_NAME_BYTES = 255
     SERVER_NAME_BYTES = 32
     SEEN_TEXTS = 8192  # a power of two
 
@@ -40,6 +41,7 @@ cdef enum PrepareResult:  # what becomes of a client's message
     PREPARE_FORWARD  # nothing to do with it: the caller tracks and forwards it
     PREPARE_DONE  # tracked; its first bytes are used up, the rest goes on as it is
     PREPARE_HOLD  # its names are not complete
+    PREPARE_WAIT  # what its names mean is not known before earlier batches are settled
     PREPARE_NO_MEMORY
 
 cdef enum Refusal:  # why a client may not prepare something
@@ -85,7 +87,8 @@ cdef struct ClientStatement:  # a name that a client has given
     Statement *statement  # own: one reference
     uint32_t hash
     bint pending  # PostgreSQL has not answered its Parse yet
-    uint8_t name_n
+    uint8_t name_n  # of what tells it apart
+    uint8_t shown_n  # of what is shown in an error
     uint8_t name[1]
 
 cdef enum Absorbing:  # what happens to the body of the client message under way
@@ -99,6 +102,8 @@ cdef struct ClientStatements:
     uint32_t count
     uint64_t bytes
     Statement *unnamed  # own: one reference; NULL: none, or one too long to remember
+    uint32_t names_batch  # the batch that changed names last, as batch_number counts
+    uint32_t unnamed_batch  # the batch that changed the unnamed statement last
     uint8_t absorbing
     uint8_t code  # of the message being kept
     uint8_t *part  # own: its body
@@ -111,6 +116,9 @@ cdef struct ServerStatement:  # a statement that a server has
     ServerStatement *older
     Statement *statement  # own: one reference
     uint32_t generation  # not the server's: nobody can say whether it is there
+    uint32_t batch  # the one that it was sent in, as batch_number counts
+    uint32_t target_batch  # the one in which SQL names it
+    bint closing  # to be closed by a request under way; not counted, not in the list
 
 cdef struct ServerStatements:
     ServerStatement **buckets  # own
@@ -127,7 +135,6 @@ cdef enum EffectFlag:
     EFFECT_REFUSED = 8  # made to fail; the error is replaced by ours
     EFFECT_UNNAMED = 16  # changes the client's unnamed statement
     EFFECT_FAILED = 32  # of a Query: it has answered with an error
-    EFFECT_CLOSES_UNNAMED = 64  # ours: the server's unnamed statement is nobody's
 
 cdef struct Effect:  # of a request, taken back if PostgreSQL never carries it out
     Statement *installed  # own: one reference
@@ -204,6 +211,9 @@ cdef ServerStatement *server_statement_add(
 cdef void server_statement_remove(
     StatementTable *t, ServerStatements *has, ServerStatement *entry
 ) noexcept nogil
+cdef void server_statement_closing(
+    ServerStatements *has, ServerStatement *entry
+) noexcept nogil
 cdef void server_statements_free(
     StatementTable *t, ServerStatements *has
 ) noexcept nogil
@@ -218,9 +228,3 @@ cdef Effect *effects_push(EffectQueue *q) noexcept nogil
 
 cdef inline Effect *effects_at(EffectQueue *q, uint32_t i) noexcept nogil:
     return &q.ring[i & q.mask]
-
-
-cdef inline bint server_statement_sure(
-    const ServerStatements *has, const ServerStatement *entry
-) noexcept nogil:
-    return entry != NULL and entry.generation == has.generation

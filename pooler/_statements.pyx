@@ -283,16 +283,17 @@ cdef ClientStatement *client_statement_new(
 ) noexcept nogil:
     """An entry that is in no map yet; takes a reference of its own."""
     cdef ClientStatement *entry
-    if n > STATEMENT_NAME_BYTES:
-        n = STATEMENT_NAME_BYTES
+    if n > SHOWN_NAME_BYTES:
+        n = SHOWN_NAME_BYTES
     entry = <ClientStatement *> malloc(sizeof(ClientStatement) + n)
     if entry == NULL:
         return NULL
     entry.next = NULL
     entry.statement = statement_ref(st)
-    entry.hash = hash_name(name, n)
     entry.pending = False
-    entry.name_n = <uint8_t> n
+    entry.shown_n = <uint8_t> n
+    entry.name_n = <uint8_t> min(n, <size_t> STATEMENT_NAME_BYTES)
+    entry.hash = hash_name(name, entry.name_n)
     memcpy(entry.name, name, n)
     return entry
 
@@ -384,7 +385,7 @@ cdef void list_newest(ServerStatements *has, ServerStatement *entry) noexcept no
 cdef void server_statement_use(
     ServerStatements *has, ServerStatement *entry
 ) noexcept nogil:
-    """It is the most recently used one now."""
+    """It is the most recently used one now; it is not being closed."""
     if has.newest != entry:
         unlist(has, entry)
         list_newest(has, entry)
@@ -399,6 +400,11 @@ cdef ServerStatement *server_statement_add(
     cdef ServerStatement **buckets
     cdef ServerStatement *entry = server_statement_find(has, st)
     if entry != NULL:
+        if entry.closing:
+            entry.closing = False
+            list_newest(has, entry)
+            has.count += 1
+        entry.generation = has.generation
         return entry
     if has.buckets == NULL or has.count > has.mask:
         size = FIRST_ON_SERVER if has.buckets == NULL else size * 2
@@ -435,17 +441,31 @@ cdef void server_statement_remove(
     while at[0] != entry:
         at = &at[0].next
     at[0] = entry.next
-    unlist(has, entry)
-    has.count -= 1
+    if not entry.closing:
+        unlist(has, entry)
+        has.count -= 1
     statement_unref(t, entry.statement)
     free(entry)
+
+
+cdef void server_statement_closing(
+    ServerStatements *has, ServerStatement *entry
+) noexcept nogil:
+    """A Close is under way; until it is answered, the statement may be there."""
+    if not entry.closing:
+        unlist(has, entry)
+        has.count -= 1
+        entry.closing = True
 
 
 cdef void server_statements_free(
     StatementTable *t, ServerStatements *has
 ) noexcept nogil:
-    while has.newest != NULL:
-        server_statement_remove(t, has, has.newest)
+    cdef uint32_t i
+    if has.buckets != NULL:
+        for i in range(has.mask + 1):
+            while has.buckets[i] != NULL:
+                server_statement_remove(t, has, has.buckets[i])
     free(has.buckets)
     memset(has, 0, sizeof(ServerStatements))
 

@@ -183,6 +183,7 @@ cdef inline bint client_held_back(const ClientSession *c) noexcept nogil:
     return (
         c.state == CLIENT_WAITING
         or c.aligning
+        or c.settling
         or c.leaving
         or (c.server != NULL and c.server.stream.out.cap != 0)
     )

@@ -38,8 +38,6 @@ LOG_TAIL_BYTES = 4_000
 # PgBouncer 1.23 made SIGTERM a polite stop that waits for clients.
 STOP_STEPS = ((signal.SIGTERM, 3.0), (signal.SIGQUIT, 2.0), (signal.SIGKILL, 5.0))
 
-PREPARED_PLANNED: Final = False  # our own; True once the relay tracks statements
-
 
 class PeerError(Exception):
     """A target that cannot be used; says which and why."""
@@ -56,9 +54,7 @@ class Brand:
 
 BRANDS: Final[Mapping[str, Brand]] = MappingProxyType(
     {
-        "pooler": Brand(
-            pooler_files, r"pooler (\d[\w.]*)", lambda version: PREPARED_PLANNED
-        ),
+        "pooler": Brand(pooler_files, r"pooler (\d[\w.]*)", lambda version: True),
         "pgbouncer": Brand(
             pgbouncer_files,
             r"PgBouncer (\d[\w.]*)",

@@ -32,14 +32,14 @@ from pooler._requests cimport relay_client_bytes
 from pooler._effects cimport session_statements_free
 from pooler._session cimport (
     CLIENT_LOGIN, ClientSession, Pool, SERVER_ACTIVE, ServerSession,
-    requests_at, requests_free, requests_init, server_is_free, set_client_state,
+    requests_at, requests_free, requests_init, server_has, server_is_free, set_client_state,
 )
 from pooler._sqltext cimport (
     SqlCommand, sql_concerns, sql_ends_transaction, sql_is_stable, sql_next,
 )
 from pooler._statements cimport (
     ClientStatement, ClientStatements, ServerStatement, client_statements_free,
-    server_statement_sure, statements_free, statements_init,
+    statements_free, statements_init,
 )
 from pooler._wire cimport (
     CLIENT_RULES, Found, IDLE_SERVER_RULES, Rule, SCAN_END, SCAN_EPROTO,
@@ -166,7 +166,7 @@ cdef class Bench:
     cdef int client_n
     cdef int server_n
     cdef readonly list woken  # (client, server, to_server, status) of resumed clients
-    cdef bytes aside  # what the last call had for the other side
+    cdef list sent  # ("client" or "server", index, bytes) in the order of sending
 
     def __cinit__(
         self, int max_servers=4, tracked=("application_name", "DateStyle"),
@@ -183,6 +183,7 @@ cdef class Bench:
         for name in tracked:
             params_track(&self.relay.params, name.encode(), False)
         self.woken = []
+        self.sent = []
 
     def __dealloc__(self):
         cdef int i
@@ -259,9 +260,7 @@ cdef class Bench:
         to_server = PyBytes_FromStringAndSize(
             <const char *> self.relay.to_server.data, self.relay.to_server.n
         )
-        self.aside = PyBytes_FromStringAndSize(
-            <const char *> self.relay.to_client.data, self.relay.to_client.n
-        )
+        self.note_sent(c, c.server)
         rest = data[consumed:]
         queue_keep(
             &c.stream.held, <const uint8_t *> <const char *> rest, len(rest)
@@ -274,11 +273,11 @@ cdef class Bench:
     def client_feed(self, int i, bytes data):
         """Bytes from a client: (server or None, bytes for it, status).
 
-        As in the engine, a client whose parameters are not accepted yet is not read:
+        As in the engine, a client that is held back until an answer comes is not read:
         its bytes are held, and the status is "aligning".
         """
         cdef ClientSession *c = self.clients[i]
-        if c.aligning:
+        if c.aligning or c.settling:
             assert queue_add(
                 &c.stream.held, <const uint8_t *> <const char *> data, len(data)
             ) == 0
@@ -321,9 +320,7 @@ cdef class Bench:
         to_client = PyBytes_FromStringAndSize(
             <const char *> self.relay.to_client.data, self.relay.to_client.n
         )
-        self.aside = PyBytes_FromStringAndSize(
-            <const char *> self.relay.to_server.data, self.relay.to_server.n
-        )
+        self.note_sent(c, s)
         rest = data[consumed:]
         queue_keep(&s.stream.held, <const uint8_t *> <const char *> rest, len(rest))
         client = None if c == NULL else <int> <size_t> c.io
@@ -406,11 +403,22 @@ cdef class Bench:
         )
         return s.state, client, requests
 
-    def take_aside(self):
-        """What the last feed had for the other side: answers of ours, a replay."""
-        aside = self.aside
-        self.aside = b""
-        return aside
+    cdef note_sent(self, ClientSession *c, ServerSession *s):
+        """Remember what the relay's last call had for both sides."""
+        if self.relay.to_server.n and s != NULL:
+            self.sent.append(("server", <int> <size_t> s.io, PyBytes_FromStringAndSize(
+                <const char *> self.relay.to_server.data, self.relay.to_server.n
+            )))
+        if self.relay.to_client.n and c != NULL:
+            self.sent.append(("client", <int> <size_t> c.io, PyBytes_FromStringAndSize(
+                <const char *> self.relay.to_client.data, self.relay.to_client.n
+            )))
+
+    def take_sent(self):
+        """Everything that the relay had to send since the last call, in order."""
+        sent = self.sent
+        self.sent = []
+        return sent
 
     def limit_statements(
         self, uint32_t client_count=0, uint64_t client_bytes=0, uint64_t total_bytes=0,
@@ -451,7 +459,7 @@ cdef class Bench:
         cdef ServerStatement *entry = s.statements.oldest
         found = []
         while entry != NULL:
-            if server_statement_sure(&s.statements, entry):
+            if server_has(s, entry):
                 found.append(bytes(entry.statement.name[:entry.statement.name_n]))
             entry = entry.newer
         return found
