@@ -2,13 +2,19 @@
 """Errors in a client's own words; see ``_error_text.pxd``."""
 
 from libc.stdint cimport uint8_t, uint32_t
-from libc.string cimport memcmp, memcpy
+from libc.stdlib cimport strtol
+from libc.string cimport memchr, memcmp, memcpy
 
 from pooler._buf cimport Output, output_room
 from pooler._statements cimport (
     ClientStatement, ClientStatements, EFFECT_DUPLICATE, refusal_sqlstate, refusal_text,
 )
-from pooler._wire cimport error_response_bytes, put_error_response, store_be32
+from pooler._wire cimport (
+    HEADER_BYTES, error_response_bytes, put_error_response, store_be32,
+)
+
+cdef extern from "<stdio.h>" nogil:
+    int snprintf(char *p, size_t n, const char *form, ...)
 
 cdef extern from "<string.h>" nogil:
     void *memmem(const void *text, size_t n, const void *part, size_t part_n)
@@ -60,41 +66,79 @@ cdef void name_of_client(
             entry = entry.next
 
 
-cdef bint put_renamed_error(
+cdef void put_renamed(
     Output *out, const StatementTable *t, const ClientSession *c, const Effect *effect,
-    const uint8_t *message, size_t n,
+    const uint8_t *text, size_t n,
 ) noexcept nogil:
-    """An ErrorResponse in which the client's names stand where ours did.
-
-    False, and nothing is put, when none of ours is in it.
-    """
-    cdef const uint8_t *at = <const uint8_t *> memmem(
-        message, n, t.prefix, t.prefix_n
-    )
-    cdef const uint8_t *done = message
-    cdef const uint8_t *end = message + n
-    cdef size_t start = out.n
+    """Bytes in which the client's names stand where ours did: prefix and number."""
+    cdef const uint8_t *end = text + n
+    cdef const uint8_t *done = text
+    cdef const uint8_t *at = <const uint8_t *> memmem(text, n, t.prefix, t.prefix_n)
     cdef size_t name_n
+    cdef size_t number_n
     cdef Name name
-    if at == NULL:
-        return False
     while at != NULL:
         name_n = t.prefix_n
         while at + name_n < end and c"0" <= at[name_n] <= c"9":
             name_n += 1
-        put_bytes(out, done, <size_t> (at - done))
-        done = at + name_n
-        if name_n > t.prefix_n and at + name_n < end and at[name_n] == c"?":
-            put_bytes(out, at, name_n)  # a name that was made to be missing
-            done += 1
-        else:
+        number_n = name_n - t.prefix_n
+        while at + name_n < end and c"a" <= at[name_n] <= c"z":
+            name_n += 1
+        if at + name_n < end and at[name_n] == c"?":  # a name made to be missing
+            put_bytes(out, done, <size_t> (at - done) + name_n)
+            done = at + name_n + 1
+        elif number_n and name_n == t.prefix_n + number_n:
+            put_bytes(out, done, <size_t> (at - done))
             name_of_client(c, effect, at, name_n, &name)
             put_bytes(out, name.text, name.n)
-        at = done
+            done = at + name_n
         at = <const uint8_t *> memmem(
-            at, <size_t> (end - at), t.prefix, t.prefix_n
+            at + name_n, <size_t> (end - at) - name_n, t.prefix, t.prefix_n
         )
     put_bytes(out, done, <size_t> (end - done))
+
+
+cdef void put_position(
+    Output *out, const Effect *effect, const uint8_t *digits
+) noexcept nogil:
+    """A position in the text that the client has sent, which was not the server's."""
+    cdef char text[24]
+    cdef long position = strtol(<const char *> digits, NULL, 10)
+    if position > <long> effect.moved_from:
+        position -= effect.moved_by
+    put_bytes(
+        out, <const uint8_t *> text, snprintf(text, sizeof(text), b"%ld", position) + 1
+    )
+
+
+cdef bint put_renamed_error(
+    Output *out, const StatementTable *t, const ClientSession *c, const Effect *effect,
+    const uint8_t *message, size_t n,
+) noexcept nogil:
+    """An ErrorResponse as it would be if the client's own text had been sent.
+
+    False, and nothing is put, when it is that already.
+    """
+    cdef size_t start = out.n
+    cdef size_t at = HEADER_BYTES
+    cdef const uint8_t *end
+    cdef bint moved = effect != NULL and effect.moved_by != 0
+    if not moved and memmem(message, n, t.prefix, t.prefix_n) == NULL:
+        return False
+    put_bytes(out, message, HEADER_BYTES)
+    while at < n and message[at] != 0:
+        end = <const uint8_t *> memchr(message + at, 0, n - at)
+        if end == NULL:
+            break
+        put_bytes(out, message + at, 1)
+        if moved and message[at] == c"P":
+            put_position(out, effect, message + at + 1)
+        else:
+            put_renamed(
+                out, t, c, effect, message + at + 1, <size_t> (end - message) - at
+            )
+        at = <size_t> (end - message) + 1
+    put_bytes(out, message + at, n - at)
     if not out.failed:
         store_be32(
             out.scratch + start + 1, <uint32_t> (out.n - start - 1)

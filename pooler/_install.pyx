@@ -132,10 +132,7 @@ cdef int put_prepare_query(
     cdef size_t word = strlen(PREPARE_WORD)
     cdef size_t n = HEADER_BYTES + word + st.name_n + st.n
     cdef Effect *effect
-    cdef uint8_t *room
-    if end_own_batch(s, out) < 0:
-        return -1
-    room = output_room(out, n)
+    cdef uint8_t *room = output_room(out, n)
     effect = push_with_effect(s, REQUEST_SQL | REQUEST_SKIP)
     if room == NULL or effect == NULL:
         return -1
@@ -195,6 +192,8 @@ cdef int install(
     """Give the server a statement that it lacks, in front of what needs it."""
     cdef Effect *effect
     if make_room(t, s, out, st) < 0:
+        return -1
+    if for_query and st.kind == STATEMENT_SQL and end_own_batch(s, out) < 0:
         return -1
     if note_installed(s, st) == NULL:
         return -1

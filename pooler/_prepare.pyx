@@ -103,11 +103,6 @@ cdef inline bint names_unsettled(
     )
 
 
-cdef inline bint may_prepare(const ServerSession *s) noexcept nogil:
-    """False when the transaction is known to have failed."""
-    return s.xact_status != c"E" or s.requests.closing_count != 0
-
-
 cdef inline bint may_answer(const ServerSession *s) noexcept nogil:
     """Whether a Parse can be answered here: PostgreSQL would surely accept it.
 
@@ -188,15 +183,19 @@ cdef PrepareResult parse_duplicate(
     the text whatever it finds, and then that the name is taken (42P05).
     """
     cdef Statement *taken = entry.statement
-    cdef Statement *st = intern(t, c, STATEMENT_PARSE, text, n)
+    cdef Statement *st
     cdef ClientStatement *second
     cdef Effect *effect
+    cdef bint there = server_has(s, server_statement_find(&s.statements, taken))
+    if not there and s.requests.closing_count:
+        return PREPARE_WAIT  # who knows whether it can be prepared then
+    st = intern(t, c, STATEMENT_PARSE, text, n)
     if st == NULL:
         return refuse(t, c, s, out, REFUSED_MEMORY)
     second = client_statement_new(name, name_n, st)
     statement_unref(t, st)
     if second == NULL or (
-        may_prepare(s)  # else PostgreSQL refuses whatever text it is
+        s.xact_status != c"E"  # in which PostgreSQL refuses whatever text it is
         and ensure(t, s, out, taken, False) < 0
     ):
         return PREPARE_NO_MEMORY

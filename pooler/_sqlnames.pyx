@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Names in SQL; see ``_sqlnames.pxd``."""
 
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
@@ -45,6 +45,8 @@ cdef struct Renaming:  # of one Query
     Rename rows[RENAMES_MAX]
     int count
     bint alone  # the Query has one command of these, so its effect can be undone
+    ServerStatement *doubtful[RENAMES_MAX]  # borrow: there or not once it has run
+    int doubtful_count
     Effect effect
     Statement *executed  # borrow: what the one command executes
     size_t executed_end
@@ -274,7 +276,7 @@ cdef int query_prepare(
     entry = client_statement_new(command.name, command.name_n, st)
     if entry == NULL or client_statement_link(c.statements, entry) < 0:
         return -1
-    if make_room(t, s, out, st) < 0:
+    if make_room(t, s, out, st) < 0 or end_own_batch(s, out) < 0:
         return -1
     there = note_installed(s, st)
     if there == NULL:
@@ -289,7 +291,8 @@ cdef int query_prepare(
         r.effect.flags = EFFECT_ADDS_NAME
         r.effect.installed = st
     else:
-        there.generation = s.statements.generation - 1
+        r.doubtful[r.doubtful_count] = there
+        r.doubtful_count += 1
         statement_unref(t, st)
     return 0
 
@@ -340,7 +343,8 @@ cdef int query_deallocate(
         r.effect.entry = entry
         r.effect.flags = EFFECT_DROPS_NAME
     else:
-        there.generation = s.statements.generation - 1
+        r.doubtful[r.doubtful_count] = there
+        r.doubtful_count += 1
         if not entry.pending:
             client_statement_unlink(c.statements, entry)
             client_statement_free(t, entry)
@@ -355,6 +359,7 @@ cdef int read_query(
     cdef SqlCommand command
     cdef size_t pos = 0
     cdef int commands = 0
+    cdef int i
     while sql_next(text, n, &pos, &command):
         commands += 1
     r.alone = commands == 1
@@ -371,6 +376,8 @@ cdef int read_query(
                 return -1
         elif command.verb == SQL_FORGET_ALL:
             c.settling = True
+    for i in range(r.doubtful_count):
+        r.doubtful[i].generation = s.statements.generation - 1
     return 0
 
 
@@ -433,17 +440,17 @@ cdef PrepareResult rename_query(
     cdef int code
     if not sql_concerns(text, n):
         return PREPARE_FORWARD
-    renaming.count = 0
+    renaming.count = renaming.doubtful_count = 0
     renaming.executed = NULL
     memset(&renaming.effect, 0, sizeof(Effect))
     if read_query(t, c, s, out, text, n, &renaming) < 0:
         return PREPARE_NO_MEMORY
     if renaming.count == 0 and renaming.effect.flags == 0:
         return PREPARE_FORWARD
-    if c.statements != NULL:
-        c.statements.names_batch = batch_number(&s.requests)
     if end_own_batch(s, out) < 0:
         return PREPARE_NO_MEMORY
+    if c.statements != NULL:
+        c.statements.names_batch = batch_number(&s.requests)
     if renaming.executed != NULL and ends_with(text, n, renaming.executed_end):
         replay_arm_query(t, s, out, renaming.executed)
     if renaming.effect.flags:
@@ -451,6 +458,11 @@ cdef PrepareResult rename_query(
         if effect == NULL:
             return PREPARE_NO_MEMORY
         effect[0] = renaming.effect
+        if renaming.count:
+            effect.moved_from = <uint32_t> renaming.rows[0].start
+            effect.moved_by = <int32_t> renaming.rows[0].n - <int32_t> (
+                renaming.rows[0].end - renaming.rows[0].start
+            )
         if effect.flags & EFFECT_REFUSED:
             code = put_refused_query(t, out)
             return PREPARE_DONE if code == 0 else PREPARE_NO_MEMORY

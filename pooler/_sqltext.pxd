@@ -34,7 +34,6 @@ cdef bint sql_next(
     const uint8_t *text, size_t n, size_t *pos, SqlCommand *found
 ) noexcept nogil
 cdef bint sql_is_stable(const uint8_t *text, size_t n) noexcept nogil
-cdef bint sql_ends_transaction(const uint8_t *text, size_t n) noexcept nogil
 
 
 cdef inline bint sql_concerns(const uint8_t *text, size_t n) noexcept nogil:

@@ -256,17 +256,6 @@ cdef bint sql_next(
             return True
 
 
-cdef bint sql_ends_transaction(const uint8_t *text, size_t n) noexcept nogil:
-    """Whether PostgreSQL would read this even in a failed transaction."""
-    cdef size_t at = skip_blank(text, n, 0)
-    cdef size_t end = skip_word(text, n, at)
-    return (
-        is_word(text, at, end, b"rollback") or is_word(text, at, end, b"commit")
-        or is_word(text, at, end, b"end") or is_word(text, at, end, b"abort")
-        or is_word(text, at, end, b"prepare")
-    )
-
-
 cdef bint is_moment(const uint8_t *text, size_t at, size_t end) noexcept nogil:
     cdef size_t word = end
     end = at

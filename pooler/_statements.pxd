@@ -12,7 +12,7 @@ standard_conforming_strings, a tracked search_path or role).
 Source: PostgreSQL documentation, "Extended Query", "PREPARE".
 """
 
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
 from pooler._params cimport ParamSet, ParamTable
 
@@ -143,6 +143,8 @@ cdef struct Effect:  # of a request, taken back if PostgreSQL never carries it o
     ClientStatement *entry
     uint8_t flags
     uint8_t refusal  # Refusal
+    uint32_t moved_from  # of a Query: characters behind this one were moved by so many
+    int32_t moved_by
 
 cdef struct EffectQueue:  # one for each outstanding Parse, Close and REQUEST_SQL
     Effect *ring  # own

@@ -13,18 +13,51 @@ from tests.conformance.transcript import DATABASE, USER, Transcript, run
 from tests.integration.harness import Pooler
 from tests.wire_client import WireClient, query
 
-# Way to the server -> pool mode and the size of the pieces that a client sends.
+# Way to the server -> pooler and the size of the pieces that a client sends.
 WAYS = {
     "session": ("session", 0),
     "transaction": ("transaction", 0),
     "transaction in pieces": ("transaction", 7),
+    "another server each time": ("two servers", 0),
+}
+POOLERS: dict[str, dict[str, object]] = {
+    "session": {"pool_mode": "session", "default_pool_size": 1},
+    "transaction": {"pool_mode": "transaction", "default_pool_size": 1},
+    "two servers": {
+        "pool_mode": "transaction",
+        "default_pool_size": 2,
+        "max_prepared_statements": 4,  # so that some must go
+    },
 }
 # Above this, sending in pieces of a few bytes takes too long.
 MOST_BYTES_IN_PIECES = 20_000
 
 
+class Holders:
+    """Two clients before a pool of two servers; one of them holds one at any time.
+
+    So whoever else asks gets the other one, and another one after each ``turn``.
+    """
+
+    def __init__(self, port: int) -> None:
+        self._pair = [WireClient(port).login(USER, DATABASE) for _ in range(2)]
+        self._pair[0].ask(query("BEGIN"))
+
+    def turn(self) -> None:
+        """Hold the server that was used last, and let go of the other."""
+        holding, idle = self._pair
+        idle.ask(query("BEGIN"))
+        holding.ask(query("COMMIT"))
+        self._pair.reverse()
+
+    def close(self) -> None:
+        """Let go of both."""
+        for client in self._pair:
+            client.close()
+
+
 class Bed:
-    """Compares scripts; a context manager. Each pool has one server.
+    """Compares scripts; a context manager. Each pool has one server to give.
 
     So a server that does not come back to its pool holds up the next client, and is
     found.
@@ -52,16 +85,15 @@ class Bed:
                 problems.append(problem)
         assert not problems, problems
 
-    def pooler(self, mode: str) -> Pooler:
-        """The pooler of a pool mode, started when it is first wanted."""
-        if mode not in self.poolers:
-            directory = self._directory / mode
+    def pooler(self, kind: str) -> Pooler:
+        """The pooler of a kind, started when it is first wanted."""
+        if kind not in self.poolers:
+            directory = self._directory / kind
             directory.mkdir()
-            settings = {"pool_mode": mode, "default_pool_size": 1}
-            made = Pooler(directory, self.server.port, {}, settings)
-            self.poolers[mode] = made
+            made = Pooler(directory, self.server.port, {}, POOLERS[kind])
+            self.poolers[kind] = made
             made.start()
-        return self.poolers[mode]
+        return self.poolers[kind]
 
     def elsewhere(self, sql: str) -> None:
         """Run SQL straight on the server."""
@@ -78,21 +110,27 @@ class Bed:
 
     def pooled(self, script: Script, way: str) -> Transcript:
         """What comes through the pooler."""
-        mode, piece = WAYS[way]
-        port = self.pooler(mode).port
+        kind, piece = WAYS[way]
+        port = self.pooler(kind).port
+        holders = Holders(port) if kind == "two servers" else None
 
         def server_is_free(transcript: Transcript) -> None:
-            if mode == "transaction" and transcript.transaction_status in "I":
+            if kind != "session" and transcript.transaction_status in "I":
                 self.check(port)
 
-        made = run(
-            script,
-            port,
-            elsewhere=self.elsewhere,
-            afterwards=server_is_free,
-            piece=piece,
-        )
-        self.check(port)
+        try:
+            made = run(
+                script,
+                port,
+                elsewhere=self.elsewhere,
+                afterwards=server_is_free,
+                between=holders.turn if holders else None,
+                piece=piece,
+            )
+            self.check(port)
+        finally:
+            if holders:
+                holders.close()
         return made
 
     def check(self, port: int) -> None:
@@ -113,7 +151,9 @@ class Bed:
     @staticmethod
     def possible(script: Script, way: str) -> bool:
         """Whether a script can be held on this way at all."""
-        mode, piece = WAYS[way]
+        kind, piece = WAYS[way]
         if piece and script.size > MOST_BYTES_IN_PIECES:
             return False
-        return mode == "session" or not script.session_only
+        if kind == "two servers":
+            return script.any_server
+        return kind == "session" or not script.session_only

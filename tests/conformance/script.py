@@ -47,7 +47,8 @@ class Script:
     severity and SQLSTATE are compared; ``pooler_adds`` is a message that only the
     pooler sends, at the end. ``session_only``: why it cannot be held in
     transaction mode, or nothing. ``elsewhere`` is SQL that another session runs
-    once before the last step.
+    once before the last step. ``any_server``: each of its transactions may run on
+    another server.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Script:
     pooler_adds: Line | None = None
     session_only: str = ""
     elsewhere: str = ""
+    any_server: bool = False
 
     @property
     def ends(self) -> bool:

@@ -7,6 +7,7 @@ from tests.conformance.script import Script
 from tests.conformance.scripts_copy import copy_scripts
 from tests.conformance.scripts_ends import end_scripts
 from tests.conformance.scripts_extended import extended_scripts
+from tests.conformance.scripts_prepared import prepared_scripts
 from tests.conformance.scripts_simple import simple_scripts
 
 # What the scripts need, once per database.
@@ -18,6 +19,7 @@ def all_scripts() -> list[Script]:
     scripts = [
         *simple_scripts(),
         *extended_scripts(),
+        *prepared_scripts(),
         *copy_scripts(),
         *end_scripts(),
     ]

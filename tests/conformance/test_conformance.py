@@ -6,10 +6,11 @@ from __future__ import annotations
 import pytest
 
 from pooler.messages import MESSAGES, Phase, Sender
-from tests.conformance.bed import WAYS, Bed
+from tests.conformance.bed import WAYS, Bed, Holders
 from tests.conformance.script import Script
 from tests.conformance.scripts import all_scripts
-from tests.wire_client import codes, messages_in
+from tests.conformance.transcript import DATABASE, USER
+from tests.wire_client import WireClient, codes, messages_in
 
 SCRIPTS = all_scripts()
 
@@ -50,3 +51,18 @@ def test_scripts_show_every_message_of_a_session(bed: Bed) -> None:
         if row.phase & Phase.READY and row.code not in shown[row.sender]
     }
     assert missing == set(NOT_SHOWN)
+
+
+def test_another_server_each_time(bed: Bed) -> None:
+    """The way of that name does what it says."""
+    port = bed.pooler("two servers").port
+    holders = Holders(port)
+    with WireClient(port) as client:
+        client.login(USER, DATABASE)
+        seen = []
+        for _ in range(4):
+            holders.turn()
+            seen.append(client.value("SELECT pg_backend_pid()"))
+    holders.close()
+    assert seen[0] != seen[1]
+    assert seen == seen[:2] * 2

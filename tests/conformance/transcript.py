@@ -64,6 +64,12 @@ class Transcript:
         return codes(self.greeting) + codes(self.messages)
 
     @property
+    def at_rest(self) -> bool:
+        """Nothing is open: the last message is a ReadyForQuery with status I."""
+        last = (self.greeting + self.messages)[-1]
+        return last.code == "Z" and last.body == b"I"
+
+    @property
     def transaction_status(self) -> str:
         """What the last ReadyForQuery says; empty when the connection has ended."""
         last = [one.body.decode() for one in self.messages if one.code == "Z"]
@@ -186,12 +192,14 @@ def run(
     *,
     elsewhere: Callable[[str], object],
     afterwards: Callable[[Transcript], None] | None = None,
+    between: Callable[[], None] | None = None,
     piece: int = 0,
 ) -> Transcript:
     """Hold one conversation; ``piece`` cuts what is sent.
 
-    ``elsewhere`` runs SQL in another session. ``afterwards`` is called while the
-    connection is still open.
+    ``elsewhere`` runs SQL in another session. ``between`` is called before each step
+    that begins outside a transaction, ``afterwards`` while the connection is still
+    open.
     """
     speaker = Speaker(port, piece)
     try:
@@ -199,6 +207,8 @@ def run(
         for number, (raw, until) in enumerate(script.steps, 1):
             if script.elsewhere and number == len(script.steps):
                 elsewhere(script.elsewhere)
+            if between is not None and speaker.transcript.at_rest:
+                between()
             speaker.step(raw, until)
         if afterwards is not None:
             afterwards(speaker.transcript)

@@ -34,9 +34,7 @@ from pooler._session cimport (
     CLIENT_LOGIN, ClientSession, Pool, SERVER_ACTIVE, ServerSession,
     requests_at, requests_free, requests_init, server_has, server_is_free, set_client_state,
 )
-from pooler._sqltext cimport (
-    SqlCommand, sql_concerns, sql_ends_transaction, sql_is_stable, sql_next,
-)
+from pooler._sqltext cimport SqlCommand, sql_concerns, sql_is_stable, sql_next
 from pooler._statements cimport (
     ClientStatement, ClientStatements, ServerStatement, client_statements_free,
     statements_free, statements_init,
@@ -144,11 +142,6 @@ def sql_commands(bytes text):
 def is_stable_text(bytes text):
     """``sql_is_stable``."""
     return bool(sql_is_stable(<const uint8_t *> <const char *> text, len(text)))
-
-
-def ends_transaction(bytes text):
-    """``sql_ends_transaction``."""
-    return bool(sql_ends_transaction(<const uint8_t *> <const char *> text, len(text)))
 
 
 def is_fatal(bytes body):

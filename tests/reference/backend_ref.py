@@ -203,6 +203,7 @@ class Backend:
 
     def _query(self, sql: str) -> bytes:
         self.unnamed = None
+        self.portals.pop("", None)
         self._read(sql)
         answer = self._run(sql)
         return answer + self._ready()

@@ -1,0 +1,691 @@
+# SPDX-License-Identifier: MIT
+"""Prepared statements over shared servers, by example.
+
+What the state machine of tests/property cannot show: which messages go to the server,
+limits, long messages, a batch that is sent again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from tests.reference.backend_ref import Backend
+from tests.wire_client import (
+    FLUSH,
+    SYNC,
+    Message,
+    bind,
+    codes,
+    describe,
+    execute,
+    message,
+    messages_in,
+    parse,
+    query,
+)
+from tests.wire_client import text as cstring
+
+PARSED, BOUND, CLOSED = message("1"), message("2"), message("3")
+READY = message("Z", b"I")
+
+
+def close(name: str, kind: str = "S") -> bytes:
+    return message("C", kind.encode() + cstring(name))
+
+
+def run(name: str = "") -> bytes:
+    """Bind and Execute, and the Sync behind them."""
+    return bind(statement=name) + execute() + SYNC
+
+
+class World:
+    """A pool whose servers are reference backends, which answer at once."""
+
+    def __init__(self, bench: Any, clients: int, servers: int) -> None:
+        self.bench = bench
+        self.backends = [Backend() for _ in range(servers)]
+        self.sent: list[Message] = []  # what the servers were sent by the last ``ask``
+        self.seen = [b""] * clients
+        for _ in range(servers):
+            bench.add_server()
+        for _ in range(clients):
+            bench.add_client()
+
+    def ask(self, client: int, *parts: bytes) -> bytes:
+        """Send, let everything be answered; what the client has got."""
+        self.sent = []
+        self.seen = [b"" for _ in self.seen]
+        raw = b"".join(parts)
+        _, _, got = self.bench.client_feed(client, raw)
+        assert got in ("ok", "align")  # align: the rest goes on with the answer
+        while moved := self.bench.take_sent():
+            for kind, i, data in moved:
+                if kind == "client":
+                    self.seen[i] += data
+                    continue
+                self.sent += messages_in(data)
+                answer = self.backends[i].feed(data)
+                if answer:
+                    assert self.bench.server_feed(i, answer)[2] == "ok"
+        return self.seen[client]
+
+    @property
+    def went(self) -> str:
+        """The type bytes of what the servers were sent."""
+        return codes(self.sent)
+
+    def stats(self, name: str) -> int:
+        return int(self.bench.statement_stats()[name])
+
+
+Make = Callable[..., World]
+
+
+@pytest.fixture
+def make(probe: ModuleType) -> Make:
+    def world(clients: int = 2, servers: int = 1, most: int = 100) -> World:
+        return World(probe.Bench(8, (), most), clients, servers)
+
+    return world
+
+
+def error_of(said: bytes) -> dict[str, str]:
+    [failed] = [one for one in messages_in(said) if one.code == "E"]
+    return failed.fields
+
+
+# ------------------------------------------------------------ sharing
+
+
+def test_one_text_is_parsed_once_for_all_clients(make: Make) -> None:
+    world = make()
+    first = world.ask(0, parse("one", "mine"), run("mine"))
+    assert world.went == "PBES"
+    assert world.ask(1, parse("one", "yours"), run("yours")) == first
+    assert world.went == "BES"
+    assert world.stats("server_parses") == 1
+    assert world.stats("client_parses") == 2
+    assert world.stats("hits") == 1
+    assert world.stats("binds") == 2
+    assert world.bench.statement_counts()[0] == 1
+
+
+def test_statement_follows_its_client_to_another_server(make: Make) -> None:
+    world = make(servers=2)
+    world.ask(0, parse("one", "a"), SYNC)
+    world.ask(1, query("begin"))  # takes the server that has it
+    said = world.ask(0, run("a"))
+    assert b"one" in said
+    assert codes(messages_in(said)) == "2DCZ"
+    assert world.went == "PBES"
+    assert world.stats("client_parses") == 1
+
+
+def test_same_text_under_other_values_is_another_statement(probe: ModuleType) -> None:
+    """A literal may mean another date under another DateStyle."""
+    tracked = ("application_name", "DateStyle")
+    bench = probe.Bench(4, tracked, 100)
+    bench.add_server((b"", b"ISO, MDY"))
+    for values in [(b"", b"ISO, MDY"), (b"x", b"ISO, MDY"), (b"", b"ISO, DMY")]:
+        i = bench.add_client(values)
+        bench.client_feed(i, parse("one", "a") + SYNC)
+        while requests := bench.server_state(0)[2]:
+            if requests[0] == 0xC1:  # our SET
+                told = zip(tracked, values, strict=True)
+                said = [message("S", cstring(k) + v + b"\0") for k, v in told]
+                bench.server_feed(0, b"".join(said) + READY)
+            else:
+                bench.server_feed(0, (PARSED if b"P" in requests else b"") + READY)
+    assert bench.statement_counts()[0] == 2
+    of = [bench.client_names(i)[b"a"][0] for i in range(3)]
+    assert of[0] == of[1] != of[2]
+
+
+def test_ten_thousand_clients_share_their_texts(probe: ModuleType) -> None:
+    bench = probe.Bench(1, (), 200)
+    bench.add_server()
+    texts = [f"select {n} from a_table_with_a_name where x = $1" for n in range(100)]
+    for i in range(50):
+        bench.add_client()
+        bench.client_feed(i, b"".join(parse(t, f"s{k}") for k, t in enumerate(texts)))
+        bench.client_feed(i, SYNC)
+        bench.server_feed(0, (PARSED * 100 if i == 0 else b"") + READY)
+        assert len(bench.client_names(i)) == 100
+    count, size = bench.statement_counts()
+    assert count == 100
+    assert size < 100 * 300
+
+
+# ------------------------------------------------------------ made answers
+
+
+def test_parse_and_sync_alone(make: Make) -> None:
+    world = make()
+    world.ask(0, parse("one", "a"), SYNC)
+    assert world.ask(1, parse("one", "a"), SYNC) == PARSED + READY
+    assert world.went == "S"
+
+
+def test_made_answer_with_nothing_outstanding_comes_at_the_flush(make: Make) -> None:
+    world = make()
+    world.ask(0, parse("one", "a"), SYNC)
+    assert world.ask(1, parse("one", "a")) == b""
+    assert world.ask(1, FLUSH) == PARSED
+    assert world.ask(1, describe("a", "S"), FLUSH)[:1] == b"t"
+    assert world.ask(1, close("a"), FLUSH) == CLOSED
+    assert world.ask(1, SYNC) == READY
+
+
+def test_made_answers_stand_in_order(make: Make) -> None:
+    """ParseComplete comes before the answer to Describe, and behind what was before."""
+    world = make()
+    world.ask(0, parse("one", "a"), SYNC)
+    said = world.ask(
+        1, bind(), parse("one", "b"), SYNC, parse("one", "b"), describe("b", "S"), SYNC
+    )
+    assert codes(messages_in(said)) == "EZ" + "1tTZ"
+    said = world.ask(
+        1, close("b"), parse("two", "c"), parse("one", "b"), bind(statement="c"), SYNC
+    )
+    assert codes(messages_in(said)) == "3112Z"
+
+
+def test_close_of_an_unknown_name(make: Make) -> None:
+    world = make()
+    assert world.ask(0, close("nobody"), SYNC) == CLOSED + READY
+
+
+def test_close_of_a_portal_is_postgres_business(make: Make) -> None:
+    world = make()
+    world.ask(0, parse("one", "a"), SYNC)
+    assert world.ask(0, close("a", "P"), SYNC) == CLOSED + READY
+    assert world.went == "CS"
+    assert b"one" in world.ask(0, run("a"))
+
+
+def test_no_made_answer_in_a_failed_transaction(make: Make) -> None:
+    world = make()
+    world.ask(0, parse("one", "a"), SYNC)
+    world.ask(1, query("begin"))
+    world.ask(1, query("fail"))
+    said = world.ask(1, parse("one", "b"), SYNC)
+    assert error_of(said)["C"] == "25P02"
+    assert world.ask(1, query("rollback"))[-1:] == b"I"
+    assert error_of(world.ask(1, run("b")))["C"] == "26000"
+
+
+# ------------------------------------------------------------ errors
+
+
+def test_name_that_is_taken(make: Make) -> None:
+    """The server says so, about its own name; the client reads the one it gave."""
+    world = make()
+    said = world.ask(0, parse("one", "a"), parse("two", "a"), run("a"))
+    assert codes(messages_in(said)) == "1EZ"
+    assert error_of(said) == {
+        "S": "ERROR",
+        "V": "ERROR",
+        "C": "42P05",
+        "M": 'prepared statement "a" already exists',
+    }
+    assert b"one" in world.ask(0, run("a"))
+
+
+def test_syntax_error_goes_before_the_taken_name(make: Make) -> None:
+    world = make()
+    said = world.ask(0, parse("one", "a"), SYNC, parse("bad", "a"), SYNC)
+    assert error_of(said)["C"] == "42601"
+
+
+def test_failed_parse_leaves_nothing(make: Make) -> None:
+    world = make()
+    assert codes(messages_in(world.ask(0, parse("bad", "a"), run("a")))) == "EZ"
+    assert world.bench.client_names(0) == {}
+    assert world.bench.effects(0) == 0
+    assert codes(messages_in(world.ask(0, parse("one", "a"), run("a")))) == "12DCZ"
+    assert world.bench.server_names(0) != []
+
+
+@pytest.mark.parametrize("name", ["nobody", "p_1", "p_", "p_1?", "p_99999999999"])
+def test_unknown_name(make: Make, name: str) -> None:
+    """Also one that looks like the server's own: it belongs to somebody else."""
+    world = make()
+    world.ask(1, parse("secret", "a"), SYNC)
+    for asked in (run(name), describe(name, "S") + SYNC):
+        said = world.ask(0, asked)
+        assert error_of(said)["C"] == "26000"
+        assert b"secret" not in said
+        assert f'"{name}"' in error_of(said)["M"]
+    assert b"secret" not in world.ask(0, query(f"execute {name}"))
+
+
+def test_names_differ_in_63_bytes(make: Make) -> None:
+    world = make()
+    long = "x" * 63
+    world.ask(0, parse("one", long + "aaa"), SYNC)
+    assert b"one" in world.ask(0, run(long + "b"))
+    said = world.ask(0, parse("two", long + "c"), SYNC)
+    assert error_of(said)["M"] == f'prepared statement "{long}c" already exists'
+    assert error_of(world.ask(0, run(long[1:])))["C"] == "26000"
+
+
+def test_any_bytes_in_a_name(make: Make) -> None:
+    world = make()
+    raw = bytes(range(1, 64))
+    body = raw + b"\0one\0\0\0"
+    assert world.ask(0, message("P", body), SYNC) == PARSED + READY
+    assert world.bench.client_names(0)[raw][1] == b"one\0\0\0"
+    assert b"one" in world.ask(
+        0, message("B", b"\0" + raw + b"\0" + b"\0" * 6), execute(), SYNC
+    )
+
+
+# ------------------------------------------------------------ unnamed statements
+
+
+def test_text_that_is_parsed_again_without_a_name(make: Make) -> None:
+    world = make()
+    asked = parse("one") + bind() + execute() + SYNC
+    for went, kept in (("PBES", 0), ("PBES", 1), ("BES", 1), ("BES", 1)):
+        said = world.ask(0, asked)
+        assert codes(messages_in(said)) == "12DCZ"
+        assert world.went == went
+        assert len(world.backends[0].named) == kept
+    assert world.ask(1, asked) == said
+    assert world.went == "BES"
+
+
+def test_cache_of_unnamed_statements_can_be_off(make: Make) -> None:
+    world = make()
+    world.bench.limit_statements(cache_unnamed=False)
+    for _ in range(4):
+        world.ask(0, parse("one"), bind(), execute(), SYNC)
+        assert world.went == "PBES"
+    assert world.backends[0].named == {}
+
+
+@pytest.mark.parametrize("text", ["'now'", "today", "x 'tomorrow'"])
+def test_text_that_is_read_anew_is_not_kept(make: Make, text: str) -> None:
+    world = make()
+    for _ in range(4):
+        world.ask(0, parse(text), bind(), execute(), SYNC)
+        assert world.went == "PBES"
+    named = [parse(text, "a"), SYNC]
+    world.ask(0, *named)
+    assert world.went == "PS"
+    world.ask(1, *named)
+    assert world.went == "PS", "each client reads it at its own moment"
+
+
+def test_unnamed_statement_outlives_its_link(make: Make) -> None:
+    """Parse and Sync, then Bind, as lib/pq does; others use the server meanwhile."""
+    world = make()
+    for cache in (True, False):
+        world.bench.limit_statements(cache_unnamed=cache)
+        world.ask(0, parse("one"), describe(kind="S"), SYNC)
+        world.ask(1, parse("two"), bind(), execute(), SYNC)
+        said = world.ask(0, run())
+        assert b"one" in said
+        assert b"two" not in said
+
+
+def test_nobody_gets_the_unnamed_statement_of_another(make: Make) -> None:
+    world = make()
+    world.ask(0, parse("secret"), SYNC)
+    for asked in (run(), describe(kind="S") + SYNC):
+        said = world.ask(1, asked)
+        assert error_of(said)["C"] == "26000"
+
+
+def test_query_and_close_end_the_unnamed_statement(make: Make) -> None:
+    world = make()
+    for end in (query("two"), close("") + SYNC):
+        world.ask(0, parse("one"), SYNC)
+        world.ask(0, end)
+        assert error_of(world.ask(0, run()))["C"] == "26000"
+
+
+# ------------------------------------------------------------ eviction
+
+
+def test_least_recently_used_statement_goes(make: Make) -> None:
+    world = make(most=2)
+    for name in ("one", "two"):
+        world.ask(0, parse(name, name), SYNC)
+    world.ask(0, run("one"))
+    world.ask(0, parse("three", "three"), SYNC)
+    assert world.went == "CPS"
+    assert world.stats("evictions") == 1
+    assert sorted(p.text for p in world.backends[0].named.values()) == ["one", "three"]
+    assert b"two" in world.ask(0, run("two"))
+    assert world.went == "CPBES"
+
+
+def test_eviction_inside_a_batch(make: Make) -> None:
+    """What was bound before is run before it is closed."""
+    world = make(most=1)
+    asked = b"".join(
+        parse(t, t) + bind(statement=t, portal=t) + execute(t)
+        for t in ("one", "two", "three")
+    )
+    said = world.ask(0, asked, run("one"))
+    assert codes(messages_in(said)) == "12DC" * 3 + "2DCZ"
+    assert len(world.backends[0].named) == 1
+
+
+# ------------------------------------------------------------ limits
+
+
+def test_too_many_statements(make: Make) -> None:
+    world = make()
+    world.bench.limit_statements(client_count=2)
+    for name in ("a", "b"):
+        world.ask(0, parse("one", name), SYNC)
+    said = world.ask(0, parse("one", "c"), run("c"))
+    assert codes(messages_in(said)) == "EZ"
+    assert error_of(said)["C"] == "53400"
+    assert "max_client_prepared_statements" in error_of(said)["M"]
+    assert b"one" in world.ask(0, run("a"))
+    said = world.ask(0, query("prepare d as one"))
+    assert error_of(said)["C"] == "53400"
+    assert codes(messages_in(said)) == "EZ"
+    world.ask(0, close("a"), SYNC)
+    assert codes(messages_in(world.ask(0, parse("one", "c"), run("c")))) == "12DCZ"
+
+
+def test_statement_limit_fails_the_transaction(make: Make) -> None:
+    world = make()
+    world.bench.limit_statements(client_count=1)
+    world.ask(0, parse("one", "a"), SYNC)
+    world.ask(0, query("begin"))
+    assert world.ask(0, parse("one", "b"), SYNC)[-1:] == b"E"
+    assert error_of(world.ask(0, query("one")))["C"] == "25P02"
+
+
+def test_too_long_statements(make: Make) -> None:
+    world = make()
+    world.bench.limit_statements(client_bytes=100)
+    said = world.ask(0, parse("x" * 101, "a"), SYNC)
+    assert error_of(said)["C"] == "53400"
+    assert "max_client_prepared_bytes" in error_of(said)["M"]
+    assert codes(messages_in(world.ask(0, parse("x" * 101), run()))) == "12DCZ"
+
+
+def test_no_memory_left_for_statements(make: Make) -> None:
+    world = make()
+    world.bench.limit_statements(total_bytes=500)
+    said = world.ask(0, parse("x" * 501, "a"), SYNC)
+    assert error_of(said)["C"] == "53200"
+    assert "max_prepared_memory" in error_of(said)["M"]
+    assert codes(messages_in(world.ask(0, parse("x" * 501), run()))) == "12DCZ"
+
+
+# ------------------------------------------------------------ long messages
+
+
+@pytest.mark.parametrize("size", [20_000, 100_000])
+@pytest.mark.parametrize("piece", [1000, 7777])
+def test_parse_that_comes_in_pieces(make: Make, size: int, piece: int) -> None:
+    world = make()
+    text = "y" * size
+    raw = parse(text, "long") + run("long")
+    said = b""
+    for at in range(0, len(raw), piece):
+        said += world.ask(0, raw[at : at + piece])
+    assert codes(messages_in(said)) == "12DCZ"
+    assert text.encode() in said
+    count, used = world.bench.statement_counts()
+    assert count == 1
+    assert size < used < size + 1000
+
+
+def test_parse_in_pieces_is_refused_at_once(make: Make) -> None:
+    world = make()
+    world.bench.limit_statements(client_bytes=50_000)
+    raw = parse("y" * 60_000, "long") + run("long")
+    said = b"".join(
+        world.ask(0, raw[at : at + 9000]) for at in range(0, len(raw), 9000)
+    )
+    assert codes(messages_in(said)) == "EZ"
+    assert error_of(said)["C"] == "53400"
+    assert world.bench.statement_counts() == (0, 0)
+
+
+def test_long_unnamed_parse_streams(make: Make) -> None:
+    world = make()
+    raw = parse("y" * 2_000_000) + run()
+    said = b""
+    for at in range(0, len(raw), 100_000):
+        said += world.ask(0, raw[at : at + 100_000])
+        assert world.bench.client_state(0)[2] < 16_384
+    assert codes(messages_in(said)) == "12DCZ"
+    assert world.bench.statement_counts() == (0, 0)
+
+
+def test_big_bind_streams(make: Make) -> None:
+    world = make()
+    world.ask(0, parse("one", "a"), SYNC)
+    raw = bind(b"v" * 300_000, statement="a") + execute() + SYNC
+    said = b"".join(
+        world.ask(0, raw[at : at + 50_000]) for at in range(0, len(raw), 50_000)
+    )
+    assert codes(messages_in(said)) == "2DCZ"
+
+
+@pytest.mark.parametrize("code", ["P", "B"])
+def test_name_that_does_not_end(make: Make, code: str) -> None:
+    world = make()
+    body = (b"" if code == "P" else b"\0") + b"n" * 200_000 + b"\0" + b"\0" * 6
+    raw = message(code, body) + SYNC
+    said = b"".join(
+        world.ask(0, raw[at : at + 40_000]) for at in range(0, len(raw), 40_000)
+    )
+    assert codes(messages_in(said)) == "EZ"
+    assert error_of(said)["C"] == "54000"
+
+
+def test_lost_client_gives_everything_back(make: Make) -> None:
+    world = make()
+    world.ask(0, parse("one", "a"), parse("two"), SYNC)
+    world.bench.client_feed(0, parse("z" * 50_000, "b")[:30_000])
+    world.bench.take_sent()
+    world.bench.drop_client(0)
+    for i in range(len(world.backends)):
+        if world.bench.server_state(i)[0] != 4:
+            world.bench.drop_server(i)
+    assert world.bench.statement_counts() == (0, 0)
+
+
+# ------------------------------------------------------------ SQL
+
+
+def test_sql_and_protocol_share_their_names(make: Make) -> None:
+    world = make(servers=2)
+    world.ask(0, query("prepare a as one"))
+    assert b"one" in world.ask(0, run("a"))
+    world.ask(0, parse("two", "b"), SYNC)
+    world.ask(1, query("begin"))  # so that the others get another server
+    assert b"two" in world.ask(0, query("execute b"))
+    assert b"one" in world.ask(0, query("execute a"))
+    assert b"one" in world.ask(0, run("a"))
+    assert codes(messages_in(world.ask(0, query("deallocate a")))) == "CZ"
+    assert error_of(world.ask(0, run("a")))["C"] == "26000"
+    world.ask(0, close("b"), SYNC)
+    said = world.ask(0, query("execute b"))
+    assert error_of(said)["M"] == 'prepared statement "b" does not exist'
+
+
+def test_sql_prepared_by_name_in_extended_protocol_on_any_server(make: Make) -> None:
+    world = make(servers=2)
+    world.ask(0, query("prepare a as one"))
+    world.ask(1, query("begin"))
+    said = world.ask(0, run("a"))
+    assert codes(messages_in(said)) == "2DCZ"
+    assert b"one" in said
+
+
+def test_sql_names_are_the_clients_own(make: Make) -> None:
+    world = make()
+    world.ask(0, query("prepare a as one"))
+    world.ask(1, query("prepare a as two"))
+    assert b"one" in world.ask(0, query("execute a"))
+    assert b"two" in world.ask(1, query("execute a"))
+    said = world.ask(1, query("prepare a as three"))
+    assert error_of(said)["M"] == 'prepared statement "a" already exists'
+    assert b"two" in world.ask(1, query("execute a"))
+
+
+@pytest.mark.parametrize("command", ["deallocate all", "DISCARD ALL", "Deallocate All"])
+def test_everything_is_forgotten(make: Make, command: str) -> None:
+    world = make()
+    world.backends[0]._run = _discards(world.backends[0])  # type: ignore[method-assign]
+    world.ask(0, parse("one", "a"), SYNC)
+    world.ask(1, parse("one", "a"), parse("two", "b"), SYNC)
+    world.ask(1, query(command))
+    assert world.bench.client_names(1) == {}
+    assert world.bench.server_names(0) == []
+    assert error_of(world.ask(1, run("a")))["C"] == "26000"
+    assert b"one" in world.ask(0, run("a"))
+
+
+def _discards(backend: Backend) -> Callable[[str], bytes]:
+    """``_run`` that knows DISCARD ALL as well, in any case."""
+    before = backend._run
+
+    def run_also(sql: str) -> bytes:
+        if sql.lower() == "discard all":
+            backend.named.clear()
+            return message("C", cstring("DISCARD ALL"))
+        return before(sql.lower())
+
+    return run_also
+
+
+def test_what_sql_prepares_behind_our_back_is_noticed(make: Make) -> None:
+    """Not the first statement of its Query: nobody has read it."""
+    world = make()
+    world.backends[0]._run = lambda sql: message("C", cstring("PREPARE"))  # type: ignore[method-assign]
+    world.bench.client_feed(0, query("one; prepare hidden as two"))
+    world.bench.server_feed(0, message("C", cstring("PREPARE")) + READY)
+    assert world.bench.stray(0)
+
+
+def test_execute_by_the_extended_protocol(make: Make) -> None:
+    world = make(servers=2)
+    world.ask(0, query("prepare a as one"))
+    world.ask(1, query("begin"))
+    said = world.ask(0, parse("execute a"), describe(kind="S"), run())
+    assert b"one" in said
+    assert "E" not in codes(messages_in(said)).replace("tTZ", "")
+
+
+# ------------------------------------------------------------ stale plans
+
+
+def test_stale_plan_is_prepared_again_and_the_batch_repeated(make: Make) -> None:
+    world = make()
+    world.ask(0, parse("stale", "a"), SYNC)
+    for asked in (
+        bind(statement="a") + describe() + execute() + SYNC,
+        describe("a", "S") + SYNC,
+        parse("other", "b" * 5) + bind(statement="a") + execute() + SYNC,
+    ):
+        world.backends[0].alter()
+        said = world.ask(0, asked)
+        assert "E" not in codes(messages_in(said)), messages_in(said)
+        assert b"stale" in said
+        world.ask(0, close("b" * 5), SYNC)
+    assert world.stats("replays") == 3
+
+
+def test_stale_plan_of_a_client_that_flushes(make: Make) -> None:
+    world = make()
+    world.ask(0, parse("stale", "a"), SYNC)
+    world.backends[0].alter()
+    said = world.ask(0, bind(statement="a"), describe(), FLUSH)
+    assert codes(messages_in(said)) == "2T"
+    assert codes(messages_in(world.ask(0, execute(), FLUSH))) == "DC"
+    assert world.ask(0, SYNC) == READY
+
+
+def test_stale_plan_of_an_execute_in_sql(make: Make) -> None:
+    world = make()
+    world.ask(0, query("prepare a as stale"))
+    world.ask(0, parse("stale", "b"), SYNC)
+    for name in ("a", "b"):
+        world.backends[0].alter()
+        said = world.ask(0, query(f"execute {name}"))
+        assert codes(messages_in(said)) == "DCZ"
+        assert b"stale" in said
+
+
+def test_stale_plan_in_a_transaction_block_is_told(make: Make) -> None:
+    world = make()
+    world.ask(0, parse("stale", "a"), SYNC)
+    world.ask(0, query("begin"))
+    world.backends[0].alter()
+    said = world.ask(0, run("a"))
+    assert error_of(said)["C"] == "0A000"
+    assert said[-1:] == b"E"
+    world.ask(0, query("rollback"))
+    assert b"stale" in world.ask(0, run("a"))
+
+
+def test_stale_plan_behind_work_of_the_same_batch_is_told(make: Make) -> None:
+    """That work is rolled back, and the client has its answer already."""
+    world = make()
+    world.ask(0, parse("stale", "a"), parse("one", "b"), SYNC)
+    world.backends[0].alter()
+    said = world.ask(0, bind(statement="b"), execute(), run("a"))
+    assert error_of(said)["C"] == "0A000"
+
+
+def test_stale_plan_in_a_pipeline_is_told(make: Make) -> None:
+    """What was sent behind the batch must not run before it."""
+    world = make()
+    world.ask(0, parse("stale", "a"), SYNC)
+    world.backends[0].alter()
+    said = world.ask(0, run("a"), query("one"))
+    assert error_of(said)["C"] == "0A000"
+    assert b"stale" in world.ask(0, run("a"))
+
+
+def test_lost_statement_is_prepared_again(make: Make) -> None:
+    """A function has run DEALLOCATE ALL: no tag says so."""
+    world = make()
+    world.ask(0, parse("one", "a"), SYNC)
+    world.backends[0].named.clear()
+    assert b"one" in world.ask(0, run("a"))
+    world.backends[0].named.clear()
+    assert b"one" in world.ask(0, query("execute a"))
+
+
+def test_plan_that_stays_stale_is_told_once(make: Make) -> None:
+    world = make()
+    world.ask(0, parse("stale", "a"), SYNC)
+    backend = world.backends[0]
+    backend.alter()
+    parse_one = backend._parse
+
+    def parse_and_alter(body: bytes) -> bytes:
+        said = parse_one(body)
+        backend.alter()
+        return said
+
+    backend._parse = parse_and_alter  # type: ignore[method-assign]
+    said = world.ask(0, run("a"))
+    assert codes(messages_in(said)) == "EZ"
+    assert error_of(said)["C"] == "0A000"
+    assert world.stats("replays") == 1
+
+
+def test_big_batch_is_not_kept(make: Make) -> None:
+    world = make()
+    world.ask(0, parse("stale", "a"), SYNC)
+    world.backends[0].alter()
+    said = world.ask(0, bind(b"v" * 20_000, statement="a"), execute(), SYNC)
+    assert error_of(said)["C"] == "0A000"
