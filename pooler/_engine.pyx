@@ -4,13 +4,13 @@
 cimport cython
 from cpython.bytes cimport PyBytes_AsString, PyBytes_FromStringAndSize
 from libc.stdint cimport uint32_t, uint64_t, uint8_t
-from libc.stdlib cimport calloc, free, malloc, realloc
+from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memcpy
 
 from pooler._buf cimport queue_add, queue_drop, queue_size
 from pooler._conn cimport (
     ClientConn, Conn, KIND_CLIENT, KIND_LISTENER, KIND_SERVER, ListenerConn, Loop,
-    NOTICE_CLIENT_CLOSED, NoticeRow, Peer, ServerConn, conn_enter, conn_handle,
+    NOTICE_CLIENT_CLOSED, NoticeRow, ServerConn, conn_enter, conn_handle,
     conn_interest, conn_leave, conn_of, conn_swallow_input, conn_write,
 )
 from pooler._ends cimport (
@@ -26,23 +26,23 @@ from pooler._session cimport (
     CANCEL_KEY_MAX_BYTES, CANCEL_KEY_MIN_BYTES, CLIENT_ACTIVE, CLIENT_LOGIN,
     CLIENT_WAITING, CLOSE_CLIENT_EOF, CLOSE_NO_MEMORY, CLOSE_QUERY_WAIT,
     CLOSE_REASONS, CLOSE_SERVER_OBSOLETE, CLOSE_SERVER_UNUSABLE, ClientSession,
-    CloseReason, Pool, Script, ServerSession, requests_init,
+    CloseReason, Pool, ServerSession, requests_init, script_fill,
 )
 from pooler._statements cimport StatementTable, statements_free, statements_init
+from pooler._stats cimport loop_counters, peer_name, pool_counters
 from pooler._sweep cimport (
     cancel_owner, close_all, expire_logins, expire_tested, retire_servers,
 )
 from pooler._sys cimport (
-    AF_INET, AF_INET6, EPOLLEXCLUSIVE, EPOLLIN, EPOLLOUT, EPOLL_CTL_ADD,
+    EPOLLEXCLUSIVE, EPOLLIN, EPOLLOUT, EPOLL_CTL_ADD,
     EPOLL_CTL_DEL, EPOLL_CTL_MOD, c_close, epoll_ctl, epoll_event, errno,
     sys_now_us,
 )
 from pooler._traffic cimport cancel_waiting, idle_server_bytes, resume_client, run_wakes
-from pooler._wire cimport HEADER_BYTES, limit_rules, put_cstring, put_header
+from pooler._wire cimport limit_rules
 
 import os
 import selectors
-import socket
 
 from pooler.errors import CLOSE_REASON_ROWS
 
@@ -53,31 +53,6 @@ LIST_PARAMETERS = frozenset(
     {"search_path", "temp_tablespaces", "session_preload_libraries",
      "local_preload_libraries"}
 )
-
-
-cdef int fill_script(Script *script, bytes sql) except -1:
-    """Make a Query of some SQL; empty SQL makes none, ``b"\\0"`` an empty one."""
-    cdef bytes body = sql.rstrip(b"\0")
-    free(script.message)
-    script.message = NULL
-    script.n = 0
-    if not sql:
-        return 0
-    script.message = <uint8_t *> malloc(HEADER_BYTES + len(body) + 1)
-    if script.message == NULL:
-        raise MemoryError
-    put_header(script.message, c"Q", <uint32_t> (len(body) + 5))
-    put_cstring(script.message + HEADER_BYTES, body, len(body))
-    script.n = HEADER_BYTES + len(body) + 1
-    return 0
-
-
-cdef object peer_name(const Peer *peer):
-    if peer.family == AF_INET:
-        return socket.inet_ntop(socket.AF_INET, peer.address[:4]), peer.port
-    if peer.family == AF_INET6:
-        return socket.inet_ntop(socket.AF_INET6, peer.address[:16]), peer.port
-    return "unix", 0
 
 
 @cython.final
@@ -112,8 +87,8 @@ cdef class Engine:
         statements_init(
             &self.loop.relay.statements, &self.loop.relay.params, statement_prefix
         )
-        fill_script(&self.loop.rollback, b"ROLLBACK")
-        fill_script(&self.loop.deallocate, b"DEALLOCATE ALL")
+        script_fill(&self.loop.rollback, b"ROLLBACK")
+        script_fill(&self.loop.deallocate, b"DEALLOCATE ALL")
 
     def __dealloc__(self):
         self.close()
@@ -230,21 +205,7 @@ cdef class Engine:
 
     def counters(self):
         """What the loop has done so far, for tests and diagnosis."""
-        return {
-            "turns": self.loop.turn_count,
-            "recvs": self.loop.recv_count,
-            "sends": self.loop.send_count,
-            "epoll_ctls": self.loop.epoll_ctl_count,
-            "accepts": self.loop.accept_count,
-            "python": self.loop.python_count,
-            "clients": self.loop.client_count,
-            "logins": self.loop.login_count,
-            "servers": self.loop.server_count,
-            "parameter_values": self.loop.relay.params.value_count,
-            "parameter_sets": self.loop.relay.params.set_count,
-            "statements": self.loop.relay.statements.count,
-            "statement_bytes": self.loop.relay.statements.bytes,
-        }
+        return loop_counters(&self.loop)
 
     # ------------------------------------------------------------ listeners
 
@@ -420,8 +381,8 @@ cdef class Engine:
         replaced.
         """
         cdef Pool *p = self.pool(pool_id)
-        fill_script(&p.reset_query, reset_query)
-        fill_script(&p.check_query, check_query)
+        script_fill(&p.reset_query, reset_query)
+        script_fill(&p.check_query, check_query)
         p.mode = <uint8_t> mode
         p.reset_always = reset_always
         p.check_delay_us = check_delay_us
@@ -500,28 +461,7 @@ cdef class Engine:
 
     def pool_stats(self, uint32_t pool_id):
         """Counts and totals of one pool."""
-        cdef Pool *p = self.pool(pool_id)
-        return {
-            "max_servers": p.max_servers,
-            "servers": p.server_count,
-            "connecting": p.connecting_count,
-            "idle": p.idle_count,
-            "active": p.active_count,
-            "tested": p.tested_count,
-            "waiting": p.waiting_count,
-            "clients": p.client_count,
-            "xacts": p.xact_count,
-            "queries": p.query_count,
-            "received_bytes": p.received_bytes,
-            "sent_bytes": p.sent_bytes,
-            "wait_us": p.wait_us,
-            "client_parses": p.client_parse_count,
-            "server_parses": p.server_parse_count,
-            "binds": p.bind_count,
-            "parse_hits": p.parse_hit_count,
-            "evictions": p.eviction_count,
-            "replays": p.replay_count,
-        }
+        return pool_counters(self.pool(pool_id))
 
     # ------------------------------------------------------------ servers
 

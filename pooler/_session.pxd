@@ -307,6 +307,7 @@ cdef inline bint batch_unsettled(const RequestQueue *q, uint32_t batch) noexcept
         and <int32_t> (batch - batch_answered(q)) >= 0
     )
 
+cdef int script_fill(Script *script, bytes sql) except -1
 cdef void requests_init(RequestQueue *q) noexcept nogil
 cdef void requests_free(RequestQueue *q) noexcept nogil
 cdef void requests_ready(RequestQueue *q, uint32_t *effects) noexcept nogil

@@ -5,6 +5,7 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
 from pooler._debug cimport POOLER_DEBUG
+from pooler._wire cimport HEADER_BYTES, put_cstring, put_header
 from pooler.errors import CLOSE_REASON_ROWS
 
 cdef extern from "<stdlib.h>" nogil:
@@ -156,3 +157,20 @@ cdef bint requests_copy_in(RequestQueue *q, bint *syncs_ignored) noexcept nogil:
         kept += 1
     q.tail = kept
     return open
+
+
+cdef int script_fill(Script *script, bytes sql) except -1:
+    """Make a Query of some SQL; empty SQL makes none, ``b"\\0"`` an empty one."""
+    cdef bytes body = sql.rstrip(b"\0")
+    free(script.message)
+    script.message = NULL
+    script.n = 0
+    if not sql:
+        return 0
+    script.message = <uint8_t *> malloc(HEADER_BYTES + len(body) + 1)
+    if script.message == NULL:
+        raise MemoryError
+    put_header(script.message, c"Q", <uint32_t> (len(body) + 5))
+    put_cstring(script.message + HEADER_BYTES, body, len(body))
+    script.n = HEADER_BYTES + len(body) + 1
+    return 0

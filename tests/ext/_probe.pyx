@@ -32,7 +32,8 @@ from pooler._requests cimport relay_client_bytes
 from pooler._effects cimport session_statements_free
 from pooler._session cimport (
     CLIENT_LOGIN, ClientSession, Pool, SERVER_ACTIVE, ServerSession,
-    requests_at, requests_free, requests_init, server_has, server_is_free, set_client_state,
+    requests_at, requests_free, requests_init, server_has, server_is_free,
+    set_client_state,
 )
 from pooler._sqltext cimport SqlCommand, sql_concerns, sql_is_stable, sql_next
 from pooler._statements cimport (
