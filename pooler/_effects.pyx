@@ -46,6 +46,8 @@ cdef void closed(StatementTable *t, ServerSession *s, Statement *st) noexcept no
 cdef void commit(StatementTable *t, ServerSession *s, Effect *effect) noexcept nogil:
     if effect.flags & EFFECT_ADDS_NAME and s.client != NULL:
         effect.entry.pending = False
+    if effect.installed != NULL:
+        effect.installed.parsed_in = s.pool
     if effect.removed != NULL:
         closed(t, s, effect.removed)
     if effect.flags & EFFECT_DROPS_NAME:

@@ -2,11 +2,12 @@
 """Requests that concern prepared statements; see ``_prepare.pxd``."""
 
 from libc.stdint cimport uint8_t
-from libc.string cimport memcpy
+from libc.string cimport memcmp, memcpy
 
-from pooler._buf cimport output_room
+from pooler._buf cimport output_add, output_room
 from pooler._effects cimport push_with_effect
 from pooler._install cimport ensure, looks_like_ours, put_close, put_named, use_target
+from pooler._params cimport ParamSet, params_context
 from pooler._parse cimport (
     absorb, after_cstring, names_missing, names_unsettled, no_room, parse_whole,
     prepare_parse,
@@ -15,17 +16,25 @@ from pooler._replay cimport replay_arm
 from pooler._session cimport (
     REQUEST_FAKE, REQUEST_SKIP, batch_number, batch_unsettled, requests_push,
 )
-from pooler._sqlnames cimport names_of, query_names, rename_query
+from pooler._sqlnames cimport (
+    is_stable, names_of, over_limit, query_names, rename_query,
+)
 from pooler._statements cimport (
     ClientStatement, ClientStatements, EFFECT_DROPS_NAME, EFFECT_UNNAMED, Effect,
     PREPARE_DONE, PREPARE_FORWARD, PREPARE_HOLD, PREPARE_NO_MEMORY, PREPARE_WAIT,
-    STATEMENT_NAME_BYTES, Statement, absorbed_free, client_statement_find,
-    client_statement_unlink, statement_unref,
+    REFUSED_NOT, STATEMENT_NAME_BYTES, STATEMENT_PARSE, Statement, absorbed_free,
+    client_statement_find, client_statement_free, client_statement_link,
+    client_statement_new, client_statement_unlink, statement_find, statement_hash,
+    statement_unref,
 )
-from pooler._wire cimport HEADER_BYTES, put_header
+from pooler._wire cimport HEADER_BYTES, load_be32, put_header
 
 cdef enum:
     QUERY_LOOK_BYTES = 256  # what must be there of a Query to see what it is
+
+cdef const char *SYNC = b"S\0\0\0\4"
+cdef const char *PARSED_AND_READY = b"1\0\0\0\4Z\0\0\0\5I"
+cdef const char *CLOSED_AND_READY = b"3\0\0\0\4Z\0\0\0\5I"
 
 
 # ---------------------------------------------------------------- Bind and the like
@@ -291,3 +300,91 @@ cdef PrepareResult forward_absorbed(
     elif requests_push(&s.requests, names.code) < 0:
         return PREPARE_NO_MEMORY
     return PREPARE_DONE
+
+
+# ---------------------------------------------------------------- without a server
+
+cdef Statement *known_statement(
+    StatementTable *t, ClientSession *c, const uint8_t *body, size_t n
+) noexcept nogil:
+    """The statement of a Parse that may be answered before any server is asked.
+
+    NULL unless its name is free and a server of this pool has accepted its text.
+    """
+    cdef size_t name_end = after_cstring(body, n, 0)
+    cdef size_t query_end = after_cstring(body, n, name_end) if name_end > 1 else 0
+    cdef ParamSet *context = params_context(t.params, c.params)
+    cdef Statement *st
+    if query_end == 0 or context == NULL or names_of(c) == NULL:
+        return NULL
+    if (
+        client_statement_find(c.statements, body, name_end - 1) != NULL
+        or over_limit(t, c.statements, n) != REFUSED_NOT
+    ):
+        return NULL
+    st = statement_find(
+        t, context, STATEMENT_PARSE, body + name_end, n - name_end,
+        statement_hash(t, context, STATEMENT_PARSE, body + name_end, n - name_end),
+    )
+    if st == NULL or st.parsed_in != c.pool or not is_stable(st):
+        return NULL
+    if query_names(body + name_end, query_end - name_end - 1):
+        return NULL
+    return st
+
+
+cdef bint close_alone(
+    StatementTable *t, ClientSession *c, const uint8_t *body, size_t n
+) noexcept nogil:
+    """Close of a statement: it is but a name of the client's."""
+    cdef ClientStatement *entry
+    if body[0] != c"S" or after_cstring(body, n, 1) != n:
+        return False
+    if c.statements == NULL:
+        return True
+    if n == 2:
+        statement_unref(t, c.statements.unnamed)
+        c.statements.unnamed = NULL
+        return True
+    entry = client_statement_find(c.statements, body + 1, n - 2)
+    if entry != NULL:
+        client_statement_unlink(c.statements, entry)
+        client_statement_free(t, entry)
+    return True
+
+
+cdef size_t prepare_alone(
+    StatementTable *t, ClientSession *c, Output *to_client, const uint8_t *message,
+    size_t here,
+) noexcept nogil:
+    """Answer a lone Parse or Close and its Sync for a client without a server.
+
+    Many clients prepare before they do anything, and some programs wait for that
+    while their other connections hold every server.
+
+    In:      message[0:here) borrowed, from its type byte on, and what is behind it
+    Out:     how many bytes are answered; 0: a server is needed
+    """
+    cdef size_t end = <size_t> load_be32(message + 1) + 1
+    cdef const uint8_t *body = message + HEADER_BYTES
+    cdef ClientStatement *entry
+    cdef Statement *st
+    if end + HEADER_BYTES > here or memcmp(message + end, SYNC, HEADER_BYTES) != 0:
+        return 0
+    if message[0] == c"P":
+        st = known_statement(t, c, body, end - HEADER_BYTES)
+        if st == NULL:
+            return 0
+        entry = client_statement_new(
+            body, after_cstring(body, end - HEADER_BYTES, 0) - 1, st
+        )
+        if entry == NULL or client_statement_link(c.statements, entry) < 0:
+            return 0
+        c.pool.client_parse_count += 1
+        c.pool.parse_hit_count += 1
+        output_add(to_client, <const uint8_t *> PARSED_AND_READY, 11)
+    elif close_alone(t, c, body, end - HEADER_BYTES):
+        output_add(to_client, <const uint8_t *> CLOSED_AND_READY, 11)
+    else:
+        return 0
+    return end + HEADER_BYTES

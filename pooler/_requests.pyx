@@ -8,7 +8,7 @@ from pooler._buf cimport output_add, output_room
 from pooler._effects cimport push_with_effect
 from pooler._params cimport params_ref, params_unref, put_set_query, set_query_bytes
 from pooler._pool cimport pool_take, pool_wait
-from pooler._prepare cimport prepare_absorbed, prepare_request
+from pooler._prepare cimport prepare_absorbed, prepare_alone, prepare_request
 from pooler._relay cimport (
     RELAY_ALIGN, RELAY_CLIENT_PROTO, RELAY_NO_MEMORY, RELAY_OK, RELAY_TERMINATE,
     RELAY_WAIT, Relay, RelayStatus, answer_fakes,
@@ -154,6 +154,17 @@ cdef RelayStatus relay_client_bytes(
                 # Flush has nothing to flush; COPY data came late for its COPY
                 start = pos
                 continue
+            if (
+                (found.code == c"P" or found.code == c"C")
+                and c.pool.max_prepared_statements and c.state != CLIENT_WAITING
+            ):
+                taken = prepare_alone(
+                    &r.statements, c, &r.to_client, src + found.start, n - found.start
+                )
+                if taken:
+                    c.scan.body_left = 0
+                    start = pos = found.start + taken
+                    continue
             s = pool_take(c.pool, c, r.now_us)
             if s != NULL:
                 s.unnamed_own = False

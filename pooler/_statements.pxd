@@ -55,6 +55,7 @@ cdef struct Statement:
     Statement *next  # own list of one hash bucket
     ParamSet *context  # own: one reference
     Statement *target  # own: one reference; NULL: its text names no other
+    const void *parsed_in  # the pool in which a server has accepted it last
     uint64_t hash
     uint32_t refs
     uint32_t n
@@ -159,6 +160,10 @@ cdef void statements_free(StatementTable *t) noexcept nogil
 cdef uint64_t statement_hash(
     const StatementTable *t, const ParamSet *context, uint8_t kind,
     const uint8_t *text, size_t n,
+) noexcept nogil
+cdef Statement *statement_find(
+    const StatementTable *t, const ParamSet *context, uint8_t kind,
+    const uint8_t *text, size_t n, uint64_t h,
 ) noexcept nogil
 cdef Statement *statement_intern(
     StatementTable *t, ParamSet *context, uint8_t kind, const uint8_t *text, size_t n,

@@ -113,6 +113,22 @@ cdef void grow_table(StatementTable *t) noexcept nogil:
     t.mask = size - 1
 
 
+cdef Statement *statement_find(
+    const StatementTable *t, const ParamSet *context, uint8_t kind,
+    const uint8_t *text, size_t n, uint64_t h,
+) noexcept nogil:
+    """The shared statement with this text, borrowed; NULL when there is none."""
+    cdef Statement *st = t.buckets[h & t.mask]
+    while st != NULL:
+        if (
+            st.hash == h and st.n == n and st.kind == kind and st.context == context
+            and not st.is_private and memcmp(st.text, text, n) == 0
+        ):
+            break
+        st = st.next
+    return st
+
+
 cdef Statement *statement_intern(
     StatementTable *t, ParamSet *context, uint8_t kind, const uint8_t *text, size_t n,
     uint64_t h, bint shared,
@@ -122,16 +138,12 @@ cdef Statement *statement_intern(
     In:      text borrowed; n < 2**31; h = statement_hash of the same
     Out:     a reference the caller owns; NULL when memory or max_bytes forbids it
     """
-    cdef Statement *st = t.buckets[h & t.mask]
+    cdef Statement *st = NULL
     cdef size_t size = sizeof(Statement) + n
-    while shared and st != NULL:
-        if (
-            st.hash == h and st.n == n and st.kind == kind and st.context == context
-            and not st.is_private and memcmp(st.text, text, n) == 0
-        ):
-            st.refs += 1
-            return st
-        st = st.next
+    if shared:
+        st = statement_find(t, context, kind, text, n, h)
+        if st != NULL:
+            return statement_ref(st)
     if t.max_bytes and t.bytes + size > t.max_bytes:
         return NULL
     st = <Statement *> malloc(size)

@@ -374,6 +374,8 @@ class InProcess:
             "servers",
             "parameter_sets",
             "parameter_values",
+            "statements",
+            "statement_bytes",
         ):
             assert after[name] == 0, (name, after)
 

@@ -52,10 +52,19 @@ def processed(report: str) -> int:
     [
         ("simple", ["-S"], 50),
         ("extended", ["-S", "-M", "extended"], 50),
+        ("prepared", ["-S", "-M", "prepared"], 50),
         ("simple", ["-N"], 10),
         ("extended", ["-N", "-M", "extended"], 10),
+        ("prepared", ["-N", "-M", "prepared"], 10),
     ],
-    ids=["select", "select-extended", "update", "update-extended"],
+    ids=[
+        "select",
+        "select-extended",
+        "select-prepared",
+        "update",
+        "update-extended",
+        "update-prepared",
+    ],
 )
 @pytest.mark.parametrize("workers", [1, 2])
 def test_many_clients_few_servers(

@@ -9,7 +9,17 @@ from collections.abc import Callable
 import pytest
 
 from tests.integration.harness import InProcess, closing_all
-from tests.wire_client import SYNC, WireClient, codes, extended, query
+from tests.wire_client import (
+    SYNC,
+    WireClient,
+    bind,
+    codes,
+    describe,
+    execute,
+    extended,
+    parse,
+    query,
+)
 
 TRANSACTIONS = 2_000
 CLIENTS = 8
@@ -18,6 +28,7 @@ SWEEPS_PER_S = 3
 SIMPLE = query("SELECT 1")
 EXTENDED = extended("SELECT 1") + SYNC
 BATCH = extended("SELECT 1") * 4 + SYNC
+PREPARED = bind(b"1", statement="ready") + describe() + execute() + SYNC
 
 
 def warm_up(clients: list[WireClient], request: bytes) -> None:
@@ -31,14 +42,21 @@ def warm_up(clients: list[WireClient], request: bytes) -> None:
 
 @pytest.mark.parametrize(
     ("request_bytes", "answer"),
-    [(SIMPLE, "TDCZ"), (EXTENDED, "12TDCZ"), (BATCH, "12TDC" * 4 + "Z")],
-    ids=["simple", "extended", "pipeline"],
+    [
+        (SIMPLE, "TDCZ"),
+        (EXTENDED, "12TDCZ"),
+        (BATCH, "12TDC" * 4 + "Z"),
+        (PREPARED, "2TDCZ"),
+    ],
+    ids=["simple", "extended", "pipeline", "prepared"],
 )
 def test_a_transaction_costs_four_calls(
     worker_in_process: Callable[..., InProcess], request_bytes: bytes, answer: str
 ) -> None:
     worker = worker_in_process(default_pool_size=2)
     with closing_all([worker.client() for _ in range(CLIENTS)]) as clients:
+        for client in clients:
+            client.ask(parse("SELECT $1::int", "ready"), SYNC)
         warm_up(clients, request_bytes)
         before, began = worker.counters(), time.monotonic()
         for i in range(TRANSACTIONS):

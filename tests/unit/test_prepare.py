@@ -55,13 +55,17 @@ class World:
         for _ in range(clients):
             bench.add_client()
 
-    def ask(self, client: int, *parts: bytes) -> bytes:
-        """Send, let everything be answered; what the client has got."""
+    def ask(self, client: int, *parts: bytes, held: bool = False) -> bytes:
+        """Send, let everything be answered; what the client has got.
+
+        ``held``: no server is free for it.
+        """
         self.sent = []
         self.seen = [b"" for _ in self.seen]
         raw = b"".join(parts)
         _, _, got = self.bench.client_feed(client, raw)
-        assert got in ("ok", "align")  # align: the rest goes on with the answer
+        # align: the rest goes on with the answer
+        assert got == "wait" if held else got in ("ok", "align")
         while moved := self.bench.take_sent():
             for kind, i, data in moved:
                 if kind == "client":
@@ -167,7 +171,27 @@ def test_parse_and_sync_alone(make: Make) -> None:
     world = make()
     world.ask(0, parse("one", "a"), SYNC)
     assert world.ask(1, parse("one", "a"), SYNC) == PARSED + READY
+    assert world.went == ""
+    assert world.ask(1, close("a"), SYNC) == CLOSED + READY
+    assert world.went == ""
+    world.ask(1, query("begin"))
+    assert world.ask(1, parse("one", "a"), SYNC)[:5] == PARSED
     assert world.went == "S"
+
+
+def test_parse_alone_needs_no_server_when_all_are_held(make: Make) -> None:
+    """Some programs wait for it while their own connections hold every server."""
+    world = make()
+    world.ask(0, query("begin"))
+    world.ask(0, parse("one", "a"), SYNC)
+    assert world.ask(1, parse("one", "a"), SYNC, close("b"), SYNC) == (
+        PARSED + READY + CLOSED + READY
+    )
+    for other in (parse("two", "b"), parse("one", "a"), parse("execute a", "c")):
+        world.ask(1, other, SYNC, held=True)
+        world.ask(0, query("commit"))
+        assert codes(messages_in(world.seen[1]))[-1] == "Z"
+        world.ask(0, query("begin"))
 
 
 def test_made_answer_with_nothing_outstanding_comes_at_the_flush(make: Make) -> None:
