@@ -13,15 +13,20 @@ Source: PostgreSQL documentation, "Pipelining", "Extended Query".
 
 from libc.stdint cimport uint8_t, uint32_t
 
-from pooler._session cimport ClientSession, ServerSession, requests_push
+from pooler._session cimport (
+    ClientSession, REPLAY_OFF, REPLAY_OPEN, ServerSession, requests_push,
+)
 from pooler._statements cimport Effect, StatementTable, effects_push
 
 
 cdef inline Effect *push_with_effect(ServerSession *s, uint8_t request) noexcept nogil:
     """Queue a request and its effect, which is empty yet; NULL without memory.
 
-    The effect's address holds until the next push.
+    The effect's address holds until the next push. A batch that has one in its midst
+    is not sent again.
     """
+    if s.replay.state == REPLAY_OPEN:
+        s.replay.state = REPLAY_OFF
     if requests_push(&s.requests, request) < 0:
         return NULL
     return effects_push(&s.effects)

@@ -103,7 +103,7 @@ MESSAGES: tuple[Message, ...] = (
     Message(_S, "Z", "ReadyForQuery",        5,     5, _LOGIN | _READY, _ENDS | _WHOLE),
     Message(_S, "T", "RowDescription",       6,   ANY, _READY, _ENDS, ends="D"),
     Message(_S, "D", "DataRow",              6,   ANY, _READY),
-    Message(_S, "C", "CommandComplete",      5,  HELD, _READY, _ENDS | _WHOLE, ends="E"),
+    Message(_S, "C", "CommandComplete",      5,  HELD, _READY, _ENDS | _WHOLE, ends="E"),  # noqa: E501
     Message(_S, "I", "EmptyQueryResponse",   4,     4, _READY, _ENDS, ends="E"),
     Message(_S, "s", "PortalSuspended",      4,     4, _READY, _ENDS, ends="E"),
     Message(_S, "1", "ParseComplete",        4,     4, _READY, _ENDS, ends="P"),

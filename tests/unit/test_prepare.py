@@ -668,6 +668,20 @@ def test_stale_plan_behind_work_of_the_same_batch_is_told(make: Make) -> None:
     assert error_of(said)["C"] == "0A000"
 
 
+def test_stale_plan_in_a_batch_that_we_have_added_to(make: Make) -> None:
+    """What we have put in between, for another statement, cannot be sent again."""
+    world = make(most=2)
+    world.ask(0, parse("two", "c"), SYNC)
+    world.ask(0, parse("stale", "a"), parse("one", "b"), SYNC)
+    world.backends[0].alter()
+    said = world.ask(0, bind(statement="a"), run("c"))
+    assert world.went == "BCPBES"
+    assert codes(messages_in(said)) == "EZ"
+    assert error_of(said)["C"] == "0A000"
+    for name, text in (("a", b"stale"), ("b", b"one"), ("c", b"two")):
+        assert text in world.ask(0, run(name))
+
+
 def test_stale_plan_in_a_pipeline_is_told(make: Make) -> None:
     """What was sent behind the batch must not run before it."""
     world = make()
