@@ -140,6 +140,8 @@ cdef int note_query(
         target[0] = statement_ref(entry.statement)  # it is there, so PREPARE fails
         use[0] = TARGET_EXECUTED
     elif command.verb == SQL_PREPARE:
+        if over_limit(t, c.statements, command.end - command.name_end) != REFUSED_NOT:
+            return 0
         target[0] = intern_sql(t, c, text, command)
         if target[0] == NULL:
             return 0
