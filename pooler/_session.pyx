@@ -105,8 +105,10 @@ cdef void requests_ready(RequestQueue *q, uint32_t *effects) noexcept nogil:
         if request_closes(request):
             q.closing_count -= request != REQUEST_ALIGN
             break
-    if q.head == q.tail and q.grown != NULL:
-        requests_free(q)
+    if q.head == q.tail and q.grown != NULL:  # the numbers of its batches go on
+        free(q.grown)
+        q.grown = NULL
+        q.mask = REQUESTS_INLINE - 1
 
 
 cdef bint requests_fail(RequestQueue *q, uint32_t *effects) noexcept nogil:

@@ -164,6 +164,15 @@ def test_ten_thousand_clients_share_their_texts(probe: ModuleType) -> None:
     assert size < 100 * 300
 
 
+def test_batches_are_numbered_on_when_the_queue_has_shrunk(make: Make) -> None:
+    world = make()
+    world.ask(0, query("begin"))
+    world.ask(0, parse("one", "a"), SYNC)
+    for _ in range(3):
+        said = world.ask(0, (bind(statement="a") + execute()) * 100, SYNC)
+        assert codes(messages_in(said)) == "2DC" * 100 + "Z"
+
+
 # ------------------------------------------------------------ made answers
 
 
