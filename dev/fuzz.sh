@@ -2,9 +2,10 @@
 # SPDX-License-Identifier: MIT
 # Fuzz for so many seconds in all: fuzz.sh SECONDS [FOLDER]
 #
-# By libFuzzer with AddressSanitizer and UndefinedBehaviorSanitizer: the scanner and the
-# relay; by atheris: a client's login. First the canaries, each of which must be found,
-# else the job proves nothing. Prints the number of executions. What is found lies in
+# By libFuzzer with AddressSanitizer and UndefinedBehaviorSanitizer: the scanner, the
+# relay without and with prepared statements, and the SQL that it reads; by atheris: a
+# client's login. First the canaries, each of which must be found, else the job proves
+# nothing. Prints the number of executions. What is found lies in
 # FOLDER/found (play it again with FOLDER/fuzzer, POOLER_FUZZ_TARGET and
 # POOLER_FUZZ_TRACE=1); the corpus grows in FOLDER/corpus.
 #
@@ -92,7 +93,9 @@ fuzz() {
 }
 
 failed=0
-fuzz scan 2 core scan
-fuzz relay 5 core relay
-fuzz login 3 login
+fuzz scan 1 core scan
+fuzz relay 2 core relay
+fuzz statements 4 core statements
+fuzz sql 1 core sql
+fuzz login 2 login
 exit $failed

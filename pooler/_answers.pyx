@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: MIT
 """The relay from server to client; see ``_answers.pxd``."""
 
-from libc.stdint cimport uint32_t, uint8_t
+from libc.stdint cimport uint32_t, uint64_t, uint8_t
 from libc.string cimport memchr
 
 from pooler._buf cimport output_add, output_room
-from pooler._effects cimport effects_commit, effects_undo, note_tag
+from pooler._effects cimport (
+    effects_commit, effects_undo, note_parameters, note_shape, note_tag,
+)
 from pooler._error_text cimport put_refusal, put_renamed_error
 from pooler._install cimport send_again
 from pooler._params cimport (
@@ -19,12 +21,15 @@ from pooler._relay cimport (
 from pooler._replay cimport is_stale_plan, replay_possible
 from pooler._session cimport (
     COPY_IN_FAILED, COPY_IN_NONE, COPY_IN_OPEN, ClientSession, MODE_STATEMENT,
-    REPLAY_OFF, REQUEST_ALIGN, REQUEST_SKIP, REQUEST_SQL, ServerSession,
-    request_closes, request_has_effect, request_is_fake, requests_at,
+    MODE_SESSION, REPLAY_OFF, REQUEST_ALIGN, REQUEST_DESCRIBE, REQUEST_SKIP,
+    REQUEST_SQL, ServerSession, request_closes, request_code, request_has_effect, request_is_fake, requests_at,
     requests_copy_in, requests_fail, requests_first, requests_last, requests_pop,
     requests_ready,
 )
-from pooler._statements cimport EFFECT_FAILED, EFFECT_REFUSED, Effect, effects_at
+from pooler._statements cimport (
+    EFFECT_FAILED, EFFECT_REFUSED, Effect, effects_at, shape_of_parameters,
+    shape_of_rows,
+)
 from pooler._wire cimport (
     Found, HEADER_BYTES, IDLE_SERVER_RULES, RULE_ENDS, SCAN_END, SCAN_EPROTO,
     SCAN_MESSAGE, SERVER_RULES, ScanStatus, error_is_fatal, put_cstring, put_header,
@@ -33,6 +38,9 @@ from pooler._wire cimport (
 
 cdef enum:
     ERROR_HELD_BYTES = 16384  # a longer error is shown as it is
+    SHAPE_HELD_BYTES = 65536  # a longer RowDescription is not remembered
+    SHAPE_OF_NOTHING = 2
+    SHAPE_TOO_LONG = 3
 
 
 cdef struct Answers:  # how far the answers of one read have been dealt with
@@ -236,6 +244,31 @@ cdef void undo_failed(
         s.error_told = True
 
 
+cdef inline bint owes_nothing(const ServerSession *s) noexcept nogil:
+    """It has answered everything, and no transaction, batch or COPY is open."""
+    return (
+        s.xact_status == c"I" and s.copy_in == COPY_IN_NONE
+        and not s.batch_open and not s.skip_to_sync
+    )
+
+
+cdef void note_rows(
+    Relay *r, ServerSession *s, ClientSession *c, const Found *found,
+    const uint8_t *src, uint8_t request,
+) noexcept nogil:
+    """A Describe whose answer matters is answered: RowDescription or NoData."""
+    cdef uint64_t shape = SHAPE_OF_NOTHING
+    if found.code == c"T":
+        shape = SHAPE_TOO_LONG
+        if s.scan.body_left == 0:
+            shape = shape_of_rows(
+                src + found.start + HEADER_BYTES, found.length - 4
+            )
+    note_shape(s, shape)
+    if request & REQUEST_SKIP:  # somebody waits for it
+        go_on(r, c)
+
+
 cdef RelayStatus server_error(
     Relay *r, ServerSession *s, ClientSession *c, const Found *found, Answers *a,
 ) noexcept nogil:
@@ -248,6 +281,12 @@ cdef RelayStatus server_error(
         return RELAY_SERVER_DEAD
     if a.first == (c"Q" | REQUEST_SKIP) and c == NULL:
         return RELAY_TEST_FAILED
+    if a.first == 0 and s.pool.mode != MODE_SESSION and owes_nothing(s):
+        # said by a server that is free again: no client of it shall hear of it
+        keep_until(r, a, found.start)
+        a.drop = True
+        s.obsolete = True
+        return RELAY_OK
     if a.first == REQUEST_ALIGN and c != NULL:
         if cut:  # the client shall read all of it, or nothing
             return RELAY_WAIT
@@ -345,6 +384,12 @@ cdef RelayStatus relay_server_bytes(
             server_ready(r, s, c, a.first)
             next_request(r, s, &a)
         elif found.flags & RULE_ENDS:
+            if a.first & 0x7F == REQUEST_DESCRIBE and found.ends == c"D":
+                if s.scan.body_left and found.length < SHAPE_HELD_BYTES:
+                    scan_undo(&s.scan)
+                    a.pos = found.start
+                    break
+                note_rows(r, s, c, &found, src, a.first)
             if s.tracked:
                 if found.code == c"C":
                     note_tag(
@@ -353,7 +398,7 @@ cdef RelayStatus relay_server_bytes(
                     )
                 if a.first == c"Q":
                     s.replay.state = REPLAY_OFF  # the client sees an answer
-            if found.ends == a.first & ~<uint8_t> REQUEST_SKIP:
+            if found.ends == request_code(a.first):
                 if s.tracked and request_has_effect(a.first):
                     effects_commit(&r.statements, s, 1)
                 requests_pop(&s.requests)
@@ -375,6 +420,13 @@ cdef RelayStatus relay_server_bytes(
             ):
                 scan = SCAN_EPROTO
                 break
+        elif found.code == c"t":
+            if a.first & 0x7F == REQUEST_DESCRIBE and s.scan.body_left == 0:
+                note_parameters(
+                    s, shape_of_parameters(
+                        src + found.start + HEADER_BYTES, found.length - 4
+                    ),
+                )
         elif found.code == c"G":
             s.syncs_ignored = False
             s.copy_in = (

@@ -11,10 +11,11 @@ batch that is enough, because PostgreSQL skips all that follows; a later batch w
 Source: PostgreSQL documentation, "Pipelining", "Extended Query".
 """
 
-from libc.stdint cimport uint8_t, uint32_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from pooler._session cimport (
-    ClientSession, REPLAY_OFF, REPLAY_OPEN, ServerSession, requests_push,
+    ClientSession, REPLAY_OFF, REPLAY_OPEN, REQUEST_DESCRIBE, ServerSession,
+    requests_push,
 )
 from pooler._statements cimport Effect, StatementTable, effects_push
 
@@ -25,7 +26,7 @@ cdef inline Effect *push_with_effect(ServerSession *s, uint8_t request) noexcept
     The effect's address holds until the next push. A batch that has one in its midst
     is not sent again.
     """
-    if s.replay.state == REPLAY_OPEN:
+    if s.replay.state == REPLAY_OPEN and request != REQUEST_DESCRIBE:
         s.replay.state = REPLAY_OFF
     if requests_push(&s.requests, request) < 0:
         return NULL
@@ -34,6 +35,9 @@ cdef inline Effect *push_with_effect(ServerSession *s, uint8_t request) noexcept
 cdef void effects_commit(
     StatementTable *t, ServerSession *s, uint32_t count
 ) noexcept nogil
+cdef void note_parameters(ServerSession *s, uint64_t shape) noexcept nogil
+cdef void note_shape(ServerSession *s, uint64_t shape) noexcept nogil
+cdef void forget_entries(ServerSession *s) noexcept nogil
 cdef void effects_undo(
     StatementTable *t, ServerSession *s, uint32_t after, uint32_t count
 ) noexcept nogil

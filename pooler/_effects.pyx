@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: MIT
 """Commit and undo; see ``_effects.pxd``."""
 
-from libc.stdint cimport uint8_t, uint32_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memcmp
 
 from pooler._replay cimport replay_free
 from pooler._session cimport batch_answered
 from pooler._statements cimport (
-    EFFECT_ADDS_NAME, EFFECT_DROPS_NAME, EFFECT_DUPLICATE, EFFECT_FAILED,
+    EFFECT_ADDS_NAME, EFFECT_DESCRIBES, EFFECT_DROPS_NAME, EFFECT_DUPLICATE, EFFECT_FAILED,
     EFFECT_UNNAMED, ServerStatement, Statement, client_statement_find,
     client_statement_free, client_statement_link, client_statement_unlink,
     client_statements_clear, effects_at, server_statement_add, server_statement_find,
@@ -46,8 +46,9 @@ cdef void closed(StatementTable *t, ServerSession *s, Statement *st) noexcept no
 cdef void commit(StatementTable *t, ServerSession *s, Effect *effect) noexcept nogil:
     if effect.flags & EFFECT_ADDS_NAME and s.client != NULL:
         effect.entry.pending = False
-    if effect.installed != NULL:
+    if effect.installed != NULL and not effect.flags & EFFECT_DESCRIBES:
         effect.installed.parsed_in = s.pool
+        effect.installed.parsed_at = t.schema_count
     if effect.removed != NULL:
         closed(t, s, effect.removed)
     if effect.flags & EFFECT_DROPS_NAME:
@@ -93,7 +94,9 @@ cdef void undo(
     ``later``: index of the first effect behind the skipped ones.
     """
     cdef ClientSession *c = s.client
-    if effect.installed != NULL and not effect.flags & EFFECT_DUPLICATE:
+    if effect.installed != NULL and not effect.flags & (
+        EFFECT_DUPLICATE | EFFECT_DESCRIBES
+    ):
         doubt(s, effect.installed, True)
     if effect.removed != NULL:
         doubt(s, effect.removed, False)
@@ -142,6 +145,7 @@ cdef void effects_undo(
     if count > s.effects.tail - first:
         count = s.effects.tail - first
     at = first + count
+    s.bound = NULL
     while at != first:  # newest first
         at -= 1
         undo(t, s, effects_at(&s.effects, at), first + count)
@@ -164,6 +168,53 @@ cdef void session_statements_free(
     replay_free(t, s)
 
 
+cdef void note_parameters(ServerSession *s, uint64_t shape) noexcept nogil:
+    """As note_shape, for the ParameterDescription in front of it."""
+    cdef Effect *effect
+    cdef ServerStatement *there
+    if s.effects.head == s.effects.tail:
+        return
+    effect = effects_at(&s.effects, s.effects.head)
+    there = server_statement_find(&s.statements, effect.installed)
+    if there != NULL:
+        there.parameters = shape
+    if effect.entry != NULL and s.client != NULL:
+        effect.entry.told_parameters = shape
+
+
+cdef void note_shape(ServerSession *s, uint64_t shape) noexcept nogil:
+    """The oldest request that has an effect is a Describe, and this its answer."""
+    cdef Effect *effect
+    cdef ServerStatement *there
+    if s.effects.head == s.effects.tail:
+        return
+    effect = effects_at(&s.effects, s.effects.head)
+    there = server_statement_find(&s.statements, effect.installed)
+    if there != NULL:
+        there.shape = shape
+    if effect.entry != NULL and s.client != NULL:
+        effect.entry.told_shape = shape
+
+
+cdef void forget_entries(ServerSession *s) noexcept nogil:
+    """The client's names go: no Describe under way may point to one."""
+    cdef uint32_t at = s.effects.head
+    s.bound = NULL
+    while at != s.effects.tail:
+        if effects_at(&s.effects, at).flags & EFFECT_DESCRIBES:
+            effects_at(&s.effects, at).entry = NULL
+        at += 1
+
+
+cdef bint changes_schema(const uint8_t *tag, size_t n) noexcept nogil:
+    """Whether a command may have changed what a text means, or what it returns."""
+    return (
+        (n > 6 and memcmp(tag, b"ALTER ", 6) == 0)
+        or (n > 7 and memcmp(tag, b"CREATE ", 7) == 0)
+        or (n > 5 and memcmp(tag, b"DROP ", 5) == 0)
+    )
+
+
 cdef inline bint is_tag(
     const uint8_t *tag, size_t n, const char *text, size_t text_n
 ) noexcept nogil:
@@ -179,6 +230,10 @@ cdef void note_tag(
     that is not ours is one that this client alone may see.
     Source: "Message Formats" (CommandComplete)
     """
+    if n and (tag[0] == c"A" or tag[0] == c"C" or tag[0] == c"D") and changes_schema(
+        tag, n
+    ):
+        t.schema_count += 1
     if n and tag[0] == c"P":
         if is_tag(tag, n, b"PREPARE", 7):
             if s.mapped_prepares:
@@ -190,4 +245,5 @@ cdef void note_tag(
             s.statements.generation += 1
             s.stray_statements = False
             if c != NULL and c.statements != NULL:
+                forget_entries(s)
                 client_statements_clear(t, c.statements)

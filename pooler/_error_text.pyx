@@ -3,14 +3,16 @@
 
 from libc.stdint cimport uint8_t, uint32_t
 from libc.stdlib cimport strtol
-from libc.string cimport memchr, memcmp, memcpy
+from libc.string cimport memchr, memcmp, memcpy, strlen
 
 from pooler._buf cimport Output, output_room
 from pooler._statements cimport (
-    ClientStatement, ClientStatements, EFFECT_DUPLICATE, refusal_sqlstate, refusal_text,
+    ClientStatement, ClientStatements, EFFECT_DUPLICATE, REFUSED_STALE,
+    refusal_sqlstate, refusal_text,
 )
 from pooler._wire cimport (
-    HEADER_BYTES, error_response_bytes, put_error_response, store_be32,
+    HEADER_BYTES, error_response_bytes, put_cstring, put_error_response, put_header,
+    store_be32,
 )
 
 cdef extern from "<stdio.h>" nogil:
@@ -19,20 +21,33 @@ cdef extern from "<stdio.h>" nogil:
 cdef extern from "<string.h>" nogil:
     void *memmem(const void *text, size_t n, const void *part, size_t part_n)
 
+cdef enum:
+    ROUTINE_BYTES = 24
+
+cdef const char *ROUTINE = b"RevalidateCachedQuery"
+
 cdef struct Name:
     const uint8_t *text  # borrow
     size_t n
 
 
 cdef void put_refusal(Output *out, uint8_t refusal) noexcept nogil:
+    """An error of ours for a request that was made to fail."""
     cdef const char *text = refusal_text(refusal)
-    cdef size_t n = error_response_bytes(text)
-    cdef uint8_t *room = output_room(out, n)
-    if room != NULL:
-        out.n -= n
-        out.n += put_error_response(
-            room, b"ERROR", refusal_sqlstate(refusal), text
-        )
+    cdef size_t room_n = error_response_bytes(text) + ROUTINE_BYTES
+    cdef size_t n
+    cdef uint8_t *room = output_room(out, room_n)
+    if room == NULL:
+        return
+    out.n -= room_n
+    n = put_error_response(room, b"ERROR", refusal_sqlstate(refusal), text)
+    if refusal == REFUSED_STALE:  # drivers know it by its routine
+        room[n - 1] = c"R"
+        n += put_cstring(room + n, ROUTINE, strlen(ROUTINE))
+        room[n] = 0
+        n += 1
+        put_header(room, c"E", <uint32_t> (n - 1))
+    out.n += n
 
 
 cdef void name_of_client(

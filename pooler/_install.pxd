@@ -44,7 +44,12 @@ cdef size_t own_name(
 cdef int make_room(
     StatementTable *t, ServerSession *s, Output *out, Statement *st
 ) noexcept nogil
-cdef ServerStatement *note_installed(ServerSession *s, Statement *st) noexcept nogil
+cdef ServerStatement *note_installed(
+    const StatementTable *t, ServerSession *s, Statement *st
+) noexcept nogil
+cdef int describe_first(
+    StatementTable *t, ServerSession *s, Output *out, Statement *st
+) noexcept nogil
 cdef int ensure(
     StatementTable *t, ServerSession *s, Output *out, Statement *st, bint for_query
 ) noexcept nogil

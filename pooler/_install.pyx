@@ -5,13 +5,13 @@ from libc.stdint cimport uint8_t, uint32_t
 from libc.string cimport memcpy, strlen
 
 from pooler._buf cimport Output, output_add, output_room
-from pooler._effects cimport push_with_effect
+from pooler._effects cimport effects_undo, push_with_effect
 from pooler._session cimport (
-    REQUEST_SKIP, REQUEST_SQL, batch_number, request_closes, requests_at, requests_fail,
+    REQUEST_DESCRIBE, REQUEST_SKIP, REQUEST_SQL, batch_number, request_closes, requests_at, requests_fail,
     requests_push, server_has,
 )
 from pooler._statements cimport (
-    Effect, STATEMENT_SQL, ServerStatement, Statement, TARGET_EXECUTED,
+    EFFECT_DESCRIBES, Effect, STATEMENT_SQL, effects_at, ServerStatement, Statement, TARGET_EXECUTED,
     TARGET_PREPARED, server_statement_add, server_statement_find,
     server_statement_closing, server_statement_use,
     statement_ref,
@@ -19,6 +19,7 @@ from pooler._statements cimport (
 from pooler._wire cimport HEADER_BYTES, load_be32, put_cstring, put_header
 
 cdef const char *SYNC = b"S\0\0\0\4"
+cdef const char *FLUSH = b"H\0\0\0\4"
 cdef const char *PREPARE_WORD = b"PREPARE "
 cdef const char *SCRATCH_SUFFIX = b"scratch"
 
@@ -97,11 +98,14 @@ cdef int make_room(
     return 0
 
 
-cdef ServerStatement *note_installed(ServerSession *s, Statement *st) noexcept nogil:
+cdef ServerStatement *note_installed(
+    const StatementTable *t, ServerSession *s, Statement *st
+) noexcept nogil:
     """From the next request on the server has this statement; NULL without memory."""
     cdef ServerStatement *entry = server_statement_add(&s.statements, st)
     if entry != NULL:
         entry.batch = batch_number(&s.requests)
+        entry.parsed_at = t.schema_count
     return entry
 
 
@@ -195,7 +199,7 @@ cdef int install(
         return -1
     if for_query and st.kind == STATEMENT_SQL and end_own_batch(s, out) < 0:
         return -1
-    if note_installed(s, st) == NULL:
+    if note_installed(t, s, st) == NULL:
         return -1
     s.pool.server_parse_count += 1
     if st.kind == STATEMENT_SQL:
@@ -219,7 +223,7 @@ cdef int use_target(
         s.mapped_prepares += 1
         if make_room(t, s, out, st.target) < 0:
             return -1
-        entry = note_installed(s, st.target)
+        entry = note_installed(t, s, st.target)
     else:
         if ensure(t, s, out, st.target, for_query) < 0:
             return -1
@@ -230,6 +234,21 @@ cdef int use_target(
     if st.target_use != TARGET_EXECUTED:
         entry.generation = s.statements.generation - 1  # nobody can say
     return 0
+
+
+cdef int describe_first(
+    StatementTable *t, ServerSession *s, Output *out, Statement *st
+) noexcept nogil:
+    """Have the server say what rows a statement returns, before it is bound."""
+    cdef uint8_t kind = c"S"
+    cdef Effect *effect = push_with_effect(s, REQUEST_DESCRIBE | REQUEST_SKIP)
+    if effect == NULL or put_named(out, c"D", &kind, 1, st.name, st.name_n, 0) < 0:
+        return -1
+    effect.flags = EFFECT_DESCRIBES
+    effect.installed = statement_ref(st)
+    s.batch_open = True
+    output_add(out, <const uint8_t *> FLUSH, HEADER_BYTES)
+    return 0 if not out.failed else -1
 
 
 cdef int ensure(
@@ -259,6 +278,13 @@ cdef int send_again(
     cdef uint32_t skipped = 0
     cdef bint is_query = batch[0] == c"Q"
     cdef bint open = requests_fail(&s.requests, &skipped)
+    for at in range(skipped):  # it will hear of rows that are not noted
+        if effects_at(&s.effects, s.effects.head + <uint32_t> at).flags & (
+            EFFECT_DESCRIBES
+        ):
+            effects_at(&s.effects, s.effects.head + <uint32_t> at).entry.told_shape = 0
+    at = 0
+    effects_undo(t, s, 0, skipped)
     s.pool.replay_count += 1
     s.replay.repeated = True
     if open:

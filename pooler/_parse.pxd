@@ -14,7 +14,7 @@ from libc.string cimport memchr
 
 from pooler._buf cimport Output
 from pooler._session cimport ClientSession, ServerSession, batch_unsettled
-from pooler._statements cimport PrepareResult, StatementTable
+from pooler._statements cimport PrepareResult, Refusal, StatementTable
 from pooler._wire cimport Found
 
 
@@ -44,6 +44,10 @@ cdef inline bint no_room(const StatementTable *t, size_t n) noexcept nogil:
 cdef PrepareResult names_missing(
     StatementTable *t, ClientSession *c, ServerSession *s, Output *out,
     const Found *found, size_t here, size_t *taken,
+) noexcept nogil
+cdef PrepareResult refuse_cut(
+    StatementTable *t, ClientSession *c, ServerSession *s, Output *out,
+    const Found *found, size_t here, size_t *taken, Refusal why,
 ) noexcept nogil
 cdef PrepareResult absorb(
     StatementTable *t, ClientSession *c, const Found *found, const uint8_t *message,

@@ -104,20 +104,20 @@ cdef PrepareResult parse_unnamed(
         and may_answer(s)
     ):
         entry = server_statement_find(&s.statements, st)
-        if entry != NULL and server_has(s, entry):
+        if server_has(s, entry) and entry.parsed_at == t.schema_count:
             cached = is_stable(st)
             if cached:
                 server_statement_use(&s.statements, entry)
                 s.pool.parse_hit_count += 1
                 effect = push_with_effect(s, c"P" | REQUEST_FAKE)
-        elif text_seen(t, st.hash) and is_stable(st):
+        elif (entry != NULL or text_seen(t, st.hash)) and is_stable(st):
             cached = True
             if make_room(t, s, out, st) < 0:
                 return PREPARE_NO_MEMORY
             effect = push_with_effect(s, c"P")
             if (
                 effect == NULL
-                or note_installed(s, st) == NULL
+                or note_installed(t, s, st) == NULL
                 or put_parse(out, st, st.name, st.name_n) < 0
             ):
                 return PREPARE_NO_MEMORY
@@ -210,7 +210,7 @@ cdef PrepareResult parse_named(
     entry.pending = True
     names.names_batch = batch_number(&s.requests)
     there = server_statement_find(&s.statements, st)
-    if server_has(s, there) and may_answer(s):
+    if server_has(s, there) and there.parsed_at == t.schema_count and may_answer(s):
         server_statement_use(&s.statements, there)
         s.pool.parse_hit_count += 1
         effect = push_with_effect(s, c"P" | REQUEST_FAKE)
@@ -224,7 +224,7 @@ cdef PrepareResult parse_named(
         effect = push_with_effect(s, c"P")
         if (
             effect == NULL
-            or note_installed(s, st) == NULL
+            or note_installed(t, s, st) == NULL
             or put_parse(out, st, st.name, st.name_n) < 0
         ):
             return PREPARE_NO_MEMORY

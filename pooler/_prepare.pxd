@@ -20,7 +20,8 @@ from pooler._wire cimport Found
 
 cdef PrepareResult prepare_request(
     StatementTable *t, ClientSession *c, ServerSession *s, Output *out,
-    const Found *found, const uint8_t *message, size_t here, size_t *taken,
+    const Found *found, const uint8_t *message, size_t here, size_t behind,
+    size_t *taken,
 ) noexcept nogil
 cdef size_t prepare_alone(
     StatementTable *t, ClientSession *c, Output *to_client, const uint8_t *message,

@@ -6,26 +6,29 @@ from libc.string cimport memcmp, memcpy
 
 from pooler._buf cimport output_add, output_room
 from pooler._effects cimport push_with_effect
-from pooler._install cimport ensure, looks_like_ours, put_close, put_named, use_target
+from pooler._install cimport (
+    describe_first, ensure, looks_like_ours, put_close, put_named, use_target,
+)
 from pooler._params cimport ParamSet, params_context
 from pooler._parse cimport (
     absorb, after_cstring, names_missing, names_unsettled, no_room, parse_whole,
-    prepare_parse,
+    prepare_parse, refuse_cut,
 )
 from pooler._replay cimport replay_arm
 from pooler._session cimport (
-    REQUEST_FAKE, REQUEST_SKIP, batch_number, batch_unsettled, requests_push,
+    REQUEST_DESCRIBE, REQUEST_FAKE, REQUEST_SKIP, batch_number, batch_unsettled,
+    requests_push, server_has,
 )
 from pooler._sqlnames cimport (
     is_stable, names_of, over_limit, query_names, rename_query,
 )
 from pooler._statements cimport (
-    ClientStatement, ClientStatements, EFFECT_DROPS_NAME, EFFECT_UNNAMED, Effect,
+    ClientStatement, ClientStatements, EFFECT_DESCRIBES, EFFECT_DROPS_NAME, EFFECT_UNNAMED, Effect,
     PREPARE_DONE, PREPARE_FORWARD, PREPARE_HOLD, PREPARE_NO_MEMORY, PREPARE_WAIT,
-    REFUSED_NOT, STATEMENT_NAME_BYTES, STATEMENT_PARSE, Statement, absorbed_free,
+    REFUSED_NOT, REFUSED_STALE, ServerStatement, STATEMENT_NAME_BYTES, STATEMENT_PARSE, Statement, absorbed_free,
     client_statement_find, client_statement_free, client_statement_link,
-    client_statement_new, client_statement_unlink, statement_find, statement_hash,
-    statement_unref,
+    client_statement_new, client_statement_unlink, server_statement_find,
+    statement_find, statement_hash, statement_ref, statement_unref,
 )
 from pooler._wire cimport HEADER_BYTES, load_be32, put_header
 
@@ -33,6 +36,7 @@ cdef enum:
     QUERY_LOOK_BYTES = 256  # what must be there of a Query to see what it is
 
 cdef const char *SYNC = b"S\0\0\0\4"
+cdef const char *DESCRIBE_PORTAL = b"D\0\0\0\6P"
 cdef const char *PARSED_AND_READY = b"1\0\0\0\4Z\0\0\0\5I"
 cdef const char *CLOSED_AND_READY = b"3\0\0\0\4Z\0\0\0\5I"
 
@@ -48,51 +52,92 @@ cdef int close_unnamed(ServerSession *s, Output *out) noexcept nogil:
     return put_close(out, c"S", b"", 0)
 
 
-cdef PrepareResult find_statement(
-    StatementTable *t, ClientSession *c, ServerSession *s, Output *out,
-    const uint8_t *name, size_t name_n, Statement **found,
+cdef PrepareResult find_named(
+    StatementTable *t, ClientSession *c, ServerSession *s,
+    const uint8_t *name, size_t name_n, ClientStatement **found,
 ) noexcept nogil:
-    """The statement that a client names, which the server then has.
+    """The client's entry of this name; FORWARD when it has given none."""
+    if names_unsettled(c, s):
+        return PREPARE_WAIT
+    found[0] = client_statement_find(c.statements, name, name_n)
+    return PREPARE_FORWARD if found[0] == NULL else PREPARE_DONE
 
-    FORWARD, and no statement: the name goes to the server as it is, because it is the
-    server's unnamed statement, or PostgreSQL's to refuse.
+
+cdef PrepareResult find_unnamed(
+    StatementTable *t, ClientSession *c, ServerSession *s, Output *out,
+    Statement **found,
+) noexcept nogil:
+    """The client's unnamed statement.
+
+    FORWARD: it is the server's own, or there is none and PostgreSQL says so.
     """
-    cdef ClientStatement *entry
-    cdef Statement *st = NULL
-    found[0] = NULL
-    if name_n:
-        if names_unsettled(c, s):
-            return PREPARE_WAIT
-        entry = client_statement_find(c.statements, name, name_n)
-        if entry == NULL:
-            return PREPARE_FORWARD
-        st = entry.statement
-    elif c.statements != NULL and batch_unsettled(
+    cdef Statement *st
+    if c.statements != NULL and batch_unsettled(
         &s.requests, c.statements.unnamed_batch
     ):
         return PREPARE_WAIT
-    elif s.unnamed_own:
-        if c.statements != NULL and c.statements.unnamed != NULL:
-            st = c.statements.unnamed
-            if st.target != NULL and use_target(t, s, out, st, False) < 0:
-                return PREPARE_NO_MEMORY
-        return PREPARE_FORWARD
-    elif c.statements == NULL or c.statements.unnamed == NULL:
-        if close_unnamed(s, out) < 0:
+    st = c.statements.unnamed if c.statements != NULL else NULL
+    if s.unnamed_own:
+        if st != NULL and st.target != NULL and use_target(t, s, out, st, False) < 0:
             return PREPARE_NO_MEMORY
         return PREPARE_FORWARD
-    else:
-        st = c.statements.unnamed
-    if ensure(t, s, out, st, False) < 0:
-        return PREPARE_NO_MEMORY
-    replay_arm(t, s, out, st)
+    if st == NULL:
+        return PREPARE_FORWARD if close_unnamed(s, out) == 0 else PREPARE_NO_MEMORY
     found[0] = st
     return PREPARE_DONE
+
+
+cdef bint shapes_differ(
+    const ClientStatement *entry, const ServerStatement *there
+) noexcept nogil:
+    return entry.told_shape != there.shape or (
+        entry.told_parameters != 0 and there.parameters != 0
+        and entry.told_parameters != there.parameters
+    )
+
+
+cdef PrepareResult check_shape(
+    StatementTable *t, ServerSession *s, Output *out, const ClientStatement *entry
+) noexcept nogil:
+    """Whether the server's statement returns what its client was told that it does.
+
+    A client that binds without another Describe reads rows by what it remembers. If
+    the server has not said yet what it returns, the client waits until it has: once
+    for each server and statement. FORWARD: the rows would be others.
+    """
+    cdef ServerStatement *there = server_statement_find(&s.statements, entry.statement)
+    if server_has(s, there) and there.shape != 0:
+        return PREPARE_FORWARD if shapes_differ(entry, there) else PREPARE_DONE
+    if (
+        ensure(t, s, out, entry.statement, False) < 0
+        or describe_first(t, s, out, entry.statement) < 0
+    ):
+        return PREPARE_NO_MEMORY
+    return PREPARE_WAIT
+
+
+cdef int queue_describe(ServerSession *s, ClientStatement *entry) noexcept nogil:
+    """A Describe of a client's statement; its answer is noted if it may be news."""
+    cdef ServerStatement *there
+    cdef Effect *effect
+    if entry == NULL:
+        return requests_push(&s.requests, c"D")
+    there = server_statement_find(&s.statements, entry.statement)
+    if server_has(s, there) and there.shape != 0 and not shapes_differ(entry, there):
+        return requests_push(&s.requests, c"D")
+    effect = push_with_effect(s, REQUEST_DESCRIBE)
+    if effect == NULL:
+        return -1
+    effect.flags = EFFECT_DESCRIBES
+    effect.installed = statement_ref(entry.statement)
+    effect.entry = entry
+    return 0
 
 
 cdef PrepareResult put_renamed(
     StatementTable *t, ServerSession *s, Output *out, const Found *found,
     const uint8_t *message, size_t name_at, size_t name_end, const Statement *st,
+    ClientStatement *entry,
 ) noexcept nogil:
     """Send a message's beginning with another name in it; the rest goes as it is.
 
@@ -102,7 +147,10 @@ cdef PrepareResult put_renamed(
     cdef const char *name
     cdef size_t name_n
     cdef char missing[STATEMENT_NAME_BYTES + 2]
-    if requests_push(&s.requests, found.code) < 0:
+    if found.code == c"D":
+        if queue_describe(s, entry) < 0:
+            return PREPARE_NO_MEMORY
+    elif requests_push(&s.requests, found.code) < 0:
         return PREPARE_NO_MEMORY
     if st != NULL:
         name = <const char *> st.name
@@ -122,35 +170,71 @@ cdef PrepareResult put_renamed(
 
 cdef PrepareResult prepare_named(
     StatementTable *t, ClientSession *c, ServerSession *s, Output *out,
-    const Found *found, const uint8_t *message, size_t name_at, size_t name_end,
-    size_t *taken,
+    const Found *found, const uint8_t *message, size_t here, size_t name_at,
+    size_t name_end, bint told, size_t *taken,
 ) noexcept nogil:
-    """Bind or Describe of the statement whose name stands at ``name_at``."""
-    cdef Statement *st
-    cdef PrepareResult result = find_statement(
-        t, c, s, out, message + name_at, name_end - 1 - name_at, &st
-    )
+    """Bind or Describe of the statement whose name stands at ``name_at``.
+
+    ``told``: the client hears in this batch what rows it gets.
+    """
+    cdef const uint8_t *name = message + name_at
+    cdef size_t name_n = name_end - 1 - name_at
+    cdef ClientStatement *entry = NULL
+    cdef Statement *st = NULL
+    cdef PrepareResult result
+    if name_n:
+        result = find_named(t, c, s, name, name_n, &entry)
+        st = entry.statement if entry != NULL else NULL
+    else:
+        result = find_unnamed(t, c, s, out, &st)
     if result == PREPARE_NO_MEMORY or result == PREPARE_WAIT:
         return result
-    if st == NULL and not looks_like_ours(t, message + name_at, name_end - 1 - name_at):
+    if st == NULL and not looks_like_ours(t, name, name_n):
         return PREPARE_FORWARD
+    told = told or entry == NULL or entry.told_shape == 0
+    if not told and s.xact_status != c"E":
+        result = check_shape(t, s, out, entry)
+        if result == PREPARE_FORWARD:
+            return refuse_cut(t, c, s, out, found, here, taken, REFUSED_STALE)
+        if result != PREPARE_DONE:
+            return result
+    if st != NULL:
+        if ensure(t, s, out, st, False) < 0:
+            return PREPARE_NO_MEMORY
+        if told:
+            replay_arm(t, s, out, st)
     taken[0] = name_end
-    return put_renamed(t, s, out, found, message, name_at, name_end, st)
+    if found.code == c"B" and name_at == HEADER_BYTES + 1:
+        s.bound = entry
+    return put_renamed(t, s, out, found, message, name_at, name_end, st, entry)
+
+
+cdef inline bint is_describe_of_unnamed_portal(
+    const uint8_t *message, size_t n
+) noexcept nogil:
+    return n >= 7 and memcmp(message, DESCRIBE_PORTAL, 7) == 0
 
 
 cdef PrepareResult prepare_bind(
     StatementTable *t, ClientSession *c, ServerSession *s, Output *out,
-    const Found *found, const uint8_t *message, size_t here, size_t *taken,
+    const Found *found, const uint8_t *message, size_t here, size_t behind,
+    size_t *taken,
 ) noexcept nogil:
     cdef size_t portal_end = after_cstring(message, here, HEADER_BYTES)
     cdef size_t name_end = (
         after_cstring(message, here, portal_end) if portal_end else 0
     )
     cdef PrepareResult result
+    cdef bint told
     if name_end == 0:
         return names_missing(t, c, s, out, found, here, taken)
+    if portal_end == HEADER_BYTES + 1:
+        s.bound = NULL
+    told = portal_end == HEADER_BYTES + 1 and is_describe_of_unnamed_portal(
+        message + here, behind
+    )
     result = prepare_named(
-        t, c, s, out, found, message, portal_end, name_end, taken
+        t, c, s, out, found, message, here, portal_end, name_end, told, taken
     )
     s.pool.bind_count += result != PREPARE_WAIT
     return result
@@ -183,6 +267,8 @@ cdef PrepareResult prepare_close(
     entry = client_statement_find(c.statements, name, name_n)
     if entry != NULL:
         client_statement_unlink(c.statements, entry)
+        if s.bound == entry:
+            s.bound = NULL
         c.statements.names_batch = batch_number(&s.requests)
         effect.flags = EFFECT_DROPS_NAME
         effect.entry = entry
@@ -197,6 +283,8 @@ cdef PrepareResult prepare_describe_or_close(
     cdef size_t name_end
     if here <= found.length:
         return PREPARE_HOLD  # these are short messages
+    if s.bound != NULL and is_describe_of_unnamed_portal(message, here):
+        return PREPARE_DONE if queue_describe(s, s.bound) == 0 else PREPARE_NO_MEMORY
     if message[HEADER_BYTES] != c"S":
         return PREPARE_FORWARD
     name_end = after_cstring(message, here, name_at)
@@ -207,7 +295,7 @@ cdef PrepareResult prepare_describe_or_close(
             t, c, s, message + name_at, name_end - 1 - name_at, here, taken
         )
     return prepare_named(
-        t, c, s, out, found, message, name_at, name_end, taken
+        t, c, s, out, found, message, here, name_at, name_end, True, taken
     )
 
 
@@ -244,11 +332,13 @@ cdef PrepareResult prepare_query(
 
 cdef PrepareResult prepare_request(
     StatementTable *t, ClientSession *c, ServerSession *s, Output *out,
-    const Found *found, const uint8_t *message, size_t here, size_t *taken,
+    const Found *found, const uint8_t *message, size_t here, size_t behind,
+    size_t *taken,
 ) noexcept nogil:
     """Take a message that may name a prepared statement, or prepare one.
 
-    In:      message[0:here) borrowed, from its type byte on: the part that is here
+    In:      message[0:here) borrowed, from its type byte on: the part that is here;
+             ``behind`` bytes of what follows it are there as well
     Out:     out: what goes to the server in its place; *taken: how many of its bytes
              that covers
     Cost:    O(names), for Parse and for SQL that names statements O(text)
@@ -256,7 +346,7 @@ cdef PrepareResult prepare_request(
     """
     taken[0] = 0
     if found.code == c"B":
-        return prepare_bind(t, c, s, out, found, message, here, taken)
+        return prepare_bind(t, c, s, out, found, message, here, behind, taken)
     if found.code == c"Q":
         return prepare_query(t, c, s, out, found, message, here, taken)
     if found.code == c"P":
@@ -326,7 +416,10 @@ cdef Statement *known_statement(
         t, context, STATEMENT_PARSE, body + name_end, n - name_end,
         statement_hash(t, context, STATEMENT_PARSE, body + name_end, n - name_end),
     )
-    if st == NULL or st.parsed_in != c.pool or not is_stable(st):
+    if (
+        st == NULL or st.parsed_in != c.pool or st.parsed_at != t.schema_count
+        or not is_stable(st)
+    ):
         return NULL
     if query_names(body + name_end, query_end - name_end - 1):
         return NULL

@@ -47,7 +47,7 @@ cdef void replay_arm_query(
     StatementTable *t, ServerSession *s, const Output *out, Statement *st
 ) noexcept nogil:
     """The next request is a Query that is nothing but one EXECUTE."""
-    if s.xact_status == c"I" and not s.batch_open and s.requests.closing_count == 0:
+    if s.xact_status == c"I" and not s.batch_open:
         begin(t, s, out, st)
         s.replay.state = REPLAY_ENDING
 

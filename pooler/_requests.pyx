@@ -80,6 +80,8 @@ cdef inline void note_request(ServerSession *s, uint8_t code) noexcept nogil:
         # PostgreSQL 18 may be left in a state in which the next query fails (XX000)
         s.obsolete = True
     s.batch_open = not request_closes(code)
+    if not s.batch_open:
+        s.bound = NULL
     s.batch_executed = s.batch_open and (s.batch_executed or code == c"E")
 
 
@@ -168,6 +170,7 @@ cdef RelayStatus relay_client_bytes(
             s = pool_take(c.pool, c, r.now_us)
             if s != NULL:
                 s.unnamed_own = False
+                s.bound = NULL
                 if c.statements != NULL:  # batches are numbered by their server
                     c.statements.names_batch = c.statements.unnamed_batch = 0
                 status = align_server(r, c, s)
@@ -191,7 +194,7 @@ cdef RelayStatus relay_client_bytes(
                     start = found.start
                     prepared = prepare_request(
                         &r.statements, c, s, &r.to_server, &found, src + found.start,
-                        pos - found.start, &taken,
+                        pos - found.start, n - pos, &taken,
                     )
                     if prepared == PREPARE_HOLD or prepared == PREPARE_WAIT:
                         scan_undo(&c.scan)

@@ -24,7 +24,7 @@ from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 from pooler._buf cimport Stream
 from pooler._params cimport ParamSet
 from pooler._statements cimport (
-    ClientStatements, EffectQueue, ServerStatement, ServerStatements, Statement,
+    ClientStatement, ClientStatements, EffectQueue, ServerStatement, ServerStatements, Statement,
 )
 from pooler._wire cimport ScanState
 
@@ -32,6 +32,7 @@ cdef enum:
     REQUEST_SKIP = 0x80  # or-ed to the message code
     REQUEST_FAKE = 0x20  # or-ed to the code of Parse or Close
     REQUEST_SQL = 0x71  # "q": a Query whose SQL prepares or deallocates; has an effect
+    REQUEST_DESCRIBE = 0x64  # "d": a Describe whose answer is noted; has an effect
     REQUEST_ALIGN = 0xC1  # "A", skipped: our SET in front of a client's message
     REQUEST_COPY_END = 0x59  # "Y": CopyDone or CopyFail
     REQUESTS_INLINE = 32  # a power of two
@@ -212,6 +213,7 @@ cdef struct ServerSession:
     bint unnamed_own  # its unnamed statement was parsed by the client attached now
     bint unnamed_maybe  # it may have one, of whomever
     bint batch_executed  # the open batch has an Execute
+    ClientStatement *bound  # borrow: the statement of the open batch's unnamed portal
     bint stray_statements  # SQL has prepared a name that we do not know
     bint error_told  # an error of ours was shown in place of the next Query's own
     uint32_t mapped_prepares  # PREPAREs with names of ours whose tags are to come
@@ -263,7 +265,16 @@ cdef inline bint request_is_fake(uint8_t request) noexcept nogil:
 cdef inline bint request_has_effect(uint8_t request) noexcept nogil:
     """Whether it has a row in ServerSession.effects, if the server is tracked."""
     cdef uint8_t code = request & ~<uint8_t> REQUEST_SKIP
-    return code | 0x20 == c"p" or code | 0x20 == c"c" or code == REQUEST_SQL
+    return (
+        code | 0x20 == c"p" or code | 0x20 == c"c" or code == REQUEST_SQL
+        or code == REQUEST_DESCRIBE
+    )
+
+
+cdef inline uint8_t request_code(uint8_t request) noexcept nogil:
+    """The code of the message that PostgreSQL answers."""
+    cdef uint8_t code = request & ~<uint8_t> REQUEST_SKIP
+    return <uint8_t> c"D" if code == REQUEST_DESCRIBE else code
 
 
 cdef inline uint8_t requests_last(RequestQueue *q) noexcept nogil:

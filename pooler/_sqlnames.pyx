@@ -6,7 +6,7 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
 from pooler._buf cimport Output, output_room
-from pooler._effects cimport push_with_effect
+from pooler._effects cimport forget_entries, push_with_effect
 from pooler._install cimport (
     OWN_NAME_BYTES, end_own_batch, ensure, looks_like_ours, make_room,
     note_installed, own_name,
@@ -134,6 +134,8 @@ cdef int note_query(
         target[0] = statement_ref(entry.statement)
         use[0] = TARGET_DEALLOCATED
         if not entry.pending:
+            if c.server != NULL:
+                forget_entries(c.server)
             client_statement_unlink(c.statements, entry)
             client_statement_free(t, entry)
     elif command.verb == SQL_PREPARE and entry != NULL:
@@ -280,7 +282,7 @@ cdef int query_prepare(
         return -1
     if make_room(t, s, out, st) < 0 or end_own_batch(s, out) < 0:
         return -1
-    there = note_installed(s, st)
+    there = note_installed(t, s, st)
     if there == NULL:
         return -1
     s.mapped_prepares += 1
@@ -348,6 +350,7 @@ cdef int query_deallocate(
         r.doubtful[r.doubtful_count] = there
         r.doubtful_count += 1
         if not entry.pending:
+            forget_entries(s)
             client_statement_unlink(c.statements, entry)
             client_statement_free(t, entry)
     return 0
@@ -440,6 +443,7 @@ cdef PrepareResult rename_query(
     cdef Renaming renaming
     cdef Effect *effect
     cdef int code
+    cdef bint quiet = s.requests.closing_count == 0  # before anything of ours
     if not sql_concerns(text, n):
         return PREPARE_FORWARD
     renaming.count = renaming.doubtful_count = 0
@@ -453,7 +457,9 @@ cdef PrepareResult rename_query(
         return PREPARE_NO_MEMORY
     if c.statements != NULL:
         c.statements.names_batch = batch_number(&s.requests)
-    if renaming.executed != NULL and ends_with(text, n, renaming.executed_end):
+    if quiet and renaming.executed != NULL and (
+        ends_with(text, n, renaming.executed_end)
+    ):
         replay_arm_query(t, s, out, renaming.executed)
     if renaming.effect.flags:
         effect = push_with_effect(s, REQUEST_SQL)

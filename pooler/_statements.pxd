@@ -50,12 +50,14 @@ cdef enum Refusal:  # why a client may not prepare something
     REFUSED_CLIENT_BYTES
     REFUSED_MEMORY
     REFUSED_NAME
+    REFUSED_STALE  # the server's rows are not those that the client was told of
 
 cdef struct Statement:
     Statement *next  # own list of one hash bucket
     ParamSet *context  # own: one reference
     Statement *target  # own: one reference; NULL: its text names no other
     const void *parsed_in  # the pool in which a server has accepted it last
+    uint32_t parsed_at  # schema_count then
     uint64_t hash
     uint32_t refs
     uint32_t n
@@ -78,6 +80,7 @@ cdef struct StatementTable:  # one per worker
     uint64_t max_client_bytes  # texts behind the names of one client; 0: no limit
     bint cache_unnamed
     uint64_t seed
+    uint32_t schema_count  # commands seen that may change what a text means
     uint32_t next_id
     uint8_t prefix_n  # what all names on servers begin with
     char prefix[16]
@@ -86,6 +89,8 @@ cdef struct StatementTable:  # one per worker
 cdef struct ClientStatement:  # a name that a client has given
     ClientStatement *next
     Statement *statement  # own: one reference
+    uint64_t told_shape  # of its rows, as the client was told last; 0: never
+    uint64_t told_parameters  # their types; 0: never
     uint32_t hash
     bint pending  # PostgreSQL has not answered its Parse yet
     uint8_t name_n  # of what tells it apart
@@ -119,6 +124,9 @@ cdef struct ServerStatement:  # a statement that a server has
     uint32_t generation  # not the server's: nobody can say whether it is there
     uint32_t batch  # the one that it was sent in, as batch_number counts
     uint32_t target_batch  # the one in which SQL names it
+    uint32_t parsed_at  # StatementTable.schema_count then
+    uint64_t shape  # of its rows; 0: not known
+    uint64_t parameters  # their types; 0: not known
     bint closing  # to be closed by a request under way; not counted, not in the list
 
 cdef struct ServerStatements:
@@ -136,6 +144,7 @@ cdef enum EffectFlag:
     EFFECT_REFUSED = 8  # made to fail; the error is replaced by ours
     EFFECT_UNNAMED = 16  # changes the client's unnamed statement
     EFFECT_FAILED = 32  # of a Query: it has answered with an error
+    EFFECT_DESCRIBES = 64  # installed is being described; entry: borrow, or NULL
 
 cdef struct Effect:  # of a request, taken back if PostgreSQL never carries it out
     Statement *installed  # own: one reference
@@ -230,6 +239,8 @@ cdef void server_statement_use(
 
 cdef const char *refusal_sqlstate(uint8_t refusal) noexcept nogil
 cdef const char *refusal_text(uint8_t refusal) noexcept nogil
+cdef uint64_t shape_of_parameters(const uint8_t *body, size_t n) noexcept nogil
+cdef uint64_t shape_of_rows(const uint8_t *body, size_t n) noexcept nogil
 cdef Effect *effects_push(EffectQueue *q) noexcept nogil
 
 

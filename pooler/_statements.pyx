@@ -3,7 +3,7 @@
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memcmp, memcpy, memset
+from libc.string cimport memchr, memcmp, memcpy, memset
 
 from pooler._params cimport params_ref, params_unref
 
@@ -19,16 +19,17 @@ cdef enum:
     FIRST_EFFECTS = 32
 
 # In the order of Refusal.
-cdef const char *REFUSAL_TEXTS[5]
+cdef const char *REFUSAL_TEXTS[6]
 REFUSAL_TEXTS[:] = [
     b"",
     b"too many prepared statements in this session (max_client_prepared_statements)",
     b"prepared statements of this session are too long (max_client_prepared_bytes)",
     b"no memory left for prepared statements (max_prepared_memory)",
     b"name of a prepared statement or portal is too long",
+    b"cached plan must not change result type",
 ]
-cdef const char *REFUSAL_SQLSTATES[5]
-REFUSAL_SQLSTATES[:] = [b"", b"53400", b"53400", b"53200", b"54000"]
+cdef const char *REFUSAL_SQLSTATES[6]
+REFUSAL_SQLSTATES[:] = [b"", b"53400", b"53400", b"53200", b"54000", b"0A000"]
 
 
 cdef const char *refusal_text(uint8_t refusal) noexcept nogil:
@@ -303,6 +304,7 @@ cdef ClientStatement *client_statement_new(
     entry.next = NULL
     entry.statement = statement_ref(st)
     entry.pending = False
+    entry.told_shape = entry.told_parameters = 0
     entry.shown_n = <uint8_t> n
     entry.name_n = <uint8_t> min(n, <size_t> STATEMENT_NAME_BYTES)
     entry.hash = hash_name(name, entry.name_n)
@@ -417,6 +419,7 @@ cdef ServerStatement *server_statement_add(
             list_newest(has, entry)
             has.count += 1
         entry.generation = has.generation
+        entry.shape = entry.parameters = 0
         return entry
     if has.buckets == NULL or has.count > has.mask:
         size = FIRST_ON_SERVER if has.buckets == NULL else size * 2
@@ -480,6 +483,40 @@ cdef void server_statements_free(
                 server_statement_remove(t, has, has.buckets[i])
     free(has.buckets)
     memset(has, 0, sizeof(ServerStatements))
+
+
+cdef uint64_t shape_of_parameters(const uint8_t *body, size_t n) noexcept nogil:
+    """A ParameterDescription as a number, never 0."""
+    cdef uint64_t h = n
+    cdef size_t at
+    for at in range(n):
+        h = mix(h, body[at])
+    return h if h else 1
+
+
+cdef uint64_t shape_of_rows(const uint8_t *body, size_t n) noexcept nogil:
+    """What a client that remembers a RowDescription relies on, as a number.
+
+    Names, types and modifiers of the columns; not where they come from, nor their
+    format, which Bind decides. Never 0. Source: "Message Formats" (RowDescription)
+    """
+    cdef uint64_t h = 1
+    cdef uint64_t word
+    cdef size_t at = 2
+    cdef const uint8_t *end
+    while at < n:
+        end = <const uint8_t *> memchr(body + at, 0, n - at)
+        if end == NULL or end + 19 > body + n:
+            break
+        while body + at < end:
+            h = mix(h, body[at])
+            at += 1
+        at += 7  # the terminator; table and column
+        memcpy(&word, body + at, 8)  # type, length, half of the modifier
+        h = mix(h, word)
+        h = mix(h, (<uint64_t> body[at + 8] << 8) | body[at + 9])
+        at += 12
+    return h if h else 1
 
 
 # ---------------------------------------------------------------- effects

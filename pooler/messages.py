@@ -110,7 +110,7 @@ MESSAGES: tuple[Message, ...] = (
     Message(_S, "2", "BindComplete",         4,     4, _READY, _ENDS, ends="B"),
     Message(_S, "3", "CloseComplete",        4,     4, _READY, _ENDS, ends="C"),
     Message(_S, "n", "NoData",               4,     4, _READY, _ENDS, ends="D"),
-    Message(_S, "t", "ParameterDescription", 6,   ANY, _READY),
+    Message(_S, "t", "ParameterDescription", 6,   ANY, _READY, _STOP),
     Message(_S, "V", "FunctionCallResponse", 8,   ANY, _READY),
     Message(_S, "G", "CopyInResponse",       7,   ANY, _READY, _STOP),
     Message(_S, "H", "CopyOutResponse",      7,   ANY, _READY),
