@@ -6,14 +6,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from pooler.embedded import Postgres
+from tests.drivers.askers import TABLES
 from tests.drivers.target import DIRECT, MODES, REPLICATOR, Target, leftovers
-from tests.integration.conftest import make_pooler
+from tests.integration.conftest import make_pooler, worker_in_process
 from tests.integration.harness import DATABASE, HOST, USER, Pooler, wait_until
 
-__all__ = ["make_pooler"]
+__all__ = ["make_pooler", "worker_in_process"]
 
 # Few servers, so that concurrent clients must share them in transaction mode; as
 # many as the clients that one test opens at the same time in session mode.
@@ -71,3 +73,14 @@ def target(running: Target) -> Iterator[Target]:
     wait_until(lambda: running.pooler.sockets_of_workers() == 0, "clients leave")
     wait_until(lambda: not leftovers(postgres), "servers are idle", 5)
     running.clean()
+
+
+@pytest.fixture
+def tables(postgres: Postgres) -> Iterator[None]:
+    """What the questions of ``askers`` are about."""
+    with psycopg.connect(
+        postgres.dsn(DATABASE), autocommit=True, options=f"-c role={USER}"
+    ) as conn:
+        conn.execute(TABLES, prepare=False)
+        yield
+        conn.execute("DROP TABLE things, shapes, taken, kept")

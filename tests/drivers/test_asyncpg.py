@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""asyncpg: its own protocol code, binary, with a statement cache in session mode."""
+"""asyncpg: its own protocol code, binary, with a cache of prepared statements."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ def run(work: Coroutine[Any, Any, None]) -> None:
 
 
 def options(target: Target) -> dict[str, Any]:
-    """What asyncpg's manual says for a pooler in transaction mode."""
     return {
         "host": target.host,
         "port": target.port,
@@ -29,7 +28,6 @@ def options(target: Target) -> dict[str, Any]:
         "database": target.database,
         "timeout": 10,
         "command_timeout": 20,
-        **({} if target.session else {"statement_cache_size": 0}),
     }
 
 
@@ -142,6 +140,34 @@ def test_cursor_and_prepared_in_a_transaction(target: Target) -> None:
             assert (await cursor.fetchrow())[0] == 51
             prepared = await conn.prepare("SELECT $1::int + 1")
             assert [await prepared.fetchval(n) for n in range(5)] == [1, 2, 3, 4, 5]
+
+    run(work())
+
+
+def test_prepared_outside_a_transaction(target: Target) -> None:
+    async def one(client: int) -> None:
+        async with Connected(target) as conn:
+            plus = await conn.prepare(f"SELECT $1::int + {client}")
+            both = await conn.prepare("SELECT $1::text, $2::int[]")
+            for number in range(10):
+                assert await plus.fetchval(number) == number + client
+                assert await both.fetchrow("é", [number]) == ("é", [number])
+            await both.executemany([("x", [1]), ("y", [2])])
+
+    async def work() -> None:
+        await asyncio.gather(*map(one, range(10)))
+
+    run(work())
+
+
+def test_more_statements_than_it_keeps(target: Target) -> None:
+    """It closes those that were used longest ago."""
+
+    async def work() -> None:
+        async with Connected(target, statement_cache_size=3) as conn:
+            for number in range(50):
+                query = f"SELECT $1::int + {number * number % 7}"
+                assert await conn.fetchval(query, 1) == 1 + number * number % 7
 
     run(work())
 

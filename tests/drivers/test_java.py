@@ -26,8 +26,11 @@ def java() -> str:
     return found
 
 
-def test_driver(target: Target, java: str) -> None:
-    done = target.run([java, "-cp", str(JAR), PROGRAM])
+@pytest.mark.parametrize("threshold", ["", "1"], ids=["default", "at-once"])
+def test_driver(target: Target, java: str, threshold: str) -> None:
+    """From the ``threshold``-th time on pgjdbc gives a statement a name."""
+    command = [java, "-cp", str(JAR), PROGRAM]
+    done = target.run(command, PREPARE_THRESHOLD=threshold)
     found = results(done.stdout)
     failed = {name: outcome for name, outcome in found.items() if outcome != "ok"}
     assert not failed, f"{failed}\n{done.stderr[-3000:]}"

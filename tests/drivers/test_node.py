@@ -26,10 +26,10 @@ def node() -> str:
     return found
 
 
-@pytest.mark.parametrize(("script", "least"), [("pg.mjs", 8), ("postgres.mjs", 9)])
+@pytest.mark.parametrize(("script", "least"), [("pg.mjs", 10), ("postgres.mjs", 10)])
 def test_driver(target: Target, node: str, script: str, least: int) -> None:
     done = target.run([node, SCRIPTS / script], NODE_DRIVERS=str(PACKAGES))
     found = results(done.stdout)
     failed = {name: outcome for name, outcome in found.items() if outcome != "ok"}
     assert not failed, "\n".join(f"{name}: {said}" for name, said in failed.items())
-    assert len(found) == least + (2 if script == "pg.mjs" else 1) * target.session
+    assert len(found) == least + target.session

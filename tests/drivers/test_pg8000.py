@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""pg8000: pure Python; an execution takes three batches, so it needs a transaction.
+"""pg8000: pure Python; an execution takes three batches.
 
 It parses, describes and binds the unnamed statement with a Sync after each, and so
-outside a transaction it can meet another server (or another client's unnamed
-statement) in between. Its DB-API form begins transactions by itself.
+outside a transaction each batch can meet another server. Its DB-API form begins
+transactions by itself.
 """
 
 from __future__ import annotations
@@ -97,21 +97,24 @@ def test_copy(connect: Connect, target: Target) -> None:
     conn.commit()
 
 
-def test_prepared_in_a_transaction(connect: Connect) -> None:
-    """Its named statement lives as long as the transaction does."""
+@pytest.mark.parametrize("begin", [True, False])
+def test_prepared(connect: Connect, begin: bool) -> None:
     conn = connect(pg8000.native)
-    conn.run("BEGIN")
+    if begin:
+        conn.run("BEGIN")
     statement = conn.prepare("SELECT CAST(:v AS int) + 1")
     assert [statement.run(v=n)[0][0] for n in range(10)] == list(range(1, 11))
+    if begin:
+        conn.run("COMMIT")
+        assert statement.run(v=41) == [[42]]
     statement.close()
-    conn.run("COMMIT")
+    assert conn.run("SELECT CAST(:v AS int) + 1", v=1) == [[2]]
 
 
-def test_native(connect: Connect, target: Target) -> None:
+def test_native(connect: Connect) -> None:
     conn = connect(pg8000.native)
     assert conn.run("SELECT 1; SELECT 2") in ([[1], [2]], [[2]])
-    if target.session:
-        assert conn.run("SELECT CAST(:v AS text)", v="x") == [["x"]]
+    assert conn.run("SELECT CAST(:v AS text)", v="x") == [["x"]]
 
 
 def test_notifications(connect: Connect, target: Target) -> None:
@@ -124,11 +127,13 @@ def test_notifications(connect: Connect, target: Target) -> None:
     assert [one[2] for one in listener.notifications] == ["flash"]
 
 
-def test_clients_at_once(connect: Connect, target: Target) -> None:
-    """The three batches of each execution stay on one server in a transaction."""
+@pytest.mark.parametrize("autocommit", [False, True])
+def test_clients_at_once(connect: Connect, autocommit: bool) -> None:
+    """In a transaction the three batches of an execution stay on one server."""
     conns = [connect() for _ in range(10)]
 
     def work(number: int) -> None:
+        conns[number].autocommit = autocommit
         cursor = conns[number].cursor()
         for step in range(10):
             cursor.execute(f"SELECT CAST(%s AS int) + {number}", (step,))

@@ -35,14 +35,13 @@ VALUES = [
 ]
 
 
-@pytest.fixture
-def connect(target: Target) -> Iterator[Connect]:
-    """Connect with the driver's defaults, or as its manual says for a pooler."""
+@pytest.fixture(params=[5, 0], ids=["prepares-later", "prepares-at-once"])
+def connect(target: Target, request: pytest.FixtureRequest) -> Iterator[Connect]:
+    """Connect with the driver's defaults, or so that it prepares everything."""
     with contextlib.ExitStack() as stack:
 
         def make(**more: Any) -> Connection:
-            if not target.session:
-                more.setdefault("prepare_threshold", None)
+            more.setdefault("prepare_threshold", request.param)
             made = psycopg.connect(
                 host=target.host,
                 port=target.port,
@@ -84,9 +83,9 @@ def test_repeated_statement(connect: Connect) -> None:
             conn.commit()
 
 
-def test_prepared_statements_are_dropped(connect: Connect, target: Target) -> None:
+def test_prepared_statements_are_dropped(connect: Connect) -> None:
     """More statements than psycopg keeps: it deallocates the oldest."""
-    with connect(autocommit=target.session) as conn:
+    with connect(autocommit=True) as conn:
         conn.prepared_max = 3
         for number in range(10):
             query = sql.SQL("SELECT {}, %s").format(number)
@@ -111,7 +110,7 @@ def test_executemany(connect: Connect, target: Target) -> None:
 
 def test_several_statements_in_one_query(connect: Connect) -> None:
     with connect(autocommit=True) as conn:
-        cursor = conn.execute("SELECT 1; SELECT 2; SELECT 3")
+        cursor = conn.execute("SELECT 1; SELECT 2; SELECT 3", prepare=False)
         found = [cursor.fetchone()]
         while cursor.nextset():
             found.append(cursor.fetchone())

@@ -20,8 +20,6 @@ def run(work: Coroutine[Any, Any, None]) -> None:
 
 
 async def connect(target: Target, **more: Any) -> Connection:
-    if not target.session:
-        more.setdefault("prepare_threshold", None)
     return await psycopg.AsyncConnection.connect(
         host=target.host,
         port=target.port,
@@ -32,14 +30,18 @@ async def connect(target: Target, **more: Any) -> Connection:
     )
 
 
-def test_clients_at_once(target: Target) -> None:
+THRESHOLDS = pytest.mark.parametrize("threshold", [5, 1, 0])
+
+
+@THRESHOLDS
+def test_clients_at_once(target: Target, threshold: int) -> None:
     """Transactions of many clients do not mix, and none is lost."""
     table = target.table("sums", "client int, step int, pid int")
     clients = 10 if target.session else 30
     steps = 15
 
     async def work(client: int) -> None:
-        async with await connect(target) as conn:
+        async with await connect(target, prepare_threshold=threshold) as conn:
             for step in range(steps):
                 async with conn.transaction(), conn.cursor() as cursor:
                     insert = f"INSERT INTO {table} VALUES (%s, %s, pg_backend_pid())"
@@ -57,9 +59,11 @@ def test_clients_at_once(target: Target) -> None:
     assert servers <= (clients if target.session else 3) or target.mode == "direct"
 
 
-def test_pipelines_at_once(target: Target) -> None:
+@THRESHOLDS
+def test_pipelines_at_once(target: Target, threshold: int) -> None:
     async def work(client: int) -> None:
-        async with await connect(target, autocommit=True) as conn:
+        options = {"autocommit": True, "prepare_threshold": threshold}
+        async with await connect(target, **options) as conn:
             for _ in range(5):
                 async with conn.pipeline() as pipeline:
                     cursors = []

@@ -224,9 +224,7 @@ def test_role_without_the_right(target: Target) -> None:
 
 def test_pool_is_not_touched(target: Target) -> None:
     """A walsender is never given to others, and takes no place in the pool."""
-    with psycopg.connect(
-        dsn(target, ""), autocommit=True, prepare_threshold=None
-    ) as own:
+    with psycopg.connect(dsn(target, ""), autocommit=True) as own:
         own.execute("SELECT 1")
         before = backends(target.postgres, user=REPLICATOR)
         many = [

@@ -39,8 +39,9 @@ public class Driver {
         properties.setProperty("user", System.getenv("PGUSER"));
         properties.setProperty("connectTimeout", "10");
         properties.setProperty("socketTimeout", "20");
-        if (!SESSION) {
-            properties.setProperty("prepareThreshold", "0");
+        String threshold = System.getenv("PREPARE_THRESHOLD");
+        if (!threshold.isEmpty()) {
+            properties.setProperty("prepareThreshold", threshold);
         }
         for (int i = 0; i < more.length; i += 2) {
             properties.setProperty(more[i], more[i + 1]);
@@ -255,6 +256,7 @@ public class Driver {
         }
     }
 
+    // More connections than servers; each makes up the same names for other texts.
     static void atOnce() throws Exception {
         ExecutorService threads = Executors.newFixedThreadPool(10);
         List<Future<?>> all = new ArrayList<>();
@@ -262,11 +264,16 @@ public class Driver {
             int client = i;
             all.add(threads.submit(() -> {
                 try (Connection connection = connect()) {
-                    for (int step = 0; step < 30; step++) {
-                        connection.setAutoCommit(step % 2 == 0);
+                    for (int step = 0; step < 80; step++) {
+                        boolean inTransaction = step % 4 == 0;
+                        int offset = client * 10 + step * (client + 1) % 7;
+                        connection.setAutoCommit(!inTransaction);
                         same(client * 100 + step, number(connection, "SELECT ? * 100 + ?", client, step));
-                        if (step % 2 != 0) {
+                        same(step + offset, number(connection, "SELECT ? + " + offset, step));
+                        if (inTransaction) {
                             connection.commit();
+                        } else if (step % 3 == 0) {
+                            fails("22012", () -> number(connection, "SELECT " + offset + " / ?", 0));
                         }
                     }
                 }

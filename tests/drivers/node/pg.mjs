@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT
-// node-postgres: unnamed queries in any mode; named ones, which it prepares, and
-// LISTEN in session mode.
+// node-postgres: unnamed queries, and named ones, which it prepares.
 
 import assert from "node:assert/strict";
 import { pipeline } from "node:stream/promises";
@@ -148,17 +147,41 @@ const checks = {
       assert.equal((await client.query("SELECT 1 AS a")).rows[0].a, 1);
     });
   },
-};
 
-if (session) {
-  checks.namedQueries = async () => {
+  async namedQueries() {
     await withClient(async (client) => {
       for (let n = 0; n < 20; n += 1) {
         const query = { name: "plus", text: "SELECT $1::int + 1 AS n", values: [n] };
         assert.equal((await client.query(query)).rows[0].n, n + 1);
       }
     });
-  };
+  },
+
+  // More connections than servers; a name stands for another text in each of them.
+  async namedAtOnce() {
+    const work = (number) =>
+      withClient(async (client) => {
+        for (let n = 0; n < 80; n += 1) {
+          const kind = n % 7;
+          const inTransaction = n % 5 === 0;
+          if (inTransaction) await client.query("BEGIN");
+          const { rows } = await client.query({
+            name: `query${kind}`,
+            text: `SELECT $1::int * 100 + ${number * 10 + kind} AS n, $2::text AS "t${kind}"`,
+            values: [n, `${number} ${n}`],
+          });
+          assert.deepEqual(rows, [{ n: n * 100 + number * 10 + kind, [`t${kind}`]: `${number} ${n}` }]);
+          if (inTransaction) await client.query("COMMIT");
+          const divide = { name: "divide", text: `SELECT ${number} / $1::int AS n`, values: [n % 2] };
+          if (n % 2 === 0) await assert.rejects(client.query(divide), { code: "22012" });
+          else assert.equal((await client.query(divide)).rows[0].n, number);
+        }
+      });
+    await Promise.all(Array.from({ length: 10 }, (_, number) => work(number)));
+  },
+};
+
+if (session) {
   checks.notifications = async () => {
     await withClient((listener) =>
       withClient(async (speaker) => {

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT
-// postgres.js: it pipelines all queries of a connection; named statements by default,
-// `prepare: false` in transaction mode.
+// postgres.js: it pipelines all queries of a connection, as named statements.
 
 import assert from "node:assert/strict";
 import { pipeline } from "node:stream/promises";
@@ -14,7 +13,6 @@ async function withSql(options, work) {
     connect_timeout: 10,
     max: 4,
     onnotice: () => {},
-    ...(session ? {} : { prepare: false }),
     ...options,
   });
   try {
@@ -78,6 +76,25 @@ const checks = {
       await Promise.all(Array.from({ length: 300 }, (_, n) => work(n)));
       assert.equal((await sql`SELECT FROM postgresjs_many`).count, 300);
     });
+  },
+
+  // More connections than servers; each makes up the same names for other texts.
+  async preparedAtOnce() {
+    const work = (number) =>
+      withSql({ max: 1 }, async (sql) => {
+        const ask = async (on, n) => {
+          const kind = (n * (number + 1)) % 11;
+          const text = `SELECT $1::int * 1000 + ${number * 20 + kind} AS n, $2::text AS "t${kind}"`;
+          const [row] = await on.unsafe(text, [n, `${number} ${n}`], { prepare: true });
+          assert.deepEqual({ ...row }, { n: n * 1000 + number * 20 + kind, [`t${kind}`]: `${number} ${n}` });
+        };
+        for (let n = 0; n < 40; n += 1) {
+          await Promise.all([ask(sql, n), ask(sql, n + 1), ask(sql, n + 2)]);
+          await sql.begin((tx) => ask(tx, n));
+          await assert.rejects(sql`SELECT ${n} / ${0}::int`, { code: "22012" });
+        }
+      });
+    await Promise.all(Array.from({ length: 10 }, (_, number) => work(number)));
   },
 
   async transactions() {
