@@ -71,6 +71,23 @@ def test_idle_server_that_ends_is_replaced(
         assert codes(client.read_until("Z")) == "TDCZ"
 
 
+def test_server_that_ends_right_behind_its_answer(
+    worker: InProcess, server: FakeServer
+) -> None:
+    """Neither who has been answered nor who comes next hears of it."""
+    client, backend = log_in(worker, server)
+    with client:
+        client.send(SELECT)
+        backend.read()
+        bye = error("FATAL", "57P01", "terminating connection")
+        backend.send(SELECTED, READY, bye)
+        assert codes(client.read_until("Z")) == "TDCZ"
+        assert backend.is_closed()
+        client.send(SELECT)
+        server.accept().greet().answer()
+        assert codes(client.read_until("Z")) == "TDCZ"
+
+
 def test_idle_server_that_answers_unasked_is_closed(
     worker: InProcess, server: FakeServer
 ) -> None:
