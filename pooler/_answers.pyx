@@ -22,9 +22,9 @@ from pooler._replay cimport is_stale_plan, replay_possible
 from pooler._session cimport (
     COPY_IN_FAILED, COPY_IN_NONE, COPY_IN_OPEN, ClientSession, MODE_STATEMENT,
     MODE_SESSION, REPLAY_OFF, REQUEST_ALIGN, REQUEST_DESCRIBE, REQUEST_SKIP,
-    REQUEST_SQL, ServerSession, request_closes, request_code, request_has_effect, request_is_fake, requests_at,
-    requests_copy_in, requests_fail, requests_first, requests_last, requests_pop,
-    requests_ready,
+    REQUEST_SQL, ServerSession, request_closes, request_code, request_has_effect,
+    request_is_fake, requests_at, requests_copy_in, requests_fail, requests_first,
+    requests_last, requests_pop, requests_ready,
 )
 from pooler._statements cimport (
     EFFECT_FAILED, EFFECT_REFUSED, Effect, effects_at, shape_of_parameters,

@@ -8,8 +8,8 @@ from libc.string cimport memcmp
 from pooler._replay cimport replay_free
 from pooler._session cimport batch_answered
 from pooler._statements cimport (
-    EFFECT_ADDS_NAME, EFFECT_DESCRIBES, EFFECT_DROPS_NAME, EFFECT_DUPLICATE, EFFECT_FAILED,
-    EFFECT_UNNAMED, ServerStatement, Statement, client_statement_find,
+    EFFECT_ADDS_NAME, EFFECT_DESCRIBES, EFFECT_DROPS_NAME, EFFECT_DUPLICATE,
+    EFFECT_FAILED, EFFECT_UNNAMED, ServerStatement, Statement, client_statement_find,
     client_statement_free, client_statement_link, client_statement_unlink,
     client_statements_clear, effects_at, server_statement_add, server_statement_find,
     server_statement_remove, server_statements_free, statement_unref,

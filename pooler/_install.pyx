@@ -7,14 +7,13 @@ from libc.string cimport memcpy, strlen
 from pooler._buf cimport Output, output_add, output_room
 from pooler._effects cimport effects_undo, push_with_effect
 from pooler._session cimport (
-    REQUEST_DESCRIBE, REQUEST_SKIP, REQUEST_SQL, batch_number, request_closes, requests_at, requests_fail,
-    requests_push, server_has,
+    REQUEST_DESCRIBE, REQUEST_SKIP, REQUEST_SQL, batch_number, request_closes,
+    requests_at, requests_fail, requests_push, server_has,
 )
 from pooler._statements cimport (
-    EFFECT_DESCRIBES, Effect, STATEMENT_SQL, effects_at, ServerStatement, Statement, TARGET_EXECUTED,
-    TARGET_PREPARED, server_statement_add, server_statement_find,
-    server_statement_closing, server_statement_use,
-    statement_ref,
+    EFFECT_DESCRIBES, Effect, STATEMENT_SQL, effects_at, ServerStatement, Statement,
+    TARGET_EXECUTED, TARGET_PREPARED, server_statement_add, server_statement_find,
+    server_statement_closing, server_statement_use, statement_ref,
 )
 from pooler._wire cimport HEADER_BYTES, load_be32, put_cstring, put_header
 

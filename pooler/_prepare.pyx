@@ -23,9 +23,10 @@ from pooler._sqlnames cimport (
     is_stable, names_of, over_limit, query_names, rename_query,
 )
 from pooler._statements cimport (
-    ClientStatement, ClientStatements, EFFECT_DESCRIBES, EFFECT_DROPS_NAME, EFFECT_UNNAMED, Effect,
-    PREPARE_DONE, PREPARE_FORWARD, PREPARE_HOLD, PREPARE_NO_MEMORY, PREPARE_WAIT,
-    REFUSED_NOT, REFUSED_STALE, ServerStatement, STATEMENT_NAME_BYTES, STATEMENT_PARSE, Statement, absorbed_free,
+    ClientStatement, ClientStatements, EFFECT_DESCRIBES, EFFECT_DROPS_NAME,
+    EFFECT_UNNAMED, Effect, PREPARE_DONE, PREPARE_FORWARD, PREPARE_HOLD,
+    PREPARE_NO_MEMORY, PREPARE_WAIT, REFUSED_NOT, REFUSED_STALE, ServerStatement,
+    STATEMENT_NAME_BYTES, STATEMENT_PARSE, Statement, absorbed_free,
     client_statement_find, client_statement_free, client_statement_link,
     client_statement_new, client_statement_unlink, server_statement_find,
     statement_find, statement_hash, statement_ref, statement_unref,

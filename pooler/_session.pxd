@@ -24,7 +24,8 @@ from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 from pooler._buf cimport Stream
 from pooler._params cimport ParamSet
 from pooler._statements cimport (
-    ClientStatement, ClientStatements, EffectQueue, ServerStatement, ServerStatements, Statement,
+    ClientStatement, ClientStatements, EffectQueue, ServerStatement,
+    ServerStatements, Statement,
 )
 from pooler._wire cimport ScanState
 
