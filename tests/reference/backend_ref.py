@@ -7,7 +7,8 @@ It speaks the protocol over bytes. A text is one word and perhaps a name::
     bad                       a syntax error when it is read
     fail                      an error when it is run
     stale                     an error of a plan that is out of date, when it is bound,
-                              if it was prepared before ``alter()`` was last called
+                              if it was prepared before ``alter()`` was last called;
+                              its column has another name then
     prepare NAME as TEXT      execute NAME      deallocate NAME      deallocate all
     anything else             a row with the text itself
 
@@ -183,7 +184,9 @@ class Backend:
         if target is not None and sql.startswith("execute "):
             return self._described(target.text)
         shown = "no such" if sql.startswith("execute ") else sql
-        return message("T", b"\0\0" + shown.encode())
+        if sql.startswith("stale"):
+            shown += f" {self.age}"
+        return message("T", b"\0\1" + cstring(shown) + bytes(18))
 
     def _close(self, body: bytes) -> bytes:
         kind, name = chr(body[0]), body[1:-1].decode()

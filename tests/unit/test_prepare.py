@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.reference.backend_ref import Backend
+from tests.reference.backend_ref import Backend, Failure
 from tests.wire_client import (
     FLUSH,
     SYNC,
@@ -736,3 +736,109 @@ def test_big_batch_is_not_kept(make: Make) -> None:
     world.backends[0].alter()
     said = world.ask(0, bind(b"v" * 20_000, statement="a"), execute(), SYNC)
     assert error_of(said)["C"] == "0A000"
+
+
+# ------------------------------------------------------------ rows that are remembered
+
+
+def test_client_that_was_told_its_rows_hears_of_a_stale_plan(make: Make) -> None:
+    """It does not ask again what it gets, so it would read other rows as garbage."""
+    world = make()
+    world.ask(0, parse("stale", "a"), describe("a", "S"), SYNC)
+    assert b"stale" in world.ask(0, run("a"))
+    world.backends[0].alter()
+    said = world.ask(0, run("a"))
+    assert error_of(said)["C"] == "0A000"
+    assert world.stats("replays") == 0
+    # As a driver does then: it prepares anew.
+    said = world.ask(0, close("a"), parse("stale", "b"), describe("b", "S"), SYNC)
+    assert codes(messages_in(said)) == "31tTZ"
+    assert b"stale" in world.ask(0, run("b"))
+
+
+def test_client_that_asks_each_time_does_not(make: Make) -> None:
+    world = make()
+    world.ask(0, parse("stale", "a"), describe("a", "S"), SYNC)
+    for _ in range(3):
+        world.backends[0].alter()
+        said = world.ask(0, bind(statement="a"), describe(), execute(), SYNC)
+        assert codes(messages_in(said)) == "2TDCZ"
+    assert world.stats("replays") == 3
+
+
+@pytest.mark.parametrize("kind", ["S", "P"])
+def test_rows_on_another_server_are_compared(make: Make, kind: str) -> None:
+    """Once for each server and statement; whoever was told nothing does not wait."""
+    world = make(clients=3, servers=2)
+    if kind == "S":
+        world.ask(0, parse("stale", "a"), describe("a", "S"), SYNC)
+    else:
+        world.ask(0, parse("stale", "a"), bind(statement="a"), describe(), SYNC)
+    world.ask(1, query("begin"))  # the next ones get the other server
+    assert codes(messages_in(world.ask(0, run("a")))) == "2DCZ"
+    assert world.went == "PDHBES"
+    assert codes(messages_in(world.ask(0, run("a")))) == "2DCZ"
+    assert world.went == "BES"
+    world.ask(1, query("commit"))
+    world.ask(2, query("begin"))
+    world.ask(0, run("a"))
+    world.ask(2, query("commit"))
+    # A server that has never had it, and has other rows.
+    world.backends[0].named.clear()
+    world.backends[1].named.clear()
+    for backend in world.backends:
+        backend.alter()
+    world.ask(0, query("deallocate nobody"))
+    said = world.ask(0, run("a"))
+    assert error_of(said)["C"] in ("0A000", "26000")
+    said = world.ask(0, run("a"))
+    assert error_of(said) == {
+        "S": "ERROR",
+        "V": "ERROR",
+        "C": "0A000",
+        "M": "cached plan must not change result type",
+        "R": "RevalidateCachedQuery",
+    }
+    world.ask(2, parse("stale", "c"), SYNC)
+    assert b"stale" in world.ask(2, run("c"))
+
+
+def test_comparison_of_a_statement_that_cannot_be_prepared(make: Make) -> None:
+    world = make(servers=2)
+    world.ask(0, parse("one", "a"), describe("a", "S"), SYNC)
+    world.ask(1, query("begin"))
+    world.backends[0]._read = _never  # type: ignore[method-assign]
+    world.backends[1]._read = _never  # type: ignore[method-assign]
+    said = world.ask(0, run("a"))
+    assert codes(messages_in(said)) == "EZ"
+    assert error_of(said)["C"] == "42P01"
+
+
+def _never(sql: str) -> None:
+    raise Failure("42P01", "relation does not exist")
+
+
+def test_known_text_is_parsed_again_after_ddl(make: Make) -> None:
+    """Its plan may be stale: a client that parses only now has a right to a new one."""
+    world = make()
+    run_before = world.backends[0]._run
+
+    def run_ddl(sql: str) -> bytes:
+        if sql == "alter":
+            world.backends[0].alter()
+            return message("C", cstring("ALTER TABLE"))
+        return run_before(sql)
+
+    world.backends[0]._run = run_ddl  # type: ignore[method-assign]
+    asked = (parse("stale"), bind(), execute(), SYNC)
+    for _ in range(3):
+        world.ask(0, *asked)
+    world.ask(0, parse("stale", "a"), SYNC)
+    world.ask(1, query("alter"))
+    world.ask(1, query("begin"))
+    for again in (asked, (parse("stale", "b"), run("b"))):
+        assert codes(messages_in(world.ask(1, *again))) == "12DCZ"
+    world.ask(1, query("commit"))
+    world.ask(1, query("alter"))
+    world.ask(0, query("begin"))
+    assert codes(messages_in(world.ask(0, parse("stale", "c"), run("c")))) == "12DCZ"
