@@ -159,8 +159,10 @@ cdef bint read_name(
             found.name[found.name_n] = byte
             found.name_n += 1
     found.name_end = end
-    # U&"..." would be read in another way
-    return end > at and not (end < n and (text[end] == c"&" or text[end] == c'"'))
+    # U&"..." and E'...' would be read in another way
+    return end > at and not (
+        end < n and (text[end] == c"&" or text[end] == c'"' or text[end] == c"'")
+    )
 
 
 cdef size_t skip_explain(const uint8_t *text, size_t n, size_t at) noexcept nogil:

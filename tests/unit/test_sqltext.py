@@ -34,6 +34,7 @@ NOT_OURS = [
     "/* prepare a as select 1",
     'prepare U&"a" as select 1',
     'execute ""',
+    "execute E'a'",
     'execute "unfinished',
     "select 1; prepare a as select 1",
 ]
