@@ -191,10 +191,9 @@ cdef size_t skip_explain(const uint8_t *text, size_t n, size_t at) noexcept nogi
 
 
 cdef uint8_t read_verb(
-    const uint8_t *text, size_t n, size_t *pos, SqlCommand *found
+    const uint8_t *text, size_t n, size_t at, SqlCommand *found
 ) noexcept nogil:
-    """Read one statement's keyword and name from *pos on; SQL_OTHER if none of ours."""
-    cdef size_t at = pos[0]
+    """Read one statement's keyword and name; SQL_OTHER if it is none of ours."""
     cdef size_t end = skip_word(text, n, at)
     cdef size_t name
     if is_word(text, at, end, b"explain"):
@@ -248,9 +247,11 @@ cdef bint sql_next(
             at = skip_blank(text, n, at + 1)
         if at >= n:
             return False
-        found.verb = read_verb(text, n, &at, found)
+        found.verb = read_verb(text, n, at, found)
         if found.verb == SQL_OTHER and pos[0] == 0:
             return False
+        if found.verb != SQL_OTHER and found.verb != SQL_FORGET_ALL:
+            at = found.name_end
         at = statement_end(text, n, at)
         if found.verb != SQL_OTHER:
             found.end = at
