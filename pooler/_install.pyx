@@ -38,7 +38,8 @@ cdef int put_named(
     room += put_header(
         room, code, <uint32_t> (4 + before_n + name_n + 1 + rest_n)
     )
-    memcpy(room, before, before_n)
+    if before_n:
+        memcpy(room, before, before_n)
     put_cstring(room + before_n, name, name_n)
     return 0
 
