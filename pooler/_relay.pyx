@@ -31,10 +31,11 @@ cdef void answer_fakes(Relay *r, ServerSession *s) noexcept nogil:
     cdef uint8_t request = requests_first(&s.requests)
     cdef uint8_t *room
     while request_is_fake(request):
-        room = output_room(&r.to_client, HEADER_BYTES)
-        if room == NULL:
-            return
-        put_header(room, c"1" if request == (c"P" | REQUEST_FAKE) else c"3", 4)
+        if s.client != NULL:
+            room = output_room(&r.to_client, HEADER_BYTES)
+            if room == NULL:
+                return
+            put_header(room, c"1" if request == (c"P" | REQUEST_FAKE) else c"3", 4)
         effects_commit(&r.statements, s, 1)
         requests_pop(&s.requests)
         request = requests_first(&s.requests)

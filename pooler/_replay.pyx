@@ -83,8 +83,9 @@ cdef void replay_collect(ServerSession *s, const Output *out) noexcept nogil:
             return
         replay.bytes = grown
         replay.cap = <uint32_t> want
-    memcpy(replay.bytes + replay.n, out.data + start, out.n - start)
-    replay.n += <uint32_t> (out.n - start)
+    if out.n > start:
+        memcpy(replay.bytes + replay.n, out.data + start, out.n - start)
+        replay.n += <uint32_t> (out.n - start)
     if replay.state == REPLAY_ENDING:
         replay.state = REPLAY_WHOLE
 
