@@ -342,7 +342,7 @@ cdef RelayStatus relay_server_bytes(
     cdef RelayStatus status = RELAY_OK
     a.src = src
     a.start = a.pos = 0
-    a.drop = s.dropping
+    a.drop = s.dropping or c == NULL
     a.first = requests_first(&s.requests)
     if s.scan.body_left:  # of a message that began in an earlier read
         if s.scan.body_left > n:
@@ -433,6 +433,8 @@ cdef RelayStatus relay_server_bytes(
                 COPY_IN_OPEN if requests_copy_in(&s.requests, &s.syncs_ignored)
                 else COPY_IN_NONE
             )
+            if s.copy_in == COPY_IN_OPEN:
+                go_on(r, c)  # it is the client that must go on now
             if s.syncs_ignored:  # one that closed the batch does not count
                 s.batch_open = not request_closes(requests_last(&s.requests))
     if scan == SCAN_EPROTO:

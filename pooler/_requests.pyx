@@ -189,7 +189,8 @@ cdef RelayStatus relay_client_bytes(
             prepared = PREPARE_FORWARD
             if s.tracked:
                 replay_request(s, found.code)
-                if found.flags & RULE_NAMES:
+                # into an open COPY PostgreSQL takes no request: it fails the COPY
+                if found.flags & RULE_NAMES and s.copy_in != COPY_IN_OPEN:
                     output_add(&r.to_server, src + start, found.start - start)
                     start = found.start
                     prepared = prepare_request(
