@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What libFuzzer calls: the scanner, the relay, and canaries.
+"""What libFuzzer calls: the scanner, the relay, its SQL, and canaries.
 
 Bytes go in as heap blocks of their exact size, so that AddressSanitizer sees the first
 byte that is read behind them. A broken promise ends in ``abort``.
@@ -14,7 +14,8 @@ from pooler._wire cimport (
     SCAN_MESSAGE, SERVER_RULES, ScanState, ScanStatus, scan_next,
 )
 from tests.fuzz._checks cimport Digest, check, digest
-from tests.fuzz._play cimport fuzz_relay
+from tests.fuzz._play cimport fuzz_relay, fuzz_statements
+from tests.fuzz._sql cimport fuzz_sql
 
 cdef extern from *:  # Cython has no word for it
     """
@@ -129,12 +130,14 @@ cdef int canary_coverage(const uint8_t *src, size_t n) noexcept nogil:
 
 
 ctypedef int (*Target)(const uint8_t *, size_t) noexcept nogil
-cdef Target TARGETS[6]
+cdef Target TARGETS[8]
 TARGETS[:] = [
-    fuzz_scan, fuzz_relay, canary_heap, canary_overflow, canary_leak, canary_coverage,
+    fuzz_scan, fuzz_relay, fuzz_statements, fuzz_sql,
+    canary_heap, canary_overflow, canary_leak, canary_coverage,
 ]
 NAMES = (
-    "scan", "relay", "canary_heap", "canary_overflow", "canary_leak", "canary_coverage",
+    "scan", "relay", "statements", "sql",
+    "canary_heap", "canary_overflow", "canary_leak", "canary_coverage",
 )
 
 

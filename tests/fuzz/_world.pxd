@@ -9,7 +9,7 @@ from libc.stdint cimport uint8_t
 
 from pooler._relay cimport Relay
 from pooler._session cimport ClientSession, Pool, ServerSession
-from tests.fuzz._checks cimport Digest
+from tests.fuzz._checks cimport Digest, Frames
 
 cdef enum:
     CLIENTS = 3
@@ -21,6 +21,8 @@ cdef struct World:
     ServerSession *servers[SERVERS]
     Digest to_client[CLIENTS]
     Digest to_server[SERVERS]
+    Frames client_frames[CLIENTS]
+    Frames server_frames[SERVERS]
     Digest happened  # everything else that must not depend on how bytes are cut
     bint bytewise
 
@@ -29,13 +31,14 @@ cdef Relay relay
 cdef bint trace  # tell what happens, for a person
 
 cdef void note(World *w, uint8_t what, uint8_t value) noexcept nogil
+cdef void start_relay() noexcept nogil
 cdef void make_client(World *w, int i) noexcept nogil
 cdef void make_server(World *w, int i) noexcept nogil
 cdef void free_client(World *w, int i) noexcept nogil
 cdef void free_server(World *w, int i) noexcept nogil
 cdef void send_to_server(World *w, ServerSession *s) noexcept nogil
+cdef void send_to_client(World *w, ClientSession *c) noexcept nogil
 cdef void settle(World *w, ServerSession *s) noexcept nogil
 cdef void lose_client(World *w, int i) noexcept nogil
 cdef void lose_server(World *w, int j) noexcept nogil
-cdef void check_world(World *w) noexcept nogil
 cdef void note_world(World *w) noexcept nogil

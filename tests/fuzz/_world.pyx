@@ -1,31 +1,43 @@
 # SPDX-License-Identifier: MIT
-"""Making and ending clients and servers, and what must be true of them."""
+"""Making and ending clients and servers."""
 
 import os
 
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint32_t, uint64_t
 from libc.stdio cimport fprintf, stderr
 from libc.stdlib cimport calloc, free
+from libc.string cimport memset
 
 from pooler._buf cimport output_clear, queue_reset
+from pooler._effects cimport session_statements_free
 from pooler._params cimport (
     ParamSet, params_empty, params_init, params_track, params_unref, params_with,
 )
 from pooler._pool cimport (
-    pool_abandon, pool_add_client, pool_add_server, pool_detach, pool_remove_client,
-    pool_remove_server, pool_tested,
+    pool_abandon, pool_add_client, pool_add_server, pool_detach, pool_drained,
+    pool_remove_client, pool_remove_server, pool_tested,
 )
 from pooler._relay cimport relay_abandon, relay_script
 from pooler._session cimport (
-    CLIENT_ACTIVE, CLIENT_LOGIN, CLIENT_WAITING, COPY_IN_OPEN, SERVER_ACTIVE,
-    SERVER_IDLE, SERVER_TESTED, Script, requests_at, requests_free, requests_init,
-    server_is_free, server_is_quiet, set_client_state,
+    CLIENT_ACTIVE, CLIENT_LOGIN, COPY_IN_OPEN, SERVER_ACTIVE, SERVER_TESTED, Script,
+    requests_at, requests_free, requests_init, server_is_free, server_is_quiet,
+    set_client_state,
 )
-from tests.fuzz._checks cimport check, digest
+from pooler._statements cimport (
+    SEEN_TEXTS, ServerStatement, client_statements_free, statements_init,
+)
+from pooler._wire cimport CLIENT_RULES, SERVER_RULES
+from tests.fuzz._checks cimport Frames, check, digest, walk
+
+cdef enum:
+    FIRST_BUCKETS = 4  # so few that the table has to grow
 
 cdef Script ROLLBACK
 ROLLBACK.message = <uint8_t *> b"Q\0\0\0\x0dROLLBACK\0"
 ROLLBACK.n = 14
+cdef Script DEALLOCATE
+DEALLOCATE.message = <uint8_t *> b"Q\0\0\0\x13DEALLOCATE ALL\0"
+DEALLOCATE.n = 20
 
 
 cdef void note(World *w, uint8_t what, uint8_t value) noexcept nogil:
@@ -33,6 +45,13 @@ cdef void note(World *w, uint8_t what, uint8_t value) noexcept nogil:
     digest(&w.happened, &value, 1)
     if trace:
         fprintf(stderr, "    noted %c %d\n", what, <int> value)
+
+
+cdef void start_relay() noexcept nogil:
+    """Nothing that an earlier input has left decides what happens now."""
+    relay.statements.mask = FIRST_BUCKETS - 1  # of an empty table, which has more
+    relay.statements.next_id = relay.statements.schema_count = 0
+    memset(relay.statements.seen, 0, SEEN_TEXTS * sizeof(uint64_t))
 
 
 cdef void make_client(World *w, int i) noexcept nogil:
@@ -49,6 +68,7 @@ cdef void make_client(World *w, int i) noexcept nogil:
         params_unref(&relay.params, old)
     pool_add_client(&w.pool, c)
     w.clients[i] = c
+    memset(&w.client_frames[i], 0, sizeof(Frames))
 
 
 cdef void make_server(World *w, int i) noexcept nogil:
@@ -57,14 +77,17 @@ cdef void make_server(World *w, int i) noexcept nogil:
     s.xact_status = c"I"
     s.params = params_empty(&relay.params)
     requests_init(&s.requests)
+    s.tracked = w.pool.max_prepared_statements != 0
     pool_add_server(&w.pool, s)
     w.servers[i] = s
+    memset(&w.server_frames[i], 0, sizeof(Frames))
 
 
 cdef void free_client(World *w, int i) noexcept nogil:
     cdef ClientSession *c = w.clients[i]
     pool_remove_client(&w.pool, c)
     queue_reset(&c.stream.held)
+    client_statements_free(&relay.statements, c.statements)
     params_unref(&relay.params, c.params)
     free(c)
     w.clients[i] = NULL
@@ -72,6 +95,7 @@ cdef void free_client(World *w, int i) noexcept nogil:
 
 cdef void free_server(World *w, int i) noexcept nogil:
     cdef ServerSession *s = w.servers[i]
+    session_statements_free(&relay.statements, s)
     pool_remove_server(&w.pool, s)
     queue_reset(&s.stream.held)
     params_unref(&relay.params, s.params)
@@ -80,12 +104,40 @@ cdef void free_server(World *w, int i) noexcept nogil:
     w.servers[i] = NULL
 
 
+cdef void show(
+    const char *who, size_t i, const uint8_t *src, size_t n
+) noexcept nogil:
+    cdef size_t k
+    if trace and n:
+        fprintf(stderr, "    to %s %zu: ", who, i)
+        for k in range(n):
+            if 32 < src[k] < 127:
+                fprintf(stderr, "%c", <int> src[k])
+            else:
+                fprintf(stderr, "\\%02x", <int> src[k])
+        fprintf(stderr, "\n")
+
+
 cdef void send_to_server(World *w, ServerSession *s) noexcept nogil:
+    cdef size_t i = <size_t> s.io
     check(not relay.to_server.failed, "no memory for the server's bytes")
-    digest(
-        &w.to_server[<size_t> s.io], relay.to_server.data, relay.to_server.n
+    show(b"server", i, relay.to_server.data, relay.to_server.n)
+    digest(&w.to_server[i], relay.to_server.data, relay.to_server.n)
+    walk(
+        &w.server_frames[i], CLIENT_RULES, relay.to_server.data, relay.to_server.n
     )
     output_clear(&relay.to_server)
+
+
+cdef void send_to_client(World *w, ClientSession *c) noexcept nogil:
+    cdef size_t i = <size_t> c.io
+    check(not relay.to_client.failed, "no memory for the client's bytes")
+    show(b"client", i, relay.to_client.data, relay.to_client.n)
+    digest(&w.to_client[i], relay.to_client.data, relay.to_client.n)
+    walk(
+        &w.client_frames[i], SERVER_RULES, relay.to_client.data, relay.to_client.n
+    )
+    output_clear(&relay.to_client)
 
 
 # ------------------------------------------------------------ ends and releases
@@ -98,12 +150,17 @@ cdef void clean_server(World *w, ServerSession *s) noexcept nogil:
         return
     if not server_is_quiet(s):
         return
+    pool_drained(&w.pool, s)
     if s.obsolete or (s.xact_status != c"I" and s.rolling_back):
         note(w, c"o", <uint8_t> <size_t> s.io)
         free_server(w, <int> <size_t> s.io)
     elif s.xact_status != c"I":
         s.rolling_back = True
         check(relay_script(&relay, s, &ROLLBACK) == 0, "no memory for ROLLBACK")
+        send_to_server(w, s)
+    elif s.stray_statements:
+        s.stray_statements = False
+        check(relay_script(&relay, s, &DEALLOCATE) == 0, "no memory for DEALLOCATE")
         send_to_server(w, s)
     else:
         s.rolling_back = False
@@ -116,6 +173,9 @@ cdef void settle(World *w, ServerSession *s) noexcept nogil:
     elif s.state == SERVER_ACTIVE and server_is_free(s):
         if s.obsolete:
             free_server(w, <int> <size_t> s.io)
+        elif s.stray_statements:
+            pool_abandon(&w.pool, s)
+            clean_server(w, s)
         else:
             pool_detach(&w.pool, s)
 
@@ -154,48 +214,32 @@ cdef void lose_server(World *w, int j) noexcept nogil:
         lose_client(w, <int> <size_t> c.io)
 
 
-# ------------------------------------------------------------------- invariants
+# ---------------------------------------------------------------------- the end
 
-cdef void check_world(World *w) noexcept nogil:
-    cdef uint32_t idle = 0
-    cdef uint32_t waiting = 0
-    cdef uint32_t active = 0
-    cdef uint32_t tested = 0
-    cdef ServerSession *s = w.pool.idle_head
-    cdef ClientSession *c = w.pool.waiting_head
-    cdef int i
-    while s != NULL:
-        check(s.state == SERVER_IDLE and s.client == NULL, "idle, but with a client")
-        check(
-            s.requests.head == s.requests.tail and s.xact_status == c"I",
-            "an idle server owes something",
+cdef void note_statements(World *w, ServerSession *s) noexcept nogil:
+    cdef ServerStatement *entry = s.statements.oldest
+    while entry != NULL:
+        digest(
+            &w.happened, <const uint8_t *> entry.statement.name, entry.statement.name_n
         )
-        idle += 1
-        s = s.next
-    while c != NULL:
-        check(c.state == CLIENT_WAITING and c.server == NULL, "waits with a server")
-        waiting += 1
-        c = c.next
-    for i in range(SERVERS):
-        s = w.servers[i]
-        if s != NULL:
-            check((s.state == SERVER_ACTIVE) == (s.client != NULL), "active, no client")
-            check(s.client == NULL or s.client.server == s, "a link of one side")
-            active += s.state == SERVER_ACTIVE
-            tested += s.state == SERVER_TESTED
-    check(idle == w.pool.idle_count, "idle_count")
-    check(waiting == w.pool.waiting_count, "waiting_count")
-    check(active == w.pool.active_count, "active_count")
-    check(tested == w.pool.tested_count, "tested_count")
+        note(w, c"p", entry.generation == s.statements.generation)
+        digest(&w.happened, <const uint8_t *> &entry.shape, sizeof(entry.shape))
+        entry = entry.newer
 
 
 cdef void note_world(World *w) noexcept nogil:
     """What must be the same at the end, however the bytes were cut."""
     cdef ServerSession *s
+    cdef ClientSession *c
     cdef uint32_t k
     cdef int i
     for i in range(CLIENTS):
-        note(w, c"C", 255 if w.clients[i] == NULL else w.clients[i].state)
+        c = w.clients[i]
+        note(w, c"C", 255 if c == NULL else c.state)
+        if c != NULL and c.statements != NULL:
+            note(w, c"n", <uint8_t> c.statements.count)
+            note(w, c"b", <uint8_t> c.statements.bytes)
+            note(w, c"u", c.statements.unnamed != NULL)
     for i in range(SERVERS):
         s = w.servers[i]
         note(w, c"S", 255 if s == NULL else s.state)
@@ -203,9 +247,15 @@ cdef void note_world(World *w) noexcept nogil:
             note(w, s.xact_status, s.copy_in)
             for k in range(s.requests.head, s.requests.tail):
                 note(w, c"r", requests_at(&s.requests, k)[0])
+            note_statements(w, s)
 
 
 trace = "POOLER_FUZZ_TRACE" in os.environ
 params_init(&relay.params)
 for name in ("application_name", "DateStyle"):
     params_track(&relay.params, name.encode(), False)
+statements_init(&relay.statements, &relay.params, b"p_")
+# Both are part of a statement's hash, which decides what ``seen`` forgets: so they
+# shall not change. The set is never given back.
+relay.statements.seed = 1
+cdef ParamSet *nothing_known = params_empty(&relay.params)

@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tomllib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,9 +21,7 @@ from Cython.Compiler.Main import CompilationOptions, compile_single
 from Cython.Compiler.Options import get_directive_defaults
 
 ROOT = Path(__file__).resolve().parents[2]
-CORE = ("_buf", "_params", "_pool", "_relay", "_session", "_wire")
-TARGETS = ("_play", "_target", "_world")
-PLAIN = ("__init__", "errors", "messages")
+LAYERS = ("protocol", "session")  # what has no socket
 DEADLINE_S = 300
 SANITIZE = (
     "-fsanitize=address,undefined",
@@ -64,10 +63,10 @@ def run(*command: str | Path) -> None:
         raise BuildError(f"{' '.join(map(str, command))}\n{said}")
 
 
-def generate(module: str, folder: Path) -> Path:
+def generate(source: Path, folder: Path) -> Path:
     """Translate a module to C."""
-    source = ROOT / f"{module.replace('.', '/')}.pyx"
-    target = folder / f"{module.replace('.', '/')}.c"
+    relative = source.relative_to(ROOT).with_suffix("")
+    target = (folder / relative).with_suffix(".c")
     target.parent.mkdir(parents=True, exist_ok=True)
     options = CompilationOptions(
         include_path=[str(ROOT)],
@@ -79,10 +78,20 @@ def generate(module: str, folder: Path) -> Path:
             "cdivision": True,
         },
     )
-    result = compile_single(str(source), options, module)
+    result = compile_single(str(source), options, ".".join(relative.parts))
     if result.num_errors:
         raise BuildError(f"{source}: Cython does not compile it")
     return target
+
+
+def core() -> list[Path]:
+    """The sources of the layers without sockets, of Python and of Cython."""
+    layers = tomllib.loads((ROOT / "dev" / "layers.toml").read_text())["layer"]
+    names = [name for row in layers if row["name"] in LAYERS for name in row["modules"]]
+    paths = [
+        ROOT / "pooler" / f"{name}{end}" for name in names for end in (".py", ".pyx")
+    ]
+    return [path for path in paths if path.exists()]
 
 
 def build(folder: Path) -> Path:
@@ -90,15 +99,16 @@ def build(folder: Path) -> Path:
     clang = compiler()
     packages = folder / "modules"
     shutil.rmtree(packages, ignore_errors=True)
-    for name in PLAIN:
-        (packages / "pooler").mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT / "pooler" / f"{name}.py", packages / "pooler")
+    (packages / "pooler").mkdir(parents=True)
+    sources = core()
+    for path in sources:
+        if path.suffix == ".py":
+            shutil.copy(path, packages / "pooler")
     for package in ("tests", "tests/fuzz"):
         (packages / package).mkdir(parents=True, exist_ok=True)
         (packages / package / "__init__.py").touch()
-    modules = [f"pooler.{name}" for name in CORE]
-    modules += [f"tests.fuzz.{name}" for name in TARGETS]
-    sources = [generate(module, packages) for module in modules]
+    sources += sorted(Path(__file__).parent.glob("*.pyx"))
+    generated = [generate(path, packages) for path in sources if path.suffix == ".pyx"]
     include = f"-I{sysconfig.get_path('include')}"
     program = folder / "fuzzer"
     library_dir = sysconfig.get_config_var("LIBDIR")
@@ -107,7 +117,7 @@ def build(folder: Path) -> Path:
     commands: list[list[str | Path]] = [
         [clang, *CFLAGS, "-fsanitize=fuzzer-no-link", "-fPIC", "-shared", include,
          f"-I{ROOT / 'pooler'}", source, "-o", source.with_suffix(".so")]
-        for source in sources
+        for source in generated
     ]  # fmt: skip
     commands.append(
         [clang, *CFLAGS, "-fsanitize=fuzzer", "-rdynamic", include,

@@ -2,7 +2,8 @@
 """Write the first inputs of the fuzzer: ``python -m tests.fuzz.corpus FOLDER``.
 
 They come from tests/vectors, from the conformance scripts and from conversations with
-answers, each in the form that its target reads (see ``_play.pyx``, ``login_target``).
+answers, each in the form that its target reads (see ``_play.pyx``, ``_server.pyx``,
+``login_target``).
 """
 
 from __future__ import annotations
@@ -22,9 +23,13 @@ from tests.wire_client import (
     SSL_REQUEST,
     SYNC,
     TERMINATE,
+    bind,
     cancel_request,
+    describe,
+    execute,
     extended,
     message,
+    parse,
     query,
     startup,
     text,
@@ -34,9 +39,22 @@ MOST_BYTES = 1500
 RULES = {"client": 0, "server": 1, "idle_server": 2}
 
 # As in _play.pyx.
-OPERATIONS = 5
-CLIENT, SERVER, LOSE_CLIENT, LOSE_SERVER, CANCEL_WAITING = range(OPERATIONS)
+OPERATIONS = 7
+CLIENT, SERVER, LOSE_CLIENT, LOSE_SERVER, CANCEL_WAITING, ANSWER, FILL = range(7)
+FILL_BYTES = 512
 RECORD_BYTES = 255
+ONE_STATEMENT, TWO_STATEMENTS, MANY_STATEMENTS = 0, 1, 3
+CACHE, STATEMENT_MODE, LIMITS = 4, 8, 16
+
+# Choices as _server.pyx reads them.
+SUCCESS, FAILURE, ASYNC = 0, 6, 7
+STALE, MISSING, TAKEN, MADE_UP, REFUSED, SYNTAX = (
+    FAILURE | error << 3 for error in range(1, 7)
+)
+PREPARED, DEALLOCATED, ALL_FORGOTTEN, DISCARDED = (tag << 3 for tag in (1, 2, 3, 4))
+SOME_ROWS, OTHER_ROWS = (1 << 3, 2 << 3)  # to a Describe
+IN_BLOCK_STILL = SUCCESS | 0x80
+BEGUN, ABORTED = 5 << 3 | 0x80, SUCCESS | 0xC0
 
 ROWS = message("T", b"\0\0") + message("D", b"\0\0") + message("C", b"SELECT 1\0")
 READY, IN_BLOCK, FAILED = (message("Z", status) for status in (b"I", b"T", b"E"))
@@ -116,6 +134,251 @@ def talks() -> Iterator[Talk]:
     yield [(CLIENT, 0, query("x")), (SERVER, 1, NOTICE + FAILED + NOTICE)]
 
 
+def named(name: str, sql: str = "select 1") -> bytes:
+    """A batch that prepares a statement and runs it, without its Sync."""
+    return parse(sql, name) + run(name)
+
+
+def run(name: str) -> bytes:
+    """A batch that runs a statement, without its Sync."""
+    return bind(statement=name) + describe() + execute()
+
+
+def close(name: str, kind: str = "S") -> bytes:
+    """Close of a statement (S) or a portal (P)."""
+    return message("C", kind.encode() + text(name))
+
+
+def answer(*choices: int, server: int = 1) -> tuple[int, int, bytes]:
+    """What a server says, choice by choice; without any: success, whatever it is."""
+    return ANSWER, server, bytes(choices or (SUCCESS,) * 12)
+
+
+def on(*batches: bytes, client: int = 0) -> Talk:
+    """Batches of a client, each answered before the next."""
+    talk: Talk = []
+    for batch in batches:
+        talk += [(CLIENT, client, batch), answer()]
+    return talk
+
+
+def filled(code: str, start: bytes, end: bytes = b"", blocks: int = 40) -> Talk:
+    """One long message of a client, the middle of which is blanks."""
+    raw = message(code, start + b" " * FILL_BYTES * blocks + end)
+    return [(CLIENT, 0, raw[: 5 + len(start)]), (FILL, 0, b" " * blocks),
+            (CLIENT, 0, end)]  # fmt: skip
+
+
+def named_talks() -> Iterator[Talk]:
+    """Statements that have names."""
+    yield on(named("a") + SYNC, run("a") + SYNC, close("a") + SYNC, run("a") + SYNC)
+    yield on(parse("select 1", "a") + describe("a", "S") + SYNC, run("a") + SYNC)
+    yield on(named("a") + SYNC, named("a") + SYNC, run("a") + SYNC)
+    yield [*on(named("a") + SYNC), (CLIENT, 0, named("a") + SYNC), answer(TAKEN, 0),
+           *on(run("a") + SYNC)]  # fmt: skip
+    yield [(CLIENT, 0, run("unknown") + SYNC), answer(MISSING, 0), *on(run("p_1"))]
+    yield on(*(named(name, f"select '{name}'") + SYNC for name in "abc"),
+             *(run(name) + SYNC for name in "abc"))  # fmt: skip
+    yield [*on(named("a") + SYNC), *on(named("a") + SYNC, client=1),
+           *on(run("a") + FLUSH, SYNC),
+           *on(close("a") + FLUSH + SYNC, client=1)]  # fmt: skip
+    # The server is lost, so the next one is given what it lacks.
+    yield [*on(named("a") + SYNC), (LOSE_SERVER, 1, b""), (CLIENT, 0, run("a") + SYNC),
+           answer(server=0)]  # fmt: skip
+    yield [(CLIENT, 0, named("a")), (LOSE_SERVER, 1, b""), *on(run("a") + SYNC)]
+    yield [(CLIENT, 0, named("a") + close("a")), (LOSE_CLIENT, 0, b""), answer()]
+    yield [(CLIENT, 0, close("a") + parse("x", "a") + close("a") + SYNC), answer()]
+    # Many names, and many requests that are not answered yet.
+    yield [(CLIENT, 0, b"".join(parse(f"{i}", f"n{i}") for i in range(70))),
+           answer(*(SUCCESS,) * 70), *on(SYNC, run("n3") + SYNC)]  # fmt: skip
+    # A Parse that is answered without a server, and those that are not.
+    yield [*on(named("a") + SYNC, client=1),
+           *on(parse("select 1", "q") + SYNC + close("q") + SYNC, run("q") + SYNC,
+               parse("deallocate a", "q") + SYNC, parse("x", "q") + SYNC)]  # fmt: skip
+    # A name that is taken by a statement that this server lacks.
+    yield [*on(named("a") + SYNC), (LOSE_SERVER, 1, b""),
+           (CLIENT, 0, query("x") + parse("y", "a") + SYNC), answer(server=0),
+           answer(server=0)]  # fmt: skip
+    # A batch that is too long to be kept.
+    yield [*on(named("a") + SYNC),
+           *filled("B", b"\0a\0\0\0\0\1\0\0\x50\0", b"\0\0"),
+           (CLIENT, 0, SYNC), answer(STALE), answer()]  # fmt: skip
+    # A long Parse is kept, a short one is held, and one that is cut in its name.
+    for start in (b"a\0select", b"\0select", b"\0deallocate"):
+        long_parse = filled("P", start, b"a\0\0\0")
+        yield [*long_parse, (CLIENT, 0, run("a") + SYNC), answer()]
+        yield [*on(named("a") + SYNC), *long_parse,
+               (CLIENT, 0, run("") + SYNC), answer()]  # fmt: skip
+        yield [*long_parse[:2], (LOSE_CLIENT, 0, b"")]
+        yield [*long_parse[:2], (LOSE_SERVER, 1, b"")]
+        yield [(CLIENT, 0, parse("x", "b")), *long_parse[:2], answer(FAILURE),
+               (CLIENT, 0, b"a\0\0\0" + SYNC), answer()]  # fmt: skip
+        yield [(CLIENT, 0, parse("x", "b") + SYNC), *long_parse, *long_parse,
+               (CLIENT, 0, SYNC), answer(), answer()]  # fmt: skip
+    yield filled("P", b"a", b"\0\0\0\0", blocks=70)
+    yield [*filled("Q", b"prepare a as x", b"\0"), answer(PREPARED), *on(run("a"))]
+    long = parse("select 1 -- " + "x" * 90, "a")
+    for cut in (3, 5, 6, 7, 20, len(long) - 1):
+        yield [(CLIENT, 0, long[:cut]), (CLIENT, 0, long[cut:] + run("a") + SYNC),
+               answer()]  # fmt: skip
+    # Names that have no end, and messages that end in the wrong place.
+    for code in "PBDCQ":
+        yield [
+            (CLIENT, 0, message(code, b"S" + b"name" * 3) + SYNC),
+            answer(FAILURE, 0),
+        ]
+        yield [
+            (CLIENT, 0, message(code, b"Sa\0bcdefghijkl") + SYNC),
+            answer(FAILURE, 0),
+        ]
+        yield [(CLIENT, 0, message(code, b"Sa\0" + b"b\0" * 9) + SYNC), answer()]
+    yield on(named("x" * 63) + SYNC, run("x" * 70) + SYNC, named("x" * 70) + SYNC)
+
+
+def described_talks() -> Iterator[Talk]:
+    """Clients that remember the rows of a statement."""
+    known = [(CLIENT, 0, parse("x", "a") + describe("a", "S") + SYNC),
+             answer(SUCCESS, SOME_ROWS, SUCCESS)]  # fmt: skip
+    silent = bind(statement="a") + execute()
+    yield [*known, *on(silent + SYNC, silent + SYNC)]
+    elsewhere = [*known, (LOSE_SERVER, 1, b"")]
+    for rows in (SOME_ROWS, OTHER_ROWS, FAILURE, 7 << 3 | 0x40):
+        said = [answer(SUCCESS, rows, server=0), answer(server=0)]
+        for batch in (silent + SYNC, silent + silent + SYNC, run("a") + SYNC):
+            yield [*elsewhere, (CLIENT, 0, batch + close("a") + SYNC), *said]
+        yield [*elsewhere, (CLIENT, 0, silent), (LOSE_CLIENT, 0, b""), *said]
+    yield [*elsewhere, (CLIENT, 0, silent), (LOSE_SERVER, 0, b"")]
+    for sql in ("deallocate a", "deallocate a; deallocate b", "deallocate all"):
+        for request in (query(sql), extended(sql)):
+            yield [(CLIENT, 0, named("a") + describe("a", "S") + SYNC + request + SYNC),
+                   answer(), answer(), *on(silent + SYNC)]  # fmt: skip
+    yield [(CLIENT, 0, parse("x", "a") + bind(statement="a") + close("a") + describe()),
+           answer(), *on(SYNC)]  # fmt: skip
+    yield [*known, (CLIENT, 0, query("alter table")), answer(7 << 3),
+           *on(parse("x", "b") + SYNC, silent + SYNC)]  # fmt: skip
+
+
+def unnamed_talks() -> Iterator[Talk]:
+    """The unnamed statement, of which a server has one for all clients."""
+    again = extended("select 1") + SYNC
+    yield on(again, again, again)
+    yield [*on(again), *on(again, again, client=1)]
+    yield on(parse("select 1") + SYNC, run("") + SYNC)
+    yield [*on(parse("select 1") + SYNC), *on(parse("x") + SYNC, client=1),
+           *on(run("") + SYNC)]  # fmt: skip
+    yield on(parse("select 1") + SYNC, close("") + SYNC, run("") + SYNC)
+    yield on(parse("select 1") + SYNC, query("x"), run("") + SYNC)
+    yield on(parse("select 'now'") + SYNC, again, parse("select 'now'") + SYNC)
+    yield [(CLIENT, 0, parse("x") + parse("y") + SYNC), answer(SUCCESS, FAILURE, 0),
+           *on(run("") + SYNC)]  # fmt: skip
+    yield [*on(again), (CLIENT, 0, parse("select 1")[:9]),
+           (CLIENT, 0, parse("select 1")[9:] + run("") + SYNC), answer()]  # fmt: skip
+
+
+def failing_talks() -> Iterator[Talk]:
+    """Errors: a batch in a pipeline, and statements that a server has not got."""
+    three = (named("a") + SYNC) + (named("b", "x") + close("a") + SYNC) + (
+        run("a") + SYNC
+    )  # fmt: skip
+    for fails in range(10):
+        yield [(CLIENT, 0, three), answer(*(SUCCESS,) * fails, FAILURE),
+               answer(), *on(run("a") + SYNC, run("b") + SYNC)]  # fmt: skip
+    yield [(CLIENT, 0, query("begin")), answer(BEGUN),
+           (CLIENT, 0, SYNC * 34 + named("a") + SYNC), answer(*(IN_BLOCK_STILL,) * 40),
+           *on(run("a") + SYNC)]  # fmt: skip
+    yield [(CLIENT, 0, three), answer(FAILURE), (LOSE_SERVER, 1, b"")]
+    yield [(CLIENT, 0, three), answer(FAILURE), (LOSE_CLIENT, 0, b""), answer()]
+    yield [(CLIENT, 0, named("a")), answer(FAILURE), (CLIENT, 0, run("a") + SYNC),
+           answer()]  # fmt: skip
+    yield [(CLIENT, 0, parse("x", "a") + query("x") + SYNC), answer(FAILURE), answer()]
+    for stale in (STALE, MISSING, TAKEN, MADE_UP, REFUSED, SYNTAX):
+        for batch in (run("a") + SYNC, describe("a", "S") + SYNC, query("execute a")):
+            yield [*on(named("a") + SYNC), (CLIENT, 0, batch), answer(stale), answer(),
+                   *on(batch)]  # fmt: skip
+        yield [*on(named("a") + SYNC), (CLIENT, 0, run("a")), answer(stale),
+               (CLIENT, 0, SYNC), answer()]  # fmt: skip
+        yield [*on(named("a") + SYNC), (CLIENT, 0, query("begin")),
+               answer(BEGUN), (CLIENT, 0, run("a") + SYNC), answer(stale, ABORTED),
+               *on(named("b") + SYNC, query("rollback"))]  # fmt: skip
+
+
+def sql_talks() -> Iterator[Talk]:
+    """PREPARE, EXECUTE and DEALLOCATE, as Query and as Parse."""
+    made = [(CLIENT, 0, query("prepare a as x")), answer(PREPARED)]
+    yield [*made, *on(query("execute a"), run("a") + SYNC)]
+    yield [*made, (CLIENT, 0, query("deallocate a")), answer(DEALLOCATED),
+           *on(query("execute a"))]  # fmt: skip
+    yield [*made, (CLIENT, 0, query("prepare a as y")), answer(TAKEN), *on(run("a"))]
+    yield [(CLIENT, 0, query("prepare a as x")), answer(FAILURE), *on(run("a") + SYNC)]
+    for word, choice in (("deallocate all", ALL_FORGOTTEN), ("discard all", DISCARDED)):
+        yield [*made, (CLIENT, 0, query(word)), answer(choice), *on(run("a") + SYNC)]
+        yield [*made, (CLIENT, 0, query(word) + run("a") + SYNC), answer(choice),
+               answer()]  # fmt: skip
+        yield [*made, (CLIENT, 0, extended(word) + SYNC),
+               answer(SUCCESS, SUCCESS, SUCCESS, choice, SUCCESS),
+               *on(run("a"))]  # fmt: skip
+    for sql in (
+        "prepare b as y",
+        "execute a",
+        "deallocate a",
+        "explain analyze execute a",
+        "prepare a as y",
+        'deallocate prepare "a"',
+    ):
+        yield [*made, (CLIENT, 0, extended(sql) + SYNC), answer(), *on(run("b") + SYNC)]
+        yield [*made, *on(named("b", sql) + SYNC, run("b") + SYNC)]
+        yield [*made, (LOSE_SERVER, 1, b""), (CLIENT, 0, query(sql)),
+               answer(server=0)]  # fmt: skip
+    yield on(query("prepare a as x; execute a; deallocate a; execute p_1"))
+    yield on(query("; ".join(f"execute {name}" for name in "abcdefghijklmnopqrst")))
+    yield on(query("execute a /* " + "x" * 300 + " */")[:300])
+    for sql in ("execute p_9", "deallocate p_9", "prepare p_9 as x"):
+        yield [(CLIENT, 0, query(sql)), answer(MADE_UP), *on(query('execute "p_""9"'))]
+        yield [(CLIENT, 0, extended(sql) + SYNC), answer(MADE_UP), *on(SYNC)]
+    yield [(CLIENT, 0, run("p_9") + SYNC), answer(MADE_UP), answer()]
+    yield [*on(named("b", "execute a") + SYNC), *made,
+           *on(named("b", "execute a") + SYNC,
+               named("c", "execute b") + SYNC)]  # fmt: skip
+    yield [*made, (CLIENT, 0, query("prepare b as execute a")), answer(SYNTAX)]
+    yield [(CLIENT, 0, query(f"prepare {name} as x")) for name in "abcd"]
+    copy = query("prepare a as x; copy t from stdin")
+    yield [(CLIENT, 0, copy), (SERVER, 1, COPY_IN), *on(run("a") + SYNC)]
+    yield [(CLIENT, 0, copy + run("a") + SYNC), (SERVER, 1, COPY_IN), answer()]
+    yield [(CLIENT, 0, named("a") + SYNC + run("a") + SYNC), (SERVER, 1, COPY_IN),
+           (CLIENT, 0, COPY_DONE), answer()]  # fmt: skip
+    # A name that is none of ours is for one client alone, until it is forgotten.
+    yield [(CLIENT, 0, query("x")), answer(PREPARED), answer()]
+
+
+def statement_talks() -> Iterator[Talk]:
+    """Conversations about prepared statements."""
+    yield from named_talks()
+    yield from described_talks()
+    yield from unnamed_talks()
+    yield from failing_talks()
+    yield from sql_talks()
+
+
+def texts() -> Iterator[bytes]:
+    """SQL."""
+    for sql in (
+        "prepare a as select $1",
+        'prepare "A b" (int, text) as select 1; execute "A b" (1, \'x;y\')',
+        "/* x /* y */ */ -- z\n execute a",
+        "explain (analyze, format 'text') execute a",
+        "explain analyze verbose execute a",
+        "deallocate prepare a; deallocate prepare; deallocate all; discard all",
+        "prepare transaction 'x'",
+        "execute a(E'\\';', $$;$$, $tag$;$$;$tag$)",
+        "execute a; select ';'; execute b",
+        'execute U&"a"',
+        'execute "a""b"',
+        "select 'now', today(), tomorrow",
+        "rollback",
+    ):
+        yield sql.encode()
+
+
 def logins() -> Iterator[bytes]:
     """First bytes of clients, behind the byte that chooses the method."""
     first = startup("plain", "shop", application_name="x", options="-c geqo=off")
@@ -149,6 +412,16 @@ def scans() -> Iterator[bytes]:
         yield bytes((RULES["client"],)) + b"".join(raw for raw, _ in script.steps)
 
 
+def statements() -> Iterator[bytes]:
+    """All conversations, behind the byte of options."""
+    for talk in statement_talks():
+        for options in (ONE_STATEMENT | CACHE, TWO_STATEMENTS, MANY_STATEMENTS | CACHE):
+            yield bytes((options,)) + records(talk)
+    for talk in (*talks(), *statement_talks()):
+        for options in (LIMITS | CACHE, TWO_STATEMENTS | STATEMENT_MODE):
+            yield bytes((options,)) + records(talk)
+
+
 def relays() -> Iterator[bytes]:
     """The conversations, and the vectors as a client's or a server's bytes."""
     yield from map(records, talks())
@@ -162,7 +435,13 @@ def relays() -> Iterator[bytes]:
 def write(folder: Path) -> int:
     """Write all inputs that are small enough; returns how many there are."""
     count = 0
-    for name, inputs in (("scan", scans()), ("relay", relays()), ("login", logins())):
+    for name, inputs in (
+        ("scan", scans()),
+        ("relay", relays()),
+        ("statements", statements()),
+        ("sql", texts()),
+        ("login", logins()),
+    ):
         (folder / name).mkdir(parents=True, exist_ok=True)
         for raw in inputs:
             if len(raw) <= MOST_BYTES:

@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 20
 DEADLINE_S = 500
-FEWEST = {"scan": 1000, "relay": 500, "login": 500}
+FEWEST = {"scan": 1000, "relay": 500, "statements": 500, "sql": 1000, "login": 300}
 
 
 @pytest.mark.full
