@@ -421,6 +421,12 @@ cdef RelayStatus relay_server_bytes(
                 scan = SCAN_EPROTO
                 break
         elif found.code == c"t":
+            if a.first & 0x7F == REQUEST_DESCRIBE and s.scan.body_left and (
+                found.length < SHAPE_HELD_BYTES
+            ):
+                scan_undo(&s.scan)
+                a.pos = found.start
+                break
             if a.first & 0x7F == REQUEST_DESCRIBE and s.scan.body_left == 0:
                 note_parameters(
                     s, shape_of_parameters(

@@ -9,7 +9,7 @@ Source: PostgreSQL documentation, "Extended Query", "PREPARE".
 """
 
 from libc.stdint cimport uint8_t
-from libc.string cimport memcmp
+from libc.string cimport memcmp, memcpy
 
 from pooler._buf cimport Output
 from pooler._session cimport ServerSession
@@ -29,6 +29,13 @@ cdef inline bint looks_like_ours(
         t.prefix_n <= n < STATEMENT_NAME_BYTES
         and memcmp(name, t.prefix, t.prefix_n) == 0
     )
+
+
+cdef inline size_t put_quoted(uint8_t *p, const char *name, size_t n) noexcept nogil:
+    """A name in SQL, n + 2 bytes; in quotes, for what is beside it may touch it."""
+    p[0] = p[n + 1] = c'"'
+    memcpy(p + 1, name, n)
+    return n + 2
 
 cdef int put_named(
     Output *out, uint8_t code, const uint8_t *before, size_t before_n,

@@ -11,9 +11,10 @@ from pooler._session cimport (
     requests_at, requests_fail, requests_push, server_has,
 )
 from pooler._statements cimport (
-    EFFECT_DESCRIBES, Effect, STATEMENT_SQL, effects_at, ServerStatement, Statement,
-    TARGET_EXECUTED, TARGET_PREPARED, server_statement_add, server_statement_find,
-    server_statement_closing, server_statement_use, statement_ref,
+    ClientStatement, EFFECT_DESCRIBES, Effect, SERVER_NAME_BYTES, STATEMENT_SQL,
+    effects_at, ServerStatement, Statement, TARGET_EXECUTED, TARGET_PREPARED,
+    server_statement_add, server_statement_find, server_statement_closing,
+    server_statement_use, statement_ref,
 )
 from pooler._wire cimport HEADER_BYTES, load_be32, put_cstring, put_header
 
@@ -134,7 +135,7 @@ cdef int put_prepare_query(
 ) noexcept nogil:
     """Prepare a statement by SQL, as a Query of ours."""
     cdef size_t word = strlen(PREPARE_WORD)
-    cdef size_t n = HEADER_BYTES + word + st.name_n + st.n
+    cdef size_t n = HEADER_BYTES + word + st.name_n + 2 + st.n
     cdef Effect *effect
     cdef uint8_t *room = output_room(out, n)
     effect = push_with_effect(s, REQUEST_SQL | REQUEST_SKIP)
@@ -142,8 +143,9 @@ cdef int put_prepare_query(
         return -1
     room += put_header(room, c"Q", <uint32_t> (n - 1))
     memcpy(room, PREPARE_WORD, word)
-    memcpy(room + word, st.name, st.name_n)
-    memcpy(room + word + st.name_n, st.text, st.n)
+    room += word
+    room += put_quoted(room, st.name, st.name_n)
+    memcpy(room, st.text, st.n)
     effect.installed = statement_ref(st)
     s.mapped_prepares += 1
     return 0
@@ -157,6 +159,8 @@ cdef int put_prepare_messages(
     cdef size_t scratch_n = own_name(t, SCRATCH_SUFFIX, scratch)
     cdef size_t word = strlen(PREPARE_WORD)
     cdef Effect *effect = push_with_effect(s, c"P" | REQUEST_SKIP)
+    cdef uint8_t quoted[SERVER_NAME_BYTES + 2]
+    cdef size_t quoted_n = put_quoted(quoted, st.name, st.name_n)
     cdef uint8_t zeros[6]
     zeros[:] = [0, 0, 0, 0, 0, 0]
     if effect == NULL:
@@ -164,11 +168,11 @@ cdef int put_prepare_messages(
     effect.installed = statement_ref(st)
     s.mapped_prepares += 1
     if put_named(
-        out, c"P", NULL, 0, scratch, scratch_n, word + st.name_n + st.n + 2
+        out, c"P", NULL, 0, scratch, scratch_n, word + quoted_n + st.n + 2
     ) < 0:
         return -1
     output_add(out, <const uint8_t *> PREPARE_WORD, word)
-    output_add(out, <const uint8_t *> st.name, st.name_n)
+    output_add(out, quoted, quoted_n)
     output_add(out, st.text, st.n)
     output_add(out, zeros, 2)
     if (
@@ -255,12 +259,13 @@ cdef int ensure(
     StatementTable *t, ServerSession *s, Output *out, Statement *st, bint for_query
 ) noexcept nogil:
     """The server has this statement when it comes to the next message."""
-    cdef ServerStatement *entry = server_statement_find(&s.statements, st)
-    if server_has(s, entry):
-        server_statement_use(&s.statements, entry)
-        return 0 if st.target == NULL else use_target(t, s, out, st, for_query)
+    cdef ServerStatement *entry
     if st.target != NULL and use_target(t, s, out, st, for_query) < 0:
         return -1
+    entry = server_statement_find(&s.statements, st)
+    if server_has(s, entry):
+        server_statement_use(&s.statements, entry)
+        return 0
     return install(t, s, out, st, for_query)
 
 
@@ -276,13 +281,16 @@ cdef int send_again(
     cdef size_t n = s.replay.n
     cdef size_t at = 0
     cdef uint32_t skipped = 0
+    cdef ClientStatement *described
     cdef bint is_query = batch[0] == c"Q"
     cdef bint open = requests_fail(&s.requests, &skipped)
     for at in range(skipped):  # it will hear of rows that are not noted
         if effects_at(&s.effects, s.effects.head + <uint32_t> at).flags & (
             EFFECT_DESCRIBES
         ):
-            effects_at(&s.effects, s.effects.head + <uint32_t> at).entry.told_shape = 0
+            described = effects_at(&s.effects, s.effects.head + <uint32_t> at).entry
+            if described != NULL:
+                described.told_shape = 0
     at = 0
     effects_undo(t, s, 0, skipped)
     s.pool.replay_count += 1

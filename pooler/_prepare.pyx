@@ -370,7 +370,10 @@ cdef PrepareResult prepare_absorbed(
         result = parse_whole(t, c, s, out, body, n)
     elif n and body[n - 1] == 0:
         result = rename_query(t, c, s, out, body, n - 1)
-    if result == PREPARE_FORWARD or result == PREPARE_WAIT:  # it cannot wait here
+    if result == PREPARE_WAIT:
+        s.obsolete = True  # it cannot wait here, so the server gets the client's name
+        result = PREPARE_FORWARD
+    if result == PREPARE_FORWARD:
         result = forward_absorbed(s, out, names)
     absorbed_free(t, names)
     return result
@@ -472,7 +475,10 @@ cdef size_t prepare_alone(
         entry = client_statement_new(
             body, after_cstring(body, end - HEADER_BYTES, 0) - 1, st
         )
-        if entry == NULL or client_statement_link(c.statements, entry) < 0:
+        if entry == NULL:
+            return 0
+        if client_statement_link(c.statements, entry) < 0:
+            client_statement_free(t, entry)
             return 0
         c.pool.client_parse_count += 1
         c.pool.parse_hit_count += 1

@@ -99,6 +99,7 @@ cdef bint replay_possible(const ServerSession *s) noexcept nogil:
         and s.requests.head != s.requests.tail
         and s.xact_status == c"I"
         and s.client != NULL
+        and s.client.scan.body_left == 0  # else half a message is under way
         and s.replay.n != 0
     )
 

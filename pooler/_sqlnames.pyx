@@ -9,7 +9,7 @@ from pooler._buf cimport Output, output_room
 from pooler._effects cimport forget_entries, push_with_effect
 from pooler._install cimport (
     OWN_NAME_BYTES, end_own_batch, ensure, looks_like_ours, make_room,
-    note_installed, own_name,
+    note_installed, own_name, put_quoted,
 )
 from pooler._params cimport ParamSet, params_context
 from pooler._replay cimport replay_arm_query
@@ -44,7 +44,7 @@ cdef struct Rename:  # text[start:end) becomes name[0:n)
 cdef struct Renaming:  # of one Query
     Rename rows[RENAMES_MAX]
     int count
-    bint alone  # the Query has one command of these, so its effect can be undone
+    bint alone  # the Query is one command of these, so its error is that one's
     ServerStatement *doubtful[RENAMES_MAX]  # borrow: there or not once it has run
     int doubtful_count
     Effect effect
@@ -175,6 +175,7 @@ cdef Statement *intern_parse(
     cdef uint64_t h
     cdef uint8_t use
     cdef uint8_t *copy
+    cdef uint8_t *at
     cdef size_t size
     if note_query(t, c, text, query_n, &target, &command, &use) < 0:
         return NULL
@@ -186,17 +187,15 @@ cdef Statement *intern_parse(
             statement_unref(t, st)
             st = statement_intern(t, context, STATEMENT_PARSE, text, n, h, False)
         return st
-    size = n - (command.name_end - command.name_start) + target.name_n
+    size = n - (command.name_end - command.name_start) + target.name_n + 2
     copy = <uint8_t *> malloc(size)
     if copy == NULL:
         statement_unref(t, target)
         return NULL
     memcpy(copy, text, command.name_start)
-    memcpy(copy + command.name_start, target.name, target.name_n)
-    memcpy(
-        copy + command.name_start + target.name_n, text + command.name_end,
-        n - command.name_end,
-    )
+    at = copy + command.name_start
+    at += put_quoted(at, target.name, target.name_n)
+    memcpy(at, text + command.name_end, n - command.name_end)
     st = intern(t, c, STATEMENT_PARSE, copy, size)
     free(copy)
     if st == NULL or st.target != NULL:
@@ -219,11 +218,13 @@ cdef bint query_names(const uint8_t *text, size_t n) noexcept nogil:
 cdef int add_rename(
     Renaming *r, const SqlCommand *command, const char *name, size_t n
 ) noexcept nogil:
+    """A name of ours stands in quotes: what is beside it may have no blank between."""
     cdef Rename *row = &r.rows[r.count]
     row.start = command.name_start
     row.end = command.name_end
-    row.n = n
-    memcpy(row.name, name, n)
+    row.name[0] = row.name[n + 1] = c'"'
+    memcpy(row.name + 1, name, n)
+    row.n = n + 2
     r.count += 1
     return 0
 
@@ -356,6 +357,13 @@ cdef int query_deallocate(
     return 0
 
 
+cdef bint ends_with(const uint8_t *text, size_t n, size_t at) noexcept nogil:
+    """Whether nothing but blanks and semicolons stands from ``at`` on."""
+    while at < n and (text[at] <= c" " or text[at] == c";"):
+        at += 1
+    return at == n
+
+
 cdef int read_query(
     StatementTable *t, ClientSession *c, ServerSession *s, Output *out,
     const uint8_t *text, size_t n, Renaming *r,
@@ -367,7 +375,7 @@ cdef int read_query(
     cdef int i
     while sql_next(text, n, &pos, &command):
         commands += 1
-    r.alone = commands == 1
+    r.alone = commands == 1 and ends_with(text, n, pos)
     pos = 0
     while r.count < RENAMES_MAX and sql_next(text, n, &pos, &command):
         if command.verb == SQL_PREPARE:
@@ -410,13 +418,6 @@ cdef int put_query(
     memcpy(room, text + at, n - at)
     room[n - at] = 0
     return 0
-
-
-cdef bint ends_with(const uint8_t *text, size_t n, size_t at) noexcept nogil:
-    """Whether nothing but blanks and semicolons stands from ``at`` on."""
-    while at < n and (text[at] <= c" " or text[at] == c";"):
-        at += 1
-    return at == n
 
 
 cdef int put_refused_query(

@@ -94,26 +94,30 @@ cdef size_t skip_dollar(const uint8_t *text, size_t n, size_t at) noexcept nogil
     return n
 
 
+cdef size_t skip_token(const uint8_t *text, size_t n, size_t at) noexcept nogil:
+    """Behind the quoted text, comment, word or byte at ``at``."""
+    cdef size_t word
+    if text[at] == c"'" or text[at] == c'"':
+        return skip_quoted(text, n, at, False)
+    if text[at] == c"$":
+        return skip_dollar(text, n, at)
+    if text[at] == c"-" or text[at] == c"/":
+        word = skip_blank(text, n, at)
+        return word if word > at else at + 1
+    if starts_word(text[at]):
+        word = skip_word(text, n, at)
+        if word < n and word == at + 1 and text[word] == c"'" and (
+            text[at] | 0x20 == c"e"
+        ):
+            word = skip_quoted(text, n, word, True)
+        return word
+    return at + 1
+
+
 cdef size_t statement_end(const uint8_t *text, size_t n, size_t at) noexcept nogil:
     """At the semicolon that ends the statement, or n."""
-    cdef size_t word
     while at < n and text[at] != c";":
-        if text[at] == c"'" or text[at] == c'"':
-            at = skip_quoted(text, n, at, False)
-        elif text[at] == c"$":
-            at = skip_dollar(text, n, at)
-        elif text[at] == c"-" or text[at] == c"/":
-            word = skip_blank(text, n, at)
-            at = word if word > at else at + 1
-        elif starts_word(text[at]):
-            word = skip_word(text, n, at)
-            if word < n and word == at + 1 and text[word] == c"'" and (
-                text[at] | 0x20 == c"e"
-            ):
-                word = skip_quoted(text, n, word, True)
-            at = word
-        else:
-            at += 1
+        at = skip_token(text, n, at)
     return at if at < n else n
 
 
@@ -171,14 +175,17 @@ cdef size_t skip_explain(const uint8_t *text, size_t n, size_t at) noexcept nogi
     cdef int depth = 0
     at = skip_blank(text, n, at)
     if at < n and text[at] == c"(":
-        while at < n:
+        while at < n and text[at] != c";":
             if text[at] == c"(":
                 depth += 1
+                at += 1
             elif text[at] == c")":
                 depth -= 1
-            at += 1
-            if depth == 0:
-                break
+                at += 1
+                if depth == 0:
+                    break
+            else:
+                at = skip_token(text, n, at)
         return skip_blank(text, n, at)
     while True:
         end = skip_word(text, n, at)

@@ -220,6 +220,15 @@ def _sql_scripts() -> list[Script]:
             simple("PREPARE CONF_U AS SELECT 2"),
             simple("EXECUTE conf_u"),
             simple('DEALLOCATE "Conf Q"; DEALLOCATE conf_u'),
+            simple('PREPARE"conf_t"as SELECT 3'),
+            simple('EXECUTE"conf_t"'),
+            batch(parse('EXECUTE"conf_t"'), bind(), execute()),
+            simple('DEALLOCATE"conf_t"'),
+        )),
+        Script("PREPARE before what fails", (
+            simple("PREPARE conf_q AS SELECT 1; SELECT 1 / 0"),
+            simple("EXECUTE conf_q"),
+            simple("DEALLOCATE conf_q"),
         )),
         Script("many commands in one Query", (
             simple("PREPARE q1 AS SELECT 1; EXECUTE q1; PREPARE q2 AS SELECT 2"),

@@ -180,7 +180,7 @@ class Backend:
 
     def _described(self, sql: str) -> bytes:
         """What EXECUTE returns is what its statement returns, if there is one."""
-        target = self.named.get(sql.removeprefix("execute "))
+        target = self.named.get(sql.removeprefix("execute ").strip('"'))
         if target is not None and sql.startswith("execute "):
             return self._described(target.text)
         shown = "no such" if sql.startswith("execute ") else sql
@@ -212,7 +212,7 @@ class Backend:
         return answer + self._ready()
 
     def _run(self, sql: str) -> bytes:
-        words = sql.split(" ")
+        words = [word.strip('"') for word in sql.split(" ")]
         verb = words[0].lower()
         if self.status == "E" and verb not in ("rollback", "commit"):
             raise Failure("25P02", "current transaction is aborted")
