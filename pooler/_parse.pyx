@@ -85,6 +85,25 @@ cdef inline bint may_answer(const ServerSession *s) noexcept nogil:
     return s.xact_status != c"E" and s.requests.closing_count == 0
 
 
+cdef Effect *send_parse(
+    StatementTable *t, ServerSession *s, Output *out, Statement *st
+) noexcept nogil:
+    """Send a client's Parse under the shared name; its effect, NULL without memory."""
+    cdef Effect *effect
+    if make_room(t, s, out, st) < 0:
+        return NULL
+    effect = push_with_effect(s, c"P")
+    if (
+        effect == NULL
+        or note_installed(t, s, st) == NULL
+        or put_parse(out, st, st.name, st.name_n) < 0
+    ):
+        return NULL
+    effect.installed = statement_ref(st)
+    s.pool.server_parse_count += 1
+    return effect
+
+
 cdef PrepareResult parse_unnamed(
     StatementTable *t, ClientSession *c, ServerSession *s, Output *out,
     const uint8_t *text, size_t n, size_t query_n,
@@ -112,17 +131,7 @@ cdef PrepareResult parse_unnamed(
                 effect = push_with_effect(s, c"P" | REQUEST_FAKE)
         elif (entry != NULL or text_seen(t, st.hash)) and is_stable(st):
             cached = True
-            if make_room(t, s, out, st) < 0:
-                return PREPARE_NO_MEMORY
-            effect = push_with_effect(s, c"P")
-            if (
-                effect == NULL
-                or note_installed(t, s, st) == NULL
-                or put_parse(out, st, st.name, st.name_n) < 0
-            ):
-                return PREPARE_NO_MEMORY
-            effect.installed = statement_ref(st)
-            s.pool.server_parse_count += 1
+            effect = send_parse(t, s, out, st)
     if not cached:
         if st != NULL and st.target != NULL and use_target(t, s, out, st, False) < 0:
             return PREPARE_NO_MEMORY
@@ -219,17 +228,9 @@ cdef PrepareResult parse_named(
     else:
         if st.target != NULL and use_target(t, s, out, st, False) < 0:
             return PREPARE_NO_MEMORY
-        if make_room(t, s, out, st) < 0:
+        effect = send_parse(t, s, out, st)
+        if effect == NULL:
             return PREPARE_NO_MEMORY
-        effect = push_with_effect(s, c"P")
-        if (
-            effect == NULL
-            or note_installed(t, s, st) == NULL
-            or put_parse(out, st, st.name, st.name_n) < 0
-        ):
-            return PREPARE_NO_MEMORY
-        effect.installed = statement_ref(st)
-        s.pool.server_parse_count += 1
     effect.flags = EFFECT_ADDS_NAME
     effect.entry = entry
     return PREPARE_DONE
