@@ -168,31 +168,40 @@ cdef void session_statements_free(
     replay_free(t, s)
 
 
-cdef void note_parameters(ServerSession *s, uint64_t shape) noexcept nogil:
-    """As note_shape, for the ParameterDescription in front of it."""
+cdef Effect *described(ServerSession *s, ServerStatement **there) noexcept nogil:
+    """The Describe that is being answered, and the server's entry of its statement.
+
+    It is the oldest request that has an effect. Its ``entry`` is NULL when no client
+    asked; both may be NULL.
+    """
     cdef Effect *effect
-    cdef ServerStatement *there
     if s.effects.head == s.effects.tail:
-        return
+        there[0] = NULL
+        return NULL
     effect = effects_at(&s.effects, s.effects.head)
-    there = server_statement_find(&s.statements, effect.installed)
+    there[0] = server_statement_find(&s.statements, effect.installed)
+    if s.client == NULL:
+        effect.entry = NULL
+    return effect
+
+
+cdef void note_parameters(ServerSession *s, uint64_t shape) noexcept nogil:
+    """A Describe whose answer matters is answered: ParameterDescription."""
+    cdef ServerStatement *there
+    cdef Effect *effect = described(s, &there)
     if there != NULL:
         there.parameters = shape
-    if effect.entry != NULL and s.client != NULL:
+    if effect != NULL and effect.entry != NULL:
         effect.entry.told_parameters = shape
 
 
 cdef void note_shape(ServerSession *s, uint64_t shape) noexcept nogil:
-    """The oldest request that has an effect is a Describe, and this its answer."""
-    cdef Effect *effect
+    """As note_parameters, for the RowDescription or NoData behind it."""
     cdef ServerStatement *there
-    if s.effects.head == s.effects.tail:
-        return
-    effect = effects_at(&s.effects, s.effects.head)
-    there = server_statement_find(&s.statements, effect.installed)
+    cdef Effect *effect = described(s, &there)
     if there != NULL:
         there.shape = shape
-    if effect.entry != NULL and s.client != NULL:
+    if effect != NULL and effect.entry != NULL:
         effect.entry.told_shape = shape
 
 

@@ -37,7 +37,7 @@ cdef const char *REFUSED_SUFFIX = b"refused"
 # ---------------------------------------------------------------- refusals
 
 cdef PrepareResult refuse(
-    StatementTable *t, ClientSession *c, ServerSession *s, Output *out, Refusal why
+    const StatementTable *t, ServerSession *s, Output *out, Refusal why
 ) noexcept nogil:
     """Have PostgreSQL fail where the client's request stood; the text will be ours."""
     cdef char name[OWN_NAME_BYTES]
@@ -61,7 +61,7 @@ cdef PrepareResult refuse_cut(
             return PREPARE_NO_MEMORY
         c.statements.absorbing = ABSORB_DROP
     taken[0] = here
-    return refuse(t, c, s, out, why)
+    return refuse(t, s, out, why)
 
 
 cdef PrepareResult names_missing(
@@ -173,7 +173,7 @@ cdef PrepareResult parse_duplicate(
         return PREPARE_WAIT  # who knows whether it can be prepared then
     st = intern(t, c, STATEMENT_PARSE, text, n)
     if st == NULL:
-        return refuse(t, c, s, out, REFUSED_MEMORY)
+        return refuse(t, s, out, REFUSED_MEMORY)
     second = client_statement_new(name, name_n, st)
     statement_unref(t, st)
     if second == NULL or (
@@ -208,10 +208,10 @@ cdef PrepareResult parse_named(
         return parse_duplicate(t, c, s, out, entry, name, name_n, text, n)
     why = over_limit(t, names, n)
     if why != REFUSED_NOT:
-        return refuse(t, c, s, out, why)
+        return refuse(t, s, out, why)
     st = intern_parse(t, c, text, n, query_n, True)
     if st == NULL:
-        return refuse(t, c, s, out, REFUSED_MEMORY)
+        return refuse(t, s, out, REFUSED_MEMORY)
     entry = client_statement_new(name, name_n, st)
     statement_unref(t, st)
     if entry == NULL or client_statement_link(names, entry) < 0:

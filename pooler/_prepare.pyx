@@ -54,7 +54,7 @@ cdef int close_unnamed(ServerSession *s, Output *out) noexcept nogil:
 
 
 cdef PrepareResult find_named(
-    StatementTable *t, ClientSession *c, ServerSession *s,
+    ClientSession *c, ServerSession *s,
     const uint8_t *name, size_t name_n, ClientStatement **found,
 ) noexcept nogil:
     """The client's entry of this name; FORWARD when it has given none."""
@@ -184,7 +184,7 @@ cdef PrepareResult prepare_named(
     cdef Statement *st = NULL
     cdef PrepareResult result
     if name_n:
-        result = find_named(t, c, s, name, name_n, &entry)
+        result = find_named(c, s, name, name_n, &entry)
         st = entry.statement if entry != NULL else NULL
     else:
         result = find_unnamed(t, c, s, out, &st)
