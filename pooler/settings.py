@@ -89,10 +89,12 @@ class Settings:
     autodb_idle_timeout: float = setting(3600.0, TIME,
         "Forget a database that came from the `*` entry after this long unused.",
         unit="s", off=0.0)
-    cache_unnamed_statements: bool = setting(True, BOOL,
+    cache_unnamed_statements: bool = setting(False, BOOL,
         "A statement that is parsed again without a name, in transaction or statement"
-        " mode, stays prepared on the server and is not read again. Not a PgBouncer"
-        " setting.", built=True)
+        " mode, stays prepared on the server and is not read again. Saves PostgreSQL"
+        " the parsing; can be told apart by generic plans, and by errors (0A000, 42883,"
+        " 22P02) after changes of search_path, temporary tables or DDL that the pooler"
+        " does not see. Not a PgBouncer setting.", built=True)
     cancel_abandoned: bool = setting(True, BOOL,
         "When a client vanishes: 1 cancels its query, rolls back and keeps the server;"
         " 0 closes the server, as PgBouncer does. Not a PgBouncer setting.", built=True)
