@@ -82,6 +82,7 @@ cdef struct Loop:  # one per worker
     Relay relay
     Script rollback  # own
     Script deallocate  # own
+    Script discard  # own
     Slot *slots  # own
     uint32_t slot_count
     uint32_t free_slot  # slot_count: none

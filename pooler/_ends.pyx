@@ -120,6 +120,16 @@ cdef void abandon_work(Loop *L, ServerSession *s) noexcept nogil:
         send_to_server(L, sc)
 
 
+cdef inline const Script *reset_script(const Loop *L, const Pool *p) noexcept nogil:
+    """What clears a session; without it, others would see what a lost client has set.
+
+    In session mode a pool without a reset query wants none.
+    """
+    if p.reset_query.n or p.mode == MODE_SESSION:
+        return &p.reset_query
+    return &L.discard
+
+
 cdef void clean_server(Loop *L, ServerSession *s) noexcept nogil:
     """Bring a server without a client one step nearer to its pool.
 
@@ -143,9 +153,9 @@ cdef void clean_server(Loop *L, ServerSession *s) noexcept nogil:
         else:
             s.rolling_back = True
             send_script(L, s, &L.rollback)
-    elif s.reset_wanted and p.reset_query.n:
+    elif s.reset_wanted and reset_script(L, p).n:
         s.reset_wanted = False
-        send_script(L, s, &p.reset_query)
+        send_script(L, s, reset_script(L, p))
     elif s.stray_statements:
         s.stray_statements = False
         send_script(L, s, &L.deallocate)
@@ -219,7 +229,7 @@ cdef void end_server_of(
         )
         return
     pool_abandon(p, s)
-    s.reset_wanted = p.mode == MODE_SESSION or p.reset_always
+    s.reset_wanted = True  # nobody knows what a client without an end has set
     s.since_us = L.now_us
     s.unwanted_bytes = 0
     conn_interest(L, &sc.conn, EPOLLIN | (sc.conn.interest & EPOLLOUT))

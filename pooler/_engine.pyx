@@ -89,6 +89,7 @@ cdef class Engine:
         )
         script_fill(&self.loop.rollback, b"ROLLBACK")
         script_fill(&self.loop.deallocate, b"DEALLOCATE ALL")
+        script_fill(&self.loop.discard, b"DISCARD ALL")
 
     def __dealloc__(self):
         self.close()

@@ -46,6 +46,7 @@ cdef void loop_free(Loop *L) noexcept nogil:
     free(L.wake_listed)
     free(L.rollback.message)
     free(L.deallocate.message)
+    free(L.discard.message)
     free(L.relay.to_client.scratch)
     free(L.relay.to_server.scratch)
 

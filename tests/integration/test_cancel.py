@@ -393,6 +393,10 @@ def test_lost_query_is_cancelled_before_the_server_is_used_again(
 
 
 def next_client_is_served(worker: InProcess, backend: FakeBackend) -> None:
+    """A lost client's server is reset, and then it is anybody's."""
+    reset = backend.read()
+    assert (reset.code, reset.body) == ("Q", b"DISCARD ALL\0")
+    backend.send(message("C", b"DISCARD ALL\0"), READY)
     with begin(worker).read_greeting() as client:
         client.send(SELECT)
         assert backend.answer().code == "Q"

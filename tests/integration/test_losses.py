@@ -122,6 +122,39 @@ def test_what_a_lost_client_leaves_is_cleared_away(
     assert postgres.psql(f"{locks} WHERE usename = '{USER}'") == []
 
 
+SESSION_STATE = "SET search_path TO elsewhere; SELECT pg_advisory_lock(7)"
+UNFINISHED = {
+    "transaction": query("BEGIN"),
+    "failed transaction": query("BEGIN; SELECT 1/0"),
+    "query": query(SLEEP),
+    "batch": parse("SELECT 1") + bind() + execute() + FLUSH,
+}
+
+
+@pytest.mark.parametrize("mode", ["transaction", "session"])
+@pytest.mark.parametrize("reset_query", ["DISCARD ALL", ""])
+@pytest.mark.parametrize("left", UNFINISHED)
+def test_a_server_left_unfinished_is_reset(
+    postgres: Postgres, make_pooler: MakePooler, left: str, reset_query: str, mode: str
+) -> None:
+    """Whatever a vanished client has set is gone before the next one comes."""
+    if mode == "session" and not reset_query:
+        pytest.skip("in session mode an empty reset query means none")
+    pooler = make_pooler(
+        default_pool_size=1, pool_mode=mode, server_reset_query=reset_query
+    )
+    with pooler.client() as client:
+        server = client.value("SELECT pg_backend_pid()")
+        client.ask(query(SESSION_STATE))
+        client.send(UNFINISHED[left])
+        asked = "query NOT LIKE '%advisory%' AND query NOT LIKE '%backend_pid%'"
+        wait_state(postgres, f"pid = {server} AND {asked}")
+    with pooler.client() as other:
+        assert other.value("SELECT pg_backend_pid()") == server
+        assert other.value("SHOW search_path") == '"$user", public'
+        assert other.value("SELECT count(*) FROM pg_locks WHERE objid = 7") == "0"
+
+
 def test_cancel_abandoned_off(
     postgres: Postgres, make_pooler: MakePooler, table: str
 ) -> None:
