@@ -13,7 +13,7 @@ CREATED := $(VENV)/.stamp-created
 INSTALLED := $(VENV)/.stamp-installed
 COMPILED := $(VENV)/.stamp-compiled
 
-EXTENSIONS := setup.py $(wildcard pooler/*.pyx pooler/*.pxd pooler/*.h)
+EXTENSIONS := setup.py $(wildcard pooler/*.pyx pooler/*.pxd pooler/*/*.pyx pooler/*/*.pxd)
 # Test-only extensions; they are built when tests/ext/setup.py is there.
 PROBES := $(wildcard tests/ext/*.py tests/ext/*.pyx tests/ext/*.pxd)
 PROBE_SETUP := $(wildcard tests/ext/setup.py)
@@ -65,7 +65,7 @@ bench: build ## compare with other poolers (see benchmarks/README.md)
 
 clean: ## remove what was compiled and the caches; .venv stays
 	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
-	rm -f pooler/*.so pooler/*.c tests/ext/*.so tests/ext/*.c $(COMPILED)
+	rm -f pooler/*.so pooler/*.c pooler/*/*.so pooler/*/*.c tests/ext/*.so tests/ext/*.c $(COMPILED)
 
 # Not a stamp: whether a compiler is there can change outside this folder.
 bootstrap:

@@ -32,14 +32,13 @@ CFLAGS = [
 
 extensions = [
     Extension(
-        f"{source.parent.as_posix().replace('/', '.')}.{source.stem}",
+        ".".join(source.with_suffix("").parts),
         [source.as_posix()],
         define_macros=[("POOLER_DEBUG", "1" if DEBUG else "0")],
-        include_dirs=["pooler"],
         extra_compile_args=CFLAGS,
         extra_link_args=SANITIZE,
     )
-    for source in sorted(Path("pooler").glob("*.pyx"))
+    for source in sorted(Path("pooler").rglob("*.pyx"))
 ]
 
 setup(

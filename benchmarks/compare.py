@@ -38,7 +38,7 @@ from benchmarks.lib.report import print_tables
 from benchmarks.lib.results import Results, ResultsError
 from benchmarks.lib.runner import Placed, Runner, place, plan
 from benchmarks.lib.summary import summarise
-from pooler.embedded import Postgres, find_installation, port_is_free
+from pooler.demo.postgres import Postgres, find_installation, port_is_free
 
 DATABASE = "bench"
 QUICK_ROUNDS, QUICK_SECONDS = 2, 2

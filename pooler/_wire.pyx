@@ -3,7 +3,7 @@
 
 from libc.string cimport memcmp, memchr, strlen
 
-from pooler.messages import MESSAGES, Phase, Sender
+from pooler.wire.messages import MESSAGES, Phase, Sender
 
 
 cdef void set_rule(Rule *rule, object row) except *:

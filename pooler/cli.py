@@ -20,10 +20,11 @@ from pathlib import Path
 
 import click
 
-from pooler import __version__, log, pidfile
-from pooler import config as config_file
+from pooler import __version__, log
+from pooler.config import loading
 from pooler.errors import ConfigError
-from pooler.master import Master
+from pooler.master import pidfile
+from pooler.master.process import Master
 
 EXIT_OK = 0
 EXIT_FAILED = 1
@@ -98,7 +99,7 @@ def start(options: Options) -> int:
 
 
 def _start(options: Options) -> int:
-    config = config_file.load(str(Path(options.config_file).absolute()))
+    config = loading.load(str(Path(options.config_file).absolute()))
     settings = config.settings
     verbose = max(options.verbose, settings.verbose)
     user = _find_user(options.user or settings.user)

@@ -29,7 +29,7 @@ MICROSECONDS = 1_000_000
 
 
 class Server(Protocol):
-    """What is needed of ``pooler.embedded.Postgres``."""
+    """What is needed of ``pooler.demo.postgres.Postgres``."""
 
     @property
     def host(self) -> str:

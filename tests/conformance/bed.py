@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Self
 
-from pooler.embedded import Postgres
+from pooler.demo.postgres import Postgres
 from tests.conformance.script import Line, Script
 from tests.conformance.scripts import SETUP
 from tests.conformance.transcript import DATABASE, USER, Transcript, run

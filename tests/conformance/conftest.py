@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pooler.embedded import Postgres
+from pooler.demo.postgres import Postgres
 from tests.conformance.bed import Bed
 
 

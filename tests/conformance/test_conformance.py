@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from pooler.messages import MESSAGES, Phase, Sender
+from pooler.wire.messages import MESSAGES, Phase, Sender
 from tests.conformance.bed import WAYS, Bed, Holders
 from tests.conformance.script import Script
 from tests.conformance.scripts import all_scripts

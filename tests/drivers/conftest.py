@@ -9,7 +9,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from pooler.embedded import Postgres
+from pooler.demo.postgres import Postgres
 from tests.drivers.askers import TABLES
 from tests.drivers.target import DIRECT, MODES, REPLICATOR, Target, leftovers
 from tests.integration.conftest import make_pooler, worker_in_process

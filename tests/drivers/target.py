@@ -13,7 +13,7 @@ from typing import Any
 
 import psycopg
 
-from pooler.embedded import Postgres
+from pooler.demo.postgres import Postgres
 from tests.integration.harness import DATABASE, HOST, USER, Pooler, wait_until
 
 # "direct" is no pool mode: it leaves the pooler out, to see whether a test is right.

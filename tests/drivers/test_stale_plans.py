@@ -13,7 +13,7 @@ from contextlib import nullcontext
 
 import pytest
 
-from pooler.embedded import Postgres
+from pooler.demo.postgres import Postgres
 from tests.drivers.askers import EXTRA, Asyncpg, Question, another_server, check
 from tests.drivers.target import TIMEOUT_S
 from tests.integration.harness import (

@@ -17,7 +17,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from pooler.embedded import Postgres
+from pooler.demo.postgres import Postgres
 from tests.drivers.askers import (
     EXTRA,
     PLAIN,

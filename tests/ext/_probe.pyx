@@ -11,39 +11,40 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
-from pooler._buf cimport (
+from pooler.wire.buffers cimport (
     output_clear, queue_add, queue_keep, queue_reset, queue_size,
 )
-from pooler._params cimport (
+from pooler.tables.params cimport (
     ParamSet, params_empty, params_free, params_init, params_track, params_unref,
     params_with,
 )
-from pooler._pool cimport (
+from pooler.session.pool cimport (
     pool_add_client, pool_add_server, pool_detach, pool_remove_client,
     pool_remove_server, pool_servers_wanted,
 )
-from pooler._relay cimport (
+from pooler.relay.common cimport (
     RELAY_ALIGN, RELAY_ALIGN_FAILED, RELAY_CLIENT_PROTO, RELAY_NO_MEMORY, RELAY_OK,
     RELAY_SERVER_DEAD, RELAY_SERVER_PROTO, RELAY_TERMINATE, RELAY_WAIT, Relay,
     RelayStatus,
 )
-from pooler._answers cimport relay_server_bytes
-from pooler._requests cimport relay_client_bytes
-from pooler._effects cimport session_statements_free
-from pooler._session cimport (
-    CLIENT_LOGIN, ClientSession, Pool, SERVER_ACTIVE, ServerSession,
-    requests_at, requests_free, requests_init, server_has, server_is_free,
-    set_client_state,
+from pooler.relay.from_server cimport relay_server_bytes
+from pooler.relay.from_client cimport relay_client_bytes
+from pooler.statements.effects cimport session_statements_free
+from pooler.session.records cimport (
+    CLIENT_LOGIN, ClientSession, Pool, SERVER_ACTIVE, ServerSession, requests_at,
+    requests_free, requests_init, server_has, server_is_free, set_client_state,
 )
-from pooler._sqltext cimport SqlCommand, sql_concerns, sql_is_stable, sql_next
-from pooler._statements cimport (
+from pooler.statements.sql_text cimport (
+    SqlCommand, sql_concerns, sql_is_stable, sql_next,
+)
+from pooler.tables.statements cimport (
     ClientStatement, ClientStatements, ServerStatement, client_statements_free,
     statements_free, statements_init,
 )
 from pooler._wire cimport (
-    CLIENT_RULES, Found, IDLE_SERVER_RULES, Rule, SCAN_END, SCAN_EPROTO,
-    SCAN_MESSAGE, SERVER_RULES, ScanState, ScanStatus, error_is_fatal,
-    error_response_bytes, put_error_response, scan_next,
+    CLIENT_RULES, Found, IDLE_SERVER_RULES, Rule, SCAN_END, SCAN_EPROTO, SCAN_MESSAGE,
+    SERVER_RULES, ScanState, ScanStatus, error_is_fatal, error_response_bytes,
+    put_error_response, scan_next,
 )
 
 STATUS_NAMES = {

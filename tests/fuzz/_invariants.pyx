@@ -3,12 +3,12 @@
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
-from pooler._session cimport (
+from pooler.session.records cimport (
     CLIENT_WAITING, COPY_IN_OPEN, ClientSession, REQUEST_ALIGN, REQUEST_DESCRIBE,
     REQUEST_SKIP, SERVER_ACTIVE, SERVER_IDLE, SERVER_TESTED, ServerSession,
     request_closes, request_has_effect, requests_at,
 )
-from pooler._statements cimport (
+from pooler.tables.statements cimport (
     ABSORB_DROP, ABSORB_KEEP, ClientStatement, ClientStatements, EFFECT_ADDS_NAME,
     EFFECT_DESCRIBES, EFFECT_DROPS_NAME, EFFECT_DUPLICATE, Effect, ServerStatement,
     ServerStatements, Statement, effects_at,

@@ -14,14 +14,16 @@ from libc.stdio cimport fprintf, stderr
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcmp, memcpy, memset
 
-from pooler._answers cimport relay_server_bytes
-from pooler._buf cimport output_clear, queue_add, queue_keep, queue_reset, queue_size
-from pooler._pool cimport pool_give_up
-from pooler._relay cimport (
+from pooler.relay.from_server cimport relay_server_bytes
+from pooler.wire.buffers cimport (
+    output_clear, queue_add, queue_keep, queue_reset, queue_size,
+)
+from pooler.session.pool cimport pool_give_up
+from pooler.relay.common cimport (
     RELAY_ALIGN, RELAY_OK, RELAY_WAIT, RelayStatus, relay_cancel_waiting,
 )
-from pooler._requests cimport relay_client_bytes
-from pooler._session cimport (
+from pooler.relay.from_client cimport relay_client_bytes
+from pooler.session.records cimport (
     CLIENT_WAITING, ClientSession, MODE_STATEMENT, MODE_TRANSACTION, ServerSession,
 )
 from pooler._wire cimport HEADER_BYTES, load_be32

@@ -7,7 +7,7 @@ is a byte; it decides between success and several errors, and which tag or statu
 
 from libc.stdint cimport uint8_t
 
-from pooler._session cimport ServerSession
+from pooler.session.records cimport ServerSession
 
 cdef enum:
     ANSWER_BYTES = 160  # for one choice

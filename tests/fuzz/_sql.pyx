@@ -5,7 +5,7 @@ from libc.stdint cimport uint8_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp, memcpy
 
-from pooler._sqltext cimport (
+from pooler.statements.sql_text cimport (
     SQL_FORGET_ALL, SQL_OTHER, SqlCommand, sql_concerns, sql_is_stable, sql_next,
 )
 from tests.fuzz._checks cimport check

@@ -2,13 +2,13 @@
 """One pool with its clients and servers, as the relay sees it: no sockets.
 
 Every client and server is a heap block of its own. Ends and releases are done as
-``pooler/_ends.pyx`` does them.
+``pooler/io/ends.pyx`` does them.
 """
 
 from libc.stdint cimport uint8_t
 
-from pooler._relay cimport Relay
-from pooler._session cimport ClientSession, Pool, ServerSession
+from pooler.relay.common cimport Relay
+from pooler.session.records cimport ClientSession, Pool, ServerSession
 from tests.fuzz._checks cimport Digest, Frames
 
 cdef enum:

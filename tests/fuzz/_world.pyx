@@ -8,22 +8,22 @@ from libc.stdio cimport fprintf, stderr
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
-from pooler._buf cimport output_clear, queue_reset
-from pooler._effects cimport session_statements_free
-from pooler._params cimport (
+from pooler.wire.buffers cimport output_clear, queue_reset
+from pooler.statements.effects cimport session_statements_free
+from pooler.tables.params cimport (
     ParamSet, params_empty, params_init, params_track, params_unref, params_with,
 )
-from pooler._pool cimport (
+from pooler.session.pool cimport (
     pool_abandon, pool_add_client, pool_add_server, pool_detach, pool_drained,
     pool_remove_client, pool_remove_server, pool_tested,
 )
-from pooler._relay cimport relay_abandon, relay_script
-from pooler._session cimport (
+from pooler.relay.common cimport relay_abandon, relay_script
+from pooler.session.records cimport (
     CLIENT_ACTIVE, CLIENT_LOGIN, COPY_IN_OPEN, SERVER_ACTIVE, SERVER_TESTED, Script,
     requests_at, requests_free, requests_init, server_is_free, server_is_quiet,
     set_client_state,
 )
-from pooler._statements cimport (
+from pooler.tables.statements cimport (
     SEEN_TEXTS, ServerStatement, client_statements_free, statements_init,
 )
 from pooler._wire cimport CLIENT_RULES, SERVER_RULES

@@ -21,7 +21,7 @@ from Cython.Compiler.Main import CompilationOptions, compile_single
 from Cython.Compiler.Options import get_directive_defaults
 
 ROOT = Path(__file__).resolve().parents[2]
-LAYERS = ("protocol", "session")  # what has no socket
+LAYERS = ("base", "wire", "tables", "session", "statements", "relay")  # no socket
 DEADLINE_S = 300
 SANITIZE = (
     "-fsanitize=address,undefined",
@@ -88,8 +88,11 @@ def core() -> list[Path]:
     """The sources of the layers without sockets, of Python and of Cython."""
     layers = tomllib.loads((ROOT / "dev" / "layers.toml").read_text())["layer"]
     names = [name for row in layers if row["name"] in LAYERS for name in row["modules"]]
+    names += [f"{layer}.__init__" for layer in LAYERS]
     paths = [
-        ROOT / "pooler" / f"{name}{end}" for name in names for end in (".py", ".pyx")
+        (ROOT / "pooler").joinpath(*name.split(".")).with_suffix(end)
+        for name in names
+        for end in (".py", ".pyx")
     ]
     return [path for path in paths if path.exists()]
 
@@ -99,11 +102,12 @@ def build(folder: Path) -> Path:
     clang = compiler()
     packages = folder / "modules"
     shutil.rmtree(packages, ignore_errors=True)
-    (packages / "pooler").mkdir(parents=True)
     sources = core()
     for path in sources:
         if path.suffix == ".py":
-            shutil.copy(path, packages / "pooler")
+            target = packages / path.relative_to(ROOT)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, target)
     for package in ("tests", "tests/fuzz"):
         (packages / package).mkdir(parents=True, exist_ok=True)
         (packages / package / "__init__.py").touch()
@@ -116,7 +120,7 @@ def build(folder: Path) -> Path:
     path = ":".join([stdlib, f"{stdlib}/lib-dynload", str(packages)])
     commands: list[list[str | Path]] = [
         [clang, *CFLAGS, "-fsanitize=fuzzer-no-link", "-fPIC", "-shared", include,
-         f"-I{ROOT / 'pooler'}", source, "-o", source.with_suffix(".so")]
+         source, "-o", source.with_suffix(".so")]
         for source in generated
     ]  # fmt: skip
     commands.append(

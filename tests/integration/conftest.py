@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pooler.embedded import Postgres
+from pooler.demo.postgres import Postgres
 from tests.integration.fake_server import FakeServer
 from tests.integration.harness import (
     DATABASE,

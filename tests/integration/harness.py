@@ -22,15 +22,15 @@ from typing import Any, Protocol
 import psutil
 import psycopg
 
-from pooler import config
-from pooler._engine import Engine
-from pooler.board import Board
-from pooler.bus import Bus
-from pooler.embedded import Postgres, port_is_free
-from pooler.pools import tracked_parameters
-from pooler.selector import EngineSelector
-from pooler.slot import WorkerStart
-from pooler.worker import Worker
+from pooler.config import loading
+from pooler.demo.postgres import Postgres, port_is_free
+from pooler.io.engine import Engine
+from pooler.io.selector import EngineSelector
+from pooler.ipc.board import Board
+from pooler.ipc.bus import Bus
+from pooler.ipc.worker_start import WorkerStart
+from pooler.worker.pools import tracked_parameters
+from pooler.worker.process import Worker
 from tests.wire_client import WireClient
 
 HOST = "127.0.0.1"
@@ -298,7 +298,7 @@ class InProcess:
         self._board = Board.for_slots(1)
         self._failure: BaseException | None = None
         self.complaints: list[dict[str, Any]] = []
-        loaded = config.load(str(ini))
+        loaded = loading.load(str(ini))
         self.engine = Engine(tracked_parameters(loaded).values())
         self.loop = asyncio.SelectorEventLoop(EngineSelector(self.engine))
         self.loop.set_exception_handler(lambda _, said: self.complaints.append(said))

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 
-from pooler.embedded import Postgres
+from pooler.demo.postgres import Postgres
 from pooler.login.md5 import md5_secret
 from pooler.login.scram import Verifier
 from tests.integration.harness import (

@@ -15,7 +15,7 @@ import psutil
 import psycopg
 import pytest
 
-from pooler.embedded import Postgres
+from pooler.demo.postgres import Postgres
 from tests.integration.harness import (
     DATABASE,
     HOST,

@@ -14,7 +14,7 @@ import psycopg
 import pytest
 from psycopg import errors
 
-from pooler.embedded import Postgres
+from pooler.demo.postgres import Postgres
 from tests.integration.fake_server import (
     READY,
     SELECT,

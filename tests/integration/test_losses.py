@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 import psutil
 import pytest
 
-from pooler.embedded import Postgres
+from pooler.demo.postgres import Postgres
 from tests.integration.fake_server import (
     SELECT,
     FakeBackend,

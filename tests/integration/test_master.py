@@ -26,10 +26,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pooler import cli, config
-from pooler.bus import MASTER
-from pooler.master import Master, Timing
-from pooler.slot import EXIT_BOOT_FAILURE, READY, WorkerStart
+from pooler import cli
+from pooler.config import loading
+from pooler.ipc.bus import MASTER
+from pooler.ipc.worker_start import EXIT_BOOT_FAILURE, READY, WorkerStart
+from pooler.master.process import Master, Timing
 
 DEADLINE_S = 20.0
 # The programs started here import the tree under test.
@@ -113,14 +114,14 @@ def program(config_file: str, behaviour: str, directory: str) -> int:
     fake = FakeWorker(behaviour, Path(directory))
     if behaviour == "cli":
         # Everything after the directory is the command line of `pooler`.
-        module = types.ModuleType("pooler.worker")
+        module = types.ModuleType("pooler.worker.process")
         module.run = FakeWorker("normal", Path(directory)).run  # type: ignore[attr-defined]
-        sys.modules["pooler.worker"] = module
+        sys.modules["pooler.worker.process"] = module
         sys.argv = ["pooler", *sys.argv[4:], config_file]
         cli.main()
     from pooler import log
 
-    loaded = config.load(config_file)
+    loaded = loading.load(config_file)
     log.configure(loaded.settings.logfile, quiet=True, verbose=1)
     return Master(loaded, worker_main=fake.run, timing=TIMING, verbose=1).run()
 
@@ -311,7 +312,7 @@ def test_master_loads_no_extension_and_no_worker() -> None:
     code = (
         "import sys, pooler.cli;"
         "bad = [n for n, m in sys.modules.items() if n.startswith('pooler')"
-        " and (n.rpartition('.')[2].startswith('_') or n == 'pooler.worker')];"
+        " and (m.__file__.endswith('.so') or n == 'pooler.worker.process')];"
         "sys.exit(str(bad) if bad else 0)"
     )
     subprocess.run(

@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import pytest
 
-from pooler.embedded import Postgres
+from pooler.demo.postgres import Postgres
 from tests.integration.fake_server import (
     READY,
     SELECT,

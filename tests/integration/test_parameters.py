@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from psycopg import errors
 
-from pooler.embedded import Postgres
+from pooler.demo.postgres import Postgres
 from tests.integration.harness import (
     DATABASE,
     USER,

@@ -9,7 +9,7 @@ import threading
 
 import pytest
 
-from pooler.embedded import Postgres
+from pooler.demo.postgres import Postgres
 from tests.integration.harness import (
     DATABASE,
     HOST,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from pooler.embedded import Postgres
+from pooler.demo.postgres import Postgres
 from tests.integration.harness import (
     DATABASE,
     USER,

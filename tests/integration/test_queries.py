@@ -15,7 +15,7 @@ import psycopg
 import pytest
 from psycopg import errors
 
-from pooler.embedded import Postgres
+from pooler.demo.postgres import Postgres
 from tests.integration.harness import DATABASE, HOST, USER, Pooler, backends, wait_until
 from tests.wire_client import (
     FLUSH,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pooler.embedded import Postgres
+from pooler.demo.postgres import Postgres
 from tests.integration.harness import Pooler, wait_until
 
 HBA = (

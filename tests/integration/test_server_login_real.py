@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pooler.embedded import Postgres
+from pooler.demo.postgres import Postgres
 from pooler.login import packets
 from pooler.login.md5 import md5_secret
 from pooler.login.scram import ScramKeys, Verifier, saslprep

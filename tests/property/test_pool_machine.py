@@ -24,7 +24,7 @@ from hypothesis.stateful import (
     rule,
 )
 
-from pooler._session import ClientState, ServerState
+from pooler.session.records import ClientState, ServerState
 from tests import feeding as f
 from tests.reference import wire_ref
 

@@ -9,7 +9,7 @@ from types import ModuleType
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pooler.messages import MESSAGES, Flag, Message
+from pooler.wire.messages import MESSAGES, Flag, Message
 from tests.feeding import feed_all, feed_bytes, feed_split
 from tests.reference import wire_ref
 

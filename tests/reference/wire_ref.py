@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """A slow and obvious parser of the wire, to compare the scanner with.
 
-It reads ``pooler.messages.MESSAGES`` itself and shares no code with ``_wire``. It
+It reads ``pooler.wire.messages.MESSAGES`` itself and shares no code with ``_wire``. It
 always gets the whole stream, so it has no state to carry and none to get wrong.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from pooler.messages import MESSAGES, Flag, Message, Phase, Sender
+from pooler.wire.messages import MESSAGES, Flag, Message, Phase, Sender
 
 HEADER_BYTES = 5
 

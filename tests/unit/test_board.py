@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pooler.board import CACHE_LINE_BYTES, COUNTER_BYTES, COUNTERS, INDEX, Board
+from pooler.ipc.board import CACHE_LINE_BYTES, COUNTER_BYTES, COUNTERS, INDEX, Board
 
 
 @pytest.fixture

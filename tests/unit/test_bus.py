@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pooler.bus import MASTER, MAX_MESSAGE_BYTES, MAX_MESSAGE_FDS, Bus
+from pooler.ipc.bus import MASTER, MAX_MESSAGE_BYTES, MAX_MESSAGE_FDS, Bus
 
 
 @pytest.fixture

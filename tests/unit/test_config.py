@@ -12,9 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pooler.config import Config, diff, load, load_text, reloaded
-from pooler.errors import ConfigError
-from pooler.inifile import (
+from pooler.config.inifile import (
     Entry,
     Section,
     decode,
@@ -23,8 +21,10 @@ from pooler.inifile import (
     parse_text,
     quote_name,
 )
-from pooler.setting_kinds import AuthType, LoadBalance, PoolMode, TlsMode
-from pooler.settings import Settings, rows_by_name
+from pooler.config.kinds import AuthType, LoadBalance, PoolMode, TlsMode
+from pooler.config.loading import Config, diff, load, load_text, reloaded
+from pooler.config.settings import Settings, rows_by_name
+from pooler.errors import ConfigError
 
 MAIN = "[pgbouncer]\npool_mode = transaction\n"
 

@@ -17,8 +17,8 @@ import psutil
 import psycopg
 import pytest
 
-from pooler import embedded
-from pooler.embedded import Installation, Postgres, find_installation, port_is_free
+from pooler.demo import postgres as embedded
+from pooler.demo.postgres import Installation, Postgres, find_installation, port_is_free
 from pooler.errors import PoolerError
 
 DEADLINE_S = 30.0
@@ -26,7 +26,7 @@ DEADLINE_S = 30.0
 # Starts a server, says where it is, and then waits to be ended.
 STARTER = """
 import sys
-from pooler.embedded import Postgres
+from pooler.demo.postgres import Postgres
 
 server = Postgres().start()
 print(server.pid, server._guard._process.pid, server.port, server.directory, flush=True)
@@ -164,7 +164,7 @@ def test_a_socket_path_that_is_too_long_is_refused() -> None:
 def test_a_killed_starter_leaves_nothing_behind(how: signal.Signals) -> None:
     starter = subprocess.Popen(
         [sys.executable, "-c", STARTER],
-        cwd=Path(embedded.__file__).parents[1],
+        cwd=Path(embedded.__file__).parents[2],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -183,7 +183,7 @@ def test_a_killed_starter_leaves_nothing_behind(how: signal.Signals) -> None:
 def test_an_ordinary_exit_leaves_nothing_behind() -> None:
     ended = subprocess.run(
         [sys.executable, "-c", STARTER],
-        cwd=Path(embedded.__file__).parents[1],
+        cwd=Path(embedded.__file__).parents[2],
         input="",
         capture_output=True,
         text=True,

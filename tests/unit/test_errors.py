@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pooler import errors
-from pooler._session import CloseReason
 from pooler.errors import CLOSE_REASON_ROWS, ConfigError
+from pooler.session.records import CloseReason
 from tests.reference import wire_ref
 
 SQLSTATE = re.compile(r"[0-9A-Z]{5}")

@@ -45,7 +45,14 @@ SOURCES = sorted(
     for path in PACKAGE.rglob(pattern)
     if "__pycache__" not in path.parts
 )
-MODULES = {module_of(path).removesuffix(".__init__") for path in SOURCES}
+PACKAGES = {
+    module_of(path).removesuffix(".__init__")
+    for path in SOURCES
+    if path.name == "__init__.py" and path.parent != PACKAGE
+}
+MODULES = {module_of(path) for path in SOURCES if path.name != "__init__.py"} | {
+    "__init__"
+}
 EXTENSIONS = {module_of(path) for path in SOURCES if path.suffix == ".pyx"}
 
 
@@ -56,8 +63,9 @@ def targets(module: str, names: list[str]) -> set[str]:
     if not module.startswith("pooler."):
         return set()
     inner = module.removeprefix("pooler.")
-    subs = {f"{inner}.{name}" for name in names if f"{inner}.{name}" in MODULES}
-    return subs or {inner}
+    if inner in PACKAGES:
+        return {f"{inner}.{name}" for name in names}
+    return {inner}
 
 
 def python_edges(path: Path) -> set[Edge]:
@@ -113,22 +121,24 @@ EDGES = sorted(
 
 
 def layer_of(module: str) -> str | None:
-    package = module.split(".")[0]
     for name, layer in LAYERS.items():
-        if module in layer["modules"] or f"{package}.*" in layer["modules"]:
+        if module in layer.get("modules", ()):
             return str(name)
+    package = module.partition(".")[0]
+    if package in LAYERS and package in PACKAGES and "modules" not in LAYERS[package]:
+        return package
     return None
 
 
 def test_the_imports_are_found() -> None:
     """The parsers must not go blind: edges that are surely there."""
     known = {
-        Edge("master", "worker", False),
-        Edge("master", "slot", True),
-        Edge("_requests", "_pool", True),
-        Edge("_wire", "messages", True),
-        Edge("_session", "errors", True),
-        Edge("_buf", "_debug", True),
+        Edge("master.process", "worker.process", False),
+        Edge("master.process", "ipc.worker_start", True),
+        Edge("relay.from_client", "session.pool", True),
+        Edge("_wire", "wire.messages", True),
+        Edge("session.records", "errors", True),
+        Edge("wire.buffers", "wire.debug", True),
         Edge("login.client", "login.scram", True),
         Edge("__main__", "cli", True),
     }
@@ -136,15 +146,28 @@ def test_the_imports_are_found() -> None:
 
 
 def test_every_module_is_in_exactly_one_layer() -> None:
-    listed = [module for layer in LAYERS.values() for module in layer["modules"]]
+    listed = [m for layer in LAYERS.values() for m in layer.get("modules", ())]
     assert sorted(set(listed)) == sorted(listed)
     assert [module for module in sorted(MODULES) if layer_of(module) is None] == []
 
 
 def test_every_listed_module_exists() -> None:
-    for layer in LAYERS.values():
-        for module in layer["modules"]:
-            assert module.removesuffix(".*") in {m.split(".")[0] for m in MODULES}
+    for name, layer in LAYERS.items():
+        assert set(layer.get("modules", ())) <= MODULES
+        assert "modules" in layer or name in PACKAGES
+
+
+def test_a_layer_is_a_package_or_lies_at_the_top() -> None:
+    for name, layer in LAYERS.items():
+        for module in layer.get("modules", ()):
+            package, dot, _ = module.partition(".")
+            assert not dot or package == name
+
+
+def test_the_package_list_is_complete() -> None:
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    packages = listed["tool"]["setuptools"]["packages"]
+    assert packages == ["pooler", *(f"pooler.{name}" for name in sorted(PACKAGES))]
 
 
 def test_layers_may_import_lower_layers_only() -> None:
@@ -164,10 +187,9 @@ def test_every_import_goes_down() -> None:
     assert wrong == []
 
 
-def test_ordered_layers_import_what_is_listed_before() -> None:
+def test_modules_import_what_is_listed_before() -> None:
     for name, layer in LAYERS.items():
-        if layer["ordered"]:
-            order = layer["modules"]
+        if order := layer.get("modules"):
             wrong = [
                 f"{edge.source} -> {edge.target}"
                 for edge in EDGES
@@ -226,7 +248,7 @@ def declarations(module: str, function: str) -> list[str]:
     start = re.compile(rf"^cdef\s[^\n(]*?[\s*]{function}\(", re.MULTILINE)
     found = []
     for suffix in (".pxd", ".pyx"):
-        path = PACKAGE / f"{module}{suffix}"
+        path = PACKAGE / f"{module.replace('.', '/')}{suffix}"
         text = path.read_text() if path.exists() else ""
         for match in start.finditer(text):
             end = text.index(")", match.end())
@@ -241,7 +263,7 @@ def test_hot_functions_are_listed_once() -> None:
 
 @pytest.mark.parametrize("name", HOT)
 def test_hot_function_is_noexcept_nogil(name: str) -> None:
-    found = declarations(*name.split("."))
+    found = declarations(*name.rsplit(".", 1))
     assert found, f"{name} is in dev/hot.txt and not in the source"
     for declaration in found:
         assert re.search(r"\) noexcept nogil:?$", declaration), declaration

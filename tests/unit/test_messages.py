@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from pooler.messages import (
+from pooler.wire.messages import (
     ANY,
     BY_CODE,
     HELD,

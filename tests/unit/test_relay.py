@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pooler._session import ClientState, ServerState
+from pooler.session.records import ClientState, ServerState
 from tests.feeding import (
     BATCH_DONE,
     BIND,

@@ -13,9 +13,8 @@ from hypothesis import given
 from hypothesis import settings as settings_of_hypothesis
 from hypothesis import strategies as st
 
-from pooler import settings
-from pooler.errors import ConfigError
-from pooler.setting_kinds import (
+from pooler.config import settings
+from pooler.config.kinds import (
     AUTO_WORKERS,
     AuthType,
     Kind,
@@ -25,7 +24,7 @@ from pooler.setting_kinds import (
     format_value,
     parse_value,
 )
-from pooler.settings import (
+from pooler.config.settings import (
     Database,
     Peer,
     Settings,
@@ -34,6 +33,7 @@ from pooler.settings import (
     rows,
     rows_by_name,
 )
+from pooler.errors import ConfigError
 
 TABLES: tuple[Table, ...] = (Settings, Database, User, Peer)
 EVERY_ROW = [
@@ -399,5 +399,5 @@ def test_usable_cores(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_documentation_is_current() -> None:
     page = Path(__file__).parents[2] / "docs" / "settings.md"
     assert page.read_text() == settings.render_markdown(), (
-        "run: python -m pooler.settings > docs/settings.md"
+        "run: python -m pooler.config.settings > docs/settings.md"
     )

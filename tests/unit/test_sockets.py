@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from pooler import sockets
 from pooler.errors import ConfigError
-from pooler.sockets import Listeners
+from pooler.master import listeners as sockets
+from pooler.master.listeners import Listeners
 
 
 def free_port() -> int:

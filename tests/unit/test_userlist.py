@@ -11,8 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pooler.errors import ConfigError
-from pooler.userlist import (
+from pooler.config.userlist import (
     Secret,
     SecretKind,
     format_user,
@@ -20,6 +19,7 @@ from pooler.userlist import (
     parse_secret,
     parse_userlist,
 )
+from pooler.errors import ConfigError
 
 SALT = base64.b64encode(b"s" * 16).decode()
 KEY = base64.b64encode(b"k" * 32).decode()

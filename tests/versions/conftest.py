@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pooler.embedded import Installation, Postgres, find_installation
+from pooler.demo.postgres import Installation, Postgres, find_installation
 from tests.conformance.bed import Bed
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 from psycopg import errors
 
-from pooler.embedded import Installation, Postgres
+from pooler.demo.postgres import Installation, Postgres
 from pooler.login import packets
 from pooler.login.server import ServerGreeting, ServerLogin
 from tests.conformance.bed import WAYS, Bed

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""Settings, and the files that they come from."""

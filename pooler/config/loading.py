@@ -1,0 +1,522 @@
+# SPDX-License-Identifier: MIT
+"""The configuration: one frozen value, and a reload as a diff. Process layer.
+
+``load`` reads the file, the files it includes and the auth_file, and either returns a
+whole ``Config`` or raises one ConfigError; it changes nothing, so a bad file leaves the
+running configuration as it is. ``diff`` says what a reload would change, and
+``reloaded`` gives the configuration that runs after it, in which what needs a restart
+keeps its old value.
+
+How a value is found: user beats database beats [pgbouncer]; ``None`` is "not said".
+A database without ``host`` is looked for in ``unix_socket_dir``, as PgBouncer does, not
+in libpq's built-in directory.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+from pooler.config.inifile import (
+    Entry,
+    Section,
+    parse_connect_string,
+    parse_text,
+    read_text,
+)
+from pooler.config.kinds import (
+    AUTO_WORKERS,
+    AuthType,
+    PoolMode,
+    Reload,
+    Row,
+    parse_value,
+    printable,
+    suggest,
+    usable_cores,
+)
+from pooler.config.settings import (
+    MAX_DATABASE_NAME_BYTES,
+    MAX_USER_NAME_BYTES,
+    Database,
+    Peer,
+    Settings,
+    Table,
+    User,
+    rows,
+    rows_by_name,
+)
+from pooler.config.userlist import Secret, parse_userlist
+from pooler.errors import ConfigError
+
+T = TypeVar("T")
+
+MAIN = "pgbouncer"
+DATABASES = "databases"
+USERS = "users"
+PEERS = "peers"
+SECTIONS = (MAIN, DATABASES, USERS, PEERS)
+
+# The console is reached under this name, so no entry and no `*` may take it.
+RESERVED_DATABASE = "pgbouncer"
+FALLBACK_DATABASE = "*"
+MAX_PEER_ID = 65535
+
+# Authentication that never looks at a stored secret: a missing auth_file is no error.
+_WITHOUT_AUTH_FILE = frozenset({AuthType.ANY, AuthType.PAM, AuthType.LDAP})
+
+
+def _empty() -> Mapping[Any, Any]:
+    return MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where something was written."""
+
+    file: str
+    line: int
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """All that the files say. ``autodb`` is the ``*`` entry, with its name ``*``."""
+
+    path: str
+    settings: Settings = field(default_factory=Settings)
+    databases: Mapping[str, Database] = field(default_factory=_empty)
+    users: Mapping[str, User] = field(default_factory=_empty)
+    peers: Mapping[int, Peer] = field(default_factory=_empty)
+    autodb: Database | None = None
+    userlist: Mapping[str, Secret] = field(default_factory=_empty)
+    warnings: tuple[str, ...] = ()
+    # (section, key or entry name) -> where it was said last.
+    origins: Mapping[tuple[str, str], Origin] = field(
+        default_factory=_empty, repr=False, compare=False
+    )
+
+    def database(self, name: str) -> Database | None:
+        """The entry of that name, or the ``*`` entry filled in for it.
+
+        Never the console's database, and nothing for a name that PostgreSQL could not
+        have either (empty, or over 63 bytes).
+        """
+        if name == RESERVED_DATABASE:
+            return None
+        exact = self.databases.get(name)
+        if exact is not None or self.autodb is None:
+            return exact
+        # A client may send bytes that are no text; they arrive as surrogates.
+        length = len(name.encode(errors="surrogateescape"))
+        if not 1 <= length <= MAX_DATABASE_NAME_BYTES:
+            return None
+        dbname = self.autodb.dbname or name
+        return dataclasses.replace(self.autodb, name=name, dbname=dbname)
+
+    def hosts(self, database: Database) -> tuple[str, ...]:
+        """Where the database's servers are; empty when there is nowhere to look."""
+        listed = database.host or self.settings.unix_socket_dir
+        hosts = (host.strip() for host in listed.split(","))
+        return tuple(host for host in hosts if host)
+
+    def pool_size(self, database: Database, user: str) -> int:
+        """Server connections of the pool, over all workers; 0 is no limit.
+
+        In: user  the one the pool logs in as: the forced user, if there is one
+        """
+        return self._narrowest(
+            user,
+            lambda entry: entry.pool_size,
+            database.pool_size,
+            self.settings.default_pool_size,
+        )
+
+    def pool_mode(self, database: Database, user: str) -> PoolMode:
+        """The configured mode, even when it is not built (see unbuilt_warnings)."""
+        return self._narrowest(
+            user,
+            lambda entry: entry.pool_mode,
+            database.pool_mode,
+            self.settings.pool_mode,
+        )
+
+    @property
+    def worker_count(self) -> int:
+        """Worker processes to run; ``auto`` is one for each usable core."""
+        workers = self.settings.workers
+        return usable_cores() if workers == AUTO_WORKERS else workers
+
+    def _narrowest(
+        self, user: str, of_user: Callable[[User], T | None], own: T | None, wide: T
+    ) -> T:
+        entry = self.users.get(user)
+        said = None if entry is None else of_user(entry)
+        if said is not None:
+            return said
+        return wide if own is None else own
+
+
+# ---------------------------------------------------------------------------
+# Reading
+
+
+class _Loader:
+    """Collects what the files say; ``config`` freezes it."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.values: dict[str, Any] = {}
+        self.databases: dict[str, Database] = {}
+        self.users: dict[str, User] = {}
+        self.peers: dict[int, Peer] = {}
+        self.autodb: Database | None = None
+        self.origins: dict[tuple[str, str], Origin] = {}
+        self.main: Origin | None = None
+        self.warnings: list[str] = []
+        self.take_entry: Mapping[str, Callable[[Entry], None]] = {
+            MAIN: self.take_setting,
+            DATABASES: self.take_database,
+            USERS: self.take_user,
+            PEERS: self.take_peer,
+        }
+
+    def take(self, item: Section | Entry) -> None:
+        if isinstance(item, Section):
+            self.take_section(item)
+        elif item.section is None:
+            raise ConfigError(
+                f"{printable(item.key)} stands before the first section;"
+                f" settings belong under [{MAIN}]",
+                file=item.file,
+                line=item.line,
+            )
+        else:
+            self.take_entry[item.section](item)
+
+    def take_section(self, section: Section) -> None:
+        if section.name not in self.take_entry:
+            shown = printable(section.name)
+            raise ConfigError(
+                f"unknown section {shown}, not one of {', '.join(SECTIONS)}"
+                f"{suggest(section.name, SECTIONS)}",
+                file=section.file,
+                line=section.line,
+            )
+        if section.name != MAIN:
+            return
+        here = Origin(section.file, section.line)
+        if self.main is not None:
+            self.warnings.append(
+                f"{here}: second [{MAIN}] section; what the one at {self.main} set"
+                " stays in force (PgBouncer would go back to the defaults)"
+            )
+        self.main = here
+
+    def take_setting(self, entry: Entry) -> None:
+        row = _find_row(Settings, entry.key, entry, owner="")
+        self.values[row.name] = parse_value(
+            row, entry.value, file=entry.file, line=entry.line
+        )
+        self.origins[MAIN, row.name] = Origin(entry.file, entry.line)
+
+    def take_database(self, entry: Entry) -> None:
+        name = entry.key
+        owner = f"[{DATABASES}] {printable(name)}"
+        earlier = self.note_origin(entry)
+        problem = None
+        if name == RESERVED_DATABASE:
+            problem = "this name is reserved for the console; choose another"
+        elif len(name.encode()) > MAX_DATABASE_NAME_BYTES:
+            problem = f"name is longer than {MAX_DATABASE_NAME_BYTES} bytes"
+        elif earlier is not None:
+            # The last one would win in PgBouncer; queries in the wrong database are
+            # worse than a start that is refused.
+            problem = f"second entry of this name; the first is at {earlier}"
+        if problem:
+            raise ConfigError(problem, file=entry.file, line=entry.line, setting=owner)
+        values = _read_pairs(Database, entry, owner)
+        if name == FALLBACK_DATABASE:
+            self.autodb = Database(name=name, **values)
+        else:
+            self.databases[name] = Database(name=name, **{"dbname": name, **values})
+
+    def take_user(self, entry: Entry) -> None:
+        name = entry.key
+        owner = f"[{USERS}] {printable(name)}"
+        if len(name.encode()) > MAX_USER_NAME_BYTES:
+            raise ConfigError(
+                f"name is longer than {MAX_USER_NAME_BYTES} bytes",
+                file=entry.file,
+                line=entry.line,
+                setting=owner,
+            )
+        self.warn_repeated(entry, owner)
+        self.users[name] = User(name=name, **_read_pairs(User, entry, owner))
+
+    def take_peer(self, entry: Entry) -> None:
+        owner = f"[{PEERS}] {printable(entry.key)}"
+        number = entry.key if entry.key.isascii() and entry.key.isdigit() else ""
+        peer_id = int(number) if 0 < len(number) < 8 else 0
+        values = _read_pairs(Peer, entry, owner)
+        problem = None
+        if not 1 <= peer_id <= MAX_PEER_ID:
+            problem = f"the name must be a peer_id, a number from 1 to {MAX_PEER_ID}"
+        elif "host" not in values:
+            problem = "host is missing; write host=…"
+        if problem:
+            raise ConfigError(problem, file=entry.file, line=entry.line, setting=owner)
+        self.warn_repeated(dataclasses.replace(entry, key=str(peer_id)), owner)
+        self.peers[peer_id] = Peer(peer_id=peer_id, **values)
+
+    def note_origin(self, entry: Entry) -> Origin | None:
+        """Remember where the entry stands; returns where its name stood before."""
+        key = (str(entry.section), entry.key)
+        earlier = self.origins.get(key)
+        self.origins[key] = Origin(entry.file, entry.line)
+        return earlier
+
+    def warn_repeated(self, entry: Entry, owner: str) -> None:
+        earlier = self.note_origin(entry)
+        if earlier is not None:
+            self.warnings.append(
+                f"{entry.file}:{entry.line}: {owner}: replaces the entry at {earlier}"
+            )
+
+    def config(self) -> Config:
+        if self.main is None:
+            raise ConfigError(f"section [{MAIN}] is missing", file=self.path)
+        self.values.setdefault("conffile", self.path)
+        config = Config(
+            path=self.path,
+            settings=Settings(**self.values),
+            databases=MappingProxyType(self.databases),
+            users=MappingProxyType(self.users),
+            peers=MappingProxyType(self.peers),
+            autodb=self.autodb,
+            origins=MappingProxyType(self.origins),
+        )
+        _check_auth_type(config)
+        config = dataclasses.replace(config, userlist=self.read_userlist(config))
+        warnings = (*self.warnings, *unbuilt_warnings(config), *_check_hosts(config))
+        return dataclasses.replace(config, warnings=warnings)
+
+    def read_userlist(self, config: Config) -> Mapping[str, Secret]:
+        path = config.settings.auth_file
+        if path is None:
+            return _empty()
+        try:
+            text = read_text(path)
+        except ConfigError as error:
+            where = self.origins[MAIN, "auth_file"]
+            if config.settings.auth_type not in _WITHOUT_AUTH_FILE:
+                raise ConfigError(
+                    str(error), file=where.file, line=where.line, setting="auth_file"
+                ) from None
+            self.warnings.append(f"{where}: auth_file: {error}")
+            return _empty()
+        return parse_userlist(text, path)
+
+
+def _find_row(table: Table, key: str, entry: Entry, owner: str) -> Row:
+    known = rows_by_name(table)
+    row = known.get(key)
+    if row is None:
+        what = "key" if owner else "setting"
+        raise ConfigError(
+            f"unknown {what} {printable(key)}{suggest(key, known)}",
+            file=entry.file,
+            line=entry.line,
+            setting=owner or None,
+        )
+    return row
+
+
+def _read_pairs(table: Table, entry: Entry, owner: str) -> dict[str, Any]:
+    """The values of a connect string; of a repeated key the last counts."""
+    where: dict[str, Any] = {"file": entry.file, "line": entry.line}
+    values = {}
+    for key, text in parse_connect_string(entry.value, **where, setting=owner):
+        row = _find_row(table, key, entry, owner)
+        values[row.name] = parse_value(row, text, **where, owner=owner)
+    return values
+
+
+def load_text(text: str, path: str) -> Config:
+    """The configuration that ``text`` says, as if it were the file ``path``."""
+    loader = _Loader(path)
+    for item in parse_text(text, path):
+        loader.take(item)
+    return loader.config()
+
+
+def load(path: str | os.PathLike[str]) -> Config:
+    """Read the configuration file and all that it names; ConfigError if unusable."""
+    name = os.fspath(path)
+    return load_text(read_text(name), name)
+
+
+# ---------------------------------------------------------------------------
+# What is accepted but not honoured
+
+# Never ignored: running with another method than the one asked for is no option.
+BUILT_AUTH_TYPES = frozenset(
+    {AuthType.TRUST, AuthType.ANY, AuthType.PLAIN, AuthType.MD5, AuthType.SCRAM_SHA_256}
+)
+
+
+def _check_auth_type(config: Config) -> None:
+    wanted = config.settings.auth_type
+    if wanted in BUILT_AUTH_TYPES:
+        return
+    where = config.origins[MAIN, "auth_type"]
+    raise ConfigError(
+        f"{wanted} is not built yet; use one of {', '.join(sorted(BUILT_AUTH_TYPES))}",
+        file=where.file,
+        line=where.line,
+        setting="auth_type",
+    )
+
+
+def unbuilt_warnings(config: Config) -> tuple[str, ...]:
+    """One warning for each setting that asks for something not built yet."""
+    warnings: list[str] = []
+    for row in rows(Settings):
+        where = config.origins.get((MAIN, row.name))
+        text = _unbuilt(row, getattr(config.settings, row.name))
+        if where is not None and text:
+            warnings.append(f"{where}: {text}")
+    databases = _all_databases(config).values()
+    entries: list[tuple[str, str, Table, object]] = [
+        *((DATABASES, entry.name, Database, entry) for entry in databases),
+        *((USERS, entry.name, User, entry) for entry in config.users.values()),
+        *((PEERS, str(entry.peer_id), Peer, entry) for entry in config.peers.values()),
+    ]
+    for section, name, table, entry in entries:
+        where_text = _where(config, section, name)
+        if not any(row.built for row in rows(table)):
+            warnings.append(f"{where_text}: not built yet, entry ignored")
+            continue
+        texts = (_unbuilt(row, getattr(entry, row.name)) for row in rows(table))
+        warnings += [f"{where_text}: {text}" for text in texts if text]
+    return tuple(warnings)
+
+
+def _unbuilt(row: Row, value: object) -> str:
+    if row.built or value == row.off:
+        return ""
+    return f"{row.name} is not built yet, ignored"
+
+
+def _check_hosts(config: Config) -> Iterator[str]:
+    for database in _all_databases(config).values():
+        if not config.hosts(database):
+            yield (
+                f"{_where(config, DATABASES, database.name)}: no host, and"
+                " unix_socket_dir is empty: there is nowhere to connect to"
+            )
+
+
+def _where(config: Config, section: str, name: str) -> str:
+    origin = config.origins.get((section, name), config.path)
+    return f"{origin}: [{section}] {printable(name)}"
+
+
+def _all_databases(config: Config) -> dict[str, Database]:
+    fallback = {} if config.autodb is None else {FALLBACK_DATABASE: config.autodb}
+    return {**config.databases, **fallback}
+
+
+# ---------------------------------------------------------------------------
+# Reload
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EntryChanges:
+    """Names of the entries of one section that differ, sorted."""
+
+    added: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.added or self.removed or self.changed)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Changes:
+    """What differs between two configurations. Names only: values may be secret."""
+
+    live: tuple[str, ...] = ()
+    new_connections: tuple[str, ...] = ()
+    restart: tuple[str, ...] = ()
+    databases: EntryChanges = EntryChanges()
+    # Those of databases.changed whose servers must close: they lead elsewhere now.
+    # ``*`` stands for every database that came from the fallback entry.
+    reconnect: tuple[str, ...] = ()
+    users: EntryChanges = EntryChanges()
+    peers: EntryChanges = EntryChanges()
+    secrets: EntryChanges = EntryChanges()
+
+    def __bool__(self) -> bool:
+        return any(getattr(self, changed.name) for changed in dataclasses.fields(self))
+
+
+def _changed_rows(table: Table, old: object, new: object) -> list[Row]:
+    return [
+        row for row in rows(table) if getattr(old, row.name) != getattr(new, row.name)
+    ]
+
+
+def _entry_changes(
+    old: Mapping[Any, object], new: Mapping[Any, object]
+) -> EntryChanges:
+    kept = old.keys() & new.keys()
+    return EntryChanges(
+        added=tuple(str(name) for name in sorted(new.keys() - kept)),
+        removed=tuple(str(name) for name in sorted(old.keys() - kept)),
+        changed=tuple(str(name) for name in sorted(kept) if old[name] != new[name]),
+    )
+
+
+def diff(old: Config, new: Config) -> Changes:
+    """What a reload from ``old`` to ``new`` changes; the ``*`` entry is named ``*``."""
+    by_class: dict[Reload, list[str]] = {reload: [] for reload in Reload}
+    for row in _changed_rows(Settings, old.settings, new.settings):
+        by_class[row.reload].append(row.name)
+    before, after = _all_databases(old), _all_databases(new)
+    databases = _entry_changes(before, after)
+    return Changes(
+        live=tuple(by_class[Reload.LIVE]),
+        new_connections=tuple(by_class[Reload.NEW_CONNECTIONS]),
+        restart=tuple(by_class[Reload.RESTART]),
+        databases=databases,
+        reconnect=tuple(
+            name
+            for name in databases.changed
+            if any(
+                row.reconnect
+                for row in _changed_rows(Database, before[name], after[name])
+            )
+        ),
+        users=_entry_changes(old.users, new.users),
+        peers=_entry_changes(old.peers, new.peers),
+        secrets=_entry_changes(old.userlist, new.userlist),
+    )
+
+
+def reloaded(old: Config, new: Config) -> Config:
+    """``new`` as far as it can run without a restart: the rest stays as in ``old``."""
+    kept = {
+        row.name: getattr(old.settings, row.name)
+        for row in rows(Settings)
+        if row.reload is Reload.RESTART
+    }
+    settings = dataclasses.replace(new.settings, **kept)
+    return dataclasses.replace(new, settings=settings)

@@ -1,0 +1,580 @@
+# SPDX-License-Identifier: MIT
+# ruff: noqa: RUF009 - setting() makes a dataclass field, which is what a row is
+"""THE table of settings: every key of the configuration file. Process layer.
+
+The fields of ``Settings`` ([pgbouncer]), ``Database``, ``User`` and ``Peer`` are the
+rows; ``rows(cls)`` lists them. Parsing, printing, reload, documentation and SHOW CONFIG
+all read the same rows, so a key that is not here does not exist.
+``python -m pooler.config.settings`` prints ``docs/settings.md``.
+
+Invariants: a default is printed by ``format_value`` and read back unchanged by
+``parse_value`` (pooler.config.kinds); nothing here opens a file. In Database, User and
+Peer ``None`` means "not said here: take the wider value", while ``0`` is always a
+number.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from pooler.config.kinds import (
+    AUTO_WORKERS,
+    INT_MAX,
+    MAX_WORKERS,
+    AuthType,
+    DhParams,
+    Kind,
+    LoadBalance,
+    PoolMode,
+    Reload,
+    Row,
+    TlsMode,
+    format_value,
+    setting,
+)
+from pooler.config.kinds import usable_cores as usable_cores  # for the unit test
+
+UINT_MAX = 2**32 - 1
+MIB = 1 << 20
+MAX_DATABASE_NAME_BYTES = 63
+MAX_USER_NAME_BYTES = 127
+
+SQL_AUTH_QUERY = (
+    "SELECT rolname, CASE WHEN rolvaliduntil < pg_catalog.now() THEN NULL"
+    " ELSE rolpassword END FROM pg_authid WHERE rolname=$1 AND rolcanlogin"
+)
+
+INT, DECIMAL, OCTAL = Kind.INT, Kind.DECIMAL, Kind.OCTAL
+BOOL, TIME, STRING = Kind.BOOL, Kind.TIME, Kind.STRING
+PATH, LIST, ENUM, WORKERS = Kind.PATH, Kind.LIST, Kind.ENUM, Kind.WORKERS
+NEW, RESTART = Reload.NEW_CONNECTIONS, Reload.RESTART
+
+
+# A table reads by rows: one setting, two or three lines.
+# fmt: off
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """The [pgbouncer] section."""
+
+    admin_users: tuple[str, ...] = setting((), LIST,
+        "Users who may run every command on the console.", built=True)
+    application_name_add_host: bool = setting(False, BOOL,
+        "Append ` - address:port` of the client to its application_name at login.",
+        reload=NEW)
+    auth_dbname: str | None = setting(None, STRING,
+        "Entry of [databases] where auth_query runs.", reload=NEW)
+    auth_file: str | None = setting(None, PATH,
+        "List of users and their secrets.", reload=NEW, built=True)
+    auth_hba_file: str = setting("", PATH,
+        "Rules that choose the authentication method when auth_type is hba.",
+        reload=NEW)
+    auth_ident_file: str | None = setting(None, PATH,
+        "Maps from certificate or system names to database users, for auth_type hba.",
+        reload=NEW)
+    auth_ldap_options: str | None = setting(None, STRING,
+        "LDAP options, in the form of an HBA line, when auth_type is ldap.",
+        reload=NEW, secret=True)
+    auth_query: str = setting(SQL_AUTH_QUERY, STRING,
+        "Query that fetches a user's secret: `$1` is the name; two columns, name and"
+        " secret.", reload=NEW)
+    auth_type: AuthType = setting(AuthType.MD5, ENUM,
+        "How clients log in. md5 does SCRAM for a user whose secret is a SCRAM one.",
+        choices=AuthType, reload=NEW, built=True)
+    auth_user: str | None = setting(None, STRING,
+        "User who runs auth_query; its own secret comes from auth_file.", reload=NEW)
+    autodb_idle_timeout: float = setting(3600.0, TIME,
+        "Forget a database that came from the `*` entry after this long unused.",
+        unit="s", off=0.0)
+    cache_unnamed_statements: bool = setting(False, BOOL,
+        "A statement that is parsed again without a name, in transaction or statement"
+        " mode, stays prepared on the server and is not read again. Saves PostgreSQL"
+        " the parsing; can be told apart by generic plans, and by errors (0A000, 42883,"
+        " 22P02) after changes of search_path, temporary tables or DDL that the pooler"
+        " does not see. Not a PgBouncer setting.", built=True)
+    cancel_abandoned: bool = setting(True, BOOL,
+        "When a client vanishes: 1 cancels its query, rolls back and keeps the server;"
+        " 0 closes the server, as PgBouncer does. Not a PgBouncer setting.", built=True)
+    cancel_wait_timeout: float = setting(10.0, TIME,
+        "Give up a cancel request that waited this long for a connection; 0 is off.",
+        unit="s", off=0.0, built=True)
+    client_idle_timeout: float = setting(0.0, TIME,
+        "Close a client that is idle outside a transaction this long; 0 is off.",
+        unit="s")
+    client_login_timeout: float = setting(60.0, TIME,
+        "Time limit for the whole login of a client; 0 is off.", unit="s", built=True)
+    client_tls13_ciphers: str | None = setting(None, STRING,
+        "TLS 1.3 cipher suites offered to clients.", reload=NEW)
+    client_tls_ca_file: str = setting("", PATH,
+        "Certificates that vouch for client certificates.", reload=NEW)
+    client_tls_cert_file: str = setting("", PATH,
+        "Our own certificate.", reload=NEW)
+    client_tls_ciphers: str = setting("default", STRING,
+        "Ciphers for TLS 1.2 and below, as OpenSSL writes them, or default, secure,"
+        " fast, normal, all.", reload=NEW, off="default")
+    client_tls_dheparams: DhParams = setting(DhParams.AUTO, ENUM,
+        "Diffie-Hellman parameters.", choices=DhParams, reload=NEW, off=DhParams.AUTO)
+    client_tls_ecdhcurve: str = setting("auto", STRING,
+        "Elliptic curve: none, auto or a curve's name.", reload=NEW, off="auto")
+    client_tls_key_file: str = setting("", PATH,
+        "Private key of client_tls_cert_file.", reload=NEW)
+    client_tls_protocols: str = setting("secure", STRING,
+        "TLS versions, separated by `,` or `:`: tlsv1.0 to tlsv1.3, all, or secure"
+        " (1.2 and 1.3).", reload=NEW, off="secure")
+    client_tls_sslmode: TlsMode = setting(TlsMode.DISABLE, ENUM,
+        "TLS towards clients. prefer is allow, verify-full is verify-ca; Unix sockets"
+        " are exempt.", choices=TlsMode, reload=NEW, off=TlsMode.DISABLE)
+    conffile: str | None = setting(None, PATH,
+        "The file that the next reload reads; unset is the one of the command line.",
+        built=True)
+    default_pool_size: int = setting(20, INT,
+        "Server connections for each database and user, over all workers; 0 is no"
+        " limit.", unit="connections", built=True)
+    disable_pqexec: bool = setting(False, BOOL,
+        "Refuse the simple query protocol.", reload=RESTART)
+    dns_max_ttl: float = setting(15.0, TIME,
+        "Keep a resolved address this long.", unit="s")
+    dns_nxdomain_ttl: float = setting(15.0, TIME,
+        "Keep the answer that a name does not exist this long.", unit="s")
+    dns_zone_check_period: float = setting(0.0, TIME,
+        "Look for a new serial number of the DNS zone this often; 0 is off.",
+        unit="s")
+    idle_transaction_timeout: float = setting(0.0, TIME,
+        "Close client and server when idle in a transaction this long; 0 is off.",
+        unit="s")
+    ignore_startup_parameters: tuple[str, ...] = setting((), LIST,
+        "Startup parameters to accept and drop; `options` drops the unknown ones"
+        " inside options.", reload=NEW, built=True)
+    job_name: str = setting("pgbouncer", STRING,
+        "Windows service name; no effect here.", reload=RESTART, off="pgbouncer")
+    listen_addr: tuple[str, ...] = setting((), LIST,
+        "Names and addresses to listen on; `*` is all; empty is the Unix socket only.",
+        reload=RESTART, built=True)
+    listen_backlog: int = setting(128, INT,
+        "Connections the kernel queues before we accept them (listen(2)).",
+        unit="connections", reload=RESTART, built=True)
+    listen_port: int = setting(6432, INT,
+        "TCP port; also part of the Unix socket's name.",
+        unit="port", low=1, high=65535, reload=RESTART, built=True)
+    log_connections: bool = setting(True, BOOL,
+        "Log logins and new server connections.", built=True)
+    log_disconnections: bool = setting(True, BOOL,
+        "Log closed connections with the reason.", built=True)
+    log_pooler_errors: bool = setting(True, BOOL,
+        "Log the errors that are sent to clients.", off=False, built=True)
+    log_stats: bool = setting(True, BOOL,
+        "Log averages every stats_period.", off=False)
+    logfile: str = setting("", PATH,
+        "File to log to; reopened on reload.", built=True)
+    login_notify_message: str = setting("", STRING,
+        "Text of a NOTICE that each client gets after its login.", reload=NEW)
+    max_client_conn: int = setting(100, INT,
+        "Clients, over all workers; the console is exempt.",
+        unit="connections", built=True)
+    max_client_prepared_bytes: int = setting(16 * MIB, INT,
+        "Texts of the prepared statements of one client, in transaction or statement"
+        " mode; 0 is no limit. Not a PgBouncer setting.", unit="bytes", built=True)
+    max_client_prepared_statements: int = setting(10_000, INT,
+        "Prepared statements of one client, in transaction or statement mode; 0 is no"
+        " limit. Not a PgBouncer setting.", unit="statements", built=True)
+    max_db_client_connections: int = setting(0, INT,
+        "Clients of one database; 0 is no limit.", unit="connections")
+    max_db_connections: int = setting(0, INT,
+        "Server connections of one database over all users; 0 is no limit.",
+        unit="connections")
+    max_packet_size: int = setting(INT_MAX, INT,
+        "Longest message that is passed on.",
+        unit="bytes", low=1, high=UINT_MAX, off=INT_MAX, built=True)
+    max_prepared_memory: int = setting(256 * MIB, INT,
+        "Texts of all prepared statements, each counted once per worker, over all"
+        " workers; 0 is no limit. Not a PgBouncer setting.", unit="bytes", built=True)
+    max_prepared_statements: int = setting(200, INT,
+        "Prepared statements kept on each server connection, in transaction or"
+        " statement mode; 0 turns the feature off.",
+        unit="statements", off=0, built=True)
+    max_user_client_connections: int = setting(0, INT,
+        "Clients of one user; 0 is no limit.", unit="connections")
+    max_user_connections: int = setting(0, INT,
+        "Server connections of one user over all databases; 0 is no limit.",
+        unit="connections")
+    min_pool_size: int = setting(0, INT,
+        "Server connections to keep ready in a pool that has a forced user or a"
+        " client.", unit="connections")
+    peer_id: int = setting(0, INT,
+        "Our own number among the [peers]; 0 turns peering off.",
+        high=16383, built=True)
+    pidfile: str = setting("", PATH,
+        "File for the process number; needed for -d.", reload=RESTART, built=True)
+    pkt_buf: int = setting(4096, INT,
+        "PgBouncer's buffer per socket; buffers here have no fixed size.",
+        unit="bytes", low=1, reload=RESTART, off=4096)
+    pool_idle_timeout: float = setting(0.0, TIME,
+        "Free a pool that was empty this long; 0 is off.", unit="s")
+    pool_mode: PoolMode = setting(PoolMode.SESSION, ENUM,
+        "When a server is free for another client: at the end of the session, the"
+        " transaction or the statement.", choices=PoolMode, reload=NEW, built=True)
+    query_timeout: float = setting(0.0, TIME,
+        "Close a server whose query runs longer; 0 is off.", unit="s")
+    query_wait_notify: int = setting(5, INT,
+        "Tell a client by a NOTICE that it waits for a server this long; 0 is off.",
+        unit="s", off=0)
+    query_wait_timeout: float = setting(120.0, TIME,
+        "Drop a client that waited this long for a server; 0 is never.",
+        unit="s", built=True)
+    reserve_pool_size: int = setting(0, INT,
+        "Further server connections a pool may open when clients wait.",
+        unit="connections")
+    reserve_pool_timeout: float = setting(5.0, TIME,
+        "A client waits this long before the reserve is used; 0 is off.",
+        unit="s", off=0.0)
+    resolv_conf: str = setting("", PATH,
+        "File with the resolver's configuration.", reload=RESTART)
+    sbuf_loopcnt: int = setting(5, INT,
+        "PgBouncer's rounds per socket and turn; 0 is no limit.",
+        unit="rounds", off=5)
+    scram_iterations: int = setting(4096, INT,
+        "Iterations for SCRAM verifiers made from plain passwords.",
+        unit="iterations", low=1, high=10_000_000, reload=NEW, off=4096)
+    server_check_delay: float = setting(30.0, TIME,
+        "Check a server before use when it was idle this long; 0 is always.",
+        unit="s", built=True)
+    server_check_query: str = setting("<empty>", STRING,
+        "The check: `<empty>` is an empty query; an empty value is no check.",
+        off="", built=True)
+    server_connect_timeout: float = setting(15.0, TIME,
+        "Time limit for connect and login of a server; 0 is off.",
+        unit="s", built=True)
+    server_fast_close: bool = setting(False, BOOL,
+        "Session mode: close a server that must go at the end of its transaction.")
+    server_idle_timeout: float = setting(600.0, TIME,
+        "Close a server that was idle this long; 0 is off.", unit="s", off=0.0)
+    server_lifetime: float = setting(3600.0, TIME,
+        "Close a free server of this age; 0 is to use each only once.", unit="s")
+    server_login_retry: float = setting(15.0, TIME,
+        "Wait this long after a failed server login.", unit="s", built=True)
+    server_reset_query: str = setting("DISCARD ALL", STRING,
+        "Query run when a server is released in session mode; empty is none.",
+        off="", built=True)
+    server_reset_query_always: bool = setting(False, BOOL,
+        "Run server_reset_query in every pool mode.", built=True)
+    server_round_robin: bool = setting(False, BOOL,
+        "Use the server that was idle longest, not the one used last.")
+    server_tls13_ciphers: str | None = setting(None, STRING,
+        "TLS 1.3 cipher suites offered to servers.", reload=NEW)
+    server_tls_ca_file: str = setting("", PATH,
+        "Certificates that vouch for the server's certificate.", reload=NEW)
+    server_tls_cert_file: str = setting("", PATH,
+        "Our certificate towards servers.", reload=NEW)
+    server_tls_ciphers: str = setting("default", STRING,
+        "As client_tls_ciphers, towards servers.", reload=NEW, off="default")
+    server_tls_key_file: str = setting("", PATH,
+        "Private key of server_tls_cert_file.", reload=NEW)
+    server_tls_protocols: str = setting("secure", STRING,
+        "As client_tls_protocols, towards servers; legacy is all.",
+        reload=NEW, off="secure")
+    server_tls_sslmode: TlsMode = setting(TlsMode.PREFER, ENUM,
+        "TLS towards servers, as libpq's sslmode.",
+        choices=TlsMode, reload=NEW, off=TlsMode.DISABLE)
+    so_reuseport: bool = setting(False, BOOL,
+        "Accepted for PgBouncer's sake: every worker has its SO_REUSEPORT socket.",
+        reload=RESTART, built=True)
+    stats_period: int = setting(60, INT,
+        "Period of the averages.", unit="s", low=1, off=60)
+    stats_users: tuple[str, ...] = setting((), LIST,
+        "Users who may only look on the console.")
+    suspend_timeout: float = setting(10.0, TIME,
+        "SUSPEND and -R wait this long for buffers to drain.", unit="s", off=10.0)
+    syslog: bool = setting(False, BOOL, "Log to syslog.")
+    syslog_facility: str = setting("daemon", STRING,
+        "Facility for syslog.", off="daemon")
+    syslog_ident: str = setting("pgbouncer", STRING,
+        "Name for syslog.", off="pgbouncer")
+    tcp_defer_accept: int = setting(1, INT,
+        "Accept a TCP client only when its first bytes are there; 0 is off.", off=0)
+    tcp_keepalive: bool = setting(True, BOOL,
+        "Ask the kernel for TCP keepalive.", reload=NEW, built=True)
+    tcp_keepcnt: int = setting(0, INT,
+        "Lost keepalive probes that end a connection; 0 is the kernel's default.",
+        unit="probes", reload=NEW)
+    tcp_keepidle: int = setting(0, INT,
+        "Idle time before the first keepalive probe; 0 is the kernel's default.",
+        unit="s", reload=NEW)
+    tcp_keepintvl: int = setting(0, INT,
+        "Time between keepalive probes; 0 is the kernel's default.",
+        unit="s", reload=NEW)
+    tcp_socket_buffer: int = setting(0, INT,
+        "Kernel buffers of a socket; 0 is the kernel's default.",
+        unit="bytes", reload=NEW)
+    tcp_user_timeout: int = setting(0, INT,
+        "Close when sent data stays unacknowledged this long; 0 is the kernel's"
+        " default.", unit="ms", reload=NEW)
+    track_extra_parameters: tuple[str, ...] = setting(("IntervalStyle",), LIST,
+        "Further parameters to follow for each client.", reload=RESTART, built=True)
+    transaction_timeout: float = setting(0.0, TIME,
+        "Close a server whose transaction is open longer; 0 is off.", unit="s")
+    unix_socket_dir: str = setting("/tmp", PATH,  # noqa: S108 - PgBouncer's default
+        "Directory of our Unix socket, `@` for an abstract one, empty for none; also"
+        " where servers are looked for when a database has no host.",
+        reload=RESTART, built=True)
+    unix_socket_group: str = setting("", STRING,
+        "Group of the Unix socket.", reload=RESTART, built=True)
+    unix_socket_mode: int = setting(0o777, OCTAL,
+        "Permissions of the Unix socket.", high=0o777, reload=RESTART, built=True)
+    user: str | None = setting(None, STRING,
+        "System user to become at start.", reload=RESTART, built=True)
+    verbose: int = setting(0, INT, "How much to log, 0 to 3.", built=True)
+    workers: int = setting(AUTO_WORKERS, WORKERS,
+        "Worker processes; auto is one for each usable core. Not a PgBouncer setting.",
+        unit="processes", low=1, high=MAX_WORKERS, reload=RESTART, built=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Database:
+    """One entry of [databases]; ``name`` is what clients ask for."""
+
+    name: str
+    dbname: str = setting("", STRING,
+        "The server's database; unset is the entry's name.",
+        reload=NEW, built=True, reconnect=True)
+    host: str = setting("", STRING,
+        "Name, address, `/directory`, `@abstract`, or a comma list of these; unset is"
+        " the Unix socket in unix_socket_dir.", reload=NEW, built=True, reconnect=True)
+    port: int = setting(5432, DECIMAL,
+        "The server's port.", unit="port", low=1, high=65535, reload=NEW, built=True,
+        reconnect=True)
+    user: str | None = setting(None, STRING,
+        "Log in to the server as this user whoever the client is: one pool for all.",
+        reload=NEW, built=True, reconnect=True)
+    password: str | None = setting(None, STRING,
+        "Password of user; unset is the one of auth_file.",
+        reload=NEW, built=True, secret=True)
+    auth_user: str | None = setting(None, STRING,
+        "Instead of the global auth_user.", reload=NEW)
+    auth_query: str | None = setting(None, STRING,
+        "Instead of the global auth_query.", reload=NEW, reconnect=True)
+    auth_dbname: str | None = setting(None, STRING,
+        "Instead of the global auth_dbname.", reload=NEW, reconnect=True)
+    pool_size: int | None = setting(None, DECIMAL,
+        "Instead of default_pool_size.", unit="connections", inherit_below=0,
+        built=True)
+    min_pool_size: int | None = setting(None, DECIMAL,
+        "Instead of the global min_pool_size.", unit="connections", inherit_below=0)
+    reserve_pool_size: int | None = setting(None, DECIMAL,
+        "Instead of the global reserve_pool_size.", unit="connections",
+        inherit_below=0, aliases=("reserve_pool",))
+    pool_mode: PoolMode | None = setting(None, ENUM,
+        "Instead of the global pool_mode.", choices=PoolMode, reload=NEW, built=True)
+    max_db_connections: int | None = setting(None, DECIMAL,
+        "Instead of the global max_db_connections, if above 0.",
+        unit="connections", inherit_below=1)
+    max_db_client_connections: int | None = setting(None, DECIMAL,
+        "Instead of the global max_db_client_connections, if above 0.",
+        unit="connections", inherit_below=1)
+    server_lifetime: int | None = setting(None, DECIMAL,
+        "Instead of the global server_lifetime, if above 0.",
+        unit="s", inherit_below=1)
+    query_wait_timeout: int | None = setting(None, DECIMAL,
+        "Instead of the global query_wait_timeout; 0 is never.",
+        unit="s", inherit_below=0)
+    connect_query: str | None = setting(None, STRING,
+        "Simple query run after the login; its errors are logged and ignored.",
+        reload=NEW, reconnect=True, built=True)
+    load_balance_hosts: LoadBalance = setting(LoadBalance.ROUND_ROBIN, ENUM,
+        "round-robin over the hosts, or disable: stay until a connect fails.",
+        choices=LoadBalance, reload=NEW, off=LoadBalance.ROUND_ROBIN, reconnect=True)
+    client_encoding: str | None = setting(None, STRING,
+        "Put into the server's startup packet.", reload=NEW, built=True)
+    datestyle: str | None = setting(None, STRING,
+        "Put into the server's startup packet.", reload=NEW, built=True)
+    timezone: str | None = setting(None, STRING,
+        "Put into the server's startup packet.", reload=NEW, built=True)
+    application_name: str | None = setting(None, STRING,
+        "Put into the server's startup packet.", reload=NEW, built=True)
+
+    @property
+    def startup_parameters(self) -> tuple[tuple[str, str], ...]:
+        """The parameters this entry adds to the server's startup packet."""
+        named = (
+            ("client_encoding", self.client_encoding),
+            ("datestyle", self.datestyle),
+            ("timezone", self.timezone),
+            ("application_name", self.application_name),
+        )
+        return tuple((name, value) for name, value in named if value is not None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class User:
+    """One entry of [users]: what beats the database and the global setting."""
+
+    name: str
+    pool_mode: PoolMode | None = setting(None, ENUM,
+        "Beats the database's and the global one.", choices=PoolMode, reload=NEW,
+        built=True)
+    pool_size: int | None = setting(None, DECIMAL,
+        "Beats the database's and default_pool_size.", unit="connections",
+        inherit_below=0, built=True)
+    reserve_pool_size: int | None = setting(None, DECIMAL,
+        "Beats the database's and the global one.", unit="connections",
+        inherit_below=0)
+    max_user_connections: int | None = setting(None, DECIMAL,
+        "Instead of the global one, if above 0.", unit="connections", inherit_below=1)
+    max_user_client_connections: int | None = setting(None, DECIMAL,
+        "Instead of the global one, if above 0.", unit="connections", inherit_below=1)
+    query_timeout: int | None = setting(None, DECIMAL,
+        "Instead of the global one, if above 0.", unit="s", inherit_below=1)
+    idle_transaction_timeout: int | None = setting(None, DECIMAL,
+        "Instead of the global one, if above 0.", unit="s", inherit_below=1)
+    transaction_timeout: int | None = setting(None, DECIMAL,
+        "Instead of the global one, if above 0.", unit="s", inherit_below=1)
+    client_idle_timeout: int | None = setting(None, DECIMAL,
+        "Instead of the global one, if above 0.", unit="s", inherit_below=1)
+    query_wait_timeout: int | None = setting(None, DECIMAL,
+        "Beats the database's and the global one; 0 is never.", unit="s",
+        inherit_below=0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Peer:
+    """One entry of [peers]: another pooler behind the same load balancer."""
+
+    peer_id: int
+    host: str = setting("", STRING,
+        "Address, `/directory` or `@abstract`; required.", reload=NEW, built=True)
+    port: int = setting(6432, DECIMAL,
+        "The peer's port.", unit="port", low=1, high=65535, reload=NEW, off=6432,
+        built=True)
+    pool_size: int | None = setting(None, DECIMAL,
+        "Cancel requests in flight; unset is default_pool_size.",
+        unit="connections", inherit_below=0)
+# fmt: on
+
+
+Table = type[Settings] | type[Database] | type[User] | type[Peer]
+
+
+def _declared(table: Table) -> tuple[Row, ...]:
+    return tuple(
+        dataclasses.replace(field.metadata["row"], name=field.name)
+        for field in dataclasses.fields(table)
+        if "row" in field.metadata
+    )
+
+
+def _named(declared: tuple[Row, ...]) -> Mapping[str, Row]:
+    named = {row.name: row for row in declared}
+    for row in declared:
+        named.update(dict.fromkeys(row.aliases, row))
+    return MappingProxyType(named)
+
+
+_ROWS: Mapping[type[object], tuple[Row, ...]] = {
+    table: _declared(table) for table in (Settings, Database, User, Peer)
+}
+_ROWS_BY_NAME: Mapping[type[object], Mapping[str, Row]] = {
+    table: _named(declared) for table, declared in _ROWS.items()
+}
+
+
+def rows(table: Table) -> tuple[Row, ...]:
+    """The rows of one table, in its order."""
+    return _ROWS[table]
+
+
+def rows_by_name(table: Table) -> Mapping[str, Row]:
+    """The rows of one table by name and by alias."""
+    return _ROWS_BY_NAME[table]
+
+
+# ---------------------------------------------------------------------------
+# docs/settings.md
+
+_SECTIONS: tuple[tuple[str, Table, str], ...] = (
+    (
+        "[pgbouncer]",
+        Settings,
+        "One `key = value` per line. Whole numbers may be octal (`0777`) or"
+        " hexadecimal (`0x1ff`), switches are `0` or `1`, times are seconds and may"
+        " have a fraction, lists are separated by commas or blanks.",
+    ),
+    (
+        "[databases]",
+        Database,
+        "`name = key=value key='quoted ''value'''`. The name `*` serves every"
+        " database that has no entry. A name with other characters than letters,"
+        ' digits and `_.-` is written `"in ""double"" quotes"`, and is at most'
+        f" {MAX_DATABASE_NAME_BYTES} bytes long. A key that is not given takes the"
+        " wider setting. Numbers are decimal.",
+    ),
+    (
+        "[users]",
+        User,
+        "`name = key=value …`, for the user a pool belongs to. A name is at most"
+        f" {MAX_USER_NAME_BYTES} bytes long.",
+    ),
+    (
+        "[peers]",
+        Peer,
+        "`number = key=value …`, the number being the peer's peer_id.",
+    ),
+)
+
+_RELOAD_TEXT: Mapping[Reload, str] = {
+    Reload.LIVE: "at once",
+    Reload.NEW_CONNECTIONS: "new connections",
+    Reload.RESTART: "restart",
+}
+
+_INTRO = """\
+# Settings
+
+<!-- Written by `python -m pooler.config.settings > docs/settings.md`; do not edit. -->
+
+The file is PgBouncer's: sections, `key = value`, comment lines that begin with `;` or
+`#`, and `%include FILE`, relative to the current directory. *Changes* says when a new
+value takes effect after a reload. *Built* says `yes` when the setting is honoured
+today; any other is accepted, and a warning at start says so if it asks for something.
+"""
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def _choices_text(row: Row) -> str:
+    if row.choices is None:
+        return ""
+    return f" One of {', '.join(row.choices)}."
+
+
+def _markdown_row(row: Row) -> str:
+    default = format_value(row, row.default)
+    names = ", ".join(f"`{name}`" for name in (row.name, *row.aliases))
+    cells = (
+        names,
+        row.kind.value,
+        row.unit,
+        f"`{default}`" if default else "unset" if row.default is None else "empty",
+        _RELOAD_TEXT[row.reload],
+        "yes" if row.built else "",
+        row.doc + _choices_text(row),
+    )
+    return f"| {' | '.join(_cell(cell) for cell in cells)} |"
+
+
+def render_markdown() -> str:
+    """The text of ``docs/settings.md``."""
+    lines = [_INTRO]
+    for title, table, intro in _SECTIONS:
+        lines += [f"## {title}", "", intro, ""]
+        lines += ["| Key | Kind | Unit | Default | Changes | Built | Meaning |"]
+        lines += ["|---|---|---|---|---|---|---|"]
+        lines += [*map(_markdown_row, rows(table)), ""]
+    return "\n".join(lines).rstrip("\n") + "\n"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(render_markdown())

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""A throw-away PostgreSQL, and the pooler before it."""

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""Sockets, readiness, time: carries out what the relay decides."""

@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: MIT
+"""The engine: a readiness loop in C that Python sees as a selector's core.
+
+IO layer. ``run`` serves every hot connection and comes back to Python only when a
+descriptor that Python registered is ready, a notice is left for Python, a signal
+arrived or the time is over.
+"""
+
+cimport cython
+
+from libc.stdint cimport uint32_t, uint64_t
+
+from pooler.io.conn cimport ClientConn, Loop, ServerConn
+from pooler.tables.params cimport ParamSet
+from pooler.session.records cimport Pool
+
+
+@cython.final
+cdef class Engine:
+    cdef Loop loop
+    cdef tuple tracked
+
+    cpdef void close(self)
+    cdef ClientConn *client(self, uint64_t handle) except? NULL
+    cdef Pool *pool(self, uint32_t pool_id) except NULL
+    cdef ParamSet *parameter_set(self, object parameters) except NULL

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: MIT
+"""Counters and addresses as Python objects; see ``_stats.pxd``."""
+
+import socket
+
+from pooler.io.conn cimport Loop, Peer
+from pooler.session.records cimport Pool
+from pooler.io.syscalls cimport AF_INET, AF_INET6
+
+
+cdef dict loop_counters(const Loop *L):
+    """What the loop has done so far, for tests and diagnosis."""
+    return {
+        "turns": L.turn_count,
+        "recvs": L.recv_count,
+        "sends": L.send_count,
+        "epoll_ctls": L.epoll_ctl_count,
+        "accepts": L.accept_count,
+        "python": L.python_count,
+        "clients": L.client_count,
+        "logins": L.login_count,
+        "servers": L.server_count,
+        "parameter_values": L.relay.params.value_count,
+        "parameter_sets": L.relay.params.set_count,
+        "statements": L.relay.statements.count,
+        "statement_bytes": L.relay.statements.bytes,
+    }
+
+
+cdef dict pool_counters(const Pool *p):
+    """Counts and totals of one pool."""
+    return {
+        "max_servers": p.max_servers,
+        "servers": p.server_count,
+        "connecting": p.connecting_count,
+        "idle": p.idle_count,
+        "active": p.active_count,
+        "tested": p.tested_count,
+        "waiting": p.waiting_count,
+        "clients": p.client_count,
+        "xacts": p.xact_count,
+        "queries": p.query_count,
+        "received_bytes": p.received_bytes,
+        "sent_bytes": p.sent_bytes,
+        "wait_us": p.wait_us,
+        "client_parses": p.client_parse_count,
+        "server_parses": p.server_parse_count,
+        "binds": p.bind_count,
+        "parse_hits": p.parse_hit_count,
+        "evictions": p.eviction_count,
+        "replays": p.replay_count,
+    }
+
+
+cdef object peer_name(const Peer *peer):
+    """(address, port); a Unix socket has ("unix", 0)."""
+    if peer.family == AF_INET:
+        return socket.inet_ntop(socket.AF_INET, peer.address[:4]), peer.port
+    if peer.family == AF_INET6:
+        return socket.inet_ntop(socket.AF_INET6, peer.address[:16]), peer.port
+    return "unix", 0

@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: MIT
+"""What the master hands to a worker at its start. Layer: process; pure data."""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass, field
+
+from pooler.config.loading import Config
+from pooler.ipc.board import Board
+from pooler.ipc.bus import Bus
+
+# Exit codes of a worker.
+EXIT_OK = 0
+EXIT_FAILED = 1
+# "This configuration cannot work": at the first start the master gives up.
+EXIT_BOOT_FAILURE = 3
+
+# What a worker writes to ``ready_fd`` once it serves.
+READY = b"R"
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerStart:
+    """Everything a worker owns from its first moment; it inherits nothing else.
+
+    ``tcp_listeners`` are this slot's own SO_REUSEPORT sockets, ``unix_listener`` is
+    shared with the other workers; all are non-blocking and already listen. Closing
+    them here leaves the master's copies open.
+
+    The worker writes :data:`READY` to ``ready_fd`` and closes it. End of file on
+    ``master_fd`` means that the master is gone. SIGTERM and SIGINT ask for a
+    graceful end and may arrive more than once (a terminal and systemd signal every
+    process, the master forwards as well): a worker does not count them. SIGQUIT
+    asks for an immediate end.
+
+    A reload comes as bus message ``reload``: read ``config.settings.conffile`` again,
+    then ``log.reopen(payload["logfile"])`` and ``log.set_verbose(payload["verbose"])``.
+    """
+
+    slot: int
+    workers: int
+    config: Config
+    tcp_listeners: tuple[socket.socket, ...]
+    unix_listener: socket.socket | None
+    ready_fd: int
+    master_fd: int
+    bus: Bus
+    board: Board
+    # Random, the same in every worker: see ClientPolicy.
+    mock_key: bytes = field(default=b"", repr=False)

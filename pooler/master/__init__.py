@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""The master process: listening sockets, workers, signals."""

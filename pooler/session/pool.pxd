@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: MIT
+"""A pool: idle servers (LIFO), waiting clients (FIFO), attach and detach.
+
+Session layer, sans-IO, hot. One pool is one (database, user) of one worker. Every
+link, list and count of a pool changes here and nowhere else:
+
+- a server has at most one client and a client at most one server;
+- an idle server has no client, a waiting client has no server;
+- clients are served in the order in which they began to wait;
+- idle_count, active_count and waiting_count are the lengths of what they count.
+"""
+
+from libc.stdint cimport uint32_t, uint64_t
+
+from pooler.session.records cimport (
+    CLIENT_ACTIVE, CLIENT_IDLE, CLIENT_WAITING, ClientSession, Pool, SERVER_ACTIVE,
+    SERVER_IDLE, SERVER_TESTED, ServerSession, set_client_state, set_server_state,
+)
+
+
+cdef inline void pool_unlist_idle(Pool *p, ServerSession *s) noexcept nogil:
+    if s.prev != NULL:
+        s.prev.next = s.next
+    else:
+        p.idle_head = s.next
+    if s.next != NULL:
+        s.next.prev = s.prev
+    else:
+        p.idle_tail = s.prev
+    s.next = s.prev = NULL
+    p.idle_count -= 1
+
+
+cdef inline void pool_unlist_waiting(Pool *p, ClientSession *c) noexcept nogil:
+    if c.prev != NULL:
+        c.prev.next = c.next
+    else:
+        p.waiting_head = c.next
+    if c.next != NULL:
+        c.next.prev = c.prev
+    else:
+        p.waiting_tail = c.prev
+    c.next = c.prev = NULL
+    p.waiting_count -= 1
+
+
+cdef inline void pool_attach(
+    Pool *p, ClientSession *c, ServerSession *s, uint64_t now_us
+) noexcept nogil:
+    """Link an idle server and a client that is idle or waiting."""
+    if c.state == CLIENT_WAITING:
+        pool_unlist_waiting(p, c)
+        p.wait_us += now_us - c.since_us
+    pool_unlist_idle(p, s)
+    s.checked = False
+    set_client_state(c, CLIENT_ACTIVE)
+    set_server_state(s, SERVER_ACTIVE)
+    c.server = s
+    s.client = c
+    p.active_count += 1
+
+
+cdef inline void pool_idle(Pool *p, ServerSession *s) noexcept nogil:
+    """Put a server without a client at the front of the idle list."""
+    s.next = p.idle_head
+    s.prev = NULL
+    if p.idle_head != NULL:
+        p.idle_head.prev = s
+    else:
+        p.idle_tail = s
+    p.idle_head = s
+    p.idle_count += 1
+
+
+cdef inline void pool_detach(Pool *p, ServerSession *s) noexcept nogil:
+    """Break the link: both sides become idle. The caller knows the server is free."""
+    cdef ClientSession *c = s.client
+    c.server = NULL
+    s.client = NULL
+    set_client_state(c, CLIENT_IDLE)
+    set_server_state(s, SERVER_IDLE)
+    p.active_count -= 1
+    pool_idle(p, s)
+
+
+cdef inline bint pool_head_stale(const Pool *p, uint64_t now_us) noexcept nogil:
+    """The server that would be taken next has been idle too long to be trusted."""
+    return (
+        p.check_query.n != 0
+        and p.idle_head != NULL
+        and not p.idle_head.checked
+        and now_us >= p.idle_head.since_us + p.check_delay_us
+    )
+
+
+cdef inline ServerSession *pool_take(
+    Pool *p, ClientSession *c, uint64_t now_us
+) noexcept nogil:
+    """Attach an idle server to a client; NULL when there is none or others wait.
+
+    A client that does not wait yet never overtakes one that does.
+    """
+    cdef ServerSession *s = p.idle_head
+    if s == NULL or p.paused or pool_head_stale(p, now_us):
+        return NULL
+    if p.waiting_head != NULL and p.waiting_head != c:
+        return NULL
+    pool_attach(p, c, s, now_us)
+    return s
+
+cdef void pool_abandon(Pool *p, ServerSession *s) noexcept nogil
+cdef void pool_drained(Pool *p, ServerSession *s) noexcept nogil
+cdef void pool_test(Pool *p, ServerSession *s) noexcept nogil
+cdef void pool_tested(Pool *p, ServerSession *s) noexcept nogil
+cdef void pool_wait(Pool *p, ClientSession *c, uint64_t now_us) noexcept nogil
+cdef void pool_give_up(Pool *p, ClientSession *c) noexcept nogil
+cdef uint32_t pool_servers_wanted(const Pool *p) noexcept nogil
+cdef void pool_add_server(Pool *p, ServerSession *s) noexcept nogil
+cdef void pool_remove_server(Pool *p, ServerSession *s) noexcept nogil
+cdef void pool_add_client(Pool *p, ClientSession *c) noexcept nogil
+cdef void pool_remove_client(Pool *p, ClientSession *c) noexcept nogil

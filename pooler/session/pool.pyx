@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: MIT
+"""The parts of a pool that are not on the way of every transaction."""
+
+from pooler.session.records cimport CLIENT_CLOSED, SERVER_CLOSED, SERVER_TESTED
+
+
+cdef void pool_abandon(Pool *p, ServerSession *s) noexcept nogil:
+    """Part a client from its server, which is not fit for others yet."""
+    cdef ClientSession *c = s.client
+    c.server = NULL
+    s.client = NULL
+    set_client_state(c, CLIENT_IDLE)
+    set_server_state(s, SERVER_TESTED)
+    p.active_count -= 1
+    p.tested_count += 1
+    if s.requests.head != s.requests.tail:
+        s.draining = True
+        p.draining_count += 1
+
+
+cdef void pool_drained(Pool *p, ServerSession *s) noexcept nogil:
+    """A server has ended its work for a client that has left."""
+    if s.draining:
+        s.draining = False
+        p.draining_count -= 1
+
+
+cdef void pool_test(Pool *p, ServerSession *s) noexcept nogil:
+    """Take an idle server out of reach while it is checked."""
+    pool_unlist_idle(p, s)
+    set_server_state(s, SERVER_TESTED)
+    p.tested_count += 1
+
+
+cdef void pool_tested(Pool *p, ServerSession *s) noexcept nogil:
+    """A server is fit for the next client."""
+    p.tested_count -= 1
+    set_server_state(s, SERVER_IDLE)
+    pool_idle(p, s)
+
+
+cdef void pool_wait(Pool *p, ClientSession *c, uint64_t now_us) noexcept nogil:
+    """Put an idle client at the end of the queue."""
+    set_client_state(c, CLIENT_WAITING)
+    c.since_us = now_us
+    c.next = NULL
+    c.prev = p.waiting_tail
+    if p.waiting_tail != NULL:
+        p.waiting_tail.next = c
+    else:
+        p.waiting_head = c
+    p.waiting_tail = c
+    p.waiting_count += 1
+
+
+cdef void pool_give_up(Pool *p, ClientSession *c) noexcept nogil:
+    """Take a waiting client out of the queue without a server."""
+    pool_unlist_waiting(p, c)
+    set_client_state(c, CLIENT_IDLE)
+
+
+cdef uint32_t pool_servers_wanted(const Pool *p) noexcept nogil:
+    """How many more servers should be opened for those who wait."""
+    cdef uint32_t total = p.server_count + p.connecting_count
+    cdef uint32_t room = p.max_servers - total if p.max_servers > total else 0
+    cdef uint32_t coming = p.connecting_count + p.tested_count - p.draining_count
+    cdef uint32_t unserved = (
+        p.waiting_count - coming if p.waiting_count > coming else 0
+    )
+    if p.paused:
+        return 0
+    return unserved if unserved < room else room
+
+
+cdef void pool_add_server(Pool *p, ServerSession *s) noexcept nogil:
+    """A server that has logged in becomes idle here."""
+    s.pool = p
+    set_server_state(s, SERVER_IDLE)
+    p.server_count += 1
+    pool_idle(p, s)
+
+
+cdef void pool_remove_server(Pool *p, ServerSession *s) noexcept nogil:
+    """A server goes away in whatever state; its client is left idle, not closed."""
+    cdef ClientSession *c = s.client
+    if s.state == SERVER_IDLE:
+        pool_unlist_idle(p, s)
+    elif s.state == SERVER_ACTIVE:
+        p.active_count -= 1
+        if c != NULL:
+            c.server = NULL
+            s.client = NULL
+            c.aligning = False
+            set_client_state(c, CLIENT_IDLE)
+    elif s.state == SERVER_TESTED:
+        pool_drained(p, s)
+        p.tested_count -= 1
+    else:
+        return
+    p.server_count -= 1
+    set_server_state(s, SERVER_CLOSED)
+
+
+cdef void pool_add_client(Pool *p, ClientSession *c) noexcept nogil:
+    """A client that has logged in becomes idle here."""
+    c.pool = p
+    set_client_state(c, CLIENT_IDLE)
+    p.client_count += 1
+
+
+cdef void pool_remove_client(Pool *p, ClientSession *c) noexcept nogil:
+    """A client goes away; the caller has dealt with its server."""
+    if c.state == CLIENT_WAITING:
+        pool_give_up(p, c)
+    set_client_state(c, CLIENT_CLOSED)
+    p.client_count -= 1

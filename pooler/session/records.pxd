@@ -1,0 +1,369 @@
+# SPDX-License-Identifier: MIT
+"""Records of the session layer: a client, a server, a pool, and their states.
+
+Session layer, sans-IO, hot. A session is the protocol state of a connection; it
+knows nothing of sockets. ``io`` leads back to the connection that owns the session
+and is opaque here. All links between sessions are borrowed; ``_pool`` makes and
+breaks them, and only ``set_client_state`` / ``set_server_state`` change a state.
+
+    client  LOGIN -> IDLE <-> ACTIVE -> CLOSED      IDLE -> WAITING -> ACTIVE | IDLE
+    server  IDLE <-> ACTIVE -> TESTED -> IDLE       every state -> CLOSED
+            IDLE -> TESTED
+
+A server's queue of outstanding requests holds the code of every client message
+that PostgreSQL has still to answer, oldest first. REQUEST_SKIP marks a request of
+ours: its answers do not reach the client. REQUEST_FAKE marks a Parse or Close that
+PostgreSQL never sees: its answer is made when it is its turn.
+
+Source: PostgreSQL documentation, "Message Flow" (Extended Query, Pipelining, COPY
+Operations).
+"""
+
+from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+from pooler.wire.buffers cimport Stream
+from pooler.tables.params cimport ParamSet
+from pooler.tables.statements cimport (
+    ClientStatement, ClientStatements, EffectQueue, ServerStatement, ServerStatements,
+    Statement,
+)
+from pooler._wire cimport ScanState
+
+cdef enum:
+    REQUEST_SKIP = 0x80  # or-ed to the message code
+    REQUEST_FAKE = 0x20  # or-ed to the code of Parse or Close
+    REQUEST_SQL = 0x71  # "q": a Query whose SQL prepares or deallocates; has an effect
+    REQUEST_DESCRIBE = 0x64  # "d": a Describe whose answer is noted; has an effect
+    REQUEST_ALIGN = 0xC1  # "A", skipped: our SET in front of a client's message
+    REQUEST_COPY_END = 0x59  # "Y": CopyDone or CopyFail
+    REQUESTS_INLINE = 32  # a power of two
+    REQUESTS_MAX = 0x1000000  # outstanding requests of one server
+    CANCEL_KEY_MIN_BYTES = 8  # process id and secret of protocol 3.0
+    CANCEL_KEY_MAX_BYTES = 36
+
+cpdef enum ClientState:
+    CLIENT_FREE
+    CLIENT_LOGIN  # Python reads its messages
+    CLIENT_IDLE  # logged in, no server attached
+    CLIENT_WAITING  # in its pool's queue, its request held
+    CLIENT_ACTIVE  # a server is attached
+    CLIENT_CLOSED
+
+cpdef enum ServerState:
+    SERVER_FREE
+    SERVER_IDLE  # in its pool's list
+    SERVER_ACTIVE  # attached to a client
+    SERVER_TESTED  # without a client: what a lost client left is cleared away, or
+    # the reset query or the check query runs
+    SERVER_CLOSED
+
+cpdef enum PoolMode:  # when a server goes back to its pool
+    MODE_SESSION  # when the client leaves
+    MODE_TRANSACTION  # when the transaction is over
+    MODE_STATEMENT  # after each statement; transaction blocks are refused
+
+# Why a connection was closed. The texts and SQLSTATEs are in errors.CLOSE_REASONS,
+# in this order.
+cpdef enum CloseReason:
+    CLOSE_NONE
+    CLOSE_CLIENT_REQUEST
+    CLOSE_CLIENT_EOF
+    CLOSE_CLIENT_PROTO
+    CLOSE_CLIENT_NOT_READY
+    CLOSE_CLIENT_IN_PROGRESS
+    CLOSE_CLIENT_LOGIN
+    CLOSE_CLIENT_PARAMETER
+    CLOSE_SERVER_CRASHED
+    CLOSE_SERVER_EOF
+    CLOSE_SERVER_PROTO
+    CLOSE_SERVER_DIRTY
+    CLOSE_SERVER_OBSOLETE
+    CLOSE_SERVER_UNUSABLE
+    CLOSE_SERVER_RESET
+    CLOSE_SERVER_CHECK
+    CLOSE_SERVER_ABANDONED
+    CLOSE_STATEMENT_XACT
+    CLOSE_REPLICATION
+    CLOSE_QUERY_WAIT
+    CLOSE_LOGIN_TIMEOUT
+    CLOSE_SHUTDOWN
+    CLOSE_NO_MEMORY
+    CLOSE_INTERNAL
+    CLOSE_REASONS
+
+cdef enum CopyInState:
+    COPY_IN_NONE
+    COPY_IN_OPEN  # CopyInResponse seen; the client has not ended the COPY
+    COPY_IN_FAILED  # the server has given up, but the client may still send data
+
+cdef struct RequestQueue:
+    uint8_t *grown  # own: NULL while the inline ring is enough
+    uint32_t mask  # size of the ring - 1; a power of two minus one
+    uint32_t head
+    uint32_t tail  # head == tail: empty; both run on without wrapping to 0
+    uint32_t closing_count  # of these, what ReadyForQuery answers, our SETs excepted
+    uint32_t closing_total  # all there ever were
+    uint8_t inline_ring[REQUESTS_INLINE]
+
+cdef struct Script:  # a Query message of ours, ready to be sent
+    uint8_t *message  # own; NULL: none
+    size_t n
+
+cdef enum ReplayState:
+    REPLAY_OFF
+    REPLAY_OPEN  # what is sent is kept, up to the Sync of the batch
+    REPLAY_ENDING  # the read under way has its end
+    REPLAY_WHOLE
+
+cdef struct Replay:  # a batch that may have to be sent again; see _replay
+    uint8_t *bytes  # own
+    uint32_t n
+    uint32_t cap
+    uint32_t first  # index of its first request in the queue
+    size_t output_start  # where it begins in the output of the read under way
+    Statement *statement  # own: one reference: the one that it needs
+    uint8_t state
+    bint repeated
+
+cdef struct Pool:
+    uint32_t id
+    uint8_t mode
+    uint32_t max_prepared_statements  # on one server; 0: names are left alone
+    bint reset_always  # the reset query runs after every release, not just sessions
+    bint cancel_abandoned  # cancel what a lost client left running, and keep the server
+    bint dedicated  # made for one client; its server ends with it
+    Script reset_query
+    Script check_query
+    uint64_t check_delay_us  # idle for longer: check before use
+    uint32_t max_servers
+    uint32_t server_count  # idle + active
+    uint32_t connecting_count  # being opened by Python
+    uint32_t idle_count
+    uint32_t active_count
+    uint32_t tested_count
+    uint32_t draining_count  # of these, still at work for a client that has left
+    uint32_t waiting_count
+    uint32_t client_count
+    bint launch_wanted  # Python has been asked to open servers
+    bint paused  # hands out no server and opens none
+    bint closing  # paused for good: who asks for a server is sent away
+    ServerSession *idle_head  # borrow: most recently used
+    ServerSession *idle_tail
+    ClientSession *waiting_head  # borrow: waits longest
+    ClientSession *waiting_tail
+    uint64_t xact_count
+    uint64_t query_count
+    uint64_t received_bytes
+    uint64_t sent_bytes
+    uint64_t wait_us
+    uint64_t client_parse_count
+    uint64_t server_parse_count
+    uint64_t bind_count
+    uint64_t parse_hit_count  # client Parses that no server had to read
+    uint64_t eviction_count
+    uint64_t replay_count  # batches that were sent again after a plan had gone stale
+
+cdef struct ClientSession:
+    void *io  # borrow: the connection this session lives in
+    Pool *pool
+    ServerSession *server  # borrow until detach
+    ParamSet *params  # own: one reference
+    ClientStatements *statements  # own; NULL: has prepared nothing
+    ClientSession *next  # borrow: waiting list
+    ClientSession *prev
+    Stream stream
+    ScanState scan
+    uint8_t state
+    bint aligning  # held back until the server has accepted its parameters
+    bint settling  # held back until all batches that it has sent are answered
+    bint leaving  # has said goodbye behind a request that is not answered yet
+    uint64_t since_us  # state LOGIN: accepted; WAITING: queued
+    uint8_t cancel_key_n
+    uint8_t cancel_key[CANCEL_KEY_MAX_BYTES]
+
+cdef struct ServerSession:
+    void *io
+    Pool *pool
+    ClientSession *client  # borrow until detach
+    ParamSet *params
+    ServerSession *next  # borrow: idle list
+    ServerSession *prev
+    Stream stream
+    ScanState scan
+    uint8_t state
+    uint8_t xact_status  # 'I', 'T' or 'E' of the last ReadyForQuery
+    uint8_t copy_in  # CopyInState
+    bint syncs_ignored  # Syncs were sent into an open COPY: nobody can say whether
+    # PostgreSQL saw them there, or after it had given the COPY up
+    bint batch_open  # extended messages were sent that no Sync has closed, so an
+    # implicit transaction may be under way
+    bint skip_to_sync  # an extended message failed and no Sync was sent yet
+    bint fatal_seen  # the client has been told why this server goes away
+    bint obsolete  # close instead of going idle
+    bint reset_wanted  # run the reset query before going idle
+    bint rolling_back  # our ROLLBACK is under way
+    bint checking  # our check query is under way
+    bint checked  # it has answered, and nobody has used the server since
+    bint draining  # still at work for a client that has left
+    bint abandoned  # nobody wants what it is at work on: it is being cancelled
+    uint32_t unwanted_bytes  # sent by it since its client said goodbye
+    bint dropping  # the body under way belongs to a message that nobody gets
+    uint32_t cancels  # cancel requests under way to this server
+    RequestQueue requests
+    bint tracked  # names of prepared statements are ours; does not change
+    bint unnamed_own  # its unnamed statement was parsed by the client attached now
+    bint unnamed_maybe  # it may have one, of whomever
+    bint batch_executed  # the open batch has an Execute
+    ClientStatement *bound  # borrow: the statement of the open batch's unnamed portal
+    bint stray_statements  # SQL has prepared a name that we do not know
+    bint error_told  # an error of ours was shown in place of the next Query's own
+    uint32_t mapped_prepares  # PREPAREs with names of ours whose tags are to come
+    ServerStatements statements
+    EffectQueue effects
+    Replay replay
+    uint64_t opened_us
+    uint64_t since_us  # IDLE: became idle; TESTED: began
+
+cdef inline uint32_t requests_count(const RequestQueue *q) noexcept nogil:
+    return q.tail - q.head
+
+
+cdef inline uint8_t *requests_at(RequestQueue *q, uint32_t i) noexcept nogil:
+    cdef uint8_t *ring = q.grown if q.grown != NULL else q.inline_ring
+    return &ring[i & q.mask]
+
+
+cdef inline uint8_t requests_first(RequestQueue *q) noexcept nogil:
+    """Oldest outstanding request, 0 when there is none."""
+    if q.head == q.tail:
+        return 0
+    return requests_at(q, q.head)[0]
+
+
+cdef inline void requests_pop(RequestQueue *q) noexcept nogil:
+    """The oldest request is answered.
+
+    The end of a COPY behind it belonged to none, so PostgreSQL ignores it.
+    """
+    q.head += 1
+    while q.head != q.tail and requests_at(q, q.head)[0] == REQUEST_COPY_END:
+        q.head += 1
+
+
+cdef inline bint request_closes(uint8_t request) noexcept nogil:
+    """Whether ReadyForQuery answers it, so that nothing stays open behind it."""
+    cdef uint8_t code = request & ~<uint8_t> REQUEST_SKIP
+    return (
+        code == c"S" or code == c"Q" or code == c"F" or code == REQUEST_SQL
+        or request == REQUEST_ALIGN
+    )
+
+
+cdef inline bint request_is_fake(uint8_t request) noexcept nogil:
+    return request == (c"P" | REQUEST_FAKE) or request == (c"C" | REQUEST_FAKE)
+
+
+cdef inline bint request_has_effect(uint8_t request) noexcept nogil:
+    """Whether it has a row in ServerSession.effects, if the server is tracked."""
+    cdef uint8_t code = request & ~<uint8_t> REQUEST_SKIP
+    return (
+        code | 0x20 == c"p" or code | 0x20 == c"c" or code == REQUEST_SQL
+        or code == REQUEST_DESCRIBE
+    )
+
+
+cdef inline uint8_t request_code(uint8_t request) noexcept nogil:
+    """The code of the message that PostgreSQL answers."""
+    cdef uint8_t code = request & ~<uint8_t> REQUEST_SKIP
+    return <uint8_t> c"D" if code == REQUEST_DESCRIBE else code
+
+
+cdef inline uint8_t requests_last(RequestQueue *q) noexcept nogil:
+    """Newest outstanding request that is not the end of a COPY, 0 if there is none."""
+    cdef uint32_t at = q.tail
+    while at != q.head:
+        at -= 1
+        if requests_at(q, at)[0] != REQUEST_COPY_END:
+            return requests_at(q, at)[0] & ~REQUEST_SKIP
+    return 0
+
+cdef int requests_grow(RequestQueue *q) noexcept nogil
+
+
+cdef inline int requests_push(RequestQueue *q, uint8_t code) noexcept nogil:
+    """-1 when there are REQUESTS_MAX already, or no memory."""
+    if q.tail - q.head > q.mask and requests_grow(q) < 0:
+        return -1
+    requests_at(q, q.tail)[0] = code
+    q.tail += 1
+    if request_closes(code) and code != REQUEST_ALIGN:
+        q.closing_count += 1
+        q.closing_total += 1
+    return 0
+
+
+cdef inline uint32_t batch_number(const RequestQueue *q) noexcept nogil:
+    """Number of the batch that the next request belongs to, never 0."""
+    return q.closing_total + 1
+
+
+cdef inline uint32_t batch_answered(const RequestQueue *q) noexcept nogil:
+    """Number of the batch that PostgreSQL is at."""
+    return q.closing_total - q.closing_count + 1
+
+
+cdef inline bint batch_unsettled(const RequestQueue *q, uint32_t batch) noexcept nogil:
+    """Whether this is an earlier batch that is not answered yet; 0 is none."""
+    return (
+        batch != 0 and batch != batch_number(q)
+        and <int32_t> (batch - batch_answered(q)) >= 0
+    )
+
+cdef int script_fill(Script *script, bytes sql) except -1
+cdef void requests_init(RequestQueue *q) noexcept nogil
+cdef void requests_free(RequestQueue *q) noexcept nogil
+cdef void requests_ready(RequestQueue *q, uint32_t *effects) noexcept nogil
+cdef bint requests_fail(RequestQueue *q, uint32_t *effects) noexcept nogil
+cdef bint requests_copy_in(RequestQueue *q, bint *syncs_ignored) noexcept nogil
+
+cdef bint set_client_state(ClientSession *c, ClientState new) noexcept nogil
+cdef bint set_server_state(ServerSession *s, ServerState new) noexcept nogil
+
+
+cdef inline bint server_has(
+    const ServerSession *s, const ServerStatement *entry
+) noexcept nogil:
+    """Whether the server surely has a statement when it comes to the next request."""
+    return (
+        entry != NULL and not entry.closing
+        and entry.generation == s.statements.generation
+        and not batch_unsettled(&s.requests, entry.batch)
+    )
+
+
+cdef inline bint server_is_quiet(const ServerSession *s) noexcept nogil:
+    """Nothing is owed in either direction; a transaction may still be open.
+
+    No outstanding request, no COPY or failed batch open, both directions flushed and
+    at a message boundary, no cancel request under way.
+    """
+    cdef const ClientSession *c = s.client
+    return (
+        s.requests.head == s.requests.tail
+        and s.copy_in == COPY_IN_NONE
+        and not s.batch_open
+        and not s.skip_to_sync
+        and s.cancels == 0
+        and s.scan.body_left == 0
+        and s.stream.out.cap == 0
+        and s.stream.held.cap == 0
+        and (
+            c == NULL
+            or (c.stream.out.cap == 0 and c.scan.body_left == 0 and not c.aligning)
+        )
+    )
+
+
+cdef inline bint server_is_free(const ServerSession *s) noexcept nogil:
+    """The full rule: nothing of the attached client is left in this server."""
+    return s.xact_status == c"I" and server_is_quiet(s)

@@ -1,0 +1,258 @@
+# SPDX-License-Identifier: MIT
+"""Commit and undo; see ``_effects.pxd``."""
+
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport free
+from libc.string cimport memcmp
+
+from pooler.statements.replay cimport replay_free
+from pooler.session.records cimport batch_answered
+from pooler.tables.statements cimport (
+    EFFECT_ADDS_NAME, EFFECT_DESCRIBES, EFFECT_DROPS_NAME, EFFECT_DUPLICATE,
+    EFFECT_FAILED, EFFECT_UNNAMED, ServerStatement, Statement, client_statement_find,
+    client_statement_free, client_statement_link, client_statement_unlink,
+    client_statements_clear, effects_at, server_statement_add, server_statement_find,
+    server_statement_remove, server_statements_free, statement_unref,
+)
+
+
+cdef void effect_end(StatementTable *t, Effect *effect) noexcept nogil:
+    statement_unref(t, effect.installed)
+    statement_unref(t, effect.removed)
+    statement_unref(t, effect.unnamed_before)
+
+
+cdef void doubt(ServerSession *s, Statement *st, bint known) noexcept nogil:
+    """Nobody can say whether the server has a statement: it is closed before use.
+
+    ``known``: only if it is in the map already.
+    """
+    cdef ServerStatement *entry = server_statement_find(&s.statements, st)
+    if entry == NULL and known:
+        return
+    if entry == NULL or entry.closing:
+        entry = server_statement_add(&s.statements, st)
+    if entry != NULL:
+        entry.generation = s.statements.generation - 1
+
+
+cdef void closed(StatementTable *t, ServerSession *s, Statement *st) noexcept nogil:
+    """The server has dropped a statement, unless it has been given it again since."""
+    cdef ServerStatement *entry = server_statement_find(&s.statements, st)
+    if entry != NULL and entry.closing:
+        server_statement_remove(t, &s.statements, entry)
+
+
+cdef void commit(StatementTable *t, ServerSession *s, Effect *effect) noexcept nogil:
+    if effect.flags & EFFECT_ADDS_NAME and s.client != NULL:
+        effect.entry.pending = False
+    if effect.installed != NULL and not effect.flags & EFFECT_DESCRIBES:
+        effect.installed.parsed_in = s.pool
+        effect.installed.parsed_at = t.schema_count
+    if effect.removed != NULL:
+        closed(t, s, effect.removed)
+    if effect.flags & EFFECT_DROPS_NAME:
+        client_statement_free(t, effect.entry)
+    if effect.flags & EFFECT_DUPLICATE:
+        # What came before it has failed, so the name was not taken after all. The
+        # server has another text now under its name for it.
+        doubt(s, effect.installed, False)
+        if s.client == NULL or client_statement_find(
+            s.client.statements, effect.entry.name, effect.entry.name_n
+        ) != NULL or client_statement_link(s.client.statements, effect.entry) < 0:
+            client_statement_free(t, effect.entry)
+    effect_end(t, effect)
+
+
+cdef void undo_unnamed(
+    StatementTable *t, ServerSession *s, Effect *effect, uint32_t later
+) noexcept nogil:
+    """The client has its former unnamed statement, or what it has parsed since."""
+    cdef Statement **restored = &s.client.statements.unnamed
+    cdef uint32_t at = later
+    while at != s.effects.tail:
+        if effects_at(&s.effects, at).flags & EFFECT_UNNAMED:
+            restored = &effects_at(&s.effects, at).unnamed_before
+            break
+        at += 1
+    else:
+        s.unnamed_own = False
+        if s.client.statements.unnamed_batch != batch_answered(&s.requests):
+            return  # a Query that was sent since has dropped it
+    statement_unref(t, restored[0])
+    restored[0] = NULL
+    if not effect.flags & EFFECT_FAILED:  # PostgreSQL drops it before it reads the new
+        restored[0] = effect.unnamed_before
+        effect.unnamed_before = NULL
+
+
+cdef void undo(
+    StatementTable *t, ServerSession *s, Effect *effect, uint32_t later
+) noexcept nogil:
+    """Take back what a skipped request would have done.
+
+    ``later``: index of the first effect behind the skipped ones.
+    """
+    cdef ClientSession *c = s.client
+    if effect.installed != NULL and not effect.flags & (
+        EFFECT_DUPLICATE | EFFECT_DESCRIBES
+    ):
+        doubt(s, effect.installed, True)
+    if effect.removed != NULL:
+        doubt(s, effect.removed, False)
+    if effect.flags & EFFECT_ADDS_NAME and c != NULL:
+        client_statement_unlink(c.statements, effect.entry)
+        client_statement_free(t, effect.entry)
+    if effect.flags & EFFECT_DROPS_NAME and (
+        c == NULL
+        or client_statement_find(
+            c.statements, effect.entry.name, effect.entry.name_n
+        ) != NULL
+        or client_statement_link(c.statements, effect.entry) < 0
+    ):
+        client_statement_free(t, effect.entry)
+    if effect.flags & EFFECT_DUPLICATE:
+        client_statement_free(t, effect.entry)
+    if effect.flags & EFFECT_UNNAMED and c != NULL:
+        undo_unnamed(t, s, effect, later)
+    effect_end(t, effect)
+
+
+cdef void effects_commit(
+    StatementTable *t, ServerSession *s, uint32_t count
+) noexcept nogil:
+    """The oldest requests that have effects are settled."""
+    cdef Effect *effect
+    while count and s.effects.head != s.effects.tail:
+        effect = effects_at(&s.effects, s.effects.head)
+        s.effects.head += 1
+        if effect.flags & EFFECT_FAILED:
+            undo(t, s, effect, s.effects.head)
+        else:
+            commit(t, s, effect)
+        count -= 1
+
+
+cdef void effects_undo(
+    StatementTable *t, ServerSession *s, uint32_t after, uint32_t count
+) noexcept nogil:
+    """PostgreSQL has skipped ``count`` requests that have effects.
+
+    The oldest ``after`` effects stay as they are; those behind the skipped ones too.
+    """
+    cdef uint32_t first = s.effects.head + after
+    cdef uint32_t at
+    if count > s.effects.tail - first:
+        count = s.effects.tail - first
+    at = first + count
+    s.bound = NULL
+    while at != first:  # newest first
+        at -= 1
+        undo(t, s, effects_at(&s.effects, at), first + count)
+    for at in range(after):  # they move up to those behind
+        effects_at(&s.effects, first + count - 1 - at)[0] = effects_at(
+            &s.effects, first - 1 - at
+        )[0]
+    s.effects.head += count
+
+
+cdef void session_statements_free(
+    StatementTable *t, ServerSession *s
+) noexcept nogil:
+    """A server goes away. Its client, if any, is going too."""
+    effects_undo(t, s, 0, s.effects.tail - s.effects.head)
+    free(s.effects.ring)
+    s.effects.ring = NULL
+    s.effects.mask = s.effects.head = s.effects.tail = 0
+    server_statements_free(t, &s.statements)
+    replay_free(t, s)
+
+
+cdef Effect *described(ServerSession *s, ServerStatement **there) noexcept nogil:
+    """The Describe that is being answered, and the server's entry of its statement.
+
+    It is the oldest request that has an effect. Its ``entry`` is NULL when no client
+    asked; both may be NULL.
+    """
+    cdef Effect *effect
+    if s.effects.head == s.effects.tail:
+        there[0] = NULL
+        return NULL
+    effect = effects_at(&s.effects, s.effects.head)
+    there[0] = server_statement_find(&s.statements, effect.installed)
+    if s.client == NULL:
+        effect.entry = NULL
+    return effect
+
+
+cdef void note_parameters(ServerSession *s, uint64_t shape) noexcept nogil:
+    """A Describe whose answer matters is answered: ParameterDescription."""
+    cdef ServerStatement *there
+    cdef Effect *effect = described(s, &there)
+    if there != NULL:
+        there.parameters = shape
+    if effect != NULL and effect.entry != NULL:
+        effect.entry.told_parameters = shape
+
+
+cdef void note_shape(ServerSession *s, uint64_t shape) noexcept nogil:
+    """As note_parameters, for the RowDescription or NoData behind it."""
+    cdef ServerStatement *there
+    cdef Effect *effect = described(s, &there)
+    if there != NULL:
+        there.shape = shape
+    if effect != NULL and effect.entry != NULL:
+        effect.entry.told_shape = shape
+
+
+cdef void forget_entries(ServerSession *s) noexcept nogil:
+    """The client's names go: no Describe under way may point to one."""
+    cdef uint32_t at = s.effects.head
+    s.bound = NULL
+    while at != s.effects.tail:
+        if effects_at(&s.effects, at).flags & EFFECT_DESCRIBES:
+            effects_at(&s.effects, at).entry = NULL
+        at += 1
+
+
+cdef bint changes_schema(const uint8_t *tag, size_t n) noexcept nogil:
+    """Whether a command may have changed what a text means, or what it returns."""
+    return (
+        (n > 6 and memcmp(tag, b"ALTER ", 6) == 0)
+        or (n > 7 and memcmp(tag, b"CREATE ", 7) == 0)
+        or (n > 5 and memcmp(tag, b"DROP ", 5) == 0)
+    )
+
+
+cdef inline bint is_tag(
+    const uint8_t *tag, size_t n, const char *text, size_t text_n
+) noexcept nogil:
+    return n == text_n + 1 and memcmp(tag, text, text_n) == 0
+
+
+cdef void note_tag(
+    StatementTable *t, ServerSession *s, ClientSession *c, const uint8_t *tag, size_t n
+) noexcept nogil:
+    """A CommandComplete says what SQL has done to the server's statements.
+
+    ``c``: whose names go with them, NULL when the command was ours. PREPARE of a name
+    that is not ours is one that this client alone may see.
+    Source: "Message Formats" (CommandComplete)
+    """
+    if n and (tag[0] == c"A" or tag[0] == c"C" or tag[0] == c"D") and changes_schema(
+        tag, n
+    ):
+        t.schema_count += 1
+    if n and tag[0] == c"P":
+        if is_tag(tag, n, b"PREPARE", 7):
+            if s.mapped_prepares:
+                s.mapped_prepares -= 1
+            else:
+                s.stray_statements = True
+    elif n and tag[0] == c"D":
+        if is_tag(tag, n, b"DEALLOCATE ALL", 14) or is_tag(tag, n, b"DISCARD ALL", 11):
+            s.statements.generation += 1
+            s.stray_statements = False
+            if c != NULL and c.statements != NULL:
+                forget_entries(s)
+                client_statements_clear(t, c.statements)

@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: MIT
+"""Errors in a client's own words; see ``_error_text.pxd``."""
+
+from libc.stdint cimport uint8_t, uint32_t
+from libc.stdlib cimport strtol
+from libc.string cimport memchr, memcmp, memcpy, strlen
+
+from pooler.wire.buffers cimport Output, output_room
+from pooler.tables.statements cimport (
+    ClientStatement, ClientStatements, EFFECT_DUPLICATE, REFUSED_STALE,
+    refusal_sqlstate, refusal_text,
+)
+from pooler._wire cimport (
+    HEADER_BYTES, error_response_bytes, put_cstring, put_error_response, put_header,
+    store_be32,
+)
+
+cdef extern from "<stdio.h>" nogil:
+    int snprintf(char *p, size_t n, const char *form, ...)
+
+cdef extern from "<string.h>" nogil:
+    void *memmem(const void *text, size_t n, const void *part, size_t part_n)
+
+cdef enum:
+    ROUTINE_BYTES = 24
+
+cdef const char *ROUTINE = b"RevalidateCachedQuery"
+
+cdef struct Name:
+    const uint8_t *text  # borrow
+    size_t n
+
+
+cdef void put_refusal(Output *out, uint8_t refusal) noexcept nogil:
+    """An error of ours for a request that was made to fail."""
+    cdef const char *text = refusal_text(refusal)
+    cdef size_t room_n = error_response_bytes(text) + ROUTINE_BYTES
+    cdef size_t n
+    cdef uint8_t *room = output_room(out, room_n)
+    if room == NULL:
+        return
+    out.n -= room_n
+    n = put_error_response(room, b"ERROR", refusal_sqlstate(refusal), text)
+    if refusal == REFUSED_STALE:  # drivers know it by its routine
+        room[n - 1] = c"R"
+        n += put_cstring(room + n, ROUTINE, strlen(ROUTINE))
+        room[n] = 0
+        n += 1
+        put_header(room, c"E", <uint32_t> (n - 1))
+    out.n += n
+
+
+cdef void name_of_client(
+    const ClientSession *c, const Effect *effect,
+    const uint8_t *name, size_t n, Name *found,
+) noexcept nogil:
+    """What the client calls the statement that servers know by this name.
+
+    One that it has no name for was its unnamed statement when it sent the request.
+    """
+    cdef const ClientStatements *names = c.statements
+    cdef const ClientStatement *entry
+    cdef uint32_t i
+    if effect != NULL and effect.flags & EFFECT_DUPLICATE:
+        found.text = <const uint8_t *> effect.entry.name
+        found.n = effect.entry.shown_n
+        return
+    found.text = NULL
+    found.n = 0
+    if names == NULL:
+        return
+    for i in range(names.mask + 1):
+        entry = names.buckets[i]
+        while entry != NULL:
+            if entry.statement.name_n == n and (
+                memcmp(entry.statement.name, name, n) == 0
+            ):
+                found.text = <const uint8_t *> entry.name
+                found.n = entry.shown_n
+                return
+            entry = entry.next
+
+
+cdef void put_renamed(
+    Output *out, const StatementTable *t, const ClientSession *c, const Effect *effect,
+    const uint8_t *text, size_t n,
+) noexcept nogil:
+    """Bytes in which the client's names stand where ours did: prefix and number."""
+    cdef const uint8_t *end = text + n
+    cdef const uint8_t *done = text
+    cdef const uint8_t *at = <const uint8_t *> memmem(text, n, t.prefix, t.prefix_n)
+    cdef size_t name_n
+    cdef size_t number_n
+    cdef Name name
+    while at != NULL:
+        name_n = t.prefix_n
+        while at + name_n < end and c"0" <= at[name_n] <= c"9":
+            name_n += 1
+        number_n = name_n - t.prefix_n
+        while at + name_n < end and c"a" <= at[name_n] <= c"z":
+            name_n += 1
+        if at + name_n < end and at[name_n] == c"?":  # a name made to be missing
+            put_bytes(out, done, <size_t> (at - done) + name_n)
+            done = at + name_n + 1
+        elif number_n and name_n == t.prefix_n + number_n:
+            put_bytes(out, done, <size_t> (at - done))
+            name_of_client(c, effect, at, name_n, &name)
+            put_bytes(out, name.text, name.n)
+            done = at + name_n
+        at = <const uint8_t *> memmem(
+            at + name_n, <size_t> (end - at) - name_n, t.prefix, t.prefix_n
+        )
+    put_bytes(out, done, <size_t> (end - done))
+
+
+cdef void put_position(
+    Output *out, const Effect *effect, const uint8_t *digits
+) noexcept nogil:
+    """A position in the text that the client has sent, which was not the server's."""
+    cdef char text[24]
+    cdef long position = strtol(<const char *> digits, NULL, 10)
+    if position > <long> effect.moved_from:
+        position -= effect.moved_by
+    put_bytes(
+        out, <const uint8_t *> text, snprintf(text, sizeof(text), b"%ld", position) + 1
+    )
+
+
+cdef bint put_renamed_error(
+    Output *out, const StatementTable *t, const ClientSession *c, const Effect *effect,
+    const uint8_t *message, size_t n,
+) noexcept nogil:
+    """An ErrorResponse as it would be if the client's own text had been sent.
+
+    False, and nothing is put, when it is that already.
+    """
+    cdef size_t start = out.n
+    cdef size_t at = HEADER_BYTES
+    cdef const uint8_t *end
+    cdef bint moved = effect != NULL and effect.moved_by != 0
+    if not moved and memmem(message, n, t.prefix, t.prefix_n) == NULL:
+        return False
+    put_bytes(out, message, HEADER_BYTES)
+    while at < n and message[at] != 0:
+        end = <const uint8_t *> memchr(message + at, 0, n - at)
+        if end == NULL:
+            break
+        put_bytes(out, message + at, 1)
+        if moved and message[at] == c"P":
+            put_position(out, effect, message + at + 1)
+        else:
+            put_renamed(
+                out, t, c, effect, message + at + 1, <size_t> (end - message) - at
+            )
+        at = <size_t> (end - message) + 1
+    put_bytes(out, message + at, n - at)
+    if not out.failed:
+        store_be32(
+            out.scratch + start + 1, <uint32_t> (out.n - start - 1)
+        )
+    return True
+
+
+cdef void put_bytes(Output *out, const uint8_t *p, size_t n) noexcept nogil:
+    """Copy bytes into the client's stream."""
+    cdef uint8_t *room
+    if n:
+        room = output_room(out, n)
+        if room != NULL:
+            memcpy(room, p, n)

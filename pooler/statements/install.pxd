@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: MIT
+"""What a server is sent so that it has the statements of the client it works for.
+
+Session layer, sans-IO, hot. Everything goes out in front of the client's message, in
+the same send; the answers stop here. In stream order a statement that is dropped to
+make room cannot be missed by a message that was sent before.
+
+Source: PostgreSQL documentation, "Extended Query", "PREPARE".
+"""
+
+from libc.stdint cimport uint8_t
+from libc.string cimport memcmp, memcpy
+
+from pooler.wire.buffers cimport Output
+from pooler.session.records cimport ServerSession
+from pooler.tables.statements cimport (
+    STATEMENT_NAME_BYTES, ServerStatement, Statement, StatementTable,
+)
+
+cdef enum:
+    OWN_NAME_BYTES = 48
+
+
+cdef inline bint looks_like_ours(
+    const StatementTable *t, const uint8_t *name, size_t n
+) noexcept nogil:
+    """Whether a name that a client made up could be one of ours on a server."""
+    return (
+        t.prefix_n <= n < STATEMENT_NAME_BYTES
+        and memcmp(name, t.prefix, t.prefix_n) == 0
+    )
+
+
+cdef inline size_t put_quoted(uint8_t *p, const char *name, size_t n) noexcept nogil:
+    """A name in SQL, n + 2 bytes; in quotes, for what is beside it may touch it."""
+    p[0] = p[n + 1] = c'"'
+    memcpy(p + 1, name, n)
+    return n + 2
+
+cdef int put_named(
+    Output *out, uint8_t code, const uint8_t *before, size_t before_n,
+    const char *name, size_t name_n, size_t rest_n,
+) noexcept nogil
+cdef int put_close(Output *out, uint8_t kind, const char *name, size_t n) noexcept nogil
+cdef int put_parse(
+    Output *out, const Statement *st, const char *name, size_t name_n
+) noexcept nogil
+cdef size_t own_name(
+    const StatementTable *t, const char *suffix, char *name
+) noexcept nogil
+cdef int make_room(
+    StatementTable *t, ServerSession *s, Output *out, Statement *st
+) noexcept nogil
+cdef ServerStatement *note_installed(
+    const StatementTable *t, ServerSession *s, Statement *st
+) noexcept nogil
+cdef int describe_first(
+    StatementTable *t, ServerSession *s, Output *out, Statement *st
+) noexcept nogil
+cdef int ensure(
+    StatementTable *t, ServerSession *s, Output *out, Statement *st, bint for_query
+) noexcept nogil
+cdef int use_target(
+    StatementTable *t, ServerSession *s, Output *out, const Statement *st,
+    bint for_query,
+) noexcept nogil
+cdef int end_own_batch(ServerSession *s, Output *out) noexcept nogil
+cdef int send_again(
+    StatementTable *t, ServerSession *s, Output *out
+) noexcept nogil

@@ -1,0 +1,316 @@
+# SPDX-License-Identifier: MIT
+"""What a server is sent to have its client's statements; see ``_install.pxd``."""
+
+from libc.stdint cimport uint8_t, uint32_t
+from libc.string cimport memcpy, strlen
+
+from pooler.wire.buffers cimport Output, output_add, output_room
+from pooler.statements.effects cimport effects_undo, push_with_effect
+from pooler.session.records cimport (
+    REQUEST_DESCRIBE, REQUEST_SKIP, REQUEST_SQL, batch_number, request_closes,
+    requests_at, requests_fail, requests_push, server_has,
+)
+from pooler.tables.statements cimport (
+    ClientStatement, EFFECT_DESCRIBES, Effect, SERVER_NAME_BYTES, STATEMENT_SQL,
+    effects_at, ServerStatement, Statement, TARGET_EXECUTED, TARGET_PREPARED,
+    server_statement_add, server_statement_find, server_statement_closing,
+    server_statement_use, statement_ref,
+)
+from pooler._wire cimport HEADER_BYTES, load_be32, put_cstring, put_header
+
+cdef const char *SYNC = b"S\0\0\0\4"
+cdef const char *FLUSH = b"H\0\0\0\4"
+cdef const char *PREPARE_WORD = b"PREPARE "
+cdef const char *SCRATCH_SUFFIX = b"scratch"
+
+
+cdef inline uint32_t most_statements(const ServerSession *s) noexcept nogil:
+    return s.pool.max_prepared_statements if s.pool.max_prepared_statements else 1
+
+
+cdef int put_named(
+    Output *out, uint8_t code, const uint8_t *before, size_t before_n,
+    const char *name, size_t name_n, size_t rest_n,
+) noexcept nogil:
+    """Header, some bytes, a name; ``rest_n`` more bytes of the message follow."""
+    cdef uint8_t *room = output_room(out, HEADER_BYTES + before_n + name_n + 1)
+    if room == NULL:
+        return -1
+    room += put_header(
+        room, code, <uint32_t> (4 + before_n + name_n + 1 + rest_n)
+    )
+    if before_n:
+        memcpy(room, before, before_n)
+    put_cstring(room + before_n, name, name_n)
+    return 0
+
+
+cdef int put_close(
+    Output *out, uint8_t kind, const char *name, size_t n
+) noexcept nogil:
+    return put_named(out, c"C", &kind, 1, name, n, 0)
+
+
+cdef int put_sync(ServerSession *s, Output *out) noexcept nogil:
+    output_add(out, <const uint8_t *> SYNC, HEADER_BYTES)
+    return requests_push(&s.requests, c"S" | REQUEST_SKIP)
+
+
+cdef size_t own_name(
+    const StatementTable *t, const char *suffix, char *name
+) noexcept nogil:
+    """A name on servers that no statement has; OWN_NAME_BYTES are enough."""
+    cdef size_t n = strlen(suffix)
+    memcpy(name, t.prefix, t.prefix_n)
+    memcpy(name + t.prefix_n, suffix, n + 1)
+    return t.prefix_n + n
+
+
+cdef int forget(
+    StatementTable *t, ServerSession *s, Output *out, ServerStatement *entry
+) noexcept nogil:
+    """Have the server drop a statement, whether it is there or not."""
+    cdef Statement *st = entry.statement
+    cdef Effect *effect = push_with_effect(s, c"C" | REQUEST_SKIP)
+    if effect == NULL or put_close(out, c"S", st.name, st.name_n) < 0:
+        return -1
+    effect.removed = statement_ref(st)
+    server_statement_closing(&s.statements, entry)
+    return 0
+
+
+cdef int make_room(
+    StatementTable *t, ServerSession *s, Output *out, Statement *st
+) noexcept nogil:
+    """Room on the server for one more statement, which must not be there before.
+
+    In stream order, so no message that was sent earlier can miss what is dropped. A
+    statement that names another one needs a place beside that one.
+    """
+    cdef ServerStatement *entry = server_statement_find(&s.statements, st)
+    if entry != NULL and forget(t, s, out, entry) < 0:
+        return -1
+    while s.statements.count >= most_statements(s) + (st.target != NULL):
+        if s.statements.oldest.target_batch == batch_number(&s.requests):
+            break  # SQL that was bound, and is still to be run, needs it
+        s.pool.eviction_count += 1
+        if forget(t, s, out, s.statements.oldest) < 0:
+            return -1
+    return 0
+
+
+cdef ServerStatement *note_installed(
+    const StatementTable *t, ServerSession *s, Statement *st
+) noexcept nogil:
+    """From the next request on the server has this statement; NULL without memory."""
+    cdef ServerStatement *entry = server_statement_add(&s.statements, st)
+    if entry != NULL:
+        entry.batch = batch_number(&s.requests)
+        entry.parsed_at = t.schema_count
+    return entry
+
+
+cdef int put_parse(
+    Output *out, const Statement *st, const char *name, size_t name_n
+) noexcept nogil:
+    if put_named(out, c"P", NULL, 0, name, name_n, st.n) < 0:
+        return -1
+    output_add(out, st.text, st.n)
+    return 0 if not out.failed else -1
+
+
+cdef int end_own_batch(ServerSession *s, Output *out) noexcept nogil:
+    """Close the batch that messages of ours have opened, before a Query follows."""
+    cdef uint8_t last
+    if s.batch_open or s.requests.head == s.requests.tail:
+        return 0
+    last = requests_at(&s.requests, s.requests.tail - 1)[0]
+    if request_closes(last):
+        return 0
+    return put_sync(s, out)
+
+
+cdef int put_prepare_query(
+    ServerSession *s, Output *out, Statement *st
+) noexcept nogil:
+    """Prepare a statement by SQL, as a Query of ours."""
+    cdef size_t word = strlen(PREPARE_WORD)
+    cdef size_t n = HEADER_BYTES + word + st.name_n + 2 + st.n
+    cdef Effect *effect
+    cdef uint8_t *room = output_room(out, n)
+    effect = push_with_effect(s, REQUEST_SQL | REQUEST_SKIP)
+    if room == NULL or effect == NULL:
+        return -1
+    room += put_header(room, c"Q", <uint32_t> (n - 1))
+    memcpy(room, PREPARE_WORD, word)
+    room += word
+    room += put_quoted(room, st.name, st.name_n)
+    memcpy(room, st.text, st.n)
+    effect.installed = statement_ref(st)
+    s.mapped_prepares += 1
+    return 0
+
+
+cdef int put_prepare_messages(
+    StatementTable *t, ServerSession *s, Output *out, Statement *st
+) noexcept nogil:
+    """Prepare a statement by SQL inside a batch: Parse, Bind, Execute, twice Close."""
+    cdef char scratch[OWN_NAME_BYTES]
+    cdef size_t scratch_n = own_name(t, SCRATCH_SUFFIX, scratch)
+    cdef size_t word = strlen(PREPARE_WORD)
+    cdef Effect *effect = push_with_effect(s, c"P" | REQUEST_SKIP)
+    cdef uint8_t quoted[SERVER_NAME_BYTES + 2]
+    cdef size_t quoted_n = put_quoted(quoted, st.name, st.name_n)
+    cdef uint8_t zeros[6]
+    zeros[:] = [0, 0, 0, 0, 0, 0]
+    if effect == NULL:
+        return -1
+    effect.installed = statement_ref(st)
+    s.mapped_prepares += 1
+    if put_named(
+        out, c"P", NULL, 0, scratch, scratch_n, word + quoted_n + st.n + 2
+    ) < 0:
+        return -1
+    output_add(out, <const uint8_t *> PREPARE_WORD, word)
+    output_add(out, quoted, quoted_n)
+    output_add(out, st.text, st.n)
+    output_add(out, zeros, 2)
+    if (
+        requests_push(&s.requests, c"B" | REQUEST_SKIP) < 0
+        or requests_push(&s.requests, c"E" | REQUEST_SKIP) < 0
+        or push_with_effect(s, c"C" | REQUEST_SKIP) == NULL
+        or push_with_effect(s, c"C" | REQUEST_SKIP) == NULL
+        or put_named(
+            out, c"B", <const uint8_t *> scratch, scratch_n + 1, scratch, scratch_n, 6
+        ) < 0
+    ):
+        return -1
+    output_add(out, zeros, 6)
+    if put_named(out, c"E", NULL, 0, scratch, scratch_n, 4) < 0:
+        return -1
+    output_add(out, zeros, 4)
+    if out.failed or put_close(out, c"P", scratch, scratch_n) < 0:
+        return -1
+    return put_close(out, c"S", scratch, scratch_n)
+
+
+cdef int install(
+    StatementTable *t, ServerSession *s, Output *out, Statement *st, bint for_query
+) noexcept nogil:
+    """Give the server a statement that it lacks, in front of what needs it."""
+    cdef Effect *effect
+    if make_room(t, s, out, st) < 0:
+        return -1
+    if for_query and st.kind == STATEMENT_SQL and end_own_batch(s, out) < 0:
+        return -1
+    if note_installed(t, s, st) == NULL:
+        return -1
+    s.pool.server_parse_count += 1
+    if st.kind == STATEMENT_SQL:
+        if for_query:
+            return put_prepare_query(s, out, st)
+        return put_prepare_messages(t, s, out, st)
+    effect = push_with_effect(s, c"P" | REQUEST_SKIP)
+    if effect == NULL:
+        return -1
+    effect.installed = statement_ref(st)
+    return put_parse(out, st, st.name, st.name_n)
+
+
+cdef int use_target(
+    StatementTable *t, ServerSession *s, Output *out, const Statement *st,
+    bint for_query,
+) noexcept nogil:
+    """See to the statement that this one's text names."""
+    cdef ServerStatement *entry
+    if st.target_use == TARGET_PREPARED:
+        s.mapped_prepares += 1
+        if make_room(t, s, out, st.target) < 0:
+            return -1
+        entry = note_installed(t, s, st.target)
+    else:
+        if ensure(t, s, out, st.target, for_query) < 0:
+            return -1
+        entry = server_statement_find(&s.statements, st.target)
+    if entry == NULL:
+        return -1
+    entry.target_batch = batch_number(&s.requests)
+    if st.target_use != TARGET_EXECUTED:
+        entry.generation = s.statements.generation - 1  # nobody can say
+    return 0
+
+
+cdef int describe_first(
+    StatementTable *t, ServerSession *s, Output *out, Statement *st
+) noexcept nogil:
+    """Have the server say what rows a statement returns, before it is bound."""
+    cdef uint8_t kind = c"S"
+    cdef Effect *effect = push_with_effect(s, REQUEST_DESCRIBE | REQUEST_SKIP)
+    if effect == NULL or put_named(out, c"D", &kind, 1, st.name, st.name_n, 0) < 0:
+        return -1
+    effect.flags = EFFECT_DESCRIBES
+    effect.installed = statement_ref(st)
+    s.batch_open = True
+    output_add(out, <const uint8_t *> FLUSH, HEADER_BYTES)
+    return 0 if not out.failed else -1
+
+
+cdef int ensure(
+    StatementTable *t, ServerSession *s, Output *out, Statement *st, bint for_query
+) noexcept nogil:
+    """The server has this statement when it comes to the next message."""
+    cdef ServerStatement *entry
+    if st.target != NULL and use_target(t, s, out, st, for_query) < 0:
+        return -1
+    entry = server_statement_find(&s.statements, st)
+    if server_has(s, entry):
+        server_statement_use(&s.statements, entry)
+        return 0
+    return install(t, s, out, st, for_query)
+
+
+cdef int send_again(
+    StatementTable *t, ServerSession *s, Output *out
+) noexcept nogil:
+    """The kept batch has failed at its first request: send it once more.
+
+    PostgreSQL skips to the Sync of the batch, or answers ReadyForQuery to the Query
+    that it was; that answer is swallowed.
+    """
+    cdef const uint8_t *batch = s.replay.bytes
+    cdef size_t n = s.replay.n
+    cdef size_t at = 0
+    cdef uint32_t skipped = 0
+    cdef ClientStatement *described
+    cdef bint is_query = batch[0] == c"Q"
+    cdef bint open = requests_fail(&s.requests, &skipped)
+    for at in range(skipped):  # it will hear of rows that are not noted
+        if effects_at(&s.effects, s.effects.head + <uint32_t> at).flags & (
+            EFFECT_DESCRIBES
+        ):
+            described = effects_at(&s.effects, s.effects.head + <uint32_t> at).entry
+            if described != NULL:
+                described.told_shape = 0
+    at = 0
+    effects_undo(t, s, 0, skipped)
+    s.pool.replay_count += 1
+    s.replay.repeated = True
+    if open:
+        if put_sync(s, out) < 0:
+            return -1
+    else:
+        requests_at(&s.requests, s.requests.head)[0] |= REQUEST_SKIP
+    s.skip_to_sync = False
+    s.batch_open = False
+    if install(t, s, out, s.replay.statement, is_query) < 0:
+        return -1
+    if is_query and end_own_batch(s, out) < 0:
+        return -1
+    while at + HEADER_BYTES <= n:
+        if batch[at] != c"H":
+            s.batch_open = not request_closes(batch[at])
+            if requests_push(&s.requests, batch[at]) < 0:
+                return -1
+        at += 1 + <size_t> load_be32(batch + at + 1)
+    output_add(out, batch, n)
+    return 0 if not out.failed else -1

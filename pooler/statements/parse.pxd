@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: MIT
+"""Parse: what a client prepares by the extended protocol.
+
+Session layer, sans-IO, hot. A named statement is sent to the server under its shared
+name, or answered here if the server has it. An unnamed one goes as it is when its text
+is new, and from the second time on like a named one. A Parse that may not be is sent
+as a request that PostgreSQL fails, so that everything behind it is skipped.
+
+Source: PostgreSQL documentation, "Extended Query", "Message Formats" (Parse).
+"""
+
+from libc.stdint cimport uint8_t
+from libc.string cimport memchr
+
+from pooler.wire.buffers cimport Output
+from pooler.session.records cimport ClientSession, ServerSession, batch_unsettled
+from pooler.tables.statements cimport PrepareResult, Refusal, StatementTable
+from pooler._wire cimport Found
+
+
+cdef inline size_t after_cstring(
+    const uint8_t *message, size_t here, size_t at
+) noexcept nogil:
+    """Behind the terminator of the string at ``at``; 0 when it is not there."""
+    cdef const uint8_t *end
+    if at >= here:
+        return 0
+    end = <const uint8_t *> memchr(message + at, 0, here - at)
+    return 0 if end == NULL else <size_t> (end - message) + 1
+
+
+cdef inline bint names_unsettled(
+    const ClientSession *c, const ServerSession *s
+) noexcept nogil:
+    """Whether an earlier batch, not answered yet, may still change names."""
+    return c.statements != NULL and batch_unsettled(
+        &s.requests, c.statements.names_batch
+    )
+
+
+cdef inline bint no_room(const StatementTable *t, size_t n) noexcept nogil:
+    return t.max_bytes != 0 and t.bytes + n > t.max_bytes
+
+cdef PrepareResult names_missing(
+    StatementTable *t, ClientSession *c, ServerSession *s, Output *out,
+    const Found *found, size_t here, size_t *taken,
+) noexcept nogil
+cdef PrepareResult refuse_cut(
+    StatementTable *t, ClientSession *c, ServerSession *s, Output *out,
+    const Found *found, size_t here, size_t *taken, Refusal why,
+) noexcept nogil
+cdef PrepareResult absorb(
+    StatementTable *t, ClientSession *c, const Found *found, const uint8_t *message,
+    size_t here, size_t *taken,
+) noexcept nogil
+cdef PrepareResult parse_whole(
+    StatementTable *t, ClientSession *c, ServerSession *s, Output *out,
+    const uint8_t *body, size_t n,
+) noexcept nogil
+cdef PrepareResult prepare_parse(
+    StatementTable *t, ClientSession *c, ServerSession *s, Output *out,
+    const Found *found, const uint8_t *message, size_t here, size_t *taken,
+) noexcept nogil

@@ -1,0 +1,322 @@
+# SPDX-License-Identifier: MIT
+"""Parse; see ``_parse.pxd``."""
+
+from libc.stdint cimport uint32_t
+from libc.stdlib cimport malloc
+from libc.string cimport memcpy
+
+from pooler.wire.buffers cimport output_add
+from pooler.statements.effects cimport push_with_effect
+from pooler.statements.install cimport (
+    OWN_NAME_BYTES, ensure, make_room, note_installed, own_name, put_named, put_parse,
+    use_target,
+)
+from pooler.session.records cimport REQUEST_FAKE, batch_number, server_has
+from pooler.statements.sql_names cimport (
+    intern, intern_parse, is_stable, names_of, over_limit, query_names,
+)
+from pooler.tables.statements cimport (
+    ABSORB_DROP, ABSORB_KEEP, ClientStatement, ClientStatements, EFFECT_ADDS_NAME,
+    EFFECT_DUPLICATE, EFFECT_REFUSED, EFFECT_UNNAMED, Effect, PREPARE_DONE,
+    PREPARE_FORWARD, PREPARE_HOLD, PREPARE_NO_MEMORY, PREPARE_WAIT, REFUSED_MEMORY,
+    REFUSED_NAME, REFUSED_NOT, Refusal, STATEMENT_PARSE, ServerStatement, Statement,
+    client_statement_find, client_statement_link, client_statement_new,
+    server_statement_find, server_statement_use, statement_ref, statement_unref,
+    text_seen,
+)
+from pooler._wire cimport HEADER_BYTES
+
+cdef enum:
+    NAMES_MOST_BYTES = 32768  # of a message, up to the end of the names in it
+    PARSE_HELD_BYTES = 16384  # a longer Parse is not held in the receive buffer
+    UNNAMED_KEPT_BYTES = 1048576  # a longer unnamed statement is not remembered
+
+cdef const char *REFUSED_SUFFIX = b"refused"
+
+
+# ---------------------------------------------------------------- refusals
+
+cdef PrepareResult refuse(
+    const StatementTable *t, ServerSession *s, Output *out, Refusal why
+) noexcept nogil:
+    """Have PostgreSQL fail where the client's request stood; the text will be ours."""
+    cdef char name[OWN_NAME_BYTES]
+    cdef size_t n = own_name(t, REFUSED_SUFFIX, name)
+    cdef uint8_t kind = c"S"
+    cdef Effect *effect = push_with_effect(s, c"P")
+    if effect == NULL or put_named(out, c"D", &kind, 1, name, n, 0) < 0:
+        return PREPARE_NO_MEMORY
+    effect.flags = EFFECT_REFUSED
+    effect.refusal = <uint8_t> why
+    return PREPARE_DONE
+
+
+cdef PrepareResult refuse_cut(
+    StatementTable *t, ClientSession *c, ServerSession *s, Output *out,
+    const Found *found, size_t here, size_t *taken, Refusal why,
+) noexcept nogil:
+    """Refuse a message of which more may be to come: the rest is dropped as well."""
+    if here <= found.length:
+        if names_of(c) == NULL:
+            return PREPARE_NO_MEMORY
+        c.statements.absorbing = ABSORB_DROP
+    taken[0] = here
+    return refuse(t, s, out, why)
+
+
+cdef PrepareResult names_missing(
+    StatementTable *t, ClientSession *c, ServerSession *s, Output *out,
+    const Found *found, size_t here, size_t *taken,
+) noexcept nogil:
+    """A name in this message has no end here."""
+    if here > found.length:
+        return PREPARE_FORWARD  # nor anywhere: PostgreSQL says what it thinks of it
+    if here > NAMES_MOST_BYTES:
+        return refuse_cut(t, c, s, out, found, here, taken, REFUSED_NAME)
+    return PREPARE_HOLD
+
+
+cdef inline bint may_answer(const ServerSession *s) noexcept nogil:
+    """Whether a Parse can be answered here: PostgreSQL would surely accept it.
+
+    It does not in a failed transaction, nor can anybody say before what was sent
+    earlier is answered.
+    """
+    return s.xact_status != c"E" and s.requests.closing_count == 0
+
+
+cdef Effect *send_parse(
+    StatementTable *t, ServerSession *s, Output *out, Statement *st
+) noexcept nogil:
+    """Send a client's Parse under the shared name; its effect, NULL without memory."""
+    cdef Effect *effect
+    if make_room(t, s, out, st) < 0:
+        return NULL
+    effect = push_with_effect(s, c"P")
+    if (
+        effect == NULL
+        or note_installed(t, s, st) == NULL
+        or put_parse(out, st, st.name, st.name_n) < 0
+    ):
+        return NULL
+    effect.installed = statement_ref(st)
+    s.pool.server_parse_count += 1
+    return effect
+
+
+cdef PrepareResult parse_unnamed(
+    StatementTable *t, ClientSession *c, ServerSession *s, Output *out,
+    const uint8_t *text, size_t n, size_t query_n,
+) noexcept nogil:
+    """A Parse of the unnamed statement.
+
+    The first time a text is met it goes to the server as it is. From the second time
+    on the server keeps it under a name of ours, and need not read it again.
+    """
+    cdef ClientStatements *names = c.statements
+    cdef Statement *st = intern_parse(t, c, text, n, query_n, False)
+    cdef ServerStatement *entry
+    cdef Effect *effect
+    cdef bint cached = False
+    if (
+        st != NULL and st.target == NULL and t.cache_unnamed
+        and may_answer(s)
+    ):
+        entry = server_statement_find(&s.statements, st)
+        if server_has(s, entry) and entry.parsed_at == t.schema_count:
+            cached = is_stable(st)
+            if cached:
+                server_statement_use(&s.statements, entry)
+                s.pool.parse_hit_count += 1
+                effect = push_with_effect(s, c"P" | REQUEST_FAKE)
+        elif (entry != NULL or text_seen(t, st.hash)) and is_stable(st):
+            cached = True
+            effect = send_parse(t, s, out, st)
+    if not cached:
+        if st != NULL and st.target != NULL and use_target(t, s, out, st, False) < 0:
+            return PREPARE_NO_MEMORY
+        effect = push_with_effect(s, c"P")
+        if put_named(out, c"P", NULL, 0, b"", 0, n if st == NULL else st.n) < 0:
+            return PREPARE_NO_MEMORY
+        if st == NULL:
+            output_add(out, text, n)
+        else:
+            output_add(out, st.text, st.n)
+        s.pool.server_parse_count += 1
+        s.unnamed_maybe = True
+    if effect == NULL or out.failed:
+        return PREPARE_NO_MEMORY
+    s.unnamed_own = not cached
+    names.unnamed_batch = batch_number(&s.requests)
+    effect.flags |= EFFECT_UNNAMED
+    effect.unnamed_before = names.unnamed
+    names.unnamed = st
+    return PREPARE_DONE
+
+
+cdef PrepareResult parse_duplicate(
+    StatementTable *t, ClientSession *c, ServerSession *s, Output *out,
+    ClientStatement *entry, const uint8_t *name, size_t name_n,
+    const uint8_t *text, size_t n,
+) noexcept nogil:
+    """A Parse with a name that the client has given already.
+
+    The server is sent it with its own name for that statement, so that it finds in
+    the text whatever it finds, and then that the name is taken (42P05).
+    """
+    cdef Statement *taken = entry.statement
+    cdef Statement *st
+    cdef ClientStatement *second
+    cdef Effect *effect
+    cdef bint there = server_has(s, server_statement_find(&s.statements, taken))
+    if not there and s.requests.closing_count:
+        return PREPARE_WAIT  # who knows whether it can be prepared then
+    st = intern(t, c, STATEMENT_PARSE, text, n)
+    if st == NULL:
+        return refuse(t, s, out, REFUSED_MEMORY)
+    second = client_statement_new(name, name_n, st)
+    statement_unref(t, st)
+    if second == NULL or (
+        s.xact_status != c"E"  # in which PostgreSQL refuses whatever text it is
+        and ensure(t, s, out, taken, False) < 0
+    ):
+        return PREPARE_NO_MEMORY
+    effect = push_with_effect(s, c"P")
+    if (
+        effect == NULL
+        or put_named(out, c"P", NULL, 0, taken.name, taken.name_n, n) < 0
+    ):
+        return PREPARE_NO_MEMORY
+    output_add(out, text, n)
+    effect.flags = EFFECT_DUPLICATE
+    effect.entry = second
+    effect.installed = statement_ref(taken)
+    return PREPARE_DONE
+
+
+cdef PrepareResult parse_named(
+    StatementTable *t, ClientSession *c, ServerSession *s, Output *out,
+    const uint8_t *name, size_t name_n, const uint8_t *text, size_t n, size_t query_n,
+) noexcept nogil:
+    cdef ClientStatements *names = c.statements
+    cdef ClientStatement *entry = client_statement_find(names, name, name_n)
+    cdef ServerStatement *there
+    cdef Statement *st
+    cdef Effect *effect
+    cdef Refusal why
+    if entry != NULL:
+        return parse_duplicate(t, c, s, out, entry, name, name_n, text, n)
+    why = over_limit(t, names, n)
+    if why != REFUSED_NOT:
+        return refuse(t, s, out, why)
+    st = intern_parse(t, c, text, n, query_n, True)
+    if st == NULL:
+        return refuse(t, s, out, REFUSED_MEMORY)
+    entry = client_statement_new(name, name_n, st)
+    statement_unref(t, st)
+    if entry == NULL or client_statement_link(names, entry) < 0:
+        return PREPARE_NO_MEMORY
+    entry.pending = True
+    names.names_batch = batch_number(&s.requests)
+    there = server_statement_find(&s.statements, st)
+    if server_has(s, there) and there.parsed_at == t.schema_count and may_answer(s):
+        server_statement_use(&s.statements, there)
+        s.pool.parse_hit_count += 1
+        effect = push_with_effect(s, c"P" | REQUEST_FAKE)
+        if effect == NULL:
+            return PREPARE_NO_MEMORY
+    else:
+        if st.target != NULL and use_target(t, s, out, st, False) < 0:
+            return PREPARE_NO_MEMORY
+        effect = send_parse(t, s, out, st)
+        if effect == NULL:
+            return PREPARE_NO_MEMORY
+    effect.flags = EFFECT_ADDS_NAME
+    effect.entry = entry
+    return PREPARE_DONE
+
+
+cdef PrepareResult parse_whole(
+    StatementTable *t, ClientSession *c, ServerSession *s, Output *out,
+    const uint8_t *body, size_t n,
+) noexcept nogil:
+    """A Parse whose body is all here. FORWARD: it is malformed."""
+    cdef size_t name_end = after_cstring(body, n, 0)
+    cdef size_t query_end = after_cstring(body, n, name_end) if name_end else 0
+    if query_end == 0:
+        return PREPARE_FORWARD
+    if names_unsettled(c, s) and query_names(
+        body + name_end, query_end - name_end - 1
+    ):
+        return PREPARE_WAIT
+    s.pool.client_parse_count += 1
+    if name_end == 1:
+        return parse_unnamed(
+            t, c, s, out, body + 1, n - 1, query_end - 2
+        )
+    return parse_named(
+        t, c, s, out, body, name_end - 1, body + name_end, n - name_end,
+        query_end - name_end - 1,
+    )
+
+
+cdef PrepareResult absorb(
+    StatementTable *t, ClientSession *c, const Found *found, const uint8_t *message,
+    size_t here, size_t *taken,
+) noexcept nogil:
+    """Keep a message of which more is to come; the relay brings the rest."""
+    cdef ClientStatements *names = c.statements
+    names.part = <uint8_t *> malloc(found.length)
+    if names.part == NULL:
+        return PREPARE_NO_MEMORY
+    names.code = found.code
+    names.part_n = found.length - 4
+    t.bytes += names.part_n
+    names.part_have = <uint32_t> (here - HEADER_BYTES)
+    memcpy(names.part, message + HEADER_BYTES, names.part_have)
+    names.absorbing = ABSORB_KEEP
+    taken[0] = here
+    return PREPARE_DONE
+
+
+cdef PrepareResult prepare_parse(
+    StatementTable *t, ClientSession *c, ServerSession *s, Output *out,
+    const Found *found, const uint8_t *message, size_t here, size_t *taken,
+) noexcept nogil:
+    cdef size_t name_end = after_cstring(message, here, HEADER_BYTES)
+    cdef Effect *effect
+    cdef Refusal why
+    if name_end == 0:
+        return names_missing(t, c, s, out, found, here, taken)
+    if names_of(c) == NULL:
+        return PREPARE_NO_MEMORY
+    if name_end > HEADER_BYTES + 1 and names_unsettled(c, s):
+        return PREPARE_WAIT
+    if here > found.length:
+        taken[0] = here
+        return parse_whole(
+            t, c, s, out, message + HEADER_BYTES, found.length - 4
+        )
+    if found.length <= PARSE_HELD_BYTES:
+        return PREPARE_HOLD
+    if name_end > HEADER_BYTES + 1 or found.length <= UNNAMED_KEPT_BYTES:
+        why = REFUSED_NOT
+        if name_end > HEADER_BYTES + 1:
+            why = over_limit(t, c.statements, found.length)
+        if why == REFUSED_NOT and no_room(t, found.length):
+            why = REFUSED_MEMORY
+        if why != REFUSED_NOT:
+            return refuse_cut(t, c, s, out, found, here, taken, why)
+        return absorb(t, c, found, message, here, taken)
+    # Too long to be worth remembering: it streams, and lives as long as this link.
+    effect = push_with_effect(s, c"P")
+    if effect == NULL:
+        return PREPARE_NO_MEMORY
+    effect.flags = EFFECT_UNNAMED
+    effect.unnamed_before = c.statements.unnamed
+    c.statements.unnamed = NULL
+    s.unnamed_own = s.unnamed_maybe = True
+    c.statements.unnamed_batch = batch_number(&s.requests)
+    s.pool.client_parse_count += 1
+    s.pool.server_parse_count += 1
+    return PREPARE_DONE

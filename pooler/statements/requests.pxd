@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: MIT
+"""Prepared statements over shared servers: what becomes of a client's requests.
+
+Session layer, sans-IO, hot. A client's name is replaced by the statement's name on the
+server, and a server that lacks the statement is given it first, in the same send.
+Nothing is answered here that PostgreSQL would refuse: a name that is taken, unknown or
+over a limit is sent as a request that PostgreSQL itself fails, at its place in the
+stream, so that transaction and pipeline end up as they must. What is answered here is
+a Parse of what the server has already, and the Close of a name.
+
+Source: PostgreSQL documentation, "Extended Query", "PREPARE", "DEALLOCATE".
+"""
+
+from libc.stdint cimport uint8_t
+
+from pooler.wire.buffers cimport Output
+from pooler.session.records cimport ClientSession, ServerSession
+from pooler.tables.statements cimport PrepareResult, StatementTable
+from pooler._wire cimport Found
+
+cdef PrepareResult prepare_request(
+    StatementTable *t, ClientSession *c, ServerSession *s, Output *out,
+    const Found *found, const uint8_t *message, size_t here, size_t behind,
+    size_t *taken,
+) noexcept nogil
+cdef size_t prepare_alone(
+    StatementTable *t, ClientSession *c, Output *to_client, const uint8_t *message,
+    size_t here,
+) noexcept nogil
+cdef PrepareResult prepare_absorbed(
+    StatementTable *t, ClientSession *c, ServerSession *s, Output *out
+) noexcept nogil

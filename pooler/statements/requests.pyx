@@ -1,0 +1,490 @@
+# SPDX-License-Identifier: MIT
+"""Requests that concern prepared statements; see ``_prepare.pxd``."""
+
+from libc.stdint cimport uint8_t
+from libc.string cimport memcmp, memcpy
+
+from pooler.wire.buffers cimport output_add, output_room
+from pooler.statements.effects cimport push_with_effect
+from pooler.statements.install cimport (
+    describe_first, ensure, looks_like_ours, put_close, put_named, use_target,
+)
+from pooler.tables.params cimport ParamSet, params_context
+from pooler.statements.parse cimport (
+    absorb, after_cstring, names_missing, names_unsettled, no_room, parse_whole,
+    prepare_parse, refuse_cut,
+)
+from pooler.statements.replay cimport replay_arm
+from pooler.session.records cimport (
+    REQUEST_DESCRIBE, REQUEST_FAKE, REQUEST_SKIP, batch_number, batch_unsettled,
+    requests_push, server_has,
+)
+from pooler.statements.sql_names cimport (
+    is_stable, names_of, over_limit, query_names, rename_query,
+)
+from pooler.tables.statements cimport (
+    ClientStatement, ClientStatements, EFFECT_DESCRIBES, EFFECT_DROPS_NAME,
+    EFFECT_UNNAMED, Effect, PREPARE_DONE, PREPARE_FORWARD, PREPARE_HOLD,
+    PREPARE_NO_MEMORY, PREPARE_WAIT, REFUSED_NOT, REFUSED_STALE, ServerStatement,
+    STATEMENT_NAME_BYTES, STATEMENT_PARSE, Statement, absorbed_free,
+    client_statement_find, client_statement_free, client_statement_link,
+    client_statement_new, client_statement_unlink, server_statement_find,
+    statement_find, statement_hash, statement_ref, statement_unref,
+)
+from pooler._wire cimport HEADER_BYTES, load_be32, put_header
+
+cdef enum:
+    QUERY_LOOK_BYTES = 256  # what must be there of a Query to see what it is
+
+cdef const char *SYNC = b"S\0\0\0\4"
+cdef const char *DESCRIBE_PORTAL = b"D\0\0\0\6P"
+cdef const char *PARSED_AND_READY = b"1\0\0\0\4Z\0\0\0\5I"
+cdef const char *CLOSED_AND_READY = b"3\0\0\0\4Z\0\0\0\5I"
+
+
+# ---------------------------------------------------------------- Bind and the like
+
+cdef int close_unnamed(ServerSession *s, Output *out) noexcept nogil:
+    """Whatever unnamed statement the server has, it is not this client's."""
+    if not s.unnamed_maybe:
+        return 0
+    if push_with_effect(s, c"C" | REQUEST_SKIP) == NULL:
+        return -1
+    return put_close(out, c"S", b"", 0)
+
+
+cdef PrepareResult find_named(
+    ClientSession *c, ServerSession *s,
+    const uint8_t *name, size_t name_n, ClientStatement **found,
+) noexcept nogil:
+    """The client's entry of this name; FORWARD when it has given none."""
+    if names_unsettled(c, s):
+        return PREPARE_WAIT
+    found[0] = client_statement_find(c.statements, name, name_n)
+    return PREPARE_FORWARD if found[0] == NULL else PREPARE_DONE
+
+
+cdef PrepareResult find_unnamed(
+    StatementTable *t, ClientSession *c, ServerSession *s, Output *out,
+    Statement **found,
+) noexcept nogil:
+    """The client's unnamed statement.
+
+    FORWARD: it is the server's own, or there is none and PostgreSQL says so.
+    """
+    cdef Statement *st
+    if c.statements != NULL and batch_unsettled(
+        &s.requests, c.statements.unnamed_batch
+    ):
+        return PREPARE_WAIT
+    st = c.statements.unnamed if c.statements != NULL else NULL
+    if s.unnamed_own:
+        if st != NULL and st.target != NULL and use_target(t, s, out, st, False) < 0:
+            return PREPARE_NO_MEMORY
+        return PREPARE_FORWARD
+    if st == NULL:
+        return PREPARE_FORWARD if close_unnamed(s, out) == 0 else PREPARE_NO_MEMORY
+    found[0] = st
+    return PREPARE_DONE
+
+
+cdef bint shapes_differ(
+    const ClientStatement *entry, const ServerStatement *there
+) noexcept nogil:
+    return entry.told_shape != there.shape or (
+        entry.told_parameters != 0 and there.parameters != 0
+        and entry.told_parameters != there.parameters
+    )
+
+
+cdef PrepareResult check_shape(
+    StatementTable *t, ServerSession *s, Output *out, const ClientStatement *entry
+) noexcept nogil:
+    """Whether the server's statement returns what its client was told that it does.
+
+    A client that binds without another Describe reads rows by what it remembers. If
+    the server has not said yet what it returns, the client waits until it has: once
+    for each server and statement. FORWARD: the rows would be others.
+    """
+    cdef ServerStatement *there = server_statement_find(&s.statements, entry.statement)
+    if server_has(s, there) and there.shape != 0:
+        return PREPARE_FORWARD if shapes_differ(entry, there) else PREPARE_DONE
+    if (
+        ensure(t, s, out, entry.statement, False) < 0
+        or describe_first(t, s, out, entry.statement) < 0
+    ):
+        return PREPARE_NO_MEMORY
+    return PREPARE_WAIT
+
+
+cdef int queue_describe(ServerSession *s, ClientStatement *entry) noexcept nogil:
+    """A Describe of a client's statement; its answer is noted if it may be news."""
+    cdef ServerStatement *there
+    cdef Effect *effect
+    if entry == NULL:
+        return requests_push(&s.requests, c"D")
+    there = server_statement_find(&s.statements, entry.statement)
+    if server_has(s, there) and there.shape != 0 and not shapes_differ(entry, there):
+        return requests_push(&s.requests, c"D")
+    effect = push_with_effect(s, REQUEST_DESCRIBE)
+    if effect == NULL:
+        return -1
+    effect.flags = EFFECT_DESCRIBES
+    effect.installed = statement_ref(entry.statement)
+    effect.entry = entry
+    return 0
+
+
+cdef PrepareResult put_renamed(
+    StatementTable *t, ServerSession *s, Output *out, const Found *found,
+    const uint8_t *message, size_t name_at, size_t name_end, const Statement *st,
+    ClientStatement *entry,
+) noexcept nogil:
+    """Send a message's beginning with another name in it; the rest goes as it is.
+
+    Without a statement, a name that is unknown but looks like ours is made one that
+    cannot be there.
+    """
+    cdef const char *name
+    cdef size_t name_n
+    cdef char missing[STATEMENT_NAME_BYTES + 2]
+    if found.code == c"D":
+        if queue_describe(s, entry) < 0:
+            return PREPARE_NO_MEMORY
+    elif requests_push(&s.requests, found.code) < 0:
+        return PREPARE_NO_MEMORY
+    if st != NULL:
+        name = <const char *> st.name
+        name_n = st.name_n
+    else:
+        name_n = name_end - name_at
+        memcpy(missing, message + name_at, name_n - 1)
+        missing[name_n - 1] = c"?"
+        name = missing
+    if put_named(
+        out, found.code, message + HEADER_BYTES, name_at - HEADER_BYTES, name, name_n,
+        found.length + 1 - name_end,
+    ) < 0:
+        return PREPARE_NO_MEMORY
+    return PREPARE_DONE
+
+
+cdef PrepareResult prepare_named(
+    StatementTable *t, ClientSession *c, ServerSession *s, Output *out,
+    const Found *found, const uint8_t *message, size_t here, size_t name_at,
+    size_t name_end, bint told, size_t *taken,
+) noexcept nogil:
+    """Bind or Describe of the statement whose name stands at ``name_at``.
+
+    ``told``: the client hears in this batch what rows it gets.
+    """
+    cdef const uint8_t *name = message + name_at
+    cdef size_t name_n = name_end - 1 - name_at
+    cdef ClientStatement *entry = NULL
+    cdef Statement *st = NULL
+    cdef PrepareResult result
+    if name_n:
+        result = find_named(c, s, name, name_n, &entry)
+        st = entry.statement if entry != NULL else NULL
+    else:
+        result = find_unnamed(t, c, s, out, &st)
+    if result == PREPARE_NO_MEMORY or result == PREPARE_WAIT:
+        return result
+    if st == NULL and not looks_like_ours(t, name, name_n):
+        return PREPARE_FORWARD
+    told = told or entry == NULL or entry.told_shape == 0
+    if not told and s.xact_status != c"E":
+        result = check_shape(t, s, out, entry)
+        if result == PREPARE_FORWARD:
+            return refuse_cut(t, c, s, out, found, here, taken, REFUSED_STALE)
+        if result != PREPARE_DONE:
+            return result
+    if st != NULL:
+        if ensure(t, s, out, st, False) < 0:
+            return PREPARE_NO_MEMORY
+        if told:
+            replay_arm(t, s, out, st)
+    taken[0] = name_end
+    if found.code == c"B" and name_at == HEADER_BYTES + 1:
+        s.bound = entry
+    return put_renamed(t, s, out, found, message, name_at, name_end, st, entry)
+
+
+cdef inline bint is_describe_of_unnamed_portal(
+    const uint8_t *message, size_t n
+) noexcept nogil:
+    return n >= 7 and memcmp(message, DESCRIBE_PORTAL, 7) == 0
+
+
+cdef PrepareResult prepare_bind(
+    StatementTable *t, ClientSession *c, ServerSession *s, Output *out,
+    const Found *found, const uint8_t *message, size_t here, size_t behind,
+    size_t *taken,
+) noexcept nogil:
+    cdef size_t portal_end = after_cstring(message, here, HEADER_BYTES)
+    cdef size_t name_end = (
+        after_cstring(message, here, portal_end) if portal_end else 0
+    )
+    cdef PrepareResult result
+    cdef bint told
+    if name_end == 0:
+        return names_missing(t, c, s, out, found, here, taken)
+    if portal_end == HEADER_BYTES + 1:
+        s.bound = NULL
+    told = portal_end == HEADER_BYTES + 1 and is_describe_of_unnamed_portal(
+        message + here, behind
+    )
+    result = prepare_named(
+        t, c, s, out, found, message, here, portal_end, name_end, told, taken
+    )
+    s.pool.bind_count += result != PREPARE_WAIT
+    return result
+
+
+cdef PrepareResult prepare_close(
+    StatementTable *t, ClientSession *c, ServerSession *s,
+    const uint8_t *name, size_t name_n, size_t here, size_t *taken,
+) noexcept nogil:
+    """Close of a statement: the name goes, the server keeps the statement."""
+    cdef ClientStatement *entry
+    cdef Effect *effect
+    if names_of(c) == NULL:
+        return PREPARE_NO_MEMORY
+    if name_n and names_unsettled(c, s):
+        return PREPARE_WAIT
+    if name_n == 0 and s.unnamed_own:  # it is really there
+        effect = push_with_effect(s, c"C")
+    else:
+        effect = push_with_effect(s, c"C" | REQUEST_FAKE)
+        taken[0] = here
+    if effect == NULL:
+        return PREPARE_NO_MEMORY
+    if name_n == 0:
+        effect.flags = EFFECT_UNNAMED
+        effect.unnamed_before = c.statements.unnamed
+        c.statements.unnamed = NULL
+        c.statements.unnamed_batch = batch_number(&s.requests)
+        return PREPARE_DONE
+    entry = client_statement_find(c.statements, name, name_n)
+    if entry != NULL:
+        client_statement_unlink(c.statements, entry)
+        if s.bound == entry:
+            s.bound = NULL
+        c.statements.names_batch = batch_number(&s.requests)
+        effect.flags = EFFECT_DROPS_NAME
+        effect.entry = entry
+    return PREPARE_DONE
+
+
+cdef PrepareResult prepare_describe_or_close(
+    StatementTable *t, ClientSession *c, ServerSession *s, Output *out,
+    const Found *found, const uint8_t *message, size_t here, size_t *taken,
+) noexcept nogil:
+    cdef size_t name_at = HEADER_BYTES + 1
+    cdef size_t name_end
+    if here <= found.length:
+        return PREPARE_HOLD  # these are short messages
+    if s.bound != NULL and is_describe_of_unnamed_portal(message, here):
+        return PREPARE_DONE if queue_describe(s, s.bound) == 0 else PREPARE_NO_MEMORY
+    if message[HEADER_BYTES] != c"S":
+        return PREPARE_FORWARD
+    name_end = after_cstring(message, here, name_at)
+    if name_end != here:
+        return PREPARE_FORWARD  # malformed
+    if found.code == c"C":
+        return prepare_close(
+            t, c, s, message + name_at, name_end - 1 - name_at, here, taken
+        )
+    return prepare_named(
+        t, c, s, out, found, message, here, name_at, name_end, True, taken
+    )
+
+
+# ---------------------------------------------------------------- every request
+
+cdef PrepareResult prepare_query(
+    StatementTable *t, ClientSession *c, ServerSession *s, Output *out,
+    const Found *found, const uint8_t *message, size_t here, size_t *taken,
+) noexcept nogil:
+    """A Query drops the unnamed statement; PREPARE and the like are renamed."""
+    cdef size_t text_n = here - HEADER_BYTES
+    if here <= found.length:
+        if here < QUERY_LOOK_BYTES:
+            return PREPARE_HOLD
+    else:
+        text_n -= 1  # without the terminator
+    if names_unsettled(c, s) and query_names(message + HEADER_BYTES, text_n):
+        return PREPARE_WAIT
+    if c.statements != NULL:
+        statement_unref(t, c.statements.unnamed)
+        c.statements.unnamed = NULL
+        c.statements.unnamed_batch = batch_number(&s.requests)
+    if here > found.length:
+        if message[here - 1] != 0:
+            return PREPARE_FORWARD
+        taken[0] = here
+        return rename_query(t, c, s, out, message + HEADER_BYTES, text_n)
+    if not query_names(message + HEADER_BYTES, text_n) or no_room(t, found.length):
+        return PREPARE_FORWARD
+    if names_of(c) == NULL:
+        return PREPARE_NO_MEMORY
+    return absorb(t, c, found, message, here, taken)
+
+
+cdef PrepareResult prepare_request(
+    StatementTable *t, ClientSession *c, ServerSession *s, Output *out,
+    const Found *found, const uint8_t *message, size_t here, size_t behind,
+    size_t *taken,
+) noexcept nogil:
+    """Take a message that may name a prepared statement, or prepare one.
+
+    In:      message[0:here) borrowed, from its type byte on: the part that is here;
+             ``behind`` bytes of what follows it are there as well
+    Out:     out: what goes to the server in its place; *taken: how many of its bytes
+             that covers
+    Cost:    O(names), for Parse and for SQL that names statements O(text)
+    Source:  "Message Formats" (Parse, Bind, Describe, Close, Query)
+    """
+    taken[0] = 0
+    if found.code == c"B":
+        return prepare_bind(t, c, s, out, found, message, here, behind, taken)
+    if found.code == c"Q":
+        return prepare_query(t, c, s, out, found, message, here, taken)
+    if found.code == c"P":
+        return prepare_parse(t, c, s, out, found, message, here, taken)
+    return prepare_describe_or_close(t, c, s, out, found, message, here, taken)
+
+
+cdef PrepareResult prepare_absorbed(
+    StatementTable *t, ClientSession *c, ServerSession *s, Output *out
+) noexcept nogil:
+    """The message that was kept is complete."""
+    cdef ClientStatements *names = c.statements
+    cdef uint8_t *body = names.part
+    cdef size_t n = names.part_n
+    cdef PrepareResult result = PREPARE_FORWARD
+    if s.skip_to_sync:
+        absorbed_free(t, names)
+        return PREPARE_DONE
+    if names.code == c"P":
+        result = parse_whole(t, c, s, out, body, n)
+    elif n and body[n - 1] == 0:
+        result = rename_query(t, c, s, out, body, n - 1)
+    if result == PREPARE_WAIT:
+        s.obsolete = True  # it cannot wait here, so the server gets the client's name
+        result = PREPARE_FORWARD
+    if result == PREPARE_FORWARD:
+        result = forward_absorbed(s, out, names)
+    absorbed_free(t, names)
+    return result
+
+
+cdef PrepareResult forward_absorbed(
+    ServerSession *s, Output *out, const ClientStatements *names
+) noexcept nogil:
+    cdef uint8_t *room = output_room(out, HEADER_BYTES + names.part_n)
+    if room == NULL:
+        return PREPARE_NO_MEMORY
+    memcpy(
+        room + put_header(room, names.code, names.part_n + 4), names.part, names.part_n
+    )
+    if names.code == c"P":
+        if push_with_effect(s, c"P") == NULL:
+            return PREPARE_NO_MEMORY
+    elif requests_push(&s.requests, names.code) < 0:
+        return PREPARE_NO_MEMORY
+    return PREPARE_DONE
+
+
+# ---------------------------------------------------------------- without a server
+
+cdef Statement *known_statement(
+    StatementTable *t, ClientSession *c, const uint8_t *body, size_t n
+) noexcept nogil:
+    """The statement of a Parse that may be answered before any server is asked.
+
+    NULL unless its name is free and a server of this pool has accepted its text.
+    """
+    cdef size_t name_end = after_cstring(body, n, 0)
+    cdef size_t query_end = after_cstring(body, n, name_end) if name_end > 1 else 0
+    cdef ParamSet *context = params_context(t.params, c.params)
+    cdef Statement *st
+    if query_end == 0 or context == NULL or names_of(c) == NULL:
+        return NULL
+    if (
+        client_statement_find(c.statements, body, name_end - 1) != NULL
+        or over_limit(t, c.statements, n) != REFUSED_NOT
+    ):
+        return NULL
+    st = statement_find(
+        t, context, STATEMENT_PARSE, body + name_end, n - name_end,
+        statement_hash(t, context, STATEMENT_PARSE, body + name_end, n - name_end),
+    )
+    if (
+        st == NULL or st.parsed_in != c.pool or st.parsed_at != t.schema_count
+        or not is_stable(st)
+    ):
+        return NULL
+    if query_names(body + name_end, query_end - name_end - 1):
+        return NULL
+    return st
+
+
+cdef bint close_alone(
+    StatementTable *t, ClientSession *c, const uint8_t *body, size_t n
+) noexcept nogil:
+    """Close of a statement: it is but a name of the client's."""
+    cdef ClientStatement *entry
+    if body[0] != c"S" or after_cstring(body, n, 1) != n:
+        return False
+    if c.statements == NULL:
+        return True
+    if n == 2:
+        statement_unref(t, c.statements.unnamed)
+        c.statements.unnamed = NULL
+        return True
+    entry = client_statement_find(c.statements, body + 1, n - 2)
+    if entry != NULL:
+        client_statement_unlink(c.statements, entry)
+        client_statement_free(t, entry)
+    return True
+
+
+cdef size_t prepare_alone(
+    StatementTable *t, ClientSession *c, Output *to_client, const uint8_t *message,
+    size_t here,
+) noexcept nogil:
+    """Answer a lone Parse or Close and its Sync for a client without a server.
+
+    Many clients prepare before they do anything, and some programs wait for that
+    while their other connections hold every server.
+
+    In:      message[0:here) borrowed, from its type byte on, and what is behind it
+    Out:     how many bytes are answered; 0: a server is needed
+    """
+    cdef size_t end = <size_t> load_be32(message + 1) + 1
+    cdef const uint8_t *body = message + HEADER_BYTES
+    cdef ClientStatement *entry
+    cdef Statement *st
+    if end + HEADER_BYTES > here or memcmp(message + end, SYNC, HEADER_BYTES) != 0:
+        return 0
+    if message[0] == c"P":
+        st = known_statement(t, c, body, end - HEADER_BYTES)
+        if st == NULL:
+            return 0
+        entry = client_statement_new(
+            body, after_cstring(body, end - HEADER_BYTES, 0) - 1, st
+        )
+        if entry == NULL:
+            return 0
+        if client_statement_link(c.statements, entry) < 0:
+            client_statement_free(t, entry)
+            return 0
+        c.pool.client_parse_count += 1
+        c.pool.parse_hit_count += 1
+        output_add(to_client, <const uint8_t *> PARSED_AND_READY, 11)
+    elif close_alone(t, c, body, end - HEADER_BYTES):
+        output_add(to_client, <const uint8_t *> CLOSED_AND_READY, 11)
+    else:
+        return 0
+    return end + HEADER_BYTES

@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: MIT
+"""Names of prepared statements that stand in SQL: PREPARE, EXECUTE, DEALLOCATE.
+
+Session layer, sans-IO. They are the same names as those of the extended protocol, so
+a client may PREPARE by SQL what it Binds later, and the other way round. In a Query
+they are replaced where they stand. A Parse whose text is one of these commands becomes
+a statement with a ``target``.
+
+Source: PostgreSQL documentation, "PREPARE", "EXECUTE", "DEALLOCATE".
+"""
+
+from libc.stdint cimport uint8_t
+
+from pooler.wire.buffers cimport Output
+from pooler.session.records cimport ClientSession, ServerSession
+from pooler.tables.statements cimport (
+    ClientStatements, PrepareResult, Refusal, Statement, StatementTable,
+)
+
+cdef ClientStatements *names_of(ClientSession *c) noexcept nogil
+cdef bint is_stable(Statement *st) noexcept nogil
+cdef Refusal over_limit(
+    const StatementTable *t, const ClientStatements *names, size_t n
+) noexcept nogil
+cdef Statement *intern(
+    StatementTable *t, ClientSession *c, uint8_t kind, const uint8_t *text, size_t n
+) noexcept nogil
+cdef Statement *intern_parse(
+    StatementTable *t, ClientSession *c, const uint8_t *text, size_t n,
+    size_t query_n, bint named,
+) noexcept nogil
+cdef bint query_names(const uint8_t *text, size_t n) noexcept nogil
+cdef PrepareResult rename_query(
+    StatementTable *t, ClientSession *c, ServerSession *s, Output *out,
+    const uint8_t *text, size_t n,
+) noexcept nogil

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""Tables of what sessions share: parameter values, texts of prepared statements."""

@@ -1,0 +1,270 @@
+# SPDX-License-Identifier: MIT
+"""Clients from accept to admission. Process layer, cold.
+
+The engine keeps what a client sends before it is logged in; here it is read by a
+``ClientLogin``, checked against the limits and, once a server of its pool has said
+what the welcome is, admitted. From then on Python does not see the client again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pooler import log
+from pooler.errors import (
+    CLOSE_REASON_ROWS,
+    INVALID_CATALOG_NAME,
+    INVALID_PARAMETER_VALUE,
+    TOO_MANY_CONNECTIONS,
+    LoginError,
+)
+from pooler.io.engine import Engine
+from pooler.ipc.board import Board
+from pooler.login import packets
+from pooler.login.client import (
+    AuthMethod,
+    Cancel,
+    ClientLogin,
+    ClientPolicy,
+    Closed,
+    LoggedIn,
+)
+from pooler.session.records import CloseReason
+from pooler.worker.cancel import Cancels
+from pooler.worker.pools import Pool, Pools
+
+REPLICATION_WORDS = {"logical": "database", "physical": "true"}
+MAX_PARAMETER_BYTES = 4096
+
+
+def make_policy(pools: Pools, mock_key: bytes) -> ClientPolicy:
+    """What the running configuration says about who may log in and how."""
+    config = pools.config
+
+    def secret_of(user: str) -> str | None:
+        known = config.userlist.get(user)
+        return None if known is None else known.text
+
+    def forced_user(name: str) -> str | None:
+        database = pools.database(name)
+        return None if database is None else database.user
+
+    settings = config.settings
+    return ClientPolicy(
+        method=AuthMethod(settings.auth_type),
+        secrets=secret_of,
+        database_exists=lambda name: pools.database(name) is not None,
+        forced_user=forced_user,
+        tracked=pools.tracked,
+        ignore_startup_parameters=frozenset(settings.ignore_startup_parameters),
+        mock_key=mock_key,
+        known_users_only=bool(settings.auth_file),
+    )
+
+
+def client_values(given: dict[str, str]) -> dict[str, str]:
+    """Parameter values as they can be given to a server; LoginError if one cannot.
+
+    A SET carries ASCII only (in some encodings a quote can hide inside a character).
+    PostgreSQL itself makes question marks of other bytes in application_name.
+    """
+    values = {}
+    for name, text in given.items():
+        clean = text
+        if name == "application_name":
+            raw = text.encode(errors="surrogateescape")
+            clean = "".join(chr(b) if 0x20 <= b < 0x7F else "?" for b in raw)
+        if not clean.isascii() or "\0" in clean or len(clean) > MAX_PARAMETER_BYTES:
+            raise LoginError(
+                f'invalid value for parameter "{name}"', INVALID_PARAMETER_VALUE
+            )
+        values[name] = clean
+    return values
+
+
+@dataclass(slots=True)
+class _Arrival:
+    """A client that is logging in."""
+
+    login: ClientLogin
+    accepted: LoggedIn | None = None
+    pool: Pool | None = None  # of a replication client, its own
+
+
+class Admission:
+    """All clients of a worker that are not admitted yet."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        pools: Pools,
+        board: Board,
+        slot: int,
+        mock_key: bytes,
+        cancels: Cancels,
+    ) -> None:
+        self._engine = engine
+        self._pools = pools
+        self._board = board
+        self._slot = slot
+        self._mock_key = mock_key
+        self._cancels = cancels
+        self._arrivals: dict[int, _Arrival] = {}
+        self._policy = make_policy(pools, mock_key)
+
+    def reload(self) -> None:
+        """New logins follow the new configuration; those under way the old one."""
+        self._policy = make_policy(self._pools, self._mock_key)
+
+    # ------------------------------------------------------------ arriving
+
+    def arrived(self, handle: int) -> None:
+        """A client in login has sent something."""
+        arrival = self._arrivals.get(handle)
+        if arrival is None:
+            arrival = self._arrivals[handle] = _Arrival(ClientLogin(self._policy))
+        if arrival.accepted is not None:
+            return  # its first query waits with it
+        try:
+            reply = arrival.login.receive(self._engine.login_bytes(handle))
+            if arrival.login.wants_in:
+                self._check_room()
+            if reply.send:
+                self._engine.client_send(handle, reply.send)
+            self._engine.login_consume(handle, reply.consumed)
+            match reply.outcome:
+                case LoggedIn():
+                    arrival.accepted = reply.outcome
+                    self._await_welcome(handle, arrival, reply.outcome)
+                case Cancel(key):
+                    del self._arrivals[handle]
+                    self._cancels.requested(handle, key)
+                case Closed():
+                    self._engine.client_close(handle, CloseReason.CLOSE_CLIENT_REQUEST)
+        except LoginError as error:
+            self._refuse(handle, error)
+        except LookupError:
+            self._forget(handle)  # it closed while it was answered
+
+    def _check_room(self) -> None:
+        """Refuse a client above ``max_client_conn``; all workers count together."""
+        self._board.set(self._slot, "clients", self._engine.client_count)
+        limit = self._pools.config.settings.max_client_conn
+        if self._board.total("clients") > limit:
+            raise LoginError(
+                "no more connections allowed (max_client_conn)", TOO_MANY_CONNECTIONS
+            )
+
+    def _forget(self, handle: int) -> None:
+        """A client will not be admitted."""
+        arrival = self._arrivals.pop(handle, None)
+        if arrival is not None and arrival.pool is not None:
+            self._pools.release_dedicated(arrival.pool)
+
+    def _refuse(self, handle: int, error: LoginError) -> None:
+        self._forget(handle)
+        if self._pools.config.settings.log_pooler_errors:
+            try:
+                host, port = self._engine.client_peer(handle)
+            except LookupError:
+                return
+            log.write(
+                log.WARNING,
+                f"pooler error: {error.message}",
+                tag=f"C-{handle:#x}: (nodb)/(nouser)@{host}:{port}",
+            )
+        self._engine.client_close(
+            handle,
+            CloseReason.CLOSE_CLIENT_LOGIN,
+            packets.error_response("FATAL", error.sqlstate, error.message),
+        )
+
+    # ------------------------------------------------------------ admitting
+
+    def _await_welcome(
+        self, handle: int, arrival: _Arrival, accepted: LoggedIn
+    ) -> None:
+        database = self._pools.database(accepted.database)
+        if database is None:
+            raise LoginError(
+                f"no such database: {accepted.database}", INVALID_CATALOG_NAME
+            )
+        values: dict[str, str] = {}
+        if accepted.replication:
+            startup = accepted.startup_parameters | {
+                "replication": REPLICATION_WORDS[accepted.replication]
+            }
+            pool = self._pools.dedicated(database, accepted.server_user, startup)
+            arrival.pool = pool
+        else:
+            values = client_values(accepted.parameters)
+            pool = self._pools.get(database, accepted.server_user)
+        if accepted.scram_keys is not None:
+            pool.scram_keys = accepted.scram_keys
+        if pool.welcome is not None:
+            self._admit(handle, accepted, pool, values)
+        else:
+            self._pools.when_welcome(
+                pool, lambda: self._welcomed(handle, accepted, pool, values)
+            )
+
+    def _welcomed(
+        self, handle: int, accepted: LoggedIn, pool: Pool, values: dict[str, str]
+    ) -> None:
+        """The pool's first server has answered, or could not be opened."""
+        if handle not in self._arrivals:
+            return
+        try:
+            self._engine.client_peer(handle)
+        except LookupError:
+            self._forget(handle)  # it has left; its notice is on the way
+            return
+        if pool.welcome is None:
+            failure = pool.failure or LoginError("cannot connect")
+            self._refuse(handle, failure)
+        else:
+            self._admit(handle, accepted, pool, values)
+
+    def _admit(
+        self, handle: int, accepted: LoggedIn, pool: Pool, values: dict[str, str]
+    ) -> None:
+        del self._arrivals[handle]
+        settings = self._pools.config.settings
+        if settings.log_connections:
+            host, port = self._engine.client_peer(handle)
+            log.write(
+                log.LOG,
+                f"login attempt: db={accepted.database} user={accepted.user}"
+                f" tls=no replication={accepted.replication or 'none'}",
+                tag=f"C-{handle:#x}: {accepted.database}/{accepted.user}@{host}:{port}",
+            )
+        greeting = pool.greeting(values, self._pools.tracked_names)
+        key = self._cancels.new_key(accepted.minor_protocol)
+        self._engine.client_admit(
+            handle,
+            pool.pool_id,
+            greeting.values,
+            key,
+            greeting.messages + packets.message(b"K", key) + packets.ready_for_query(),
+        )
+
+    # ------------------------------------------------------------ leaving
+
+    def client_closed(
+        self, handle: int, reason: int, pool_id: int, age_us: int, peer: object
+    ) -> None:
+        """The engine has closed a client, admitted or not."""
+        self._forget(handle)
+        self._board.set(self._slot, "clients", self._engine.client_count)
+        pool = self._pools.by_id(pool_id)
+        if pool is not None:
+            self._pools.release_dedicated(pool)
+        if pool is None or not self._pools.config.settings.log_disconnections:
+            return  # a probe that never logged in is not worth a line
+        host, port = peer if isinstance(peer, tuple) else ("?", 0)
+        text = CLOSE_REASON_ROWS[reason][1]
+        log.write(
+            log.LOG,
+            f"closing because: {text} (age={age_us // 1_000_000}s)",
+            tag=f"C-{handle:#x}: {pool.tag}@{host}:{port}",
+        )

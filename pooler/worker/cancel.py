@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: MIT
+"""Cancel requests, also for clients of another worker or host. Process layer, cold.
+
+A key tells who can find its client:
+
+    byte 0      low seven bits: the worker's slot (the sign bit stays clear, because
+                some clients print the process id as a signed number)
+    bytes 1, 2  with peering, the ``peer_id`` of the host, low byte first
+    byte 7      with peering, low two bits: how often the request may still be forwarded
+
+Everything else is random. The layout of peering is PgBouncer's. The connection that
+brought a request is closed when the cancel is done, as PostgreSQL does: libpq waits.
+
+Source: PostgreSQL documentation, "Canceling Requests in Progress".
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import os
+from collections.abc import AsyncIterator, Coroutine
+from typing import Any
+
+from pooler import log
+from pooler.config.settings import Peer
+from pooler.errors import LoginError
+from pooler.io.engine import Engine
+from pooler.ipc.bus import Bus, BusMessage
+from pooler.session.records import CloseReason
+from pooler.worker.pools import Pools
+from pooler.worker.servers import addresses, send_cancel
+
+SLOT_BITS = 0x7F
+HOP_BITS = 0x03
+HOP_BYTE = 7
+KEY_BYTES = 8
+LONG_KEY_BYTES = 36
+ANSWER_TIMEOUT_S = 10.0
+# Cancel connections of this worker at once; more requests wait their turn.
+CANCELS_AT_ONCE = 64
+
+
+class Cancels:
+    """The cancel requests of one worker."""
+
+    def __init__(
+        self, engine: Engine, pools: Pools, bus: Bus, slot: int, workers: int
+    ) -> None:
+        self._engine = engine
+        self._pools = pools
+        self._bus = bus
+        self._slot = slot
+        self._workers = workers
+        self._ids = itertools.count()
+        self._answers: dict[int, asyncio.Future[None]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._budget = asyncio.Semaphore(CANCELS_AT_ONCE)
+
+    def new_key(self, minor_protocol: int) -> bytes:
+        """Return a key for a client of this worker: process id and secret."""
+        key = bytearray(os.urandom(LONG_KEY_BYTES if minor_protocol else KEY_BYTES))
+        key[0] = self._slot & SLOT_BITS
+        peer_id = self._pools.config.settings.peer_id
+        if peer_id:
+            key[1:3] = peer_id.to_bytes(2, "little")
+            key[HOP_BYTE] |= HOP_BITS
+        return bytes(key)
+
+    def requested(self, handle: int, key: bytes) -> None:
+        """A connection has brought a cancel request; it is closed afterwards."""
+        self._spawn(self._serve(handle, key))
+
+    def abandoned(self, handle: int) -> None:
+        """A server runs what a vanished client asked for."""
+        self._spawn(self._cancel_on(handle))
+
+    def heard(self, message: BusMessage) -> None:
+        """Another worker has got a request that may be for a client of ours."""
+        key = bytes.fromhex(str(message.payload.get("key", "")))
+        self._spawn(self._serve_other(message.sender, message.payload.get("id"), key))
+
+    def answered(self, message: BusMessage) -> None:
+        """Another worker has dealt with a request that we passed on."""
+        answer = self._answers.get(message.payload.get("id", -1))
+        if answer is not None and not answer.done():
+            answer.set_result(None)
+
+    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _serve(self, handle: int, key: bytes) -> None:
+        try:
+            peer = self._peer_of(key)
+            if peer is not None:
+                await self._forward(peer, key)
+            elif not await self._cancel_here(self._own(key)):
+                await self._pass_on(self._own(key))
+        finally:
+            self._engine.client_close(handle, CloseReason.CLOSE_CLIENT_REQUEST)
+
+    async def _serve_other(self, sender: int, request_id: object, key: bytes) -> None:
+        try:
+            await self._cancel_here(key)
+        finally:
+            self._bus.send(sender, "cancelled", {"id": request_id})
+
+    async def _cancel_here(self, key: bytes) -> bool:
+        """Cancel for a client of this worker; False when the key is not ours."""
+        handle = self._engine.cancel_begin(key)
+        if handle is None:
+            return False
+        if handle:
+            await self._cancel_on(handle)
+        return True
+
+    async def _cancel_on(self, handle: int) -> None:
+        """Send a server its cancel request; then the engine may use it again."""
+        server = self._pools.servers.get(handle)
+        uncertain = False
+        try:
+            # a server that gave no key cannot be asked
+            if server is not None and server.cancel_key:
+                async with self._turn():
+                    await send_cancel(
+                        server.address, server.backend_pid, server.cancel_key
+                    )
+        except (OSError, TimeoutError) as error:
+            uncertain = isinstance(error, TimeoutError)
+            tag = "" if server is None else f"S-{server.backend_pid}: {server.pool.tag}"
+            reason = error if str(error) else "cancel_wait_timeout"
+            log.write(log.WARNING, f"cancel request failed: {reason}", tag=tag)
+        finally:
+            self._engine.cancel_end(handle, uncertain)
+
+    @contextlib.asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        """A place in the budget, and the time limit of one request."""
+        limit_s = self._pools.config.settings.cancel_wait_timeout
+        async with asyncio.timeout(limit_s or None), self._budget:
+            yield
+
+    # ------------------------------------------------------------ other workers
+
+    async def _pass_on(self, key: bytes) -> None:
+        """Ask the workers that the key can belong to, and wait for their answers."""
+        loop = asyncio.get_running_loop()
+        waiting: dict[int, asyncio.Future[None]] = {}
+        for slot in range(self._workers):
+            if slot == self._slot or slot & SLOT_BITS != key[0]:
+                continue
+            request_id = next(self._ids)
+            if self._bus.send(slot, "cancel", {"id": request_id, "key": key.hex()}):
+                waiting[request_id] = loop.create_future()
+        if not waiting:
+            return
+        self._answers.update(waiting)
+        try:
+            await asyncio.wait(waiting.values(), timeout=ANSWER_TIMEOUT_S)
+        finally:
+            for request_id in waiting:
+                del self._answers[request_id]
+
+    # ------------------------------------------------------------ other hosts
+
+    def _own(self, key: bytes) -> bytes:
+        """The key as this host gave it out, whatever hops it has made since."""
+        if not self._pools.config.settings.peer_id or len(key) <= HOP_BYTE:
+            return key
+        whole = bytearray(key)
+        whole[HOP_BYTE] |= HOP_BITS
+        return bytes(whole)
+
+    def _peer_of(self, key: bytes) -> Peer | None:
+        """The other host that a key belongs to, if peering is on and knows it."""
+        own = self._pools.config.settings.peer_id
+        if not own or len(key) < KEY_BYTES:
+            return None
+        peer_id = int.from_bytes(key[1:3], "little")
+        return None if peer_id == own else self._pools.config.peers.get(peer_id)
+
+    async def _forward(self, peer: Peer, key: bytes) -> None:
+        """Send a request on to its host, unless it has been forwarded too often."""
+        hops = key[HOP_BYTE] & HOP_BITS
+        if hops == 0:
+            log.write(log.WARNING, "cancel request dropped: forwarded too often")
+            return
+        onward = bytearray(key)
+        onward[HOP_BYTE] -= 1
+        try:
+            async with self._turn():
+                for address in await addresses(peer.host, peer.port):
+                    pid = int.from_bytes(onward[:4], "big")
+                    await send_cancel(address, pid, bytes(onward[4:]))
+                    return
+        except (OSError, TimeoutError, LoginError) as error:
+            log.write(
+                log.WARNING,
+                f"cancel request to peer {peer.peer_id} failed: {error}",
+            )

@@ -1,0 +1,483 @@
+# SPDX-License-Identifier: MIT
+"""The pools of one worker, seen from Python: when to open servers, what to tell.
+
+Process layer, cold. The engine decides that a pool wants servers and hands them out;
+this module opens them, remembers what a server of the pool says at login (the
+welcome that every client gets) and what went wrong last.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from pooler import log
+from pooler.config.kinds import PoolMode
+from pooler.config.loading import Config
+from pooler.config.settings import Database
+from pooler.errors import (
+    CANNOT_CONNECT_NOW,
+    CLOSE_REASON_ROWS,
+    LocalResourceError,
+    LoginError,
+)
+from pooler.io.engine import Engine
+from pooler.login import packets
+from pooler.login.scram import ScramKeys
+from pooler.login.server import ServerLoginError
+from pooler.login.startup import TRACKED_PARAMETERS
+from pooler.session.records import CloseReason
+from pooler.session.records import PoolMode as EngineMode
+from pooler.worker.servers import Address, ReadyServer, ServerOpener
+
+# Logins under way at once, per pool: PostgreSQL forks a process for each.
+LOGINS_AT_ONCE = 4
+UNLIMITED_SERVERS = 1_000_000
+ABANDONED_S = 10.0
+LOCAL_RETRY_S = 1.0
+FRESH_US = 1_000_000
+GREETINGS_KEPT = 256
+DATABASES_KEPT = 1024
+EMPTY_QUERY = b"\0"
+ENGINE_MODES = {
+    PoolMode.SESSION: EngineMode.MODE_SESSION,
+    PoolMode.TRANSACTION: EngineMode.MODE_TRANSACTION,
+    PoolMode.STATEMENT: EngineMode.MODE_STATEMENT,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Greeting:
+    """What clients that ask for the same parameter values are told and given."""
+
+    messages: bytes  # AuthenticationOk and every ParameterStatus
+    values: list[bytes | None]  # of the tracked parameters, in the engine's order
+
+
+@dataclass(slots=True)
+class Pool:
+    """One (database, user) of this worker."""
+
+    database: Database
+    user: str
+    pool_id: int
+    welcome: dict[str, str] | None = None
+    greetings: dict[tuple[tuple[str, str], ...], Greeting] = field(default_factory=dict)
+    failure: LoginError | None = None
+    hopeless: bool = False  # the server itself refused: waiting will not help
+    retry_at_s: float = 0.0
+    retry: asyncio.TimerHandle | None = None
+    scram_keys: ScramKeys | None = field(default=None, repr=False)
+    on_welcome: list[Callable[[], None]] = field(default_factory=list)
+    # Of a replication client: what its own server is started with.
+    startup: Mapping[str, str] | None = None
+    abandoned: bool = False
+
+    @property
+    def tag(self) -> str:
+        """How log lines name the pool."""
+        return f"{self.database.name}/{self.user}"
+
+    def learn(self, welcome: dict[str, str] | None) -> None:
+        """Take over what the newest server said at its login; None forgets it."""
+        if welcome != self.welcome:
+            self.greetings.clear()
+        self.welcome = welcome
+
+    def greeting(self, asked: dict[str, str], tracked: tuple[str, ...]) -> Greeting:
+        """The greeting of a client that asked for these parameter values.
+
+        Made once for all clients that ask for the same: drivers send the same values
+        again and again, and this is half of what a login costs.
+        """
+        key = tuple(asked.items())
+        known = self.greetings.get(key)
+        if known is None:
+            told = {**(self.welcome or {}), **asked}
+            messages = [packets.authentication_ok()]
+            messages += (packets.parameter_status(*item) for item in told.items())
+            reported = {name: told[name] for name in self.welcome or () if name in told}
+            known = Greeting(b"".join(messages), tracked_values(reported, tracked))
+            if len(self.greetings) >= GREETINGS_KEPT:
+                self.greetings.clear()
+            self.greetings[key] = known
+        return known
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """What Python knows of a server that the engine runs."""
+
+    pool: Pool
+    address: Address
+    backend_pid: int
+    cancel_key: bytes = field(repr=False)
+
+
+def share_of(total: int, slot: int, workers: int) -> int:
+    """This worker's part of a pool size that counts for all workers.
+
+    At least one, else clients of this worker could never be served; so a size below
+    the number of workers is exceeded. 0 means no limit.
+    """
+    if total == 0:
+        return UNLIMITED_SERVERS
+    return max(1, total // workers + (slot < total % workers))
+
+
+def tracked_parameters(config: Config) -> dict[str, str]:
+    """Lower-case to canonical name of the parameters that follow a client."""
+    extra = config.settings.track_extra_parameters
+    return {**TRACKED_PARAMETERS} | {
+        name.lower(): name for name in extra if name.lower() not in TRACKED_PARAMETERS
+    }
+
+
+def tracked_values(
+    parameters: dict[str, str], tracked: tuple[str, ...]
+) -> list[bytes | None]:
+    """Values in the engine's order; what cannot be put into a SET is not followed.
+
+    Nor is what the server does not report: nobody could say whether it has the value.
+    """
+    values: list[bytes | None] = []
+    for name in tracked:
+        text = parameters.get(name)
+        values.append(text.encode() if text is not None and text.isascii() else None)
+    return values
+
+
+def is_hopeless(error: LoginError) -> bool:
+    """Whether those who wait for a server should be told now, rather than wait.
+
+    Yes when PostgreSQL refused the login. A server that cannot be reached, or that is
+    starting up (57P03), may come back within ``query_wait_timeout``.
+    """
+    return (
+        isinstance(error, ServerLoginError)
+        and error.server_message is not None
+        and error.sqlstate != CANNOT_CONNECT_NOW
+    )
+
+
+class Pools:
+    """All pools of a worker; made on first use, kept until the worker ends."""
+
+    def __init__(self, engine: Engine, config: Config, slot: int, workers: int) -> None:
+        self._engine = engine
+        self._slot = slot
+        self._workers = workers
+        self.tracked = tracked_parameters(config)
+        self.tracked_names = tuple(self.tracked.values())
+        self._opener = ServerOpener(config, self.tracked)
+        self._leaving = False
+        self._dedicated_ids: list[int] = []  # of the engine's pools, to be used again
+        self._by_key: dict[tuple[str, str], Pool] = {}
+        self._by_id: dict[int, Pool] = {}
+        self._databases: dict[str, Database | None] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.servers: dict[int, Server] = {}
+        self._limit_statements()
+
+    @property
+    def config(self) -> Config:
+        """The running configuration."""
+        return self._opener.config
+
+    def database(self, name: str) -> Database | None:
+        """``Config.database``, remembered: an entry made from ``*`` is not cheap."""
+        if name not in self._databases:
+            if len(self._databases) >= DATABASES_KEPT:
+                self._databases.clear()
+            self._databases[name] = self.config.database(name)
+        return self._databases[name]
+
+    def get(self, database: Database, user: str) -> Pool:
+        """Return the pool of a database entry and a server user."""
+        key = (database.name, user)
+        pool = self._by_key.get(key)
+        if pool is None:
+            pool_id = self._engine.pool_create(self._size(database, user))
+            pool = self._by_key[key] = Pool(database, user, pool_id)
+            self._by_id[pool_id] = pool
+            self._configure(pool)
+        return pool
+
+    def dedicated(
+        self, database: Database, user: str, startup: Mapping[str, str]
+    ) -> Pool:
+        """Return a pool of one server for one replication client."""
+        free = self._dedicated_ids
+        pool_id = free.pop() if free else self._engine.pool_create(1)
+        pool = Pool(database, user, pool_id, startup=startup)
+        self._by_id[pool_id] = pool
+        self._engine.pool_configure(
+            pool_id,
+            mode=EngineMode.MODE_SESSION,
+            reset_query=b"",
+            reset_always=False,
+            check_query=b"",
+            check_delay_us=0,
+            cancel_abandoned=False,
+            dedicated=True,
+        )
+        return pool
+
+    def release_dedicated(self, pool: Pool) -> None:
+        """A replication client is gone, and with it its pool and server."""
+        if pool.startup is None or pool.abandoned:
+            return
+        pool.abandoned = True
+        self._engine.pool_retire(pool.pool_id, True)
+        if self._engine.pool_stats(pool.pool_id)["connecting"] == 0:
+            self._free_dedicated(pool)
+
+    def _free_dedicated(self, pool: Pool) -> None:
+        del self._by_id[pool.pool_id]
+        self._dedicated_ids.append(pool.pool_id)
+
+    def by_id(self, pool_id: int) -> Pool | None:
+        """Return the pool with the engine's id."""
+        return self._by_id.get(pool_id)
+
+    def all(self) -> list[Pool]:
+        """Return every pool."""
+        return list(self._by_id.values())
+
+    def reload(self, config: Config, reconnect: frozenset[str]) -> None:
+        """Take over a new configuration; servers of ``reconnect`` are replaced."""
+        self._opener.config = config
+        self._limit_statements()
+        self._databases.clear()
+        for pool in list(self._by_key.values()):
+            database = self.database(pool.database.name)
+            if database is None:
+                continue
+            pool.database = database
+            self._configure(pool)
+            self._engine.pool_resize(pool.pool_id, self._size(database, pool.user))
+            if pool.database.name in reconnect or "*" in reconnect:
+                pool.learn(None)
+                self._engine.pool_retire(pool.pool_id, False)
+
+    def _limit_statements(self) -> None:
+        """Tell the engine what clients may prepare."""
+        settings = self.config.settings
+        self._engine.limit_statements(
+            max_client_count=settings.max_client_prepared_statements,
+            max_client_bytes=settings.max_client_prepared_bytes,
+            max_bytes=-(-settings.max_prepared_memory // self._workers),
+            cache_unnamed=settings.cache_unnamed_statements,
+        )
+
+    def _configure(self, pool: Pool) -> None:
+        """Tell the engine how the pool works."""
+        settings = self.config.settings
+        mode = self.config.pool_mode(pool.database, pool.user)
+        check = settings.server_check_query
+        self._engine.pool_configure(
+            pool.pool_id,
+            mode=ENGINE_MODES[mode],
+            reset_query=settings.server_reset_query.encode(),
+            reset_always=settings.server_reset_query_always,
+            check_query=EMPTY_QUERY if check == "<empty>" else check.encode(),
+            check_delay_us=int(settings.server_check_delay * 1_000_000),
+            cancel_abandoned=settings.cancel_abandoned,
+            max_prepared_statements=0
+            if mode is PoolMode.SESSION
+            else settings.max_prepared_statements,
+        )
+
+    def _size(self, database: Database, user: str) -> int:
+        total = self.config.pool_size(database, user)
+        return share_of(total, self._slot, self._workers)
+
+    # ------------------------------------------------------------ welcome
+
+    def when_welcome(self, pool: Pool, ready: Callable[[], None]) -> None:
+        """Call ``ready`` once the pool has a welcome, or has failed to get one.
+
+        Raises LoginError at once while the last failure is fresh.
+        """
+        if self._leaving:
+            raise LoginError("pooler is shutting down", CANNOT_CONNECT_NOW)
+        if pool.failure is not None and time.monotonic() < pool.retry_at_s:
+            raise LoginError(
+                "server login has been failing, cached error: "
+                f"{pool.failure.message} (server_login_retry)",
+                pool.failure.sqlstate,
+            )
+        pool.on_welcome.append(ready)
+        self._seek_welcome(pool)
+
+    def _seek_welcome(self, pool: Pool) -> None:
+        """Open a server if clients wait for a welcome and none is being opened.
+
+        A pool that is full of servers on their way out is asked again when one closes.
+        """
+        if not pool.on_welcome or self._leaving:
+            return
+        if self._engine.pool_stats(pool.pool_id)["connecting"]:
+            return
+        if self._engine.pool_prelaunch(pool.pool_id):
+            self._start(pool)
+
+    def _settle_welcome(self, pool: Pool) -> None:
+        waiting, pool.on_welcome = pool.on_welcome, []
+        for ready in waiting:
+            try:
+                ready()
+            except Exception:
+                # one client's trouble must not cost the others their login
+                log.write_exception("admission failed", tag=pool.tag)
+
+    # ------------------------------------------------------------ servers
+
+    def launch(self, pool: Pool) -> None:
+        """The engine has waiting clients and too few servers: open some."""
+        if self._leaving:
+            return
+        stats = self._engine.pool_stats(pool.pool_id)
+        pause_s = pool.retry_at_s - time.monotonic()
+        if pool.failure is not None and pause_s > 0:
+            if stats["servers"] == 0 and pool.hopeless:
+                self._fail_waiting(pool, pool.failure)
+            self._engine.pool_launching(pool.pool_id, 0)
+            self._retry_in(pool, pause_s)
+            return
+        room = max(0, LOGINS_AT_ONCE - stats["connecting"])
+        for _ in range(self._engine.pool_launching(pool.pool_id, room)):
+            self._start(pool)
+
+    def _retry_in(self, pool: Pool, pause_s: float) -> None:
+        if pool.retry is None:
+            loop = asyncio.get_running_loop()
+            pool.retry = loop.call_later(pause_s, self._launch_again, pool)
+
+    def _launch_again(self, pool: Pool) -> None:
+        """``server_login_retry`` is over."""
+        pool.retry = None
+        self.launch(pool)
+
+    def _start(self, pool: Pool) -> None:
+        task = asyncio.get_running_loop().create_task(self._open(pool))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _open(self, pool: Pool) -> None:
+        """Open one server that the engine counts as connecting."""
+        try:
+            ready = await self._opener.open(
+                pool.database, pool.user, pool.scram_keys, pool.startup or {}
+            )
+        except LoginError as error:
+            self._failed(pool, error)
+        except BaseException:
+            self._engine.pool_launch_failed(pool.pool_id)
+            raise
+        else:
+            self._adopt(pool, ready)
+        if pool.startup is None:
+            self.launch(pool)
+
+    def _adopt(self, pool: Pool, ready: ReadyServer) -> None:
+        greeting = ready.greeting
+        if self.config.settings.log_connections:
+            family = ready.sock.family
+            local = Address(family, ready.sock.getsockname())
+            origin = "" if family == socket.AF_UNIX else f" (from {local})"
+            log.write(
+                log.LOG,
+                f"new connection to server{origin}",
+                tag=f"S-{greeting.backend_pid}: {pool.tag}@{ready.address}",
+            )
+        if pool.abandoned or self._leaving:
+            ready.sock.close()
+            self._engine.pool_launch_failed(pool.pool_id)
+            if pool.abandoned:
+                self._free_dedicated(pool)
+            return
+        pool.failure = None
+        pool.learn(greeting.parameters)
+        handle = self._engine.server_adopt(
+            ready.sock.detach(),
+            pool.pool_id,
+            tracked_values(greeting.parameters, self.tracked_names),
+            ready.early,
+        )
+        self.servers[handle] = Server(
+            pool, ready.address, greeting.backend_pid, greeting.cancel_key
+        )
+        self._settle_welcome(pool)
+
+    def _failed(self, pool: Pool, error: LoginError) -> None:
+        log.write(log.WARNING, error.message, tag=f"S: {pool.tag}")
+        self._pause(pool, error)
+        self._engine.pool_launch_failed(pool.pool_id)
+        if pool.abandoned:
+            self._free_dedicated(pool)
+            return
+        stats = self._engine.pool_stats(pool.pool_id)
+        if stats["servers"] == 0 and stats["connecting"] == 0:
+            if pool.hopeless:
+                self._fail_waiting(pool, error)
+            self._settle_welcome(pool)
+
+    def _pause(self, pool: Pool, error: LoginError) -> None:
+        """Open no server of this pool before ``server_login_retry`` is over."""
+        retry_s = self.config.settings.server_login_retry
+        if isinstance(error, LocalResourceError):
+            retry_s = min(retry_s, LOCAL_RETRY_S)
+        pool.failure = error
+        pool.hopeless = is_hopeless(error)
+        pool.retry_at_s = time.monotonic() + retry_s
+
+    def _fail_waiting(self, pool: Pool, error: LoginError) -> None:
+        farewell = packets.error_response("FATAL", error.sqlstate, error.message)
+        self._engine.pool_drop_waiting(pool.pool_id, 0, farewell)
+
+    def server_closed(self, handle: int, reason: int, age_us: int) -> None:
+        """The engine has closed a server."""
+        server = self.servers.pop(handle, None)
+        if server is not None:
+            if reason == CloseReason.CLOSE_SERVER_CHECK and age_us < FRESH_US:
+                # what a new server cannot answer, the next one could not either
+                self._pause(server.pool, LoginError(CLOSE_REASON_ROWS[reason][1]))
+            self._seek_welcome(server.pool)
+        if server is None or not self.config.settings.log_disconnections:
+            return
+        text = CLOSE_REASON_ROWS[reason][1]
+        log.write(
+            log.LOG,
+            f"closing because: {text} (age={age_us // 1_000_000}s)",
+            tag=f"S-{server.backend_pid}: {server.pool.tag}@{server.address}",
+        )
+
+    # ------------------------------------------------------------ time, end
+
+    def expire_waiting(self) -> None:
+        """Close clients that have waited for ``query_wait_timeout``."""
+        limit_s = self.config.settings.query_wait_timeout
+        if not limit_s:
+            return
+        for pool in self.all():
+            self._engine.pool_drop_waiting(pool.pool_id, int(limit_s * 1_000_000), b"")
+
+    def expire_abandoned(self) -> None:
+        """Close servers in which a vanished client's query cannot be cancelled."""
+        limit_s = self.config.settings.cancel_wait_timeout or ABANDONED_S
+        self._engine.expire_abandoned(int(limit_s * 1_000_000))
+
+    def retire(self) -> None:
+        """Hand out no server any more; servers leave when they are free."""
+        self._leaving = True
+        for pool in self.all():
+            self._engine.pool_retire(pool.pool_id, True)
+            self._engine.pool_drop_waiting(
+                pool.pool_id,
+                0,
+                packets.error_response("FATAL", "57P01", "server shutting down"),
+            )

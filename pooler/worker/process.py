@@ -1,0 +1,245 @@
+# SPDX-License-Identifier: MIT
+"""A worker process: the engine inside an asyncio loop. Process layer.
+
+One worker per core, each with its own listening sockets, engine and pools. It ends
+when it is told to, or when the master is gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from pooler import log
+from pooler.config.loading import diff, load, reloaded
+from pooler.errors import ConfigError
+from pooler.io.conn import Notice
+from pooler.io.engine import Engine
+from pooler.io.selector import EngineSelector
+from pooler.ipc.bus import BusMessage
+from pooler.ipc.worker_start import EXIT_OK, READY, WorkerStart
+from pooler.worker.admission import Admission
+from pooler.worker.cancel import Cancels
+from pooler.worker.pools import Pools, tracked_parameters
+
+if TYPE_CHECKING:
+    from pooler.io.engine import NoticeRow
+
+SWEEP_S = 1 / 3
+ACCEPT_PAUSE_S = 1.0
+
+
+def run(start: WorkerStart) -> int:
+    """Serve until the end; returns the exit code."""
+    engine = Engine(
+        tracked_parameters(start.config).values(),
+        max_message_bytes=start.config.settings.max_packet_size,
+        statement_prefix=f"pooler_{start.slot}_".encode(),
+    )
+    loop = asyncio.SelectorEventLoop(EngineSelector(engine))
+    asyncio.set_event_loop(loop)
+    try:
+        worker = Worker(start, engine, loop)
+        worker.handle_signals()
+        return loop.run_until_complete(worker.serve())
+    finally:
+        engine.close()
+        loop.close()
+
+
+class Worker:
+    """What one worker process does, notice by notice."""
+
+    def __init__(
+        self, start: WorkerStart, engine: Engine, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        self._start = start
+        self._engine = engine
+        self._loop = loop
+        self._end: asyncio.Future[int] = loop.create_future()
+        self._pools = Pools(engine, start.config, start.slot, start.workers)
+        self._cancels = Cancels(
+            engine, self._pools, start.bus, start.slot, start.workers
+        )
+        self._admission = Admission(
+            engine,
+            self._pools,
+            start.board,
+            start.slot,
+            start.mock_key,
+            self._cancels,
+        )
+        self._listeners: dict[int, bool] = {}  # handle -> shared with other workers
+        self._leaving: Callable[[], bool] | None = None
+        self._notices: dict[int, Callable[[NoticeRow], None]] = {
+            Notice.NOTICE_LOGIN: self._on_login,
+            Notice.NOTICE_CLIENT_CLOSED: self._on_client_closed,
+            Notice.NOTICE_SERVER_CLOSED: self._on_server_closed,
+            Notice.NOTICE_LAUNCH: self._on_launch,
+            Notice.NOTICE_ACCEPT_PAUSED: self._on_accept_paused,
+            Notice.NOTICE_CANCEL: self._on_cancel,
+        }
+        self._messages: dict[str, Callable[[BusMessage], None]] = {
+            "reload": self._on_reload,
+            "cancel": self._cancels.heard,
+            "cancelled": self._cancels.answered,
+        }
+
+    def handle_signals(self) -> None:
+        """Make the signals of the master mean what they say; main thread only."""
+        add = self._loop.add_signal_handler
+        add(signal.SIGTERM, self.leave_after_clients)
+        add(signal.SIGINT, self.leave_after_servers)
+        add(signal.SIGQUIT, self.leave_now)
+
+    async def serve(self) -> int:
+        """Listen, say that we are ready, and stay until the end."""
+        start, loop = self._start, self._loop
+        loop.add_reader(self._engine.fileno(), self._on_notices)
+        loop.add_reader(start.master_fd, self._on_master_gone)
+        loop.add_reader(start.bus.fileno(start.slot), self._on_bus)
+        for listener in start.tcp_listeners:
+            # what an accepted socket inherits costs no system call per client
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            keepalive = start.config.settings.tcp_keepalive
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, keepalive)
+            self._listen(listener, shared=False)
+        if start.unix_listener is not None:
+            self._listen(start.unix_listener, shared=True)
+        self._sweep()
+        gc.collect()
+        gc.freeze()
+        os.write(start.ready_fd, READY)
+        os.close(start.ready_fd)
+        return await self._end
+
+    def _listen(self, listener: socket.socket, *, shared: bool) -> None:
+        handle = self._engine.add_listener(listener.detach(), shared)
+        self._listeners[handle] = shared
+
+    # ------------------------------------------------------------ notices
+
+    def _on_notices(self) -> None:
+        for row in self._engine.take_notices():
+            try:
+                self._notices[row[0]](row)
+            except Exception:
+                # one client's trouble must not become everybody's
+                log.write_exception(f"notice {row[0]} failed")
+        self._check_leaving()
+
+    def _on_login(self, row: NoticeRow) -> None:
+        self._admission.arrived(row[1])
+
+    def _on_client_closed(self, row: NoticeRow) -> None:
+        _, handle, reason, pool_id, age_us, peer = row
+        self._admission.client_closed(handle, reason, pool_id, age_us, peer)
+
+    def _on_server_closed(self, row: NoticeRow) -> None:
+        _, handle, reason, _, age_us, _ = row
+        self._pools.server_closed(handle, reason, age_us)
+
+    def _on_launch(self, row: NoticeRow) -> None:
+        pool = self._pools.by_id(row[3])
+        if pool is not None:
+            self._pools.launch(pool)
+
+    def _on_cancel(self, row: NoticeRow) -> None:
+        self._cancels.abandoned(row[1])
+
+    def _on_accept_paused(self, row: NoticeRow) -> None:
+        _, handle, code, _, _, _ = row
+        log.write(
+            log.WARNING,
+            f"accept failed: {os.strerror(code)}; pausing for {ACCEPT_PAUSE_S:g} s"
+            " (see the kernel file descriptor limit logged at start)",
+        )
+        shared = self._listeners.get(handle, False)
+        self._loop.call_later(ACCEPT_PAUSE_S, self._engine.accept_again, handle, shared)
+
+    # ------------------------------------------------------------ time
+
+    def _sweep(self) -> None:
+        """Everything that has a time limit; as often as PgBouncer looks."""
+        settings = self._pools.config.settings
+        if settings.client_login_timeout:
+            self._engine.expire_logins(int(settings.client_login_timeout * 1_000_000))
+        self._pools.expire_waiting()
+        self._pools.expire_abandoned()
+        self._start.board.set(
+            self._start.slot, "heartbeat_us", time.monotonic_ns() // 1000
+        )
+        self._check_leaving()
+        self._loop.call_later(SWEEP_S, self._sweep)
+
+    # ------------------------------------------------------------ bus
+
+    def _on_bus(self) -> None:
+        while True:
+            message = self._start.bus.receive(self._start.slot)
+            if message is None:
+                return
+            handler = self._messages.get(message.kind)
+            message.close_fds()
+            if handler is None:
+                log.write(log.WARNING, f"bus: no such message: {message.kind}")
+                continue
+            try:
+                handler(message)
+            except Exception:
+                log.write_exception(f"bus message {message.kind} failed")
+
+    def _on_reload(self, message: BusMessage) -> None:
+        """Take over a configuration that the master has found to be good."""
+        old = self._pools.config
+        try:
+            new = load(old.settings.conffile or old.path)
+        except ConfigError as error:
+            log.write(log.ERROR, f"reload: {error}")
+            return
+        changes = diff(old, new)
+        log.reopen(message.payload.get("logfile"))
+        log.set_verbose(int(message.payload.get("verbose", 0)))
+        self._engine.limit_messages(new.settings.max_packet_size)
+        self._pools.reload(reloaded(old, new), frozenset(changes.reconnect))
+        self._admission.reload()
+
+    # ------------------------------------------------------------ end
+
+    def _stop_listening(self) -> None:
+        for handle in self._listeners:
+            self._engine.close_listener(handle)
+        self._listeners.clear()
+
+    def leave_after_clients(self) -> None:
+        """SIGTERM: take no new clients, end with the last one that is here."""
+        self._stop_listening()
+        self._leaving = lambda: self._engine.client_count == 0
+        self._check_leaving()
+
+    def leave_after_servers(self) -> None:
+        """SIGINT: let transactions end, then go."""
+        self._stop_listening()
+        self._pools.retire()
+        self._leaving = lambda: self._engine.counters()["servers"] == 0
+        self._check_leaving()
+
+    def leave_now(self) -> None:
+        """SIGQUIT: go, whoever is here."""
+        if not self._end.done():
+            self._end.set_result(EXIT_OK)
+
+    def _check_leaving(self) -> None:
+        if self._leaving is not None and self._leaving():
+            self.leave_now()
+
+    def _on_master_gone(self) -> None:
+        if not os.read(self._start.master_fd, 1):
+            log.write(log.WARNING, "master is gone, exiting")
+            self.leave_now()
