@@ -15,26 +15,40 @@ from libc.string cimport memcpy
 cdef enum:
     HEADER_BYTES = 5  # type byte and length
     LENGTH_BYTES = 4  # the length counts itself
+    HELD_MOST_BYTES = 65536  # of a message that is held until it is complete
 
-cdef enum RuleFlag:  # the values of messages.Flag
-    RULE_OPENS = 1
-    RULE_ENDS = 2
-    RULE_STOP = 4
-    RULE_WHOLE = 8
-    RULE_LOCAL = 16
-    RULE_NAMES = 32
+cdef enum Action:  # messages.Action, in its order
+    ACTION_PASS
+    ACTION_REQUEST
+    ACTION_NAMED_REQUEST
+    ACTION_FLUSH
+    ACTION_COPY_END
+    ACTION_TERMINATE
+    ACTION_ATTACH
+    ACTION_ATTACH_UNLESS_KNOWN
+    ACTION_DROP
+    ACTION_READY
+    ACTION_ENDS
+    ACTION_ROWS
+    ACTION_TAG
+    ACTION_PARAMETER_TYPES
+    ACTION_ERROR
+    ACTION_PARAMETER
+    ACTION_COPY_IN
+    ACTIONS
 
 cdef enum ScanStatus:
     SCAN_END = 0  # every byte belongs to a message seen so far
-    SCAN_MESSAGE = 1  # a message that has flags; the scan stands behind it
+    SCAN_MESSAGE = 1  # a message that has an action; the scan stands behind it
     SCAN_HOLD = 2  # the bytes from pos on cannot be judged before more arrive
     SCAN_EPROTO = 3  # no such message here, or a length outside its row
 
 cdef struct Rule:
     uint32_t min_length
     uint32_t max_length
-    uint8_t flags
+    uint8_t action
     uint8_t ends
+    bint whole
 
 cdef struct ScanState:  # what one direction of a connection remembers
     uint32_t body_left
@@ -43,10 +57,11 @@ cdef struct Found:
     size_t start  # offset of the type byte
     uint32_t length  # as on the wire
     uint8_t code
-    uint8_t flags
+    uint8_t action
     uint8_t ends
 
-cdef Rule CLIENT_RULES[256]  # what a client may send once it is logged in
+cdef Rule CLIENT_RULES[256]  # what a client that has a server may send
+cdef Rule LONE_CLIENT_RULES[256]  # what one that has none may send
 cdef Rule SERVER_RULES[256]
 cdef Rule IDLE_SERVER_RULES[256]  # what a server may send that nobody asked
 
@@ -71,7 +86,7 @@ cdef inline ScanStatus scan_next(
     ScanState *st, const Rule *rules, const uint8_t *src, size_t n, size_t *pos,
     Found *found,
 ) noexcept nogil:
-    """Go to the next message that has flags, passing over all others.
+    """Go to the next message that has an action, passing over all others.
 
     In:      src[0:n) borrowed for this call; *pos <= n is where to go on
     Out:     SCAN_MESSAGE: found is filled, *pos is behind the part that is here;
@@ -105,7 +120,7 @@ cdef inline ScanStatus scan_next(
             found.code = src[at]
             found.length = length
             return SCAN_EPROTO
-        if rule.flags:
+        if rule.action:
             break
         # length <= 2**31 - 1 here, so the sums below cannot overflow size_t
         if left <= length:
@@ -116,10 +131,10 @@ cdef inline ScanStatus scan_next(
     found.start = at
     found.code = src[at]
     found.length = length
-    found.flags = rule.flags
+    found.action = rule.action
     found.ends = rule.ends
     if left <= length:
-        if rule.flags & RULE_WHOLE:
+        if rule.whole:
             pos[0] = at
             return SCAN_HOLD
         st.body_left = <uint32_t> (length + 1 - left)

@@ -4,13 +4,19 @@
 from libc.string cimport memcmp, memchr, strlen
 
 from pooler.wire.messages import MESSAGES, Phase, Sender
+from pooler.wire.messages import Action as MessageAction
 
 
-cdef void set_rule(Rule *rule, object row) except *:
+if len(MessageAction) != ACTIONS:
+    raise ImportError("messages.Action and _wire.Action differ")
+
+
+cdef void set_rule(Rule *rule, object row, object action) except *:
     rule.min_length = row.min_length
     rule.max_length = row.max_length
-    rule.flags = row.flags
+    rule.action = action
     rule.ends = ord(row.ends) if row.ends else 0
+    rule.whole = row.whole
 
 
 cdef void fill_rules() except *:
@@ -18,19 +24,21 @@ cdef void fill_rules() except *:
     cdef Rule none
     none.min_length = 0xFFFFFFFF  # no length is right
     none.max_length = 0
-    none.flags = 0
+    none.action = ACTION_PASS
     none.ends = 0
+    none.whole = False
     for code in range(256):
-        CLIENT_RULES[code] = none
+        CLIENT_RULES[code] = LONE_CLIENT_RULES[code] = none
         SERVER_RULES[code] = none
         IDLE_SERVER_RULES[code] = none
     for row in MESSAGES:
         if row.sender is Sender.CLIENT and row.phase & Phase.READY:
-            set_rule(&CLIENT_RULES[<int> row.byte], row)
+            set_rule(&CLIENT_RULES[<int> row.byte], row, row.action)
+            set_rule(&LONE_CLIENT_RULES[<int> row.byte], row, row.without_server)
         if row.sender is Sender.SERVER and row.phase & Phase.READY:
-            set_rule(&SERVER_RULES[<int> row.byte], row)
+            set_rule(&SERVER_RULES[<int> row.byte], row, row.action)
         if row.sender is Sender.SERVER and row.phase & Phase.ASYNC:
-            set_rule(&IDLE_SERVER_RULES[<int> row.byte], row)
+            set_rule(&IDLE_SERVER_RULES[<int> row.byte], row, row.action)
 
 fill_rules()
 
@@ -41,6 +49,7 @@ cdef int limit_rules(uint32_t max_length) except -1:
     fill_rules()
     for code in range(256):
         CLIENT_RULES[code].max_length = min(CLIENT_RULES[code].max_length, max_length)
+        LONE_CLIENT_RULES[code].max_length = CLIENT_RULES[code].max_length
         SERVER_RULES[code].max_length = min(SERVER_RULES[code].max_length, max_length)
     return 0
 

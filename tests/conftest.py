@@ -45,7 +45,7 @@ def probe() -> ModuleType:
     built = Path(str(module.__file__)).stat().st_mtime
     newer = [
         path.relative_to(ROOT).as_posix()
-        for path in (*ROOT.glob("pooler/*.pxd"), *ROOT.glob("tests/ext/*.pyx"))
+        for path in (*ROOT.glob("pooler/**/*.pxd"), *ROOT.glob("tests/ext/*.pyx"))
         if path.stat().st_mtime > built
     ]
     if newer:

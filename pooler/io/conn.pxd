@@ -1,32 +1,24 @@
 # SPDX-License-Identifier: MIT
-"""Connections of one worker: sockets, readiness interest, sending, notices to Python.
+"""Connections of one worker: their records, the table of handles, notices to Python.
 
-IO layer, hot. A ``Conn`` is a socket and the session in it. Python names connections
+IO layer, hot. A ``Conn`` is a transport and the session in it. Python names connections
 by handle (slot and generation), never by address, so a handle outlives its connection
 safely. A closed connection keeps its memory until the end of the turn, because events
-of the same turn may still point to it.
-
-Interest is level-triggered and changed lazily: a connection that may not be read is
-taken out of epoll only once it really becomes readable.
+of the same turn and orders of the same step may still point to it.
 """
 
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 
-from pooler.wire.buffers cimport Output, Queue
-from pooler.relay.common cimport Relay
-from pooler.session.records cimport (
-    ClientSession, CloseReason, Pool, Script, ServerSession,
-)
 from pooler.io.syscalls cimport ssize_t
+from pooler.relay.shared cimport Relay
+from pooler.session.records cimport ClientSession, ServerSession
+from pooler.wire.buffers cimport Stream
 
 cdef enum ConnKind:
     KIND_LISTENER
     KIND_CLIENT
     KIND_SERVER
-
-cdef enum:
-    EVENTS_PER_TURN = 256
-    LOGIN_HELD_MAX_BYTES = 131072  # what a client may send before it is logged in
+    KIND_LINK  # Python talks on it: a server that logs in, a cancel request
 
 # What Python has to do. The meaning of a row's argument stands beside each.
 cpdef enum Notice:
@@ -35,17 +27,30 @@ cpdef enum Notice:
     NOTICE_SERVER_CLOSED  # argument: CloseReason
     NOTICE_LAUNCH  # pool_id: it wants servers
     NOTICE_ACCEPT_PAUSED  # handle is a listener; argument: errno
-    NOTICE_CANCEL  # a server runs what a lost client asked for; cancel_end is due
+    NOTICE_CANCEL  # PostgreSQL is to be asked; cancel_end is due
+    NOTICE_LINK  # a link is connected, has got bytes, or has ended
+
+cdef struct Transport:
+    # The operations of a connection, the same for every kind. Bytes or -errno;
+    # receive: 0 at the end, -EAGAIN when nothing has come; send: -EAGAIN when nothing
+    # can be taken now.
+    ssize_t (*receive)(Conn *conn, uint8_t *into, size_t n) noexcept nogil
+    ssize_t (*send)(Conn *conn, const uint8_t *src, size_t n) noexcept nogil
+    int (*connected)(Conn *conn) noexcept nogil  # 0, or the errno why it is not
+    void (*abort)(Conn *conn) noexcept nogil  # it ends as if the peer had gone
+    void (*close)(Conn *conn) noexcept nogil
 
 cdef struct Conn:
-    int fd  # own; -1: closed, freed at the end of the turn
+    const Transport *transport
+    int fd  # own, of the transport; -1: closed, freed at the end of the turn
     uint8_t kind
-    uint32_t interest  # what epoll watches; 0: not in epoll
+    uint8_t watched  # WatchBit; 0: nothing is reported
     uint32_t slot
     Conn *next_dead
 
 cdef struct ListenerConn:
     Conn conn
+    bint shared  # other processes accept on it too
 
 cdef struct Peer:
     uint16_t family
@@ -56,12 +61,20 @@ cdef struct ClientConn:
     Conn conn
     ClientSession session
     bint login_noticed  # Python knows that there are bytes
-    uint64_t opened_us
+    uint32_t login_wanted_bytes  # Python hears of no less
     Peer peer
 
 cdef struct ServerConn:
     Conn conn
     ServerSession session
+
+cdef struct LinkConn:
+    Conn conn
+    Stream stream
+    bint connecting
+    bint noticed  # Python knows, and has not looked yet
+    bint ended
+    int error  # errno; 0: none
 
 cdef struct Slot:
     Conn *conn  # NULL: free
@@ -76,15 +89,19 @@ cdef struct NoticeRow:
     uint64_t age_us  # of a connection that was closed
     Peer peer  # of a client that was closed
 
+cdef struct LoopCounters:
+    uint64_t turns
+    uint64_t recvs
+    uint64_t sends
+    uint64_t watches  # changes of what is watched
+    uint64_t accepts
+    uint64_t python  # returns to Python
 
 cdef struct Loop:  # one per worker
     int epfd
     uint8_t *recv_buffer  # own
     size_t recv_bytes
     Relay relay
-    Script rollback  # own
-    Script deallocate  # own
-    Script discard  # own
     Slot *slots  # own
     uint32_t slot_count
     uint32_t free_slot  # slot_count: none
@@ -93,24 +110,14 @@ cdef struct Loop:  # one per worker
     uint32_t notice_count
     uint32_t notice_cap
     NoticeRow lost_notice
-    Pool **pools  # own, index is the pool's id
-    uint32_t pool_count
-    Pool **wakes  # own: pools with an idle server and a waiting client, maybe
-    uint32_t wake_count
-    bint *wake_listed  # own, by pool id
     int *ready_fds  # own: EVENTS_PER_TURN descriptors of Python that are ready
     uint32_t *ready_masks
     uint32_t ready_count
-    uint64_t now_us
     uint32_t client_count
     uint32_t login_count
     uint32_t server_count
-    uint64_t turn_count
-    uint64_t recv_count
-    uint64_t send_count
-    uint64_t epoll_ctl_count
-    uint64_t accept_count
-    uint64_t python_count  # returns to Python
+    uint32_t link_count
+    LoopCounters counters
 
 
 cdef inline uint64_t conn_handle(const Loop *L, const Conn *conn) noexcept nogil:
@@ -124,15 +131,18 @@ cdef inline Conn *conn_of(const Loop *L, uint64_t handle) noexcept nogil:
         return NULL
     return L.slots[slot].conn
 
+
+cdef inline ClientConn *conn_of_client(const ClientSession *c) noexcept nogil:
+    return <ClientConn *> c.io
+
+
+cdef inline ServerConn *conn_of_server(const ServerSession *s) noexcept nogil:
+    return <ServerConn *> s.io
+
 cdef int conn_enter(Loop *L, Conn *conn) noexcept nogil
 cdef void conn_leave(Loop *L, Conn *conn) noexcept nogil
-cdef int conn_interest(Loop *L, Conn *conn, uint32_t events) noexcept nogil
+cdef void conn_replace(Loop *L, Conn *old, Conn *new) noexcept nogil
+cdef void free_dead(Loop *L) noexcept nogil
 cdef NoticeRow *notice(
     Loop *L, Notice kind, uint64_t handle, int32_t argument
 ) noexcept nogil
-cdef ssize_t conn_receive(Loop *L, Conn *conn, Queue *held) noexcept nogil
-cdef int conn_write(
-    Loop *L, Conn *conn, Queue *out, const uint8_t *src, size_t n
-) noexcept nogil
-cdef int conn_flush(Loop *L, Conn *conn, Queue *out) noexcept nogil
-cdef void conn_swallow_input(Loop *L, Conn *conn) noexcept nogil

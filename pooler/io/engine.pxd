@@ -10,7 +10,7 @@ cimport cython
 
 from libc.stdint cimport uint32_t, uint64_t
 
-from pooler.io.conn cimport ClientConn, Loop, ServerConn
+from pooler.io.conn cimport ClientConn, LinkConn, Loop
 from pooler.tables.params cimport ParamSet
 from pooler.session.records cimport Pool
 
@@ -19,8 +19,10 @@ from pooler.session.records cimport Pool
 cdef class Engine:
     cdef Loop loop
     cdef tuple tracked
+    cdef bint made  # there is a loop to close
 
     cpdef void close(self)
     cdef ClientConn *client(self, uint64_t handle) except? NULL
+    cdef LinkConn *link(self, uint64_t handle) except? NULL
     cdef Pool *pool(self, uint32_t pool_id) except NULL
     cdef ParamSet *parameter_set(self, object parameters) except NULL

@@ -4,43 +4,46 @@
 cimport cython
 from cpython.bytes cimport PyBytes_AsString, PyBytes_FromStringAndSize
 from libc.stdint cimport uint32_t, uint64_t, uint8_t
-from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memcpy
 
-from pooler.wire.buffers cimport queue_add, queue_drop, queue_size
+from pooler.io.accept cimport (
+    LOGIN_HELD_MAX_BYTES, close_listener, listen_again, open_listener,
+)
+from pooler.io.carry_out cimport carry_out, fill_close_reasons
 from pooler.io.conn cimport (
-    ClientConn, Conn, KIND_CLIENT, KIND_LISTENER, KIND_SERVER, ListenerConn, Loop,
-    NOTICE_CLIENT_CLOSED, NoticeRow, ServerConn, conn_enter, conn_handle, conn_interest,
-    conn_leave, conn_of, conn_swallow_input, conn_write,
+    ClientConn, Conn, KIND_CLIENT, KIND_LINK, KIND_LISTENER, KIND_SERVER, LinkConn,
+    ListenerConn, Loop, NOTICE_CLIENT_CLOSED, NoticeRow, ServerConn, conn_handle,
+    conn_of, conn_of_server, free_dead,
 )
-from pooler.io.ends cimport (
-    close_client, close_server, fill_close_reasons, settle, wake_pool, want_servers,
+from pooler.io.find cimport cancel_owner, close_all, retire_servers
+from pooler.io.link cimport (
+    close_link, link_becomes_server, link_listen, link_send, open_link,
 )
-from pooler.io.loop cimport free_dead, loop_free, loop_init, loop_run
+from pooler.io.loop cimport loop_free, loop_init, loop_now, loop_run
+from pooler.io.poll cimport (
+    READY_READ, READY_WRITE, WATCH_READ, WATCH_WRITE, poll_close, watch, watch_python,
+)
+from pooler.io.stats cimport loop_counters, peer_name, pool_counters
+from pooler.io.syscalls cimport sys_now_us
+from pooler.io.transport cimport stream_swallow, stream_write
+from pooler.relay.step cimport (
+    relay_add_pool, step_cancel, step_cancelled, step_client_admit, step_client_close,
+    step_client_end, step_pool_wants, step_server_begin, step_server_close,
+)
+from pooler.session.deadlines cimport DEADLINE_QUERY_WAIT, DEADLINE_TESTED
+from pooler.session.pool cimport pool_servers_wanted
+from pooler.session.records cimport (
+    CANCEL_KEY_MAX_BYTES, CANCEL_KEY_MIN_BYTES, CLIENT_LOGIN, CLOSE_NO_MEMORY,
+    CLOSE_REASONS, CLOSE_SERVER_OBSOLETE, CLOSE_SERVER_UNUSABLE, ClientSession,
+    CloseReason, Pool, ServerSession, script_fill,
+)
 from pooler.tables.params cimport (
     PARAM_VALUE_MAX, ParamSet, params_empty, params_free, params_init, params_track,
     params_unref, params_with,
 )
-from pooler.session.pool cimport pool_add_client, pool_add_server, pool_servers_wanted
-from pooler.session.records cimport (
-    CANCEL_KEY_MAX_BYTES, CANCEL_KEY_MIN_BYTES, CLIENT_ACTIVE, CLIENT_LOGIN,
-    CLIENT_WAITING, CLOSE_CLIENT_EOF, CLOSE_NO_MEMORY, CLOSE_QUERY_WAIT, CLOSE_REASONS,
-    CLOSE_SERVER_OBSOLETE, CLOSE_SERVER_UNUSABLE, ClientSession, CloseReason, Pool,
-    ServerSession, requests_init, script_fill,
-)
 from pooler.tables.statements cimport StatementTable, statements_free, statements_init
-from pooler.io.stats cimport loop_counters, peer_name, pool_counters
-from pooler.io.sweep cimport (
-    cancel_owner, close_all, expire_logins, expire_tested, retire_servers,
-)
-from pooler.io.syscalls cimport (
-    EPOLLEXCLUSIVE, EPOLLIN, EPOLLOUT, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD,
-    c_close, epoll_ctl, epoll_event, errno, sys_now_us,
-)
-from pooler.io.traffic cimport (
-    cancel_waiting, idle_server_bytes, resume_client, run_wakes,
-)
-from pooler._wire cimport limit_rules
+from pooler.wire.buffers cimport queue_drop, queue_reset, queue_size
+from pooler._wire cimport HELD_MOST_BYTES, limit_rules
 
 import os
 import selectors
@@ -54,6 +57,10 @@ LIST_PARAMETERS = frozenset(
     {"search_path", "temp_tablespaces", "session_preload_libraries",
      "local_preload_libraries"}
 )
+
+
+cdef const uint8_t *bytes_of(bytes data) except NULL:
+    return <const uint8_t *> PyBytes_AsString(data)
 
 
 @cython.final
@@ -71,13 +78,17 @@ cdef class Engine:
     ):
         """``tracked_parameters``: names of parameters that follow the client.
 
-        ``max_message_bytes`` bounds every message, for all engines of this process.
-        ``statement_prefix``: what the names of prepared statements on servers begin
-        with, no other worker's being the same.
+        ``recv_bytes``: the receive buffer; it must take any message that is held until
+        it is complete. ``max_message_bytes`` bounds every message, for all engines of
+        this process. ``statement_prefix``: what the names of prepared statements on
+        servers begin with, no other worker's being the same.
         """
-        cdef int code = loop_init(&self.loop, recv_bytes)
-        if code < 0:
-            raise OSError(-code, os.strerror(-code))
+        if recv_bytes < 2 * HELD_MOST_BYTES:
+            raise ValueError(
+                f"receive buffer of {recv_bytes} bytes, below {2 * HELD_MOST_BYTES}"
+            )
+        self.made = True
+        loop_init(&self.loop, recv_bytes)
         limit_rules(max_message_bytes)
         params_init(&self.loop.relay.params)
         self.tracked = tuple(tracked_parameters)
@@ -88,27 +99,23 @@ cdef class Engine:
         statements_init(
             &self.loop.relay.statements, &self.loop.relay.params, statement_prefix
         )
-        script_fill(&self.loop.rollback, b"ROLLBACK")
-        script_fill(&self.loop.deallocate, b"DEALLOCATE ALL")
-        script_fill(&self.loop.discard, b"DISCARD ALL")
 
     def __dealloc__(self):
+        if not self.made:
+            return
         self.close()
         loop_free(&self.loop)
         statements_free(&self.loop.relay.statements)
         params_free(&self.loop.relay.params)
 
     cpdef void close(self):
-        """Close every connection and the epoll descriptor; idempotent."""
-        if self.loop.epfd < 0:
-            return
+        """Close every connection and what watches them; idempotent."""
         close_all(&self.loop)
         free_dead(&self.loop)
-        c_close(self.loop.epfd)
-        self.loop.epfd = -1
+        poll_close(&self.loop)
 
     def fileno(self):
-        """The epoll descriptor. ``run`` reports it as readable when notices wait."""
+        """What ``run`` reports as readable when notices wait."""
         return self.loop.epfd
 
     # ------------------------------------------------------------ the loop
@@ -118,43 +125,42 @@ cdef class Engine:
 
         The caller says ``watch(fd, 0)`` before it closes the descriptor.
         """
-        cdef epoll_event event
-        event.events = 0
+        cdef uint8_t bits = 0
+        cdef int code
         if mask & selectors.EVENT_READ:
-            event.events |= EPOLLIN
+            bits |= WATCH_READ
         if mask & selectors.EVENT_WRITE:
-            event.events |= EPOLLOUT
-        event.data.u64 = (<uint64_t> fd << 1) | 1
-        if mask == 0:
-            epoll_ctl(self.loop.epfd, EPOLL_CTL_DEL, fd, NULL)
-        elif (
-            epoll_ctl(self.loop.epfd, EPOLL_CTL_MOD, fd, &event) < 0
-            and epoll_ctl(self.loop.epfd, EPOLL_CTL_ADD, fd, &event) < 0
-        ):
-            raise OSError(errno, os.strerror(errno))
+            bits |= WATCH_WRITE
+        code = watch_python(&self.loop, fd, bits)
+        if code < 0:
+            raise OSError(-code, os.strerror(-code))
 
     def run(self, timeout_s):
         """Serve connections until Python is needed.
 
         ``timeout_s``: seconds, ``None`` for ever, <= 0 only what is ready now.
-        Returns ``[(fd, selectors mask), ...]`` for Python's descriptors.
+        Returns ``[(fd, selectors mask), ...]`` for Python's descriptors. OSError when
+        nothing can be waited for any more.
         """
         cdef uint64_t deadline_us = <uint64_t> -1
         cdef uint32_t i
         cdef int mask
+        cdef int code
         if timeout_s is not None:
             deadline_us = sys_now_us()
             if timeout_s > 0:
                 deadline_us += <uint64_t> (timeout_s * 1e6)
         with nogil:
-            loop_run(&self.loop, deadline_us)
-        self.loop.python_count += 1
+            code = loop_run(&self.loop, deadline_us)
+        if code < 0:
+            raise OSError(-code, os.strerror(-code))
+        self.loop.counters.python += 1
         ready = []
         for i in range(self.loop.ready_count):
             mask = 0
-            if self.loop.ready_masks[i] & ~<uint32_t> EPOLLIN:
+            if self.loop.ready_masks[i] & READY_WRITE:
                 mask |= selectors.EVENT_WRITE
-            if self.loop.ready_masks[i] & ~<uint32_t> EPOLLOUT:
+            if self.loop.ready_masks[i] & READY_READ:
                 mask |= selectors.EVENT_READ
             ready.append((self.loop.ready_fds[i], mask))
         if self.loop.notice_count:
@@ -209,40 +215,33 @@ cdef class Engine:
         """What the loop has done so far, for tests and diagnosis."""
         return loop_counters(&self.loop)
 
+    def limit_logins(self, uint64_t limit_us):
+        """How long the login of a client may take, from now on; 0 is no limit."""
+        self.loop.relay.wheel.login_limit_us = limit_us
+
     # ------------------------------------------------------------ listeners
 
     def add_listener(self, int fd, bint shared):
-        """Accept on a non-blocking listening socket; takes the descriptor over.
+        """Accept on a non-blocking listening socket; takes it over, unless it raises.
 
         ``shared``: other processes accept on it too, wake only one of them.
         """
-        cdef Loop *L = &self.loop
-        cdef ListenerConn *lc = <ListenerConn *> calloc(1, sizeof(ListenerConn))
-        if lc == NULL or conn_enter(L, &lc.conn) < 0:
-            free(lc)
+        cdef ListenerConn *listener = open_listener(&self.loop, fd, shared)
+        if listener == NULL:
             raise MemoryError
-        lc.conn.fd = fd
-        lc.conn.kind = KIND_LISTENER
-        if conn_interest(
-            L, &lc.conn, EPOLLIN | (<uint32_t> EPOLLEXCLUSIVE if shared else 0)
-        ) < 0:
-            raise OSError(errno, os.strerror(errno))
-        return conn_handle(L, &lc.conn)
+        return conn_handle(&self.loop, &listener.conn)
 
-    def accept_again(self, uint64_t handle, bint shared):
+    def accept_again(self, uint64_t handle):
         """Start a listener that was paused for want of descriptors."""
         cdef Conn *conn = conn_of(&self.loop, handle)
         if conn != NULL and conn.kind == KIND_LISTENER:
-            conn_interest(
-                &self.loop, conn,
-                EPOLLIN | (<uint32_t> EPOLLEXCLUSIVE if shared else 0),
-            )
+            listen_again(&self.loop, <ListenerConn *> conn)
 
     def close_listener(self, uint64_t handle):
         """Stop accepting; the connections stay."""
         cdef Conn *conn = conn_of(&self.loop, handle)
         if conn != NULL and conn.kind == KIND_LISTENER:
-            conn_leave(&self.loop, conn)
+            close_listener(&self.loop, conn)
 
     # ------------------------------------------------------------ clients
 
@@ -265,16 +264,18 @@ cdef class Engine:
             <const char *> data, queue_size(&cc.session.stream.held)
         )
 
-    def login_consume(self, uint64_t handle, size_t n):
-        """Forget the first n of ``login_bytes``."""
+    def login_consume(self, uint64_t handle, size_t n, uint32_t wanted_bytes=0):
+        """Forget the first n of ``login_bytes``.
+
+        ``wanted_bytes``: Python wants to hear of the rest when there are so many.
+        """
         cdef ClientConn *cc = self.client(handle)
         if n > queue_size(&cc.session.stream.held):
             raise ValueError(f"{n} bytes are not there to consume")
         if n:
             queue_drop(&cc.session.stream.held, n)
-            conn_interest(
-                &self.loop, &cc.conn, EPOLLIN | (cc.conn.interest & EPOLLOUT)
-            )
+        cc.login_wanted_bytes = min(wanted_bytes, <uint32_t> LOGIN_HELD_MAX_BYTES)
+        watch(&self.loop, &cc.conn, WATCH_READ | (cc.conn.watched & WATCH_WRITE))
 
     def client_peer(self, uint64_t handle):
         """(address, port) of a client; a Unix socket has ("unix", 0)."""
@@ -283,11 +284,11 @@ cdef class Engine:
     def client_send(self, uint64_t handle, bytes data):
         """Send bytes to a client that is not attached to a server."""
         cdef ClientConn *cc = self.client(handle)
-        if conn_write(
-            &self.loop, &cc.conn, &cc.session.stream.out,
-            <const uint8_t *> PyBytes_AsString(data), len(data),
+        if stream_write(
+            &self.loop, &cc.conn, &cc.session.stream.out, bytes_of(data), len(data)
         ) < 0:
-            close_client(&self.loop, cc, CLOSE_CLIENT_EOF, False)
+            step_client_end(&self.loop.relay, &cc.session)
+            carry_out(&self.loop)
 
     def client_admit(
         self, uint64_t handle, uint32_t pool_id, parameters, bytes cancel_key,
@@ -300,26 +301,22 @@ cdef class Engine:
         cdef Loop *L = &self.loop
         cdef ClientConn *cc = self.client(handle)
         cdef ClientSession *c = &cc.session
+        cdef Pool *p = self.pool(pool_id)
         if c.state != CLIENT_LOGIN:
             raise ValueError("client is logged in already")
         if not CANCEL_KEY_MIN_BYTES <= len(cancel_key) <= CANCEL_KEY_MAX_BYTES:
             raise ValueError(f"cancel key of {len(cancel_key)} bytes")
-        if pool_id >= L.pool_count:
-            raise LookupError(f"no pool {pool_id}")
-        c.params = self.parameter_set(parameters)
+        cdef ParamSet *values = self.parameter_set(parameters)
         memcpy(c.cancel_key, <const char *> cancel_key, len(cancel_key))
         c.cancel_key_n = <uint8_t> len(cancel_key)
-        pool_add_client(L.pools[pool_id], c)
         L.login_count -= 1
-        L.now_us = L.relay.now_us = sys_now_us()
-        if conn_write(
-            L, &cc.conn, &c.stream.out,
-            <const uint8_t *> PyBytes_AsString(greeting), len(greeting),
+        loop_now(L)
+        step_client_admit(&L.relay, c, p, values)
+        if stream_write(
+            L, &cc.conn, &c.stream.out, bytes_of(greeting), len(greeting)
         ) < 0:
-            close_client(L, cc, CLOSE_CLIENT_EOF, False)
-            return
-        resume_client(L, cc)
-        run_wakes(L)
+            step_client_end(&L.relay, c)
+        carry_out(L)
 
     def client_close(self, uint64_t handle, int reason, bytes farewell=b""):
         """Close a client, after sending it ``farewell``; ignored when it is gone."""
@@ -332,55 +329,40 @@ cdef class Engine:
             return
         cc = <ClientConn *> conn
         if farewell:
-            conn_write(
-                L, conn, &cc.session.stream.out,
-                <const uint8_t *> PyBytes_AsString(farewell), len(farewell),
+            stream_write(
+                L, conn, &cc.session.stream.out, bytes_of(farewell), len(farewell)
             )
-            conn_swallow_input(L, conn)
-        close_client(L, cc, <CloseReason> reason, False)
-        run_wakes(L)
+            stream_swallow(L, conn)
+        step_client_close(&L.relay, &cc.session, <CloseReason> reason, False)
+        carry_out(L)
 
     # ------------------------------------------------------------ pools
 
     def pool_create(self, uint32_t max_servers):
         """A new, empty pool; returns its id. Pools live as long as the engine."""
-        cdef Loop *L = &self.loop
-        cdef uint32_t n = L.pool_count + 1
-        cdef Pool *p = <Pool *> calloc(1, sizeof(Pool))
-        cdef void *pools = realloc(L.pools, n * sizeof(Pool *))
-        if pools != NULL:
-            L.pools = <Pool **> pools
-        cdef void *wakes = realloc(L.wakes, n * sizeof(Pool *))
-        if wakes != NULL:
-            L.wakes = <Pool **> wakes
-        cdef void *listed = realloc(L.wake_listed, n * sizeof(bint))
-        if listed != NULL:
-            L.wake_listed = <bint *> listed
-        if p == NULL or pools == NULL or wakes == NULL or listed == NULL:
-            free(p)
+        cdef Pool *p = relay_add_pool(&self.loop.relay, max_servers)
+        if p == NULL:
             raise MemoryError
-        p.id = L.pool_count
-        p.max_servers = max_servers
-        L.pools[p.id] = p
-        L.wake_listed[p.id] = False
-        L.pool_count = n
         return p.id
 
     cdef Pool *pool(self, uint32_t pool_id) except NULL:
-        if pool_id >= self.loop.pool_count:
+        if pool_id >= self.loop.relay.pool_count:
             raise LookupError(f"no pool {pool_id}")
-        return self.loop.pools[pool_id]
+        return self.loop.relay.pools[pool_id]
 
     def pool_configure(
         self, uint32_t pool_id, *, int mode, bytes reset_query, bint reset_always,
         bytes check_query, uint64_t check_delay_us, bint cancel_abandoned,
         uint32_t max_prepared_statements=0, bint dedicated=False,
+        uint64_t query_wait_us=0, uint64_t tested_us=0,
     ):
         """Set how a pool works; scripts are SQL, empty for none.
 
         ``check_query`` may be ``b"\\0"``: an empty query is sent. Where
         ``max_prepared_statements`` comes from or goes to 0, the pool's servers are
-        replaced.
+        replaced. ``query_wait_us``: how long a client waits for a server;
+        ``tested_us``: how long a server may take for a query of ours, or to end what
+        was cancelled; 0 is no limit.
         """
         cdef Pool *p = self.pool(pool_id)
         script_fill(&p.reset_query, reset_query)
@@ -390,6 +372,8 @@ cdef class Engine:
         p.check_delay_us = check_delay_us
         p.cancel_abandoned = cancel_abandoned
         p.dedicated = dedicated
+        p.client_limit_us[<int> DEADLINE_QUERY_WAIT] = query_wait_us
+        p.server_limit_us[<int> DEADLINE_TESTED] = tested_us
         if (p.max_prepared_statements == 0) != (max_prepared_statements == 0):
             retire_servers(&self.loop, p)
         p.max_prepared_statements = max_prepared_statements
@@ -400,10 +384,10 @@ cdef class Engine:
         cdef Pool *p = self.pool(pool_id)
         p.max_servers = max_servers
         while p.server_count > max_servers and p.idle_tail != NULL:
-            close_server(
-                &self.loop, <ServerConn *> p.idle_tail.io, CLOSE_SERVER_OBSOLETE
-            )
-        want_servers(&self.loop, p)
+            step_server_close(&self.loop.relay, p.idle_tail, CLOSE_SERVER_OBSOLETE)
+            carry_out(&self.loop)
+        step_pool_wants(&self.loop.relay, p)
+        carry_out(&self.loop)
 
     def pool_launching(self, uint32_t pool_id, uint32_t at_most):
         """How many servers to open now; they count as connecting from here on."""
@@ -428,28 +412,14 @@ cdef class Engine:
         cdef Pool *p = self.pool(pool_id)
         p.connecting_count -= 1
 
-    def pool_drop_waiting(self, uint32_t pool_id, uint64_t waited_us, bytes farewell):
-        """Close clients that have waited this long; returns how many.
-
-        They are told ``farewell``, or ``query_wait_timeout`` when that is empty.
-        """
-        cdef Loop *L = &self.loop
+    def pool_drop_waiting(self, uint32_t pool_id, bytes farewell):
+        """Close all clients that wait; they are told ``farewell``."""
         cdef Pool *p = self.pool(pool_id)
-        cdef ClientSession *c
-        cdef uint64_t now_us = sys_now_us()
-        cdef int n = 0
         while p.waiting_head != NULL:
-            c = p.waiting_head
-            if now_us < c.since_us + waited_us:
-                break
-            if farewell:
-                self.client_close(
-                    conn_handle(L, <Conn *> c.io), CLOSE_SERVER_UNUSABLE, farewell
-                )
-            else:
-                close_client(L, <ClientConn *> c.io, CLOSE_QUERY_WAIT, True)
-            n += 1
-        return n
+            self.client_close(
+                conn_handle(&self.loop, <Conn *> p.waiting_head.io),
+                CLOSE_SERVER_UNUSABLE, farewell,
+            )
 
     def pool_retire(self, uint32_t pool_id, bint for_ever):
         """Close a pool's servers: idle ones now, the others when they are free.
@@ -492,63 +462,95 @@ cdef class Engine:
             values = more
         return values
 
-    def server_adopt(
-        self, int fd, uint32_t pool_id, parameters, bytes early=b""
-    ):
-        """A server has logged in: it becomes idle and serves who waits.
+    # ------------------------------------------------------------ links
 
-        Takes the descriptor over, also when it raises. The pool counted the server as
-        connecting before. ``early``: bytes that came behind its ReadyForQuery.
+    cdef LinkConn *link(self, uint64_t handle) except? NULL:
+        cdef Conn *conn = conn_of(&self.loop, handle)
+        if conn == NULL or conn.kind != KIND_LINK:
+            raise LookupError(f"no link {handle:#x}")
+        return <LinkConn *> conn
+
+    def link_open(self, int fd):
+        """Talk on a non-blocking socket that is being connected.
+
+        Takes it over, unless it raises.
+        """
+        cdef LinkConn *link = open_link(&self.loop, fd)
+        if link == NULL:
+            raise MemoryError
+        return conn_handle(&self.loop, &link.conn)
+
+    def link_take(self, uint64_t handle):
+        """(bytes that have come, whether it has ended, errno): what is new.
+
+        Reading goes on from here.
+        """
+        cdef LinkConn *link = self.link(handle)
+        cdef bytes data = b""
+        cdef int code
+        if link.stream.held.cap:
+            data = PyBytes_FromStringAndSize(
+                <const char *> link.stream.held.data + link.stream.held.start,
+                queue_size(&link.stream.held),
+            )
+            queue_reset(&link.stream.held)
+        code = link_listen(&self.loop, link)
+        if code < 0:
+            raise OSError(-code, os.strerror(-code))
+        return data, bool(link.ended), link.error
+
+    def link_send(self, uint64_t handle, bytes data):
+        """Send bytes; that the peer is gone is heard of by ``link_take``."""
+        link_send(&self.loop, self.link(handle), bytes_of(data), len(data))
+
+    def link_close(self, uint64_t handle):
+        """Close a link; ignored when it is gone."""
+        cdef Conn *conn = conn_of(&self.loop, handle)
+        if conn != NULL and conn.kind == KIND_LINK:
+            close_link(&self.loop, <LinkConn *> conn)
+
+    # ------------------------------------------------------------ servers
+
+    def server_adopt(
+        self, uint64_t handle, uint32_t pool_id, parameters, bytes early=b""
+    ):
+        """The server behind a link has logged in: it becomes idle and serves who waits.
+
+        The pool counted it as connecting before. ``early``: bytes that came behind its
+        ReadyForQuery. Its handle stays what it was. When it raises, the link is closed.
         """
         cdef Loop *L = &self.loop
+        cdef LinkConn *link = self.link(handle)
         cdef Pool *p
-        cdef ServerConn *sc = NULL
-        cdef ServerSession *s
+        cdef ParamSet *values = NULL
+        cdef ServerConn *sc
         try:
             p = self.pool(pool_id)
-            sc = <ServerConn *> calloc(1, sizeof(ServerConn))
+            early += self.link_take(handle)[0]
+            values = self.parameter_set(parameters)
+            sc = link_becomes_server(L, link)
             if sc == NULL:
                 raise MemoryError
-            s = &sc.session
-            s.params = self.parameter_set(parameters)
-            sc.conn.fd = fd
-            sc.conn.kind = KIND_SERVER
-            if conn_enter(L, &sc.conn) < 0:
-                raise MemoryError
         except BaseException:
-            if sc != NULL:
-                params_unref(&L.relay.params, sc.session.params)
-                free(sc)
-            c_close(fd)
+            params_unref(&L.relay.params, values)
+            close_link(L, link)
             raise
-        s.io = sc
-        s.xact_status = c"I"
-        requests_init(&s.requests)
-        s.tracked = p.max_prepared_statements != 0
-        L.now_us = L.relay.now_us = sys_now_us()
-        s.opened_us = s.since_us = L.now_us
-        if p.connecting_count:
-            p.connecting_count -= 1
-        L.server_count += 1
-        pool_add_server(p, s)
-        handle = conn_handle(L, &sc.conn)
-        if conn_interest(L, &sc.conn, EPOLLIN) < 0:
-            close_server(L, sc, CLOSE_NO_MEMORY)
-            raise OSError(errno, os.strerror(errno))
-        if early:
-            queue_add(
-                &s.stream.held, <const uint8_t *> PyBytes_AsString(early), len(early)
-            )
-            idle_server_bytes(L, sc)
-        wake_pool(L, p)
-        run_wakes(L)
-        return handle
+        loop_now(L)
+        step_server_begin(
+            &L.relay, &sc.session, p, values, bytes_of(early), len(early)
+        )
+        if sc.conn.watched == 0:
+            step_server_close(&L.relay, &sc.session, CLOSE_NO_MEMORY)
+        carry_out(L)
 
     def server_close(self, uint64_t handle, int reason):
         """Close a server and, if it is attached, leave its client without one."""
         cdef Conn *conn = conn_of(&self.loop, handle)
         if conn != NULL and conn.kind == KIND_SERVER:
-            close_server(&self.loop, <ServerConn *> conn, <CloseReason> reason)
+            step_server_close(
+                &self.loop.relay, &(<ServerConn *> conn).session, <CloseReason> reason
+            )
+            carry_out(&self.loop)
 
     # ------------------------------------------------------------ cancel
 
@@ -556,55 +558,27 @@ cdef class Engine:
         """Find who a cancel key belongs to.
 
         Returns ``None`` when no client has it, 0 when nothing is left to do, else the
-        handle of a server, which is not reused until ``cancel_end``. A client that
-        still waits for a server is answered here.
+        handle of a server, which is not reused until ``cancel_end``. A client whose
+        request was not sent yet is answered here.
         """
         cdef Loop *L = &self.loop
-        cdef ServerConn *sc
-        cdef ClientSession *owner = cancel_owner(
-            L, <const uint8_t *> PyBytes_AsString(key), len(key)
-        )
+        cdef ServerSession *s
+        cdef ClientSession *owner = cancel_owner(L, bytes_of(key), len(key))
         if owner == NULL:
             return None
-        if owner.state == CLIENT_WAITING:
-            cancel_waiting(L, <ClientConn *> owner.io)
-            run_wakes(L)
-            return 0
-        if owner.state != CLIENT_ACTIVE or owner.aligning:
-            return 0
-        sc = <ServerConn *> owner.server.io
-        sc.session.cancels += 1
-        return conn_handle(L, &sc.conn)
+        s = step_cancel(&L.relay, owner)
+        carry_out(L)
+        return 0 if s == NULL else conn_handle(L, &conn_of_server(s).conn)
 
     def cancel_end(self, uint64_t handle, bint uncertain=False):
         """The cancel request to this server is over.
 
         ``uncertain``: it may still strike, so nobody else may use this server.
         """
-        cdef Loop *L = &self.loop
-        cdef Conn *conn = conn_of(L, handle)
-        cdef ServerConn *sc
+        cdef Conn *conn = conn_of(&self.loop, handle)
         if conn == NULL or conn.kind != KIND_SERVER:
             return
-        sc = <ServerConn *> conn
-        if sc.session.cancels:
-            sc.session.cancels -= 1
-        if uncertain:
-            sc.session.obsolete = True
-        settle(L, &sc.session)
-        run_wakes(L)
-
-    # ------------------------------------------------------------ sweeps
-
-    def expire_logins(self, uint64_t older_than_us):
-        """Close clients that have been logging in for longer; returns how many."""
-        return expire_logins(&self.loop, sys_now_us(), older_than_us)
-
-    def expire_abandoned(self, uint64_t older_than_us):
-        """Close servers that did not come to rest; returns how many.
-
-        That is an abandoned query that did not end, or a query of our own (ROLLBACK,
-        reset, check) that was not answered. Younger abandoned ones are cancelled
-        again: a request that comes before PostgreSQL has begun is ignored.
-        """
-        return expire_tested(&self.loop, sys_now_us(), older_than_us)
+        step_cancelled(
+            &self.loop.relay, &(<ServerConn *> conn).session, uncertain
+        )
+        carry_out(&self.loop)

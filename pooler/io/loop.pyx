@@ -1,113 +1,104 @@
 # SPDX-License-Identifier: MIT
-"""The readiness loop; see ``_loop.pxd``."""
+"""The loop; see ``loop.pxd``."""
 
-from libc.stdint cimport uint32_t, uint64_t, uint8_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
-from pooler.io.conn cimport Conn, EVENTS_PER_TURN, KIND_SERVER, Loop
-from pooler.io.syscalls cimport (
-    EINTR, ENOMEM, EPOLL_CLOEXEC, c_epoll_wait, epoll_create1, epoll_event, errno,
-    sys_now_us,
+from pooler.io.conn cimport KIND_SERVER, free_dead
+from pooler.io.poll cimport (
+    EVENTS_PER_TURN, Event, READY_READ, READY_WRITE, poll_init, poll_wait,
 )
-from pooler.io.traffic cimport conn_ready
+from pooler.io.ready cimport conn_ready, deadlines_ready
+from pooler.io.syscalls cimport EINTR, sys_now_us
+from pooler.relay.step cimport relay_free, relay_init
+from pooler.session.deadlines cimport wheel_wake_us
+
+import os
+
+cdef enum:
+    LONGEST_WAIT_MS = 3600000
 
 
-cdef int loop_init(Loop *L, size_t recv_bytes) noexcept nogil:
-    """Make an empty loop; -errno when something cannot be had."""
+cdef int loop_init(Loop *L, size_t recv_bytes) except -1:
+    """Make an empty loop; what could be had is freed by ``loop_free`` in any case."""
+    cdef int code
     memset(L, 0, sizeof(Loop))
-    L.epfd = epoll_create1(EPOLL_CLOEXEC)
-    if L.epfd < 0:
-        return -errno
+    L.epfd = -1
+    relay_init(&L.relay)
     L.recv_bytes = recv_bytes
     L.recv_buffer = <uint8_t *> malloc(recv_bytes)
     L.ready_fds = <int *> malloc(EVENTS_PER_TURN * sizeof(int))
     L.ready_masks = <uint32_t *> malloc(EVENTS_PER_TURN * sizeof(uint32_t))
     if L.recv_buffer == NULL or L.ready_fds == NULL or L.ready_masks == NULL:
-        return -ENOMEM
-    L.now_us = L.relay.now_us = sys_now_us()
+        raise MemoryError
+    code = poll_init(L)
+    if code < 0:
+        raise OSError(-code, os.strerror(-code))
+    loop_now(L)
     return 0
 
 
 cdef void loop_free(Loop *L) noexcept nogil:
     """Free what the loop owns; its connections are closed already."""
-    cdef uint32_t i
     free(L.recv_buffer)
     free(L.ready_fds)
     free(L.ready_masks)
     free(L.notices)
     free(L.slots)
-    for i in range(L.pool_count):
-        free(L.pools[i].reset_query.message)
-        free(L.pools[i].check_query.message)
-        free(L.pools[i])
-    free(L.pools)
-    free(L.wakes)
-    free(L.wake_listed)
-    free(L.rollback.message)
-    free(L.deallocate.message)
-    free(L.discard.message)
-    free(L.relay.to_client.scratch)
-    free(L.relay.to_server.scratch)
+    relay_free(&L.relay)
 
 
-cdef inline bint is_python_fd(uint64_t data) noexcept nogil:
-    """epoll data of Python's descriptors is odd; of connections, an address."""
-    return data & 1 != 0
-
-
-cdef void free_dead(Loop *L) noexcept nogil:
-    cdef Conn *conn
-    while L.dead != NULL:
-        conn = L.dead
-        L.dead = conn.next_dead
-        free(conn)
+cdef void loop_now(Loop *L) noexcept nogil:
+    """Look at the clock: once a turn, and when Python comes from outside of one."""
+    L.relay.now_us = L.relay.wheel.now_us = sys_now_us()
 
 
 cdef int loop_turn(Loop *L, int timeout_ms) noexcept nogil:
-    """One epoll_wait and everything it found. -errno when it failed."""
-    cdef epoll_event events[EVENTS_PER_TURN]
-    cdef uint64_t data
-    cdef int n = c_epoll_wait(L.epfd, events, EVENTS_PER_TURN, timeout_ms)
+    """One wait and everything it found. -errno when it failed."""
+    cdef Event events[EVENTS_PER_TURN]
+    cdef int n = poll_wait(L, events, timeout_ms)
     cdef int i
     if n < 0:
-        return -errno
-    L.turn_count += 1
-    L.now_us = sys_now_us()
-    L.relay.now_us = L.now_us
+        return n
+    L.counters.turns += 1
+    loop_now(L)
     # Servers first: one that has closed must not be handed to a client of this turn.
     for i in range(n):
-        data = events[i].data.u64
-        if is_python_fd(data):
-            L.ready_fds[L.ready_count] = <int> (data >> 1)
-            L.ready_masks[L.ready_count] = events[i].events
+        if events[i].conn == NULL:
+            L.ready_fds[L.ready_count] = events[i].fd
+            L.ready_masks[L.ready_count] = events[i].ready & (READY_READ | READY_WRITE)
             L.ready_count += 1
-        elif (<Conn *> events[i].data.ptr).kind == KIND_SERVER:
-            conn_ready(L, <Conn *> events[i].data.ptr, events[i].events)
+        elif events[i].conn.kind == KIND_SERVER:
+            conn_ready(L, &events[i])
     for i in range(n):
-        data = events[i].data.u64
-        if not is_python_fd(data) and (<Conn *> events[i].data.ptr).kind != KIND_SERVER:
-            conn_ready(L, <Conn *> events[i].data.ptr, events[i].events)
+        if events[i].conn != NULL and events[i].conn.kind != KIND_SERVER:
+            conn_ready(L, &events[i])
+    deadlines_ready(L)
     free_dead(L)
     return 0
 
 
-cdef void loop_run(Loop *L, uint64_t deadline_us) noexcept nogil:
-    """Turn until Python is needed or the deadline has come."""
-    cdef uint64_t now_us
-    cdef uint64_t wait_ms
+cdef int wait_ms(const Loop *L, uint64_t deadline_us) noexcept nogil:
+    """How long the next wait may be."""
+    cdef uint64_t until_us = wheel_wake_us(&L.relay.wheel)
+    cdef uint64_t now_us = sys_now_us()
+    cdef uint64_t ms
+    if deadline_us < until_us:
+        until_us = deadline_us
+    if L.notice_count or until_us <= now_us:
+        return 0
+    ms = (until_us - now_us + 999) // 1000
+    return LONGEST_WAIT_MS if ms > LONGEST_WAIT_MS else <int> ms
+
+
+cdef int loop_run(Loop *L, uint64_t deadline_us) noexcept nogil:
+    """Turn until Python is needed or the deadline has come; 0, or -errno."""
+    cdef int code
     L.ready_count = 0
     while True:
-        wait_ms = 0
-        if L.notice_count == 0:
-            now_us = sys_now_us()
-            if deadline_us > now_us:
-                wait_ms = (deadline_us - now_us + 999) // 1000
-                if wait_ms > 3600000:
-                    wait_ms = 3600000
-        if loop_turn(L, <int> wait_ms) == -EINTR:
-            return
-        if L.ready_count or L.notice_count:
-            return
-        if deadline_us <= L.now_us:
-            return
+        code = loop_turn(L, wait_ms(L, deadline_us))
+        if code < 0:
+            return 0 if code == -EINTR else code
+        if L.ready_count or L.notice_count or deadline_us <= L.relay.now_us:
+            return 0

@@ -11,15 +11,11 @@ from pooler.io.syscalls cimport AF_INET, AF_INET6
 cdef dict loop_counters(const Loop *L):
     """What the loop has done so far, for tests and diagnosis."""
     return {
-        "turns": L.turn_count,
-        "recvs": L.recv_count,
-        "sends": L.send_count,
-        "epoll_ctls": L.epoll_ctl_count,
-        "accepts": L.accept_count,
-        "python": L.python_count,
+        **L.counters,
         "clients": L.client_count,
         "logins": L.login_count,
         "servers": L.server_count,
+        "links": L.link_count,
         "parameter_values": L.relay.params.value_count,
         "parameter_sets": L.relay.params.set_count,
         "statements": L.relay.statements.count,

@@ -18,6 +18,8 @@ cdef extern from "<sys/socket.h>" nogil:
         SOCK_NONBLOCK
         SOCK_CLOEXEC
         SHUT_RDWR
+        SOL_SOCKET
+        SO_ERROR
         AF_UNIX
         AF_INET
         AF_INET6
@@ -31,11 +33,11 @@ cdef extern from "<sys/socket.h>" nogil:
     ssize_t c_send "send"(int fd, const void *buf, size_t n, int flags)
     int c_accept4 "accept4"(int fd, sockaddr *addr, socklen_t *n, int flags)
     int shutdown(int fd, int how)
-    int setsockopt(int fd, int level, int name, const void *value, socklen_t n)
+    int c_getsockopt "getsockopt"(
+        int fd, int level, int name, void *value, socklen_t *n
+    )
 
 cdef extern from "<netinet/in.h>" nogil:
-    enum:
-        IPPROTO_TCP
     struct in_addr:
         uint32_t s_addr
     struct in6_addr:
@@ -47,10 +49,6 @@ cdef extern from "<netinet/in.h>" nogil:
         uint16_t sin6_port
         in6_addr sin6_addr
     uint16_t ntohs(uint16_t value)
-
-cdef extern from "<netinet/tcp.h>" nogil:
-    enum:
-        TCP_NODELAY
 
 cdef extern from "<sys/epoll.h>" nogil:
     enum:
@@ -117,6 +115,15 @@ cdef inline ssize_t sys_send(int fd, const void *buf, size_t n) noexcept nogil:
             return sent
         if errno != EINTR:
             return -errno
+
+
+cdef inline int sys_socket_error(int fd) noexcept nogil:
+    """The error that a socket has met, which is forgotten then; 0: none."""
+    cdef int error = 0
+    cdef socklen_t n = sizeof(error)
+    if c_getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &n) < 0:
+        return errno
+    return error
 
 
 cdef inline uint64_t sys_now_us() noexcept nogil:

@@ -1,66 +1,47 @@
 # SPDX-License-Identifier: MIT
-"""The relay from client to server; see ``_requests.pxd``."""
+"""The relay from client to server; see ``from_client.pxd``."""
 
 from libc.stdint cimport uint32_t, uint8_t
 from libc.string cimport memcpy
 
-from pooler.wire.buffers cimport output_add, output_room
-from pooler.statements.effects cimport push_with_effect
-from pooler.tables.params cimport (
-    params_ref, params_unref, put_set_query, set_query_bytes,
+from pooler.relay.align cimport align_server
+from pooler.relay.injected cimport answer_fakes
+from pooler.relay.shared cimport (
+    RELAY_ALIGN, RELAY_CLIENT_PROTO, RELAY_HOLD, RELAY_NO_MEMORY, RELAY_OK,
+    RELAY_TERMINATE, RELAY_WAIT,
 )
 from pooler.session.pool cimport pool_take, pool_wait
-from pooler.statements.requests cimport prepare_absorbed, prepare_alone, prepare_request
-from pooler.relay.common cimport (
-    RELAY_ALIGN, RELAY_CLIENT_PROTO, RELAY_NO_MEMORY, RELAY_OK, RELAY_TERMINATE,
-    RELAY_WAIT, Relay, RelayStatus, answer_fakes,
-)
-from pooler.statements.replay cimport replay_collect, replay_request
 from pooler.session.records cimport (
-    CLIENT_WAITING, COPY_IN_NONE, COPY_IN_OPEN, ClientSession, REQUEST_ALIGN,
-    REQUEST_COPY_END, ServerSession, request_closes, request_has_effect, requests_push,
+    CLIENT_WAITING, COPY_IN_NONE, COPY_IN_OPEN, REQUEST_COPY_END, ServerSession,
+    request_closes, request_has_effect, requests_push,
 )
+from pooler.statements.effects cimport push_with_effect
+from pooler.statements.replay cimport replay_collect, replay_request
+from pooler.statements.requests cimport prepare_absorbed, prepare_alone, prepare_request
 from pooler.tables.statements cimport (
     ABSORB_DROP, ABSORB_NONE, ClientStatements, PREPARE_DONE, PREPARE_FORWARD,
     PREPARE_HOLD, PREPARE_NO_MEMORY, PREPARE_WAIT, PrepareResult,
 )
+from pooler.wire.buffers cimport output_add
 from pooler._wire cimport (
-    CLIENT_RULES, Found, RULE_LOCAL, RULE_NAMES, RULE_OPENS, SCAN_EPROTO, SCAN_MESSAGE,
-    ScanStatus, scan_next, scan_undo,
+    ACTIONS, ACTION_ATTACH, ACTION_ATTACH_UNLESS_KNOWN, ACTION_COPY_END, ACTION_DROP,
+    ACTION_FLUSH, ACTION_NAMED_REQUEST, ACTION_REQUEST, ACTION_TERMINATE, CLIENT_RULES,
+    Found, LONE_CLIENT_RULES, SCAN_EPROTO, SCAN_MESSAGE, ScanStatus, scan_next,
+    scan_undo,
 )
 
+cdef struct Walk:  # over the bytes of one read
+    Relay *r
+    ClientSession *c
+    ServerSession *s  # NULL: none is attached yet
+    const uint8_t *src
+    size_t n
+    size_t start  # first byte that is neither in to_server nor dropped
+    size_t pos
+    Found found
 
-cdef RelayStatus align_server(
-    Relay *r, ClientSession *c, ServerSession *s
-) noexcept nogil:
-    """Give a server that was just attached the parameters its client expects.
 
-    The SET travels in front of the client's message in the same send when a server
-    of this pool has accepted these values before. Otherwise the message must wait:
-    it may not run under values that the server is about to refuse.
-    """
-    cdef size_t n
-    cdef uint8_t *room
-    if c.params == s.params:
-        return RELAY_OK
-    n = set_query_bytes(&r.params, c.params)
-    room = output_room(&r.to_server, n)
-    if room == NULL:
-        return RELAY_NO_MEMORY
-    r.to_server.n -= n
-    n = put_set_query(room, &r.params, c.params, s.params)
-    r.to_server.n += n
-    if n == 0:  # the client has no opinion on what differs
-        params_unref(&r.params, c.params)
-        c.params = params_ref(s.params)
-        return RELAY_OK
-    if requests_push(&s.requests, REQUEST_ALIGN) < 0:
-        return RELAY_NO_MEMORY
-    if c.params.verified_by != c.pool:
-        c.aligning = True
-        return RELAY_ALIGN
-    return RELAY_OK
-
+# ---------------------------------------------------------------- requests
 
 cdef inline bint is_ignored(ServerSession *s, uint8_t code) noexcept nogil:
     """Whether PostgreSQL will ignore a request, so that nothing is to be expected."""
@@ -93,6 +74,135 @@ cdef inline int queue_request(ServerSession *s, uint8_t code) noexcept nogil:
     return requests_push(&s.requests, code)
 
 
+cdef RelayStatus on_request(Walk *w) noexcept nogil:
+    """A request that names nothing."""
+    cdef uint8_t code = w.found.code
+    if is_ignored(w.s, code):
+        return RELAY_OK
+    if w.s.tracked:
+        replay_request(w.s, code)
+    note_request(w.s, code)
+    return RELAY_OK if requests_push(&w.s.requests, code) == 0 else RELAY_NO_MEMORY
+
+
+cdef RelayStatus on_named_request(Walk *w) noexcept nogil:
+    """A request that may concern prepared statements, if these are tracked."""
+    cdef ServerSession *s = w.s
+    cdef uint8_t code = w.found.code
+    cdef size_t taken = 0
+    cdef PrepareResult prepared = PREPARE_FORWARD
+    if is_ignored(s, code):
+        return RELAY_OK
+    if s.tracked:
+        replay_request(s, code)
+        # into an open COPY PostgreSQL takes no request: it fails the COPY
+        if s.copy_in != COPY_IN_OPEN:
+            output_add(&w.r.to_server, w.src + w.start, w.found.start - w.start)
+            w.start = w.found.start
+            prepared = prepare_request(
+                &w.r.statements, w.c, s, &w.r.to_server, &w.found,
+                w.src + w.found.start, w.pos - w.found.start, w.n - w.pos, &taken,
+            )
+            if prepared == PREPARE_HOLD or prepared == PREPARE_WAIT:
+                return give_back(w, prepared == PREPARE_WAIT)
+    note_request(s, code)
+    if prepared == PREPARE_DONE:
+        w.start = w.found.start + taken
+    elif prepared == PREPARE_NO_MEMORY or queue_request(s, code) < 0:
+        return RELAY_NO_MEMORY
+    return RELAY_ALIGN if w.c.settling else RELAY_OK
+
+
+cdef RelayStatus give_back(Walk *w, bint settling) noexcept nogil:
+    """Present the message again, with more behind it or when batches are settled."""
+    scan_undo(&w.c.scan)
+    w.pos = w.found.start
+    w.c.settling = settling
+    return RELAY_ALIGN if settling else RELAY_HOLD
+
+
+# ---------------------------------------------------------------- other messages
+
+cdef RelayStatus on_flush(Walk *w) noexcept nogil:
+    if w.s.scan.body_left == 0:  # else they are answered behind that message
+        answer_fakes(w.r, w.s)
+    return RELAY_OK
+
+
+cdef RelayStatus on_copy_end(Walk *w) noexcept nogil:
+    cdef ServerSession *s = w.s
+    if s.copy_in != COPY_IN_NONE:
+        s.copy_in = COPY_IN_NONE
+    elif s.requests.head != s.requests.tail and not s.skip_to_sync:
+        if requests_push(&s.requests, REQUEST_COPY_END) < 0:
+            return RELAY_NO_MEMORY
+    return RELAY_OK
+
+
+cdef RelayStatus on_terminate(Walk *w) noexcept nogil:
+    """It is not forwarded: the link to the server outlives this client."""
+    w.pos = w.found.start
+    if w.s != NULL:
+        on_flush(w)
+    return RELAY_TERMINATE
+
+
+# ---------------------------------------------------------------- without a server
+
+cdef RelayStatus on_drop(Walk *w) noexcept nogil:
+    """Flush has nothing to flush; COPY data came late for its COPY."""
+    w.start = w.pos
+    return RELAY_OK
+
+
+cdef RelayStatus on_attach(Walk *w) noexcept nogil:
+    """The message needs a server. It is looked at again once there is one."""
+    cdef RelayStatus status
+    scan_undo(&w.c.scan)
+    w.start = w.pos = w.found.start
+    w.s = pool_take(w.c.pool, w.c, w.r.now_us)
+    if w.s == NULL:
+        if w.c.state != CLIENT_WAITING:
+            pool_wait(w.c.pool, w.c, w.r.now_us)
+        return RELAY_WAIT
+    w.s.unnamed_own = False
+    w.s.bound = NULL
+    if w.c.statements != NULL:  # batches are numbered by their server
+        w.c.statements.names_batch = w.c.statements.unnamed_batch = 0
+    status = align_server(w.r, w.c, w.s)
+    return status
+
+
+cdef RelayStatus on_attach_unless_known(Walk *w) noexcept nogil:
+    """A lone Parse or Close needs none if nothing but its answer is missing."""
+    cdef size_t taken = 0
+    if w.c.pool.max_prepared_statements and w.c.state != CLIENT_WAITING:
+        taken = prepare_alone(
+            &w.r.statements, w.c, &w.r.to_client, w.src + w.found.start,
+            w.n - w.found.start,
+        )
+    if taken == 0:
+        return on_attach(w)
+    w.c.scan.body_left = 0
+    w.start = w.pos = w.found.start + taken
+    return RELAY_OK
+
+
+# ---------------------------------------------------------------- the walk
+
+ctypedef RelayStatus (*OnMessage)(Walk *w) noexcept nogil
+
+cdef OnMessage ON_MESSAGE[<int> ACTIONS]
+ON_MESSAGE[<int> ACTION_REQUEST] = on_request
+ON_MESSAGE[<int> ACTION_NAMED_REQUEST] = on_named_request
+ON_MESSAGE[<int> ACTION_FLUSH] = on_flush
+ON_MESSAGE[<int> ACTION_COPY_END] = on_copy_end
+ON_MESSAGE[<int> ACTION_TERMINATE] = on_terminate
+ON_MESSAGE[<int> ACTION_ATTACH] = on_attach
+ON_MESSAGE[<int> ACTION_ATTACH_UNLESS_KNOWN] = on_attach_unless_known
+ON_MESSAGE[<int> ACTION_DROP] = on_drop
+
+
 cdef int take_rest(
     Relay *r, ClientSession *c, ServerSession *s, const uint8_t *src, size_t n
 ) noexcept nogil:
@@ -112,6 +222,40 @@ cdef int take_rest(
     return 0
 
 
+cdef RelayStatus go_on_in_body(Walk *w) noexcept nogil:
+    """The read begins inside a message: pass over what is not to be forwarded."""
+    cdef size_t here = w.c.scan.body_left if w.c.scan.body_left < w.n else w.n
+    if w.s == NULL:  # a message that was dropped because no server was attached
+        w.start = here
+        return RELAY_OK
+    if w.c.statements == NULL or w.c.statements.absorbing == ABSORB_NONE:
+        return RELAY_OK
+    if take_rest(w.r, w.c, w.s, w.src, here) < 0:
+        return RELAY_NO_MEMORY
+    w.start = here
+    if not w.c.settling:
+        return RELAY_OK
+    w.c.scan.body_left = 0
+    w.pos = here
+    return RELAY_ALIGN
+
+
+cdef RelayStatus walk_messages(Walk *w) noexcept nogil:
+    cdef ScanStatus scan
+    cdef RelayStatus status = RELAY_OK
+    if w.c.scan.body_left:
+        status = go_on_in_body(w)
+    while status == RELAY_OK:
+        scan = scan_next(
+            &w.c.scan, &CLIENT_RULES[0] if w.s != NULL else &LONE_CLIENT_RULES[0],
+            w.src, w.n, &w.pos, &w.found,
+        )
+        if scan != SCAN_MESSAGE:
+            return RELAY_CLIENT_PROTO if scan == SCAN_EPROTO else RELAY_OK
+        status = ON_MESSAGE[w.found.action](w)
+    return status
+
+
 cdef RelayStatus relay_client_bytes(
     Relay *r, ClientSession *c, const uint8_t *src, size_t n, size_t *consumed
 ) noexcept nogil:
@@ -124,118 +268,22 @@ cdef RelayStatus relay_client_bytes(
     Cost:    O(messages), no allocation while nothing is dropped or put in between
     Source:  "Message Flow", "Extended Query", "COPY Operations"
     """
-    cdef ServerSession *s = c.server
-    cdef size_t pos = 0
-    cdef size_t start = 0  # first byte that is neither in to_server nor dropped
-    cdef size_t taken = 0
-    cdef Found found
-    cdef ScanStatus scan
-    cdef RelayStatus status = RELAY_OK
-    cdef PrepareResult prepared
-    if c.scan.body_left:
-        start = c.scan.body_left if c.scan.body_left < n else n
-        if s != NULL:
-            if c.statements == NULL or c.statements.absorbing == ABSORB_NONE:
-                start = 0
-            elif take_rest(r, c, s, src, start) < 0:
-                consumed[0] = 0
-                return RELAY_NO_MEMORY
-            elif c.settling:
-                c.scan.body_left = 0
-                consumed[0] = start
-                return RELAY_ALIGN
-        # else: a message that was dropped because no server was attached
-    while True:
-        scan = scan_next(&c.scan, CLIENT_RULES, src, n, &pos, &found)
-        if scan != SCAN_MESSAGE:
-            break
-        if s == NULL:
-            if found.flags & RULE_LOCAL:
-                if found.code == c"X":
-                    status = RELAY_TERMINATE
-                    break
-                # Flush has nothing to flush; COPY data came late for its COPY
-                start = pos
-                continue
-            if (
-                (found.code == c"P" or found.code == c"C")
-                and c.pool.max_prepared_statements and c.state != CLIENT_WAITING
-            ):
-                taken = prepare_alone(
-                    &r.statements, c, &r.to_client, src + found.start, n - found.start
-                )
-                if taken:
-                    c.scan.body_left = 0
-                    start = pos = found.start + taken
-                    continue
-            s = pool_take(c.pool, c, r.now_us)
-            if s != NULL:
-                s.unnamed_own = False
-                s.bound = NULL
-                if c.statements != NULL:  # batches are numbered by their server
-                    c.statements.names_batch = c.statements.unnamed_batch = 0
-                status = align_server(r, c, s)
-            else:
-                status = RELAY_WAIT
-                if c.state != CLIENT_WAITING:
-                    pool_wait(c.pool, c, r.now_us)
-            start = found.start
-            if status != RELAY_OK:
-                scan_undo(&c.scan)
-                pos = found.start
-                break
-        if found.flags & RULE_OPENS:
-            if is_ignored(s, found.code):
-                continue
-            prepared = PREPARE_FORWARD
-            if s.tracked:
-                replay_request(s, found.code)
-                # into an open COPY PostgreSQL takes no request: it fails the COPY
-                if found.flags & RULE_NAMES and s.copy_in != COPY_IN_OPEN:
-                    output_add(&r.to_server, src + start, found.start - start)
-                    start = found.start
-                    prepared = prepare_request(
-                        &r.statements, c, s, &r.to_server, &found, src + found.start,
-                        pos - found.start, n - pos, &taken,
-                    )
-                    if prepared == PREPARE_HOLD or prepared == PREPARE_WAIT:
-                        scan_undo(&c.scan)
-                        pos = found.start
-                        c.settling = prepared == PREPARE_WAIT
-                        status = RELAY_ALIGN if c.settling else RELAY_OK
-                        break
-            note_request(s, found.code)
-            if prepared == PREPARE_DONE:
-                start = found.start + taken
-            elif prepared == PREPARE_NO_MEMORY or queue_request(s, found.code) < 0:
-                status = RELAY_NO_MEMORY
-                break
-            if c.settling:
-                status = RELAY_ALIGN
-                break
-        elif found.code == c"H":
-            if s.scan.body_left == 0:  # else they are answered behind that message
-                answer_fakes(r, s)
-        elif found.code == c"X":
-            pos = found.start  # the link outlives this client
-            status = RELAY_TERMINATE
-            break
-        elif found.code == c"c" or found.code == c"f":
-            if s.copy_in != COPY_IN_NONE:
-                s.copy_in = COPY_IN_NONE
-            elif s.requests.head != s.requests.tail and not s.skip_to_sync:
-                if requests_push(&s.requests, REQUEST_COPY_END) < 0:
-                    status = RELAY_NO_MEMORY
-                    break
-    if scan == SCAN_EPROTO:
-        status = RELAY_CLIENT_PROTO
-    if s != NULL:
-        if pos > start:
-            output_add(&r.to_server, src + start, pos - start)
-        c.pool.received_bytes += pos
-        if s.tracked and not r.to_server.failed:
-            replay_collect(s, &r.to_server)
-    consumed[0] = pos
+    cdef Walk w
+    cdef RelayStatus status
+    w.r = r
+    w.c = c
+    w.s = c.server
+    w.src = src
+    w.n = n
+    w.start = w.pos = 0
+    status = walk_messages(&w)
+    if w.s != NULL:
+        if w.pos > w.start:
+            output_add(&r.to_server, src + w.start, w.pos - w.start)
+        c.pool.received_bytes += w.pos
+        if w.s.tracked and not r.to_server.failed:
+            replay_collect(w.s, &r.to_server)
+    consumed[0] = w.pos
     if r.to_server.failed or r.to_client.failed:
         return RELAY_NO_MEMORY
-    return status
+    return RELAY_OK if status == RELAY_HOLD else status

@@ -10,7 +10,7 @@ Source: PostgreSQL documentation, "Message Flow", "Asynchronous Operations".
 
 from libc.stdint cimport uint8_t
 
-from pooler.relay.common cimport Relay, RelayStatus
+from pooler.relay.shared cimport Relay, RelayStatus
 from pooler.session.records cimport ServerSession
 
 cdef RelayStatus relay_server_bytes(

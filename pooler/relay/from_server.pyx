@@ -1,39 +1,37 @@
 # SPDX-License-Identifier: MIT
-"""The relay from server to client; see ``_answers.pxd``."""
+"""The relay from server to client; see ``from_server.pxd``."""
 
 from libc.stdint cimport uint32_t, uint64_t, uint8_t
-from libc.string cimport memchr
 
-from pooler.wire.buffers cimport output_add, output_room
+from pooler.relay.align cimport note_parameter, server_aligned
+from pooler.relay.injected cimport answer_fakes
+from pooler.relay.shared cimport (
+    RELAY_ALIGN_FAILED, RELAY_HOLD, RELAY_NO_MEMORY, RELAY_OK, RELAY_SERVER_DEAD,
+    RELAY_SERVER_PROTO, RELAY_STATEMENT_XACT, RELAY_TEST_FAILED,
+)
+from pooler.session.records cimport (
+    COPY_IN_FAILED, COPY_IN_NONE, COPY_IN_OPEN, ClientSession, MODE_SESSION,
+    MODE_STATEMENT, REPLAY_OFF, REQUEST_ALIGN, REQUEST_DESCRIBE, REQUEST_SKIP,
+    REQUEST_SQL, request_closes, request_code, request_has_effect, request_is_fake,
+    requests_at, requests_copy_in, requests_fail, requests_first, requests_last,
+    requests_pop, requests_ready,
+)
 from pooler.statements.effects cimport (
     effects_commit, effects_undo, note_parameters, note_shape, note_tag,
 )
 from pooler.statements.error_text cimport put_refusal, put_renamed_error
 from pooler.statements.install cimport send_again
-from pooler.tables.params cimport (
-    PARAM_VALUE_MAX, ParamSet, params_index, params_ref, params_unref, params_with,
-)
-from pooler.relay.common cimport (
-    RELAY_ALIGN_FAILED, RELAY_NO_MEMORY, RELAY_OK, RELAY_SERVER_DEAD,
-    RELAY_SERVER_PROTO, RELAY_STATEMENT_XACT, RELAY_TEST_FAILED, RELAY_WAIT, Relay,
-    RelayStatus, answer_fakes,
-)
 from pooler.statements.replay cimport is_stale_plan, replay_possible
-from pooler.session.records cimport (
-    COPY_IN_FAILED, COPY_IN_NONE, COPY_IN_OPEN, ClientSession, MODE_STATEMENT,
-    MODE_SESSION, REPLAY_OFF, REQUEST_ALIGN, REQUEST_DESCRIBE, REQUEST_SKIP,
-    REQUEST_SQL, ServerSession, request_closes, request_code, request_has_effect,
-    request_is_fake, requests_at, requests_copy_in, requests_fail, requests_first,
-    requests_last, requests_pop, requests_ready,
-)
 from pooler.tables.statements cimport (
     EFFECT_FAILED, EFFECT_REFUSED, Effect, effects_at, shape_of_parameters,
     shape_of_rows,
 )
+from pooler.wire.buffers cimport output_add
 from pooler._wire cimport (
-    Found, HEADER_BYTES, IDLE_SERVER_RULES, RULE_ENDS, SCAN_END, SCAN_EPROTO,
-    SCAN_MESSAGE, SERVER_RULES, ScanStatus, error_is_fatal, put_cstring, put_header,
-    scan_next, scan_undo,
+    ACTIONS, ACTION_COPY_IN, ACTION_ENDS, ACTION_ERROR, ACTION_PARAMETER,
+    ACTION_PARAMETER_TYPES, ACTION_READY, ACTION_ROWS, ACTION_TAG, Found, HEADER_BYTES,
+    IDLE_SERVER_RULES, SCAN_EPROTO, SCAN_MESSAGE, SERVER_RULES, ScanStatus,
+    error_is_fatal, scan_next, scan_undo,
 )
 
 cdef enum:
@@ -42,145 +40,191 @@ cdef enum:
     SHAPE_OF_NOTHING = 2
     SHAPE_TOO_LONG = 3
 
-
-cdef struct Answers:  # how far the answers of one read have been dealt with
-    const uint8_t *src  # borrow
+cdef struct Walk:  # over the bytes of one read
+    Relay *r
+    ServerSession *s
+    ClientSession *c  # NULL: nobody gets them
+    const uint8_t *src
+    size_t n
     size_t start  # first byte that is neither in to_client nor dropped
     size_t pos
     uint8_t first  # the request that is being answered
     bint drop  # what is being answered is not for the client
+    Found found
 
 
-cdef inline void keep_until(Relay *r, Answers *a, size_t end) noexcept nogil:
+cdef inline void keep_until(Walk *w, size_t end) noexcept nogil:
     """Everything before ``end`` is dealt with."""
-    if not a.drop and end > a.start:
-        output_add(&r.to_client, a.src + a.start, end - a.start)
-    a.start = end
+    if not w.drop and end > w.start:
+        output_add(&w.r.to_client, w.src + w.start, end - w.start)
+    w.start = end
 
 
-cdef inline void next_request(
-    Relay *r, ServerSession *s, Answers *a
-) noexcept nogil:
+cdef inline void next_request(Walk *w) noexcept nogil:
     """Another request is at the head of the queue, at the message boundary pos."""
-    a.first = requests_first(&s.requests)
-    if a.drop or a.first & REQUEST_SKIP != 0 or request_is_fake(a.first):
-        keep_until(r, a, a.pos)
-        answer_fakes(r, s)
-        a.first = requests_first(&s.requests)
-        a.drop = s.client == NULL or a.first & REQUEST_SKIP != 0
+    w.first = requests_first(&w.s.requests)
+    if w.drop or w.first & REQUEST_SKIP != 0 or request_is_fake(w.first):
+        keep_until(w, w.pos)
+        answer_fakes(w.r, w.s)
+        w.first = requests_first(&w.s.requests)
+        w.drop = w.c == NULL or w.first & REQUEST_SKIP != 0
 
 
-cdef void tell_parameter(
-    Relay *r, int index, const ParamSet *values
-) noexcept nogil:
-    """Put a ParameterStatus into the client's stream."""
-    cdef uint32_t name_n = r.params.name_n[index]
-    cdef uint32_t value_n = values.value[index].n
-    cdef size_t n = HEADER_BYTES + name_n + 1 + value_n + 1
-    cdef uint8_t *room = output_room(&r.to_client, n)
-    if room == NULL:
-        return
-    room += put_header(room, c"S", <uint32_t> (n - 1))
-    room += put_cstring(room, r.params.name[index], name_n)
-    put_cstring(room, <const char *> values.value[index].text, value_n)
+cdef inline const uint8_t *body_of(const Walk *w) noexcept nogil:
+    return w.src + w.found.start + HEADER_BYTES
 
 
-cdef void server_aligned(Relay *r, ServerSession *s, ClientSession *c) noexcept nogil:
-    """The server has accepted the client's parameters.
-
-    It may have put a value into its own words (``ISO`` becomes ``ISO, MDY``). The
-    client takes these over and is told, else every transaction would SET again.
-    """
-    cdef int i
-    c.params.verified_by = s.pool
-    s.params.verified_by = s.pool
-    if c.params != s.params:
-        for i in range(r.params.count):
-            if s.params.value[i] != NULL and c.params.value[i] != s.params.value[i]:
-                tell_parameter(r, i, s.params)
-        params_unref(&r.params, c.params)
-        c.params = params_ref(s.params)
-    if c.aligning:
-        c.aligning = False
-        r.resume = True
+cdef inline size_t body_size(const Walk *w) noexcept nogil:
+    return w.found.length - 4
 
 
-cdef bint note_parameter(
-    Relay *r, ServerSession *s, bint for_client, const uint8_t *body, size_t n
-) noexcept nogil:
-    """A server's ParameterStatus: it, and the client it works for, have a new value.
+cdef inline bint is_cut(const Walk *w) noexcept nogil:
+    """Whether more of the message that was found is still to come."""
+    return w.s.scan.body_left != 0
 
-    False when the body is malformed or memory is short.
-    """
-    cdef const uint8_t *end = <const uint8_t *> memchr(body, 0, n)
-    cdef const uint8_t *value
-    cdef ParamSet *new
-    cdef size_t value_n
-    cdef size_t k
-    cdef int index
-    if end == NULL:
-        return False
-    index = params_index(&r.params, body, <size_t> (end - body))
-    value = end + 1
-    value_n = n - <size_t> (value - body)
-    if value_n == 0 or value[value_n - 1] != 0:
-        return False
-    value_n -= 1
-    if index < 0:
-        return True
-    if value_n > PARAM_VALUE_MAX:
-        return True
-    for k in range(value_n):
-        if value[k] >= 0x80:  # cannot be put into a SET safely: not followed
-            return True
-    new = params_with(&r.params, s.params, index, value, value_n)
-    if new == NULL:
-        return False
-    params_unref(&r.params, s.params)
-    s.params = new
-    if for_client:
-        new = params_with(&r.params, s.client.params, index, value, value_n)
-        if new == NULL:
-            return False
-        params_unref(&r.params, s.client.params)
-        s.client.params = new
-        new.verified_by = s.pool
-    return True
 
+cdef RelayStatus give_back(Walk *w) noexcept nogil:
+    """Present the message again, with more behind it."""
+    scan_undo(&w.s.scan)
+    w.pos = w.found.start
+    return RELAY_HOLD
+
+
+cdef inline void go_on(Walk *w) noexcept nogil:
+    """The batches are answered that the client's names depended on."""
+    if w.c != NULL and w.c.settling:
+        w.c.settling = False
+        w.r.resume = True
+
+
+# ---------------------------------------------------------------- ReadyForQuery
 
 cdef inline bint is_xact_status(uint8_t status) noexcept nogil:
     return status == c"I" or status == c"T" or status == c"E"
 
 
-cdef inline void go_on(Relay *r, ClientSession *c) noexcept nogil:
-    """The batches are answered that the client's names depended on."""
-    if c != NULL and c.settling:
-        c.settling = False
-        r.resume = True
-
-
-cdef void server_ready(
-    Relay *r, ServerSession *s, ClientSession *c, uint8_t answered
-) noexcept nogil:
-    """ReadyForQuery: ``answered`` was at the head of the queue."""
+cdef void count_ready(Walk *w) noexcept nogil:
+    """ReadyForQuery: what ``first`` has asked for is done."""
+    cdef ServerSession *s = w.s
     cdef uint32_t effects
     requests_ready(&s.requests, &effects)
     s.skip_to_sync = False
     if s.tracked:
-        effects_commit(&r.statements, s, effects)
+        effects_commit(&w.r.statements, s, effects)
         if s.requests.closing_count == 0:
-            go_on(r, c)
+            go_on(w)
         if s.requests.head == s.requests.tail:
             s.mapped_prepares = 0
-    if answered & REQUEST_SKIP:
-        if answered == REQUEST_ALIGN and c != NULL:
-            server_aligned(r, s, c)
+    if w.first & REQUEST_SKIP:
+        if w.first == REQUEST_ALIGN and w.c != NULL:
+            server_aligned(w.r, s, w.c)
         return
     s.error_told = False
     s.pool.query_count += 1
     if s.xact_status == c"I":
         s.pool.xact_count += 1
 
+
+cdef RelayStatus on_ready(Walk *w) noexcept nogil:
+    cdef ServerSession *s = w.s
+    cdef uint8_t status = body_of(w)[0]
+    if not is_xact_status(status):
+        w.pos = w.found.start
+        return RELAY_SERVER_PROTO
+    s.xact_status = status
+    if (
+        s.pool.mode == MODE_STATEMENT and status != c"I"
+        and w.c != NULL and not w.first & REQUEST_SKIP
+    ):
+        count_ready(w)
+        w.pos = w.found.start  # the client shall not believe in it
+        return RELAY_STATEMENT_XACT
+    if w.first & REQUEST_SKIP:
+        w.drop = True
+    keep_until(w, w.pos)
+    count_ready(w)
+    next_request(w)
+    return RELAY_OK
+
+
+# ---------------------------------------------------------------- answers
+
+cdef RelayStatus on_ends(Walk *w) noexcept nogil:
+    cdef ServerSession *s = w.s
+    if s.tracked and w.first == c"Q":
+        s.replay.state = REPLAY_OFF  # the client sees an answer
+    if w.found.ends == request_code(w.first):
+        if s.tracked and request_has_effect(w.first):
+            effects_commit(&w.r.statements, s, 1)
+        requests_pop(&s.requests)
+        if not is_cut(w):
+            next_request(w)
+    return RELAY_OK
+
+
+cdef RelayStatus on_tag(Walk *w) noexcept nogil:
+    if w.s.tracked:
+        note_tag(
+            &w.r.statements, w.s, NULL if w.drop else w.c, body_of(w), body_size(w)
+        )
+    return on_ends(w)
+
+
+cdef void note_rows(Walk *w) noexcept nogil:
+    """A Describe whose answer matters is answered: RowDescription or NoData."""
+    cdef uint64_t shape = SHAPE_OF_NOTHING
+    if w.found.code == c"T":
+        shape = SHAPE_TOO_LONG if is_cut(w) else shape_of_rows(
+            body_of(w), body_size(w)
+        )
+    note_shape(w.s, shape)
+    if w.first & REQUEST_SKIP:  # somebody waits for it
+        go_on(w)
+
+
+cdef inline bint describes(const Walk *w) noexcept nogil:
+    """Whether what a Describe says of a statement is remembered."""
+    return w.first & 0x7F == REQUEST_DESCRIBE
+
+
+cdef RelayStatus on_rows(Walk *w) noexcept nogil:
+    if describes(w):
+        if is_cut(w) and w.found.length < SHAPE_HELD_BYTES:
+            return give_back(w)
+        note_rows(w)
+    return on_ends(w)
+
+
+cdef RelayStatus on_parameter_types(Walk *w) noexcept nogil:
+    if describes(w):
+        if is_cut(w):
+            return give_back(w) if w.found.length < SHAPE_HELD_BYTES else RELAY_OK
+        note_parameters(w.s, shape_of_parameters(body_of(w), body_size(w)))
+    return RELAY_OK
+
+
+cdef RelayStatus on_parameter(Walk *w) noexcept nogil:
+    if note_parameter(w.r, w.s, not w.drop, body_of(w), body_size(w)):
+        return RELAY_OK
+    w.pos = w.found.start
+    return RELAY_SERVER_PROTO
+
+
+cdef RelayStatus on_copy_in(Walk *w) noexcept nogil:
+    cdef ServerSession *s = w.s
+    s.syncs_ignored = False
+    s.copy_in = (
+        COPY_IN_OPEN if requests_copy_in(&s.requests, &s.syncs_ignored)
+        else COPY_IN_NONE
+    )
+    if s.copy_in == COPY_IN_OPEN:
+        go_on(w)  # it is the client that must go on now
+    if s.syncs_ignored:  # one that closed the batch does not count
+        s.batch_open = not request_closes(requests_last(&s.requests))
+    return RELAY_OK
+
+
+# ---------------------------------------------------------------- ErrorResponse
 
 cdef bint query_is_next(ServerSession *s) noexcept nogil:
     """Whether a Sync of ours is at the head, and behind it a Query."""
@@ -193,51 +237,46 @@ cdef bint query_is_next(ServerSession *s) noexcept nogil:
     return request == c"Q" or request == REQUEST_SQL
 
 
-cdef void show_error(
-    Relay *r, ServerSession *s, const Effect *effect, const Found *found, Answers *a,
-    bint cut,
-) noexcept nogil:
+cdef void show_error(Walk *w, const Effect *effect) noexcept nogil:
     """Let the client see an error as if its own request had failed, and once only.
 
     ``effect``: of the request that has failed, or NULL. What was skipped behind it is
     undone, so the client's names are those that this request was sent with.
     """
-    keep_until(r, a, found.start)
-    if s.error_told:
-        a.drop = True
+    keep_until(w, w.found.start)
+    if w.s.error_told:
+        w.drop = True
     elif effect != NULL and effect.flags & EFFECT_REFUSED:
-        put_refusal(&r.to_client, effect.refusal)
-        a.drop = True
+        put_refusal(&w.r.to_client, effect.refusal)
+        w.drop = True
     else:
         # not dropped, also when we asked for it on the client's behalf
-        a.drop = not cut and put_renamed_error(
-            &r.to_client, &r.statements, s.client, effect,
-            a.src + found.start, <size_t> found.length + 1,
+        w.drop = not is_cut(w) and put_renamed_error(
+            &w.r.to_client, &w.r.statements, w.c, effect,
+            w.src + w.found.start, <size_t> w.found.length + 1,
         )
 
 
-cdef void undo_failed(
-    Relay *r, ServerSession *s, ClientSession *c, const Found *found, Answers *a,
-    bint cut, uint32_t skipped,
-) noexcept nogil:
+cdef void undo_failed(Walk *w, uint32_t skipped) noexcept nogil:
     """Take back what PostgreSQL has skipped, and show the error to the client.
 
     ``skipped``: how many requests that have effects; the failed one is among them.
     """
-    cdef uint8_t failed = a.first
+    cdef ServerSession *s = w.s
+    cdef uint8_t failed = w.first
     cdef Effect *effect = NULL
     if request_has_effect(failed) and s.effects.head != s.effects.tail:
         if skipped:
-            effects_undo(&r.statements, s, 1, skipped - 1)
+            effects_undo(&w.r.statements, s, 1, skipped - 1)
         effect = effects_at(&s.effects, s.effects.head)
     else:
-        effects_undo(&r.statements, s, 0, skipped)
-    if c != NULL and failed:
-        show_error(r, s, effect, found, a, cut)
+        effects_undo(&w.r.statements, s, 0, skipped)
+    if w.c != NULL and failed:
+        show_error(w, effect)
     if effect != NULL:
         effect.flags |= EFFECT_FAILED
     if skipped and effect != NULL:
-        effects_undo(&r.statements, s, 0, 1)
+        effects_undo(&w.r.statements, s, 0, 1)
     if failed & 0x7F == REQUEST_SQL:  # undone at ReadyForQuery
         s.error_told = failed & REQUEST_SKIP != 0
     elif failed & REQUEST_SKIP and query_is_next(s):
@@ -252,74 +291,117 @@ cdef inline bint owes_nothing(const ServerSession *s) noexcept nogil:
     )
 
 
-cdef void note_rows(
-    Relay *r, ServerSession *s, ClientSession *c, const Found *found,
-    const uint8_t *src, uint8_t request,
-) noexcept nogil:
-    """A Describe whose answer matters is answered: RowDescription or NoData."""
-    cdef uint64_t shape = SHAPE_OF_NOTHING
-    if found.code == c"T":
-        shape = SHAPE_TOO_LONG
-        if s.scan.body_left == 0:
-            shape = shape_of_rows(
-                src + found.start + HEADER_BYTES, found.length - 4
-            )
-    note_shape(s, shape)
-    if request & REQUEST_SKIP:  # somebody waits for it
-        go_on(r, c)
-
-
-cdef RelayStatus server_error(
-    Relay *r, ServerSession *s, ClientSession *c, const Found *found, Answers *a,
-) noexcept nogil:
-    """ErrorResponse, at ``found``; RELAY_WAIT: not before the rest of it is here."""
-    cdef const uint8_t *body = a.src + found.start + HEADER_BYTES
-    cdef size_t n = found.length - 4
-    cdef bint cut = s.scan.body_left != 0
-    cdef uint32_t effects = 0
-    if a.first == 0 and c == NULL:
+cdef RelayStatus on_error(Walk *w) noexcept nogil:
+    """ErrorResponse: whose it is decides what becomes of it."""
+    if w.first == 0 and w.c == NULL:
         return RELAY_SERVER_DEAD
-    if a.first == (c"Q" | REQUEST_SKIP) and c == NULL:
+    if w.first == (c"Q" | REQUEST_SKIP) and w.c == NULL:
         return RELAY_TEST_FAILED
-    if a.first == 0 and s.pool.mode != MODE_SESSION and owes_nothing(s):
+    if w.first == 0 and w.s.pool.mode != MODE_SESSION and owes_nothing(w.s):
         # said by a server that is free again: no client of it shall hear of it
-        keep_until(r, a, found.start)
-        a.drop = True
-        s.obsolete = True
+        keep_until(w, w.found.start)
+        w.drop = True
+        w.s.obsolete = True
         return RELAY_OK
-    if a.first == REQUEST_ALIGN and c != NULL:
-        if cut:  # the client shall read all of it, or nothing
-            return RELAY_WAIT
-        output_add(&r.to_client, a.src + found.start, a.pos - found.start)
-        a.start = a.pos
+    if w.first == REQUEST_ALIGN and w.c != NULL:
+        if is_cut(w):  # the client shall read all of it, or nothing
+            return give_back(w)
+        output_add(&w.r.to_client, w.src + w.found.start, w.pos - w.found.start)
+        w.start = w.pos
         return RELAY_ALIGN_FAILED
-    if s.tracked and c != NULL and a.first != 0:
-        if cut and n < ERROR_HELD_BYTES:
-            return RELAY_WAIT
-        if not cut and is_stale_plan(&r.statements, body, n):
-            if replay_possible(s):
-                keep_until(r, a, found.start)
-                a.drop = True
-                if send_again(&r.statements, s, &r.to_server) < 0:
-                    return RELAY_NO_MEMORY
-                next_request(r, s, a)
-                return RELAY_OK
-            s.statements.generation += 1  # whoever comes next prepares anew
+    if w.s.tracked and w.c != NULL and w.first != 0:
+        if is_cut(w) and body_size(w) < ERROR_HELD_BYTES:
+            return give_back(w)
+        if not is_cut(w) and is_stale_plan(
+            &w.r.statements, body_of(w), body_size(w)
+        ):
+            if replay_possible(w.s):
+                return send_batch_again(w)
+            w.s.statements.generation += 1  # whoever comes next prepares anew
+    return on_client_error(w)
+
+
+cdef RelayStatus send_batch_again(Walk *w) noexcept nogil:
+    """A plan had gone stale, and nothing was done yet: nobody hears of the error."""
+    keep_until(w, w.found.start)
+    w.drop = True
+    if send_again(&w.r.statements, w.s, &w.r.to_server) < 0:
+        return RELAY_NO_MEMORY
+    next_request(w)
+    return RELAY_OK
+
+
+cdef RelayStatus on_client_error(Walk *w) noexcept nogil:
+    """A request of the client, or one of ours on its behalf, has failed."""
+    cdef ServerSession *s = w.s
+    cdef bint cut = is_cut(w)
+    cdef uint32_t effects = 0
     if s.copy_in == COPY_IN_OPEN:
         s.copy_in = COPY_IN_FAILED
         # how many ReadyForQuery are still to come cannot be known then
         s.obsolete = s.obsolete or s.syncs_ignored
     s.skip_to_sync = requests_fail(&s.requests, &effects)
     if s.skip_to_sync:  # its Query, too, was skipped
-        go_on(r, c)
+        go_on(w)
     if s.tracked:
-        undo_failed(r, s, c, found, a, cut, effects)
-    s.fatal_seen = cut or error_is_fatal(body, n)
+        undo_failed(w, effects)
+    s.fatal_seen = cut or error_is_fatal(body_of(w), body_size(w))
     if cut:
-        a.first = requests_first(&s.requests)
+        w.first = requests_first(&s.requests)
     else:
-        next_request(r, s, a)
+        next_request(w)
     return RELAY_OK
+
+
+# ---------------------------------------------------------------- the walk
+
+ctypedef RelayStatus (*OnMessage)(Walk *w) noexcept nogil
+
+cdef OnMessage ON_MESSAGE[<int> ACTIONS]
+ON_MESSAGE[<int> ACTION_READY] = on_ready
+ON_MESSAGE[<int> ACTION_ENDS] = on_ends
+ON_MESSAGE[<int> ACTION_ROWS] = on_rows
+ON_MESSAGE[<int> ACTION_TAG] = on_tag
+ON_MESSAGE[<int> ACTION_PARAMETER_TYPES] = on_parameter_types
+ON_MESSAGE[<int> ACTION_ERROR] = on_error
+ON_MESSAGE[<int> ACTION_PARAMETER] = on_parameter
+ON_MESSAGE[<int> ACTION_COPY_IN] = on_copy_in
+
+
+cdef void go_on_in_body(Walk *w) noexcept nogil:
+    """The read begins inside a message, or at its end."""
+    cdef ServerSession *s = w.s
+    if s.scan.body_left > w.n:
+        w.pos = w.n
+        s.scan.body_left -= <uint32_t> w.n
+    else:
+        w.pos = s.scan.body_left
+        s.scan.body_left = 0
+    keep_until(w, w.pos)
+
+
+cdef RelayStatus walk_messages(Walk *w) noexcept nogil:
+    cdef ServerSession *s = w.s
+    cdef ScanStatus scan
+    cdef RelayStatus status = RELAY_OK
+    if s.scan.body_left:
+        go_on_in_body(w)
+    if s.scan.body_left:
+        return RELAY_OK
+    w.drop = w.c == NULL or w.first & REQUEST_SKIP != 0
+    if request_is_fake(w.first):
+        next_request(w)
+    while status == RELAY_OK and s.scan.body_left == 0:
+        # a server that owes no answer may only say what nobody has to ask for
+        scan = scan_next(
+            &s.scan,
+            &SERVER_RULES[0] if w.first or s.syncs_ignored else &IDLE_SERVER_RULES[0],
+            w.src, w.n, &w.pos, &w.found,
+        )
+        if scan != SCAN_MESSAGE:
+            return RELAY_SERVER_PROTO if scan == SCAN_EPROTO else RELAY_OK
+        status = ON_MESSAGE[w.found.action](w)
+    return status
 
 
 cdef RelayStatus relay_server_bytes(
@@ -335,120 +417,21 @@ cdef RelayStatus relay_server_bytes(
     Cost:    O(messages), no allocation but for changed parameters
     Source:  "Message Flow", "Asynchronous Operations"
     """
-    cdef ClientSession *c = s.client
-    cdef Answers a
-    cdef Found found
-    cdef ScanStatus scan = SCAN_END
-    cdef RelayStatus status = RELAY_OK
-    a.src = src
-    a.start = a.pos = 0
-    a.drop = s.dropping or c == NULL
-    a.first = requests_first(&s.requests)
-    if s.scan.body_left:  # of a message that began in an earlier read
-        if s.scan.body_left > n:
-            a.pos = n
-            s.scan.body_left -= <uint32_t> n
-        else:
-            a.pos = s.scan.body_left
-            s.scan.body_left = 0
-        keep_until(r, &a, a.pos)
-    if s.scan.body_left == 0:
-        a.drop = c == NULL or a.first & REQUEST_SKIP != 0
-        if request_is_fake(a.first):
-            next_request(r, s, &a)
-    while s.scan.body_left == 0:
-        # a server that owes no answer may only say what nobody has to ask for
-        scan = scan_next(
-            &s.scan,
-            &SERVER_RULES[0] if a.first or s.syncs_ignored else &IDLE_SERVER_RULES[0],
-            src, n, &a.pos, &found,
-        )
-        if scan != SCAN_MESSAGE:
-            break
-        if found.code == c"Z":
-            s.xact_status = src[found.start + HEADER_BYTES]
-            if not is_xact_status(s.xact_status):
-                scan = SCAN_EPROTO
-                break
-            if (
-                s.pool.mode == MODE_STATEMENT and s.xact_status != c"I"
-                and c != NULL and not a.first & REQUEST_SKIP
-            ):
-                server_ready(r, s, c, a.first)
-                a.pos = found.start  # the client shall not believe in it
-                status = RELAY_STATEMENT_XACT
-                break
-            if a.first & REQUEST_SKIP:
-                a.drop = True
-            keep_until(r, &a, a.pos)
-            server_ready(r, s, c, a.first)
-            next_request(r, s, &a)
-        elif found.flags & RULE_ENDS:
-            if a.first & 0x7F == REQUEST_DESCRIBE and found.ends == c"D":
-                if s.scan.body_left and found.length < SHAPE_HELD_BYTES:
-                    scan_undo(&s.scan)
-                    a.pos = found.start
-                    break
-                note_rows(r, s, c, &found, src, a.first)
-            if s.tracked:
-                if found.code == c"C":
-                    note_tag(
-                        &r.statements, s, NULL if a.drop else c,
-                        src + found.start + HEADER_BYTES, found.length - 4,
-                    )
-                if a.first == c"Q":
-                    s.replay.state = REPLAY_OFF  # the client sees an answer
-            if found.ends == request_code(a.first):
-                if s.tracked and request_has_effect(a.first):
-                    effects_commit(&r.statements, s, 1)
-                requests_pop(&s.requests)
-                if s.scan.body_left == 0:
-                    next_request(r, s, &a)
-        elif found.code == c"E":
-            status = server_error(r, s, c, &found, &a)
-            if status == RELAY_WAIT:
-                scan_undo(&s.scan)
-                a.pos = found.start
-                status = RELAY_OK
-                break
-            if status != RELAY_OK:
-                break
-        elif found.code == c"S":
-            if not note_parameter(
-                r, s, not a.drop, src + found.start + HEADER_BYTES,
-                found.length - 4,
-            ):
-                scan = SCAN_EPROTO
-                break
-        elif found.code == c"t":
-            if a.first & 0x7F == REQUEST_DESCRIBE and s.scan.body_left and (
-                found.length < SHAPE_HELD_BYTES
-            ):
-                scan_undo(&s.scan)
-                a.pos = found.start
-                break
-            if a.first & 0x7F == REQUEST_DESCRIBE and s.scan.body_left == 0:
-                note_parameters(
-                    s, shape_of_parameters(
-                        src + found.start + HEADER_BYTES, found.length - 4
-                    ),
-                )
-        elif found.code == c"G":
-            s.syncs_ignored = False
-            s.copy_in = (
-                COPY_IN_OPEN if requests_copy_in(&s.requests, &s.syncs_ignored)
-                else COPY_IN_NONE
-            )
-            if s.copy_in == COPY_IN_OPEN:
-                go_on(r, c)  # it is the client that must go on now
-            if s.syncs_ignored:  # one that closed the batch does not count
-                s.batch_open = not request_closes(requests_last(&s.requests))
-    if scan == SCAN_EPROTO:
-        status = RELAY_SERVER_PROTO
-    keep_until(r, &a, a.pos)
-    s.dropping = a.drop
+    cdef Walk w
+    cdef RelayStatus status
+    w.r = r
+    w.s = s
+    w.c = s.client
+    w.src = src
+    w.n = n
+    w.start = w.pos = 0
+    w.drop = s.dropping or w.c == NULL
+    w.first = requests_first(&s.requests)
+    status = walk_messages(&w)
+    keep_until(&w, w.pos)
+    s.dropping = w.drop
     s.pool.sent_bytes += r.to_client.n
-    consumed[0] = a.pos
+    consumed[0] = w.pos
     if r.to_client.failed or r.to_server.failed:
         return RELAY_NO_MEMORY
-    return status
+    return RELAY_OK if status == RELAY_HOLD else status

@@ -50,7 +50,7 @@ cdef inline void pool_attach(
     """Link an idle server and a client that is idle or waiting."""
     if c.state == CLIENT_WAITING:
         pool_unlist_waiting(p, c)
-        p.wait_us += now_us - c.since_us
+        p.wait_us += now_us - c.waiting_since_us
     pool_unlist_idle(p, s)
     s.checked = False
     set_client_state(c, CLIENT_ACTIVE)
@@ -60,8 +60,11 @@ cdef inline void pool_attach(
     p.active_count += 1
 
 
-cdef inline void pool_idle(Pool *p, ServerSession *s) noexcept nogil:
+cdef inline void pool_idle(
+    Pool *p, ServerSession *s, uint64_t now_us
+) noexcept nogil:
     """Put a server without a client at the front of the idle list."""
+    s.idle_since_us = now_us
     s.next = p.idle_head
     s.prev = NULL
     if p.idle_head != NULL:
@@ -72,7 +75,9 @@ cdef inline void pool_idle(Pool *p, ServerSession *s) noexcept nogil:
     p.idle_count += 1
 
 
-cdef inline void pool_detach(Pool *p, ServerSession *s) noexcept nogil:
+cdef inline void pool_detach(
+    Pool *p, ServerSession *s, uint64_t now_us
+) noexcept nogil:
     """Break the link: both sides become idle. The caller knows the server is free."""
     cdef ClientSession *c = s.client
     c.server = NULL
@@ -80,7 +85,7 @@ cdef inline void pool_detach(Pool *p, ServerSession *s) noexcept nogil:
     set_client_state(c, CLIENT_IDLE)
     set_server_state(s, SERVER_IDLE)
     p.active_count -= 1
-    pool_idle(p, s)
+    pool_idle(p, s, now_us)
 
 
 cdef inline bint pool_head_stale(const Pool *p, uint64_t now_us) noexcept nogil:
@@ -89,7 +94,7 @@ cdef inline bint pool_head_stale(const Pool *p, uint64_t now_us) noexcept nogil:
         p.check_query.n != 0
         and p.idle_head != NULL
         and not p.idle_head.checked
-        and now_us >= p.idle_head.since_us + p.check_delay_us
+        and now_us >= p.idle_head.idle_since_us + p.check_delay_us
     )
 
 
@@ -111,11 +116,15 @@ cdef inline ServerSession *pool_take(
 cdef void pool_abandon(Pool *p, ServerSession *s) noexcept nogil
 cdef void pool_drained(Pool *p, ServerSession *s) noexcept nogil
 cdef void pool_test(Pool *p, ServerSession *s) noexcept nogil
-cdef void pool_tested(Pool *p, ServerSession *s) noexcept nogil
+cdef void pool_tested(
+    Pool *p, ServerSession *s, bint checked, uint64_t now_us
+) noexcept nogil
 cdef void pool_wait(Pool *p, ClientSession *c, uint64_t now_us) noexcept nogil
 cdef void pool_give_up(Pool *p, ClientSession *c) noexcept nogil
 cdef uint32_t pool_servers_wanted(const Pool *p) noexcept nogil
-cdef void pool_add_server(Pool *p, ServerSession *s) noexcept nogil
+cdef void pool_add_server(
+    Pool *p, ServerSession *s, uint64_t now_us
+) noexcept nogil
 cdef void pool_remove_server(Pool *p, ServerSession *s) noexcept nogil
 cdef void pool_add_client(Pool *p, ClientSession *c) noexcept nogil
 cdef void pool_remove_client(Pool *p, ClientSession *c) noexcept nogil

@@ -32,17 +32,20 @@ cdef void pool_test(Pool *p, ServerSession *s) noexcept nogil:
     p.tested_count += 1
 
 
-cdef void pool_tested(Pool *p, ServerSession *s) noexcept nogil:
-    """A server is fit for the next client."""
+cdef void pool_tested(
+    Pool *p, ServerSession *s, bint checked, uint64_t now_us
+) noexcept nogil:
+    """A server is fit for the next client; ``checked``: it has just answered."""
+    s.checked = checked
     p.tested_count -= 1
     set_server_state(s, SERVER_IDLE)
-    pool_idle(p, s)
+    pool_idle(p, s, now_us)
 
 
 cdef void pool_wait(Pool *p, ClientSession *c, uint64_t now_us) noexcept nogil:
     """Put an idle client at the end of the queue."""
     set_client_state(c, CLIENT_WAITING)
-    c.since_us = now_us
+    c.waiting_since_us = now_us
     c.next = NULL
     c.prev = p.waiting_tail
     if p.waiting_tail != NULL:
@@ -72,12 +75,14 @@ cdef uint32_t pool_servers_wanted(const Pool *p) noexcept nogil:
     return unserved if unserved < room else room
 
 
-cdef void pool_add_server(Pool *p, ServerSession *s) noexcept nogil:
+cdef void pool_add_server(
+    Pool *p, ServerSession *s, uint64_t now_us
+) noexcept nogil:
     """A server that has logged in becomes idle here."""
     s.pool = p
     set_server_state(s, SERVER_IDLE)
     p.server_count += 1
-    pool_idle(p, s)
+    pool_idle(p, s, now_us)
 
 
 cdef void pool_remove_server(Pool *p, ServerSession *s) noexcept nogil:
@@ -90,7 +95,6 @@ cdef void pool_remove_server(Pool *p, ServerSession *s) noexcept nogil:
         if c != NULL:
             c.server = NULL
             s.client = NULL
-            c.aligning = False
             set_client_state(c, CLIENT_IDLE)
     elif s.state == SERVER_TESTED:
         pool_drained(p, s)

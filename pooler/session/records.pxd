@@ -21,6 +21,10 @@ Operations).
 
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 
+from pooler.session.deadlines cimport (
+    CLIENT_DEADLINES, NO_DEADLINE, SERVER_DEADLINES, Timer, Wheel, deadline_start,
+    deadline_stop,
+)
 from pooler.wire.buffers cimport Stream
 from pooler.tables.params cimport ParamSet
 from pooler.tables.statements cimport (
@@ -135,6 +139,8 @@ cdef struct Pool:
     Script reset_query
     Script check_query
     uint64_t check_delay_us  # idle for longer: check before use
+    uint64_t client_limit_us[CLIENT_DEADLINES]  # 0: none
+    uint64_t server_limit_us[SERVER_DEADLINES]
     uint32_t max_servers
     uint32_t server_count  # idle + active
     uint32_t connecting_count  # being opened by Python
@@ -147,6 +153,8 @@ cdef struct Pool:
     bint launch_wanted  # Python has been asked to open servers
     bint paused  # hands out no server and opens none
     bint closing  # paused for good: who asks for a server is sent away
+    bint wake_listed  # in the list of pools whose waiting clients are to be served
+    Pool *next_wake  # borrow
     ServerSession *idle_head  # borrow: most recently used
     ServerSession *idle_tail
     ClientSession *waiting_head  # borrow: waits longest
@@ -177,7 +185,9 @@ cdef struct ClientSession:
     bint aligning  # held back until the server has accepted its parameters
     bint settling  # held back until all batches that it has sent are answered
     bint leaving  # has said goodbye behind a request that is not answered yet
-    uint64_t since_us  # state LOGIN: accepted; WAITING: queued
+    Timer timer
+    uint64_t opened_us
+    uint64_t waiting_since_us
     uint8_t cancel_key_n
     uint8_t cancel_key[CANCEL_KEY_MAX_BYTES]
 
@@ -221,8 +231,10 @@ cdef struct ServerSession:
     ServerStatements statements
     EffectQueue effects
     Replay replay
+    bint cancel_late  # a cancel request waits until our SET is answered
+    Timer timer
     uint64_t opened_us
-    uint64_t since_us  # IDLE: became idle; TESTED: began
+    uint64_t idle_since_us
 
 cdef inline uint32_t requests_count(const RequestQueue *q) noexcept nogil:
     return q.tail - q.head
@@ -328,6 +340,8 @@ cdef bint requests_copy_in(RequestQueue *q, bint *syncs_ignored) noexcept nogil
 
 cdef bint set_client_state(ClientSession *c, ClientState new) noexcept nogil
 cdef bint set_server_state(ServerSession *s, ServerState new) noexcept nogil
+cdef void client_begin(ClientSession *c, Wheel *w, void *io) noexcept nogil
+cdef void server_begin(ServerSession *s, Wheel *w, void *io) noexcept nogil
 
 
 cdef inline bint server_has(
@@ -341,13 +355,8 @@ cdef inline bint server_has(
     )
 
 
-cdef inline bint server_is_quiet(const ServerSession *s) noexcept nogil:
-    """Nothing is owed in either direction; a transaction may still be open.
-
-    No outstanding request, no COPY or failed batch open, both directions flushed and
-    at a message boundary, no cancel request under way.
-    """
-    cdef const ClientSession *c = s.client
+cdef inline bint server_side_is_quiet(const ServerSession *s) noexcept nogil:
+    """``server_is_quiet``, but for the client."""
     return (
         s.requests.head == s.requests.tail
         and s.copy_in == COPY_IN_NONE
@@ -357,10 +366,19 @@ cdef inline bint server_is_quiet(const ServerSession *s) noexcept nogil:
         and s.scan.body_left == 0
         and s.stream.out.cap == 0
         and s.stream.held.cap == 0
-        and (
-            c == NULL
-            or (c.stream.out.cap == 0 and c.scan.body_left == 0 and not c.aligning)
-        )
+    )
+
+
+cdef inline bint server_is_quiet(const ServerSession *s) noexcept nogil:
+    """Nothing is owed in either direction; a transaction may still be open.
+
+    No outstanding request, no COPY or failed batch open, both directions flushed and
+    at a message boundary, no cancel request under way.
+    """
+    cdef const ClientSession *c = s.client
+    return server_side_is_quiet(s) and (
+        c == NULL
+        or (c.stream.out.cap == 0 and c.scan.body_left == 0 and not c.aligning)
     )
 
 

@@ -4,6 +4,10 @@
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
+from pooler.session.deadlines cimport (
+    DEADLINE_LOGIN, DEADLINE_QUERY_WAIT, DEADLINE_TESTED, NO_DEADLINE, Wheel,
+    deadline_start, deadline_stop, timer_init,
+)
 from pooler.wire.debug cimport POOLER_DEBUG
 from pooler._wire cimport HEADER_BYTES, put_cstring, put_header
 from pooler.errors import CLOSE_REASON_ROWS
@@ -14,6 +18,9 @@ cdef extern from "<stdlib.h>" nogil:
 # Bit n of row s: the edge s -> n exists.
 cdef uint8_t CLIENT_EDGES[6]
 cdef uint8_t SERVER_EDGES[5]
+# The deadline that runs while a session is in a state, or NO_DEADLINE.
+cdef uint8_t CLIENT_STATE_DEADLINE[6]
+cdef uint8_t SERVER_STATE_DEADLINE[5]
 
 _CLIENT_EDGES = {
     CLIENT_FREE: (CLIENT_LOGIN,),
@@ -30,6 +37,8 @@ _SERVER_EDGES = {
     SERVER_TESTED: (SERVER_IDLE, SERVER_CLOSED),
     SERVER_CLOSED: (),
 }
+_CLIENT_DEADLINES = {CLIENT_LOGIN: DEADLINE_LOGIN, CLIENT_WAITING: DEADLINE_QUERY_WAIT}
+_SERVER_DEADLINES = {SERVER_TESTED: DEADLINE_TESTED}
 
 
 cdef void fill_edges() except *:
@@ -37,29 +46,75 @@ cdef void fill_edges() except *:
         CLIENT_EDGES[<int> state] = sum(1 << int(new) for new in edges)
     for state, edges in _SERVER_EDGES.items():
         SERVER_EDGES[<int> state] = sum(1 << int(new) for new in edges)
+    for state in _CLIENT_EDGES:
+        CLIENT_STATE_DEADLINE[<int> state] = _CLIENT_DEADLINES.get(state, NO_DEADLINE)
+    for state in _SERVER_EDGES:
+        SERVER_STATE_DEADLINE[<int> state] = _SERVER_DEADLINES.get(state, NO_DEADLINE)
     if len(CLOSE_REASON_ROWS) != CLOSE_REASONS:
         raise ImportError("errors.CLOSE_REASON_ROWS and CloseReason differ")
 
 fill_edges()
 
 
+cdef inline uint64_t client_limit_us(
+    const ClientSession *c, uint8_t deadline
+) noexcept nogil:
+    if c.pool == NULL:
+        return c.timer.wheel.login_limit_us
+    return c.pool.client_limit_us[deadline]
+
+
+cdef void client_begin(ClientSession *c, Wheel *w, void *io) noexcept nogil:
+    """A client whose memory is zero was accepted: it logs in."""
+    c.io = io
+    c.opened_us = w.now_us
+    timer_init(&c.timer, w, c, False)
+    set_client_state(c, CLIENT_LOGIN)
+
+
+cdef void server_begin(ServerSession *s, Wheel *w, void *io) noexcept nogil:
+    """A server whose memory is zero has logged in; no pool has it yet."""
+    s.io = io
+    s.opened_us = w.now_us
+    s.xact_status = c"I"
+    timer_init(&s.timer, w, s, True)
+    requests_init(&s.requests)
+
+
 cdef bint set_client_state(ClientSession *c, ClientState new) noexcept nogil:
-    """Go along an edge; False (and no change) when there is none."""
+    """Go along an edge; False (and no change) when there is none.
+
+    The deadline of the old state ends, that of the new one begins.
+    """
+    cdef uint8_t deadline
     if not CLIENT_EDGES[c.state] >> new & 1:
         if POOLER_DEBUG:
             abort()
         return False
+    deadline = CLIENT_STATE_DEADLINE[c.state]
+    if deadline != NO_DEADLINE:
+        deadline_stop(&c.timer, deadline)
     c.state = new
+    deadline = CLIENT_STATE_DEADLINE[<int> new]
+    if deadline != NO_DEADLINE:
+        deadline_start(&c.timer, deadline, client_limit_us(c, deadline))
     return True
 
 
 cdef bint set_server_state(ServerSession *s, ServerState new) noexcept nogil:
-    """Go along an edge; False (and no change) when there is none."""
+    """As ``set_client_state``."""
+    cdef uint8_t deadline
     if not SERVER_EDGES[s.state] >> new & 1:
         if POOLER_DEBUG:
             abort()
         return False
+    deadline = SERVER_STATE_DEADLINE[s.state]
+    if deadline != NO_DEADLINE:
+        deadline_stop(&s.timer, deadline)
     s.state = new
+    deadline = SERVER_STATE_DEADLINE[<int> new]
+    if deadline != NO_DEADLINE:
+        deadline_start(&s.timer, deadline, s.pool.server_limit_us[deadline])
     return True
 
 

@@ -27,6 +27,7 @@ from pooler import log
 from pooler.config.settings import Peer
 from pooler.errors import LoginError
 from pooler.io.engine import Engine
+from pooler.io.links import Links
 from pooler.ipc.bus import Bus, BusMessage
 from pooler.session.records import CloseReason
 from pooler.worker.pools import Pools
@@ -46,9 +47,16 @@ class Cancels:
     """The cancel requests of one worker."""
 
     def __init__(
-        self, engine: Engine, pools: Pools, bus: Bus, slot: int, workers: int
+        self,
+        engine: Engine,
+        links: Links,
+        pools: Pools,
+        bus: Bus,
+        slot: int,
+        workers: int,
     ) -> None:
         self._engine = engine
+        self._links = links
         self._pools = pools
         self._bus = bus
         self._slot = slot
@@ -126,7 +134,10 @@ class Cancels:
             if server is not None and server.cancel_key:
                 async with self._turn():
                     await send_cancel(
-                        server.address, server.backend_pid, server.cancel_key
+                        self._links,
+                        server.address,
+                        server.backend_pid,
+                        server.cancel_key,
                     )
         except (OSError, TimeoutError) as error:
             uncertain = isinstance(error, TimeoutError)
@@ -194,7 +205,7 @@ class Cancels:
             async with self._turn():
                 for address in await addresses(peer.host, peer.port):
                     pid = int.from_bytes(onward[:4], "big")
-                    await send_cancel(address, pid, bytes(onward[4:]))
+                    await send_cancel(self._links, address, pid, bytes(onward[4:]))
                     return
         except (OSError, TimeoutError, LoginError) as error:
             log.write(

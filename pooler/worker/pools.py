@@ -25,6 +25,7 @@ from pooler.errors import (
     LoginError,
 )
 from pooler.io.engine import Engine
+from pooler.io.links import Links
 from pooler.login import packets
 from pooler.login.scram import ScramKeys
 from pooler.login.server import ServerLoginError
@@ -36,7 +37,7 @@ from pooler.worker.servers import Address, ReadyServer, ServerOpener
 # Logins under way at once, per pool: PostgreSQL forks a process for each.
 LOGINS_AT_ONCE = 4
 UNLIMITED_SERVERS = 1_000_000
-ABANDONED_S = 10.0
+TESTED_S = 10.0
 LOCAL_RETRY_S = 1.0
 FRESH_US = 1_000_000
 GREETINGS_KEPT = 256
@@ -128,6 +129,11 @@ def share_of(total: int, slot: int, workers: int) -> int:
     return max(1, total // workers + (slot < total % workers))
 
 
+def to_us(seconds: float) -> int:
+    """Seconds of a setting as the engine's microseconds."""
+    return int(seconds * 1_000_000)
+
+
 def tracked_parameters(config: Config) -> dict[str, str]:
     """Lower-case to canonical name of the parameters that follow a client."""
     extra = config.settings.track_extra_parameters
@@ -166,13 +172,15 @@ def is_hopeless(error: LoginError) -> bool:
 class Pools:
     """All pools of a worker; made on first use, kept until the worker ends."""
 
-    def __init__(self, engine: Engine, config: Config, slot: int, workers: int) -> None:
+    def __init__(
+        self, engine: Engine, links: Links, config: Config, slot: int, workers: int
+    ) -> None:
         self._engine = engine
         self._slot = slot
         self._workers = workers
         self.tracked = tracked_parameters(config)
         self.tracked_names = tuple(self.tracked.values())
-        self._opener = ServerOpener(config, self.tracked)
+        self._opener = ServerOpener(links, config, self.tracked)
         self._leaving = False
         self._dedicated_ids: list[int] = []  # of the engine's pools, to be used again
         self._by_key: dict[tuple[str, str], Pool] = {}
@@ -180,7 +188,7 @@ class Pools:
         self._databases: dict[str, Database | None] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.servers: dict[int, Server] = {}
-        self._limit_statements()
+        self._limit()
 
     @property
     def config(self) -> Config:
@@ -223,6 +231,7 @@ class Pools:
             check_delay_us=0,
             cancel_abandoned=False,
             dedicated=True,
+            query_wait_us=to_us(self.config.settings.query_wait_timeout),
         )
         return pool
 
@@ -250,7 +259,7 @@ class Pools:
     def reload(self, config: Config, reconnect: frozenset[str]) -> None:
         """Take over a new configuration; servers of ``reconnect`` are replaced."""
         self._opener.config = config
-        self._limit_statements()
+        self._limit()
         self._databases.clear()
         for pool in list(self._by_key.values()):
             database = self.database(pool.database.name)
@@ -263,9 +272,10 @@ class Pools:
                 pool.learn(None)
                 self._engine.pool_retire(pool.pool_id, False)
 
-    def _limit_statements(self) -> None:
-        """Tell the engine what clients may prepare."""
+    def _limit(self) -> None:
+        """Tell the engine what clients may do, whatever their pool."""
         settings = self.config.settings
+        self._engine.limit_logins(to_us(settings.client_login_timeout))
         self._engine.limit_statements(
             max_client_count=settings.max_client_prepared_statements,
             max_client_bytes=settings.max_client_prepared_bytes,
@@ -284,8 +294,10 @@ class Pools:
             reset_query=settings.server_reset_query.encode(),
             reset_always=settings.server_reset_query_always,
             check_query=EMPTY_QUERY if check == "<empty>" else check.encode(),
-            check_delay_us=int(settings.server_check_delay * 1_000_000),
+            check_delay_us=to_us(settings.server_check_delay),
             cancel_abandoned=settings.cancel_abandoned,
+            query_wait_us=to_us(settings.query_wait_timeout),
+            tested_us=to_us(settings.cancel_wait_timeout or TESTED_S),
             max_prepared_statements=0
             if mode is PoolMode.SESSION
             else settings.max_prepared_statements,
@@ -386,27 +398,28 @@ class Pools:
     def _adopt(self, pool: Pool, ready: ReadyServer) -> None:
         greeting = ready.greeting
         if self.config.settings.log_connections:
-            family = ready.sock.family
-            local = Address(family, ready.sock.getsockname())
-            origin = "" if family == socket.AF_UNIX else f" (from {local})"
+            family, local = ready.address.family, ready.link.local_address
+            unix = family == socket.AF_UNIX
+            origin = "" if unix else f" (from {Address(family, local)})"
             log.write(
                 log.LOG,
                 f"new connection to server{origin}",
                 tag=f"S-{greeting.backend_pid}: {pool.tag}@{ready.address}",
             )
         if pool.abandoned or self._leaving:
-            ready.sock.close()
+            ready.link.close()
             self._engine.pool_launch_failed(pool.pool_id)
             if pool.abandoned:
                 self._free_dedicated(pool)
             return
         pool.failure = None
         pool.learn(greeting.parameters)
-        handle = self._engine.server_adopt(
-            ready.sock.detach(),
+        handle, more = ready.link.give_up()
+        self._engine.server_adopt(
+            handle,
             pool.pool_id,
             tracked_values(greeting.parameters, self.tracked_names),
-            ready.early,
+            ready.early + more,
         )
         self.servers[handle] = Server(
             pool, ready.address, greeting.backend_pid, greeting.cancel_key
@@ -437,7 +450,7 @@ class Pools:
 
     def _fail_waiting(self, pool: Pool, error: LoginError) -> None:
         farewell = packets.error_response("FATAL", error.sqlstate, error.message)
-        self._engine.pool_drop_waiting(pool.pool_id, 0, farewell)
+        self._engine.pool_drop_waiting(pool.pool_id, farewell)
 
     def server_closed(self, handle: int, reason: int, age_us: int) -> None:
         """The engine has closed a server."""
@@ -456,20 +469,7 @@ class Pools:
             tag=f"S-{server.backend_pid}: {server.pool.tag}@{server.address}",
         )
 
-    # ------------------------------------------------------------ time, end
-
-    def expire_waiting(self) -> None:
-        """Close clients that have waited for ``query_wait_timeout``."""
-        limit_s = self.config.settings.query_wait_timeout
-        if not limit_s:
-            return
-        for pool in self.all():
-            self._engine.pool_drop_waiting(pool.pool_id, int(limit_s * 1_000_000), b"")
-
-    def expire_abandoned(self) -> None:
-        """Close servers in which a vanished client's query cannot be cancelled."""
-        limit_s = self.config.settings.cancel_wait_timeout or ABANDONED_S
-        self._engine.expire_abandoned(int(limit_s * 1_000_000))
+    # ------------------------------------------------------------ end
 
     def retire(self) -> None:
         """Hand out no server any more; servers leave when they are free."""
@@ -478,6 +478,5 @@ class Pools:
             self._engine.pool_retire(pool.pool_id, True)
             self._engine.pool_drop_waiting(
                 pool.pool_id,
-                0,
                 packets.error_response("FATAL", "57P01", "server shutting down"),
             )

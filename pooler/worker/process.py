@@ -21,6 +21,7 @@ from pooler.config.loading import diff, load, reloaded
 from pooler.errors import ConfigError
 from pooler.io.conn import Notice
 from pooler.io.engine import Engine
+from pooler.io.links import Links
 from pooler.io.selector import EngineSelector
 from pooler.ipc.bus import BusMessage
 from pooler.ipc.worker_start import EXIT_OK, READY, WorkerStart
@@ -31,7 +32,7 @@ from pooler.worker.pools import Pools, tracked_parameters
 if TYPE_CHECKING:
     from pooler.io.engine import NoticeRow
 
-SWEEP_S = 1 / 3
+BEAT_S = 1 / 3
 ACCEPT_PAUSE_S = 1.0
 
 
@@ -63,9 +64,12 @@ class Worker:
         self._engine = engine
         self._loop = loop
         self._end: asyncio.Future[int] = loop.create_future()
-        self._pools = Pools(engine, start.config, start.slot, start.workers)
+        self._links = Links(engine)
+        self._pools = Pools(
+            engine, self._links, start.config, start.slot, start.workers
+        )
         self._cancels = Cancels(
-            engine, self._pools, start.bus, start.slot, start.workers
+            engine, self._links, self._pools, start.bus, start.slot, start.workers
         )
         self._admission = Admission(
             engine,
@@ -75,7 +79,7 @@ class Worker:
             start.mock_key,
             self._cancels,
         )
-        self._listeners: dict[int, bool] = {}  # handle -> shared with other workers
+        self._listeners: list[int] = []
         self._leaving: Callable[[], bool] | None = None
         self._notices: dict[int, Callable[[NoticeRow], None]] = {
             Notice.NOTICE_LOGIN: self._on_login,
@@ -84,6 +88,7 @@ class Worker:
             Notice.NOTICE_LAUNCH: self._on_launch,
             Notice.NOTICE_ACCEPT_PAUSED: self._on_accept_paused,
             Notice.NOTICE_CANCEL: self._on_cancel,
+            Notice.NOTICE_LINK: self._on_link,
         }
         self._messages: dict[str, Callable[[BusMessage], None]] = {
             "reload": self._on_reload,
@@ -112,7 +117,7 @@ class Worker:
             self._listen(listener, shared=False)
         if start.unix_listener is not None:
             self._listen(start.unix_listener, shared=True)
-        self._sweep()
+        self._beat()
         gc.collect()
         gc.freeze()
         os.write(start.ready_fd, READY)
@@ -120,8 +125,8 @@ class Worker:
         return await self._end
 
     def _listen(self, listener: socket.socket, *, shared: bool) -> None:
-        handle = self._engine.add_listener(listener.detach(), shared)
-        self._listeners[handle] = shared
+        self._listeners.append(self._engine.add_listener(listener.fileno(), shared))
+        listener.detach()
 
     # ------------------------------------------------------------ notices
 
@@ -153,6 +158,9 @@ class Worker:
     def _on_cancel(self, row: NoticeRow) -> None:
         self._cancels.abandoned(row[1])
 
+    def _on_link(self, row: NoticeRow) -> None:
+        self._links.happened(row[1])
+
     def _on_accept_paused(self, row: NoticeRow) -> None:
         _, handle, code, _, _, _ = row
         log.write(
@@ -160,23 +168,17 @@ class Worker:
             f"accept failed: {os.strerror(code)}; pausing for {ACCEPT_PAUSE_S:g} s"
             " (see the kernel file descriptor limit logged at start)",
         )
-        shared = self._listeners.get(handle, False)
-        self._loop.call_later(ACCEPT_PAUSE_S, self._engine.accept_again, handle, shared)
+        self._loop.call_later(ACCEPT_PAUSE_S, self._engine.accept_again, handle)
 
     # ------------------------------------------------------------ time
 
-    def _sweep(self) -> None:
-        """Everything that has a time limit; as often as PgBouncer looks."""
-        settings = self._pools.config.settings
-        if settings.client_login_timeout:
-            self._engine.expire_logins(int(settings.client_login_timeout * 1_000_000))
-        self._pools.expire_waiting()
-        self._pools.expire_abandoned()
+    def _beat(self) -> None:
+        """Show on the board that this worker turns; goes on whatever happens."""
+        self._loop.call_later(BEAT_S, self._beat)
         self._start.board.set(
             self._start.slot, "heartbeat_us", time.monotonic_ns() // 1000
         )
         self._check_leaving()
-        self._loop.call_later(SWEEP_S, self._sweep)
 
     # ------------------------------------------------------------ bus
 

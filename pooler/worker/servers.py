@@ -13,10 +13,10 @@ import errno
 import itertools
 import os
 import socket
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 from pooler import log
 from pooler.config.loading import Config
@@ -26,11 +26,11 @@ from pooler.errors import (
     LocalResourceError,
     LoginError,
 )
+from pooler.io.links import Link, Links
 from pooler.login import packets
 from pooler.login.scram import ScramKeys
 from pooler.login.server import ServerGreeting, ServerLogin, ServerLoginError
 
-READ_BYTES = 16_384
 MAX_ANSWER_BYTES = 1_048_576
 LOCAL_SHORTAGES = frozenset(
     {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL}
@@ -38,8 +38,7 @@ LOCAL_SHORTAGES = frozenset(
 NO_PARAMETERS: Mapping[str, str] = MappingProxyType({})
 
 
-@dataclass(frozen=True, slots=True)
-class Address:
+class Address(NamedTuple):
     """Where a server listens, as ``socket`` and ``connect`` take it."""
 
     family: int
@@ -54,9 +53,9 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class ReadyServer:
-    """A server that has logged in; whoever gets it owns ``sock``."""
+    """A server that has logged in; whoever gets it owns ``link``."""
 
-    sock: socket.socket
+    link: Link
     address: Address
     greeting: ServerGreeting
     early: bytes  # what came behind its ReadyForQuery
@@ -78,28 +77,12 @@ async def addresses(host: str, port: int) -> list[Address]:
     return [Address(family, sockaddr) for family, _, _, _, sockaddr in found]
 
 
-async def connect(address: Address) -> socket.socket:
-    """Open a non-blocking connection; raises OSError."""
-    sock = socket.socket(address.family, socket.SOCK_STREAM)
-    try:
-        sock.setblocking(False)
-        if address.family != socket.AF_UNIX:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        await asyncio.get_running_loop().sock_connect(sock, address.sockaddr)
-    except BaseException:
-        sock.close()
-        raise
-    return sock
-
-
-async def log_in(sock: socket.socket, login: ServerLogin) -> bytes:
-    """Run a login over a socket; returns what came behind it. Raises LoginError."""
-    loop = asyncio.get_running_loop()
-    await loop.sock_sendall(sock, login.start())
+async def log_in(link: Link, login: ServerLogin) -> bytes:
+    """Run a login over a link; returns what came behind it. Raises LoginError."""
+    link.send(login.start())
     pending = b""
     while login.greeting is None:
-        data = await loop.sock_recv(sock, READ_BYTES)
+        data = await link.receive()
         if not data:
             raise LoginError(
                 "server closed the connection during login",
@@ -109,20 +92,19 @@ async def log_in(sock: socket.socket, login: ServerLogin) -> bytes:
         consumed, answer = login.receive(pending)
         pending = pending[consumed:]
         if answer:
-            await loop.sock_sendall(sock, answer)
+            link.send(answer)
     return pending
 
 
 async def run_query(
-    sock: socket.socket, pending: bytes, sql: str, parameters: dict[str, str]
+    link: Link, pending: bytes, sql: str, parameters: dict[str, str]
 ) -> bytes:
     """Run ``connect_query`` on a fresh server; returns what came behind its answer.
 
     ``parameters`` of the greeting take over what the query changes. An error is logged
     and otherwise ignored. LoginError when a transaction stays open.
     """
-    loop = asyncio.get_running_loop()
-    await loop.sock_sendall(sock, packets.message(b"Q", packets.cstring(sql)))
+    link.send(packets.message(b"Q", packets.cstring(sql)))
     while True:
         at = 0
         while message := packets.read_message(pending, at, MAX_ANSWER_BYTES):
@@ -138,7 +120,7 @@ async def run_query(
                     raise LoginError("connect_query has left a transaction open")
                 return pending[at:]
         pending = pending[at:]
-        data = await loop.sock_recv(sock, READ_BYTES)
+        data = await link.receive()
         if not data:
             raise LoginError("server closed the connection during connect_query")
         pending += data
@@ -147,8 +129,11 @@ async def run_query(
 class ServerOpener:
     """Opens servers of database entries; hosts of one entry take turns."""
 
-    def __init__(self, config: Config, tracked: Mapping[str, str]) -> None:
+    def __init__(
+        self, links: Links, config: Config, tracked: Mapping[str, str]
+    ) -> None:
         self.config = config
+        self._links = links
         self._tracked = tracked
         self._turn = itertools.count()
         # Addresses whose server knows no minor protocol versions at all.
@@ -190,7 +175,7 @@ class ServerOpener:
         scram_keys: ScramKeys | None,
         parameters: Mapping[str, str],
     ) -> ReadyServer:
-        sock, address = await self._connect(database)
+        link, address = await self._connect(database)
         try:
             login = ServerLogin(
                 user,
@@ -201,18 +186,18 @@ class ServerOpener:
                 minor=0 if address in self._old else packets.NEWEST_MINOR,
                 tracked=self._tracked,
             )
-            early = await log_in(sock, login)
+            early = await log_in(link, login)
             if database.connect_query:
-                early = await self._connect_query(sock, early, database, login)
+                early = await self._connect_query(link, early, database, login)
         except BaseException as error:
-            sock.close()
+            link.close()
             if isinstance(error, ServerLoginError) and error.unsupported_protocol:
                 self._old.add(address)
             raise
         assert login.greeting is not None  # noqa: S101 - what log_in waited for
-        return ReadyServer(sock, address, login.greeting, early)
+        return ReadyServer(link, address, login.greeting, early)
 
-    async def _connect(self, database: Database) -> tuple[socket.socket, Address]:
+    async def _connect(self, database: Database) -> tuple[Link, Address]:
         """Try the hosts of an entry, another one first each time."""
         hosts = self.config.hosts(database)
         if not hosts:
@@ -226,24 +211,23 @@ class ServerOpener:
         for host in hosts[first:] + hosts[:first]:
             for address in await addresses(host, database.port):
                 try:
-                    return await connect(address), address
+                    return await self._links.dial(*address), address
                 except OSError as error:
                     if error.errno in LOCAL_SHORTAGES:
                         raise LocalResourceError(
                             f"connect failed: {os.strerror(error.errno)}",
                             SQLCLIENT_UNABLE_TO_CONNECT,
                         ) from None
-                    # asyncio puts words of its own into strerror
                     reason = os.strerror(error.errno) if error.errno else str(error)
                     log.write(log.WARNING, f"connect failed: {address}: {reason}")
         raise LoginError(f"connect failed: {reason}", SQLCLIENT_UNABLE_TO_CONNECT)
 
     async def _connect_query(
-        self, sock: socket.socket, early: bytes, database: Database, login: ServerLogin
+        self, link: Link, early: bytes, database: Database, login: ServerLogin
     ) -> bytes:
         assert login.greeting is not None and database.connect_query  # noqa: S101, PT018
         return await run_query(
-            sock, early, database.connect_query, login.greeting.parameters
+            link, early, database.connect_query, login.greeting.parameters
         )
 
     def _secret(self, database: Database, user: str) -> str | None:
@@ -253,24 +237,18 @@ class ServerOpener:
         return None if known is None else known.text
 
 
-@contextlib.asynccontextmanager
-async def cancel_connection(address: Address) -> AsyncIterator[socket.socket]:
-    """Open a connection for one cancel request and close it in any case."""
-    sock = await connect(address)
-    try:
-        yield sock
-    finally:
-        sock.close()
-
-
-async def send_cancel(address: Address, backend_pid: int, key: bytes) -> None:
+async def send_cancel(
+    links: Links, address: Address, backend_pid: int, key: bytes
+) -> None:
     """Ask the server to cancel; returns when it has closed the connection.
 
     By then PostgreSQL has sent the signal. Raises OSError.
     """
-    loop = asyncio.get_running_loop()
-    async with cancel_connection(address) as sock:
-        await loop.sock_sendall(sock, packets.cancel_request(backend_pid, key))
+    link = await links.dial(*address)
+    try:
+        link.send(packets.cancel_request(backend_pid, key))
         with contextlib.suppress(ConnectionResetError):  # as good as an end of file
-            while await loop.sock_recv(sock, READ_BYTES):
+            while await link.receive():
                 pass
+    finally:
+        link.close()

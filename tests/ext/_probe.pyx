@@ -9,66 +9,60 @@ socket: bytes go in, and what would be sent comes out.
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memset
 
-from pooler.wire.buffers cimport (
-    output_clear, queue_add, queue_keep, queue_reset, queue_size,
+from pooler.relay.orders cimport (
+    ORDER_CANCEL, ORDER_CLOSE_CLIENT, ORDER_CLOSE_SERVER, ORDER_LAUNCH,
+    ORDER_READ_CLIENT, ORDER_SEND_TO_CLIENT, ORDER_SEND_TO_SERVER, Order,
+)
+from pooler.relay.shared cimport Relay
+from pooler.relay.step cimport (
+    client_held_back, relay_add_pool, relay_free, relay_init, step_cancel,
+    step_cancelled, step_client_admit, step_client_bytes, step_client_close,
+    step_client_end, step_client_sent, step_client_vanished, step_deadline, step_more,
+    step_server_begin, step_server_bytes, step_server_close, step_server_end,
+)
+from pooler.session.deadlines cimport (
+    DEADLINES_OF_ONE, DEADLINE_QUERY_WAIT, DEADLINE_TESTED, Timer, Wheel,
+    deadline_start, deadline_stop, timer_end, timer_init, wheel_pop, wheel_wake_us,
+)
+from pooler.session.pool cimport pool_servers_wanted
+from pooler.session.records cimport (
+    CLIENT_CLOSED, CLIENT_WAITING, CLOSE_CLIENT_EOF, CLOSE_CLIENT_PARAMETER,
+    CLOSE_CLIENT_PROTO, CLOSE_CLIENT_REQUEST, CLOSE_NO_MEMORY, CLOSE_SERVER_CHECK,
+    CLOSE_SERVER_DIRTY, CLOSE_SERVER_EOF, CLOSE_SERVER_OBSOLETE, CLOSE_SERVER_PROTO,
+    CLOSE_SERVER_RESET, CLOSE_SHUTDOWN, CLOSE_STATEMENT_XACT, ClientSession,
+    MODE_TRANSACTION, Pool, ServerSession, client_begin, requests_at, server_begin,
+    server_has,
+)
+from pooler.statements.sql_text cimport (
+    SqlCommand, sql_concerns, sql_is_stable, sql_next,
 )
 from pooler.tables.params cimport (
     ParamSet, params_empty, params_free, params_init, params_track, params_unref,
     params_with,
 )
-from pooler.session.pool cimport (
-    pool_add_client, pool_add_server, pool_detach, pool_remove_client,
-    pool_remove_server, pool_servers_wanted,
-)
-from pooler.relay.common cimport (
-    RELAY_ALIGN, RELAY_ALIGN_FAILED, RELAY_CLIENT_PROTO, RELAY_NO_MEMORY, RELAY_OK,
-    RELAY_SERVER_DEAD, RELAY_SERVER_PROTO, RELAY_TERMINATE, RELAY_WAIT, Relay,
-    RelayStatus,
-)
-from pooler.relay.from_server cimport relay_server_bytes
-from pooler.relay.from_client cimport relay_client_bytes
-from pooler.statements.effects cimport session_statements_free
-from pooler.session.records cimport (
-    CLIENT_LOGIN, ClientSession, Pool, SERVER_ACTIVE, ServerSession, requests_at,
-    requests_free, requests_init, server_has, server_is_free, set_client_state,
-)
-from pooler.statements.sql_text cimport (
-    SqlCommand, sql_concerns, sql_is_stable, sql_next,
-)
 from pooler.tables.statements cimport (
-    ClientStatement, ClientStatements, ServerStatement, client_statements_free,
-    statements_free, statements_init,
+    ClientStatement, ClientStatements, ServerStatement, statements_free, statements_init,
 )
+from pooler.wire.buffers cimport Queue, queue_add, queue_reset, queue_size
 from pooler._wire cimport (
-    CLIENT_RULES, Found, IDLE_SERVER_RULES, Rule, SCAN_END, SCAN_EPROTO, SCAN_MESSAGE,
-    SERVER_RULES, ScanState, ScanStatus, error_is_fatal, error_response_bytes,
-    put_error_response, scan_next,
+    CLIENT_RULES, Found, IDLE_SERVER_RULES, LONE_CLIENT_RULES, Rule, SCAN_END,
+    SCAN_EPROTO, SCAN_MESSAGE, SERVER_RULES, ScanState, ScanStatus, error_is_fatal,
+    error_response_bytes, put_error_response, scan_next,
 )
-
-STATUS_NAMES = {
-    <int> RELAY_OK: "ok",
-    <int> RELAY_WAIT: "wait",
-    <int> RELAY_ALIGN: "align",
-    <int> RELAY_TERMINATE: "terminate",
-    <int> RELAY_CLIENT_PROTO: "client_proto",
-    <int> RELAY_SERVER_PROTO: "server_proto",
-    <int> RELAY_SERVER_DEAD: "server_dead",
-    <int> RELAY_ALIGN_FAILED: "align_failed",
-    <int> RELAY_NO_MEMORY: "no_memory",
-}
 
 
 def scan(str rules_name, chunks):
-    """Scan ``chunks`` with the rules of "client", "server" or "idle_server".
+    """Scan ``chunks`` with the rules of a kind of sender.
 
+    They are "client" (without a server), "attached", "server" or "idle_server".
     Returns (events, failed, body_left, held): events are (type byte, absolute offset,
-    length) of messages that have flags; ``failed`` is the absolute offset of a bad
+    length) of messages that have an action; ``failed`` is the absolute offset of a bad
     header or None; ``held`` is how many bytes were given back at the end.
     """
     cdef const Rule *rules = (
-        &CLIENT_RULES[0] if rules_name == "client"
+        &LONE_CLIENT_RULES[0] if rules_name == "client"
+        else &CLIENT_RULES[0] if rules_name == "attached"
         else &SERVER_RULES[0] if rules_name == "server"
         else &IDLE_SERVER_RULES[0]
     )
@@ -151,55 +145,149 @@ def is_fatal(bytes body):
     return bool(error_is_fatal(<const uint8_t *> <const char *> body, len(body)))
 
 
+cdef class Deadlines:
+    """A wheel and timers, named by index, with DEADLINES_OF_ONE deadlines each."""
+
+    cdef Wheel wheel
+    cdef Timer *timers
+
+    def __cinit__(self, uint8_t n):
+        self.timers = <Timer *> calloc(n, sizeof(Timer))
+        for i in range(n):
+            timer_init(&self.timers[i], &self.wheel, &self.timers[i], False)
+
+    def __dealloc__(self):
+        free(self.timers)
+
+    @property
+    def kinds(self):
+        return DEADLINES_OF_ONE
+
+    @property
+    def count(self):
+        """Timers in the wheel."""
+        return self.wheel.count
+
+    def set_now(self, uint64_t now_us):
+        self.wheel.now_us = now_us
+
+    def start(self, int i, uint8_t kind, uint64_t limit_us):
+        deadline_start(&self.timers[i], kind, limit_us)
+
+    def stop(self, int i, uint8_t kind):
+        deadline_stop(&self.timers[i], kind)
+
+    def end(self, int i):
+        """The connection goes, and its timer with it."""
+        cdef uint8_t kind
+        timer_end(&self.timers[i])
+        for kind in range(DEADLINES_OF_ONE):
+            deadline_stop(&self.timers[i], kind)
+
+    def pop(self):
+        """All (timer, kind) whose time has come."""
+        cdef uint8_t kind = 0
+        cdef Timer *t = wheel_pop(&self.wheel, &kind)
+        popped = []
+        while t != NULL:
+            popped.append((<int> (t - self.timers), int(kind)))
+            t = wheel_pop(&self.wheel, &kind)
+        return popped
+
+    def wake_us(self):
+        """When to call ``pop`` again; None: never."""
+        cdef uint64_t at_us = wheel_wake_us(&self.wheel)
+        return None if at_us == <uint64_t> -1 else at_us
+
+
+cdef enum:
+    BENCH_MAX = 64
+
+# How a session was closed, as tests name it.
+CLOSED = {
+    <int> CLOSE_CLIENT_PROTO: "client_proto",
+    <int> CLOSE_CLIENT_REQUEST: "terminate",
+    <int> CLOSE_CLIENT_EOF: "client_eof",
+    <int> CLOSE_SERVER_PROTO: "server_proto",
+    <int> CLOSE_SERVER_DIRTY: "server_proto",
+    <int> CLOSE_SERVER_EOF: "server_dead",
+    <int> CLOSE_SERVER_OBSOLETE: "obsolete",
+    <int> CLOSE_CLIENT_PARAMETER: "align_failed",
+    <int> CLOSE_STATEMENT_XACT: "statement_xact",
+    <int> CLOSE_SERVER_RESET: "reset_failed",
+    <int> CLOSE_SERVER_CHECK: "check_failed",
+    <int> CLOSE_NO_MEMORY: "no_memory",
+}
+
+
 cdef class Bench:
-    """One pool without sockets. Clients and servers are named by index."""
+    """One pool without sockets, driven by the step. Sessions are named by index.
+
+    It does what the io layer does with orders: a send arrives at once, unless the
+    client is ``slow`` (then it is queued) or ``broken`` (then it fails).
+    """
 
     cdef Relay relay
-    cdef Pool pool
-    cdef ClientSession *clients[64]
-    cdef ServerSession *servers[64]
+    cdef Pool *pool
+    cdef ClientSession *clients[BENCH_MAX]
+    cdef ServerSession *servers[BENCH_MAX]
     cdef int client_n
     cdef int server_n
-    cdef readonly list woken  # (client, server, to_server, status) of resumed clients
+    cdef set slow
+    cdef set broken
+    cdef list events  # of the two lists below, in the order in which they happened
+    cdef list woken  # (client, server, to_server, status) of clients that went on
     cdef list sent  # ("client" or "server", index, bytes) in the order of sending
+    cdef list closed  # ("client" or "server", index, how) in order
+    cdef set gone  # ("client" or "server", index) of what was closed
+    cdef list cancels  # servers whose work is to be cancelled
+    cdef readonly int launches
 
     def __cinit__(
         self, int max_servers=4, tracked=("application_name", "DateStyle"),
-        uint32_t max_prepared_statements=0,
+        uint32_t max_prepared_statements=0, bint cancel_abandoned=False,
     ):
-        memset(&self.relay, 0, sizeof(Relay))
-        memset(&self.pool, 0, sizeof(Pool))
-        self.pool.max_servers = max_servers
+        relay_init(&self.relay)
+        self.pool = relay_add_pool(&self.relay, max_servers)
+        self.pool.mode = MODE_TRANSACTION
         self.pool.max_prepared_statements = max_prepared_statements
-        self.client_n = self.server_n = 0
+        self.pool.cancel_abandoned = cancel_abandoned
         params_init(&self.relay.params)
         statements_init(&self.relay.statements, &self.relay.params, b"p_")
         self.relay.statements.cache_unnamed = True
         for name in tracked:
             params_track(&self.relay.params, name.encode(), False)
+        self.slow = set()
+        self.broken = set()
+        self.events = []
         self.woken = []
         self.sent = []
+        self.closed = []
+        self.cancels = []
+        self.gone = set()
 
     def __dealloc__(self):
         cdef int i
         for i in range(self.client_n):
-            queue_reset(&self.clients[i].stream.held)
+            step_client_close(&self.relay, self.clients[i], CLOSE_SHUTDOWN, False)
+            self.forget_orders()
+        for i in range(self.server_n):
+            step_server_close(&self.relay, self.servers[i], CLOSE_SHUTDOWN)
+            self.forget_orders()
+        for i in range(self.client_n):
             queue_reset(&self.clients[i].stream.out)
-            client_statements_free(
-                &self.relay.statements, self.clients[i].statements
-            )
             free(self.clients[i])
         for i in range(self.server_n):
-            queue_reset(&self.servers[i].stream.held)
             queue_reset(&self.servers[i].stream.out)
-            requests_free(&self.servers[i].requests)
-            self.servers[i].client = NULL
-            session_statements_free(&self.relay.statements, self.servers[i])
             free(self.servers[i])
-        free(self.relay.to_client.scratch)
-        free(self.relay.to_server.scratch)
         statements_free(&self.relay.statements)
         params_free(&self.relay.params)
+        relay_free(&self.relay)
+
+    cdef void forget_orders(self):
+        self.relay.orders.count = 0
+        while step_more(&self.relay):
+            self.relay.orders.count = 0
 
     cdef ParamSet *values(self, parameters) except NULL:
         cdef ParamSet *now = params_empty(&self.relay.params)
@@ -216,170 +304,282 @@ cdef class Bench:
                 now = more
         return now
 
+    # ------------------------------------------------------------ as the io layer does
+
+    cdef void set_now(self, uint64_t now_us):
+        self.relay.now_us = self.relay.wheel.now_us = now_us
+
+    cdef drain(self):
+        """Carry out all orders, and what follows from them."""
+        while True:
+            self.carry_out()
+            if not step_more(&self.relay):
+                return
+            self.note_woken()
+
+    cdef carry_out(self):
+        cdef uint32_t i = 0
+        cdef Order *order
+        while i < self.relay.orders.count:
+            order = &self.relay.orders.rows[i]
+            if order.kind == ORDER_SEND_TO_CLIENT:
+                self.send_to_client(order.client, order.src, order.n)
+            elif order.kind == ORDER_SEND_TO_SERVER:
+                self.send_to_server(order.server, order.src, order.n)
+            elif order.kind == ORDER_CLOSE_CLIENT:
+                queue_reset(&order.client.stream.out)
+                self.note_closed("client", order.client.io, order.reason)
+            elif order.kind == ORDER_CLOSE_SERVER:
+                queue_reset(&order.server.stream.out)
+                self.note_closed("server", order.server.io, order.reason)
+            elif order.kind == ORDER_CANCEL:
+                self.cancels.append(<int> <size_t> order.server.io)
+            elif order.kind == ORDER_LAUNCH:
+                self.launches += 1
+            i += 1
+        self.relay.orders.count = 0
+
+    cdef note_closed(self, kind, void *io, int reason):
+        row = (kind, <int> <size_t> io, CLOSED.get(reason, str(reason)))
+        self.gone.add(row[:2])
+        self.closed.append(row)
+        self.events.append(("closed", *row))
+
+    cdef send_to_client(self, ClientSession *c, const uint8_t *src, size_t n):
+        cdef int i = <int> <size_t> c.io
+        if ("client", i) in self.gone:
+            return
+        if i in self.broken:
+            step_client_end(&self.relay, c)
+        elif i in self.slow:
+            assert queue_add(&c.stream.out, src, n) == 0
+        else:
+            self.sent.append(("client", i, bytes(src[:n])))
+
+    cdef send_to_server(self, ServerSession *s, const uint8_t *src, size_t n):
+        if ("server", <int> <size_t> s.io) not in self.gone:
+            self.sent.append(("server", <int> <size_t> s.io, bytes(src[:n])))
+
+    cdef bytes ordered(self, int kind):
+        """What the step that was just made sends to the other side."""
+        cdef uint32_t i
+        out = b""
+        for i in range(self.relay.orders.count):
+            if self.relay.orders.rows[i].kind == kind:
+                out += bytes(
+                    self.relay.orders.rows[i].src[:self.relay.orders.rows[i].n]
+                )
+        return out
+
+    cdef note_woken(self):
+        """A client that went on is the one that is to be read again."""
+        cdef uint32_t i
+        cdef ClientSession *c
+        for i in range(self.relay.orders.count):
+            if self.relay.orders.rows[i].kind == ORDER_READ_CLIENT:
+                c = self.relay.orders.rows[i].client
+                row = (
+                    <int> <size_t> c.io, self.server_of(c),
+                    self.ordered(ORDER_SEND_TO_SERVER), self.client_status(c),
+                )
+                self.woken.append(row)
+                self.events.append(("woken", *row))
+
+    cdef object server_of(self, ClientSession *c):
+        return None if c.server == NULL else <int> <size_t> c.server.io
+
+    cdef str client_status(self, ClientSession *c):
+        cdef uint32_t i
+        if c.state == CLIENT_CLOSED:
+            for i in range(self.relay.orders.count):
+                if self.relay.orders.rows[i].kind == ORDER_CLOSE_CLIENT:
+                    return CLOSED[<int> self.relay.orders.rows[i].reason]
+            return "closed"
+        if c.leaving:
+            return "terminate"
+        if c.state == CLIENT_WAITING:
+            return "wait"
+        return "align" if c.aligning or c.settling else "ok"
+
+    # ------------------------------------------------------------ clients
+
     def add_client(self, parameters=()):
         """A client that has logged in; returns its index."""
         cdef ClientSession *c = <ClientSession *> calloc(1, sizeof(ClientSession))
-        assert self.client_n < 64
-        c.io = <void *> <size_t> self.client_n
-        set_client_state(c, CLIENT_LOGIN)
-        c.params = self.values(parameters)
-        pool_add_client(&self.pool, c)
+        assert self.client_n < BENCH_MAX
+        client_begin(c, &self.relay.wheel, <void *> <size_t> self.client_n)
+        step_client_admit(&self.relay, c, self.pool, self.values(parameters))
         self.clients[self.client_n] = c
         self.client_n += 1
+        self.forget_orders()
         return self.client_n - 1
 
-    def add_server(self, parameters=()):
-        """A server that has logged in; returns its index. Waiting clients go on."""
-        cdef ServerSession *s = <ServerSession *> calloc(1, sizeof(ServerSession))
-        assert self.server_n < 64
-        s.io = <void *> <size_t> self.server_n
-        s.xact_status = c"I"
-        s.params = self.values(parameters)
-        requests_init(&s.requests)
-        s.tracked = self.pool.max_prepared_statements != 0
-        pool_add_server(&self.pool, s)
-        self.servers[self.server_n] = s
-        self.server_n += 1
-        self.wake()
-        return self.server_n - 1
-
-    cdef tuple client_bytes(self, ClientSession *c, bytes data):
-        cdef size_t consumed = 0
-        cdef RelayStatus status
-        output_clear(&self.relay.to_client)
-        output_clear(&self.relay.to_server)
-        status = relay_client_bytes(
-            &self.relay, c, <const uint8_t *> <const char *> data, len(data), &consumed
-        )
-        assert consumed <= len(data)
-        to_server = PyBytes_FromStringAndSize(
-            <const char *> self.relay.to_server.data, self.relay.to_server.n
-        )
-        self.note_sent(c, c.server)
-        rest = data[consumed:]
-        queue_keep(
-            &c.stream.held, <const uint8_t *> <const char *> rest, len(rest)
-        )
-        server = None if c.server == NULL else <int> <size_t> c.server.io
-        if c.server != NULL:
-            self.settle(c.server)
-        return server, to_server, STATUS_NAMES[<int> status]
+    cdef bytes take_held(self, Queue *queue):
+        cdef bytes held = b""
+        if queue.cap:
+            held = PyBytes_FromStringAndSize(
+                <const char *> queue.data + queue.start, queue_size(queue)
+            )
+            queue_reset(queue)
+        return held
 
     def client_feed(self, int i, bytes data):
         """Bytes from a client: (server or None, bytes for it, status).
 
-        As in the engine, a client that is held back until an answer comes is not read:
-        its bytes are held, and the status is "aligning".
+        A client that is held back until an answer comes is not read: its bytes are
+        held, and the status is "aligning".
         """
         cdef ClientSession *c = self.clients[i]
-        if c.aligning or c.settling:
+        if client_held_back(c) and c.state != CLIENT_WAITING:
             assert queue_add(
                 &c.stream.held, <const uint8_t *> <const char *> data, len(data)
             ) == 0
-            return <int> <size_t> c.server.io, b"", "aligning"
-        out = self.client_bytes(c, self.take_held(c) + data)
-        self.wake()
+            return self.server_of(c), b"", "aligning"
+        data = self.take_held(&c.stream.held) + data
+        step_client_bytes(
+            &self.relay, c, <const uint8_t *> <const char *> data, len(data)
+        )
+        out = (
+            self.server_of(c), self.ordered(ORDER_SEND_TO_SERVER),
+            self.client_status(c),
+        )
+        self.drain()
         return out
 
-    cdef bytes take_held(self, ClientSession *c):
-        cdef bytes held = b""
-        if c.stream.held.cap:
-            held = PyBytes_FromStringAndSize(
-                <const char *> c.stream.held.data + c.stream.held.start,
-                queue_size(&c.stream.held),
-            )
-            queue_reset(&c.stream.held)
-        return held
+    def drop_client(self, int i):
+        """A client's connection has ended; the index of a server that goes as well."""
+        cdef size_t before = len(self.closed)
+        step_client_end(&self.relay, self.clients[i])
+        self.drain()
+        servers = [n for kind, n, _ in self.closed[before:] if kind == "server"]
+        return servers[0] if servers else None
+
+    def hang_up(self, int i, bytes last=b""):
+        """A client that is not read has sent its last, and its connection has ended."""
+        cdef ClientSession *c = self.clients[i]
+        if last:
+            assert queue_add(
+                &c.stream.held, <const uint8_t *> <const char *> last, len(last)
+            ) == 0
+        step_client_vanished(&self.relay, c)
+        self.drain()
+
+    def make_slow(self, int i):
+        """What is sent to this client is queued from now on."""
+        self.slow.add(i)
+
+    def make_broken(self, int i):
+        """What is sent to this client fails from now on."""
+        self.broken.add(i)
+
+    def take_in(self, int i):
+        """A slow client takes what is queued: the bytes."""
+        self.slow.discard(i)
+        data = self.take_held(&self.clients[i].stream.out)
+        step_client_sent(&self.relay, self.clients[i])
+        self.drain()
+        return data
+
+    def cancel(self, int i):
+        """A cancel request for a client: the server to ask, or None."""
+        cdef ServerSession *s = step_cancel(&self.relay, self.clients[i])
+        self.drain()
+        return None if s == NULL else <int> <size_t> s.io
+
+    # ------------------------------------------------------------ servers
+
+    def add_server(self, parameters=()):
+        """A server that has logged in; returns its index. Waiting clients go on."""
+        cdef ServerSession *s = <ServerSession *> calloc(1, sizeof(ServerSession))
+        assert self.server_n < BENCH_MAX
+        server_begin(s, &self.relay.wheel, <void *> <size_t> self.server_n)
+        self.servers[self.server_n] = s
+        self.server_n += 1
+        step_server_begin(
+            &self.relay, s, self.pool, self.values(parameters), NULL, 0
+        )
+        self.drain()
+        return self.server_n - 1
 
     def server_feed(self, int i, bytes data):
         """Bytes from a server: (client or None, bytes for it, status)."""
         cdef ServerSession *s = self.servers[i]
-        cdef ClientSession *c = s.client
-        cdef size_t consumed = 0
-        cdef RelayStatus status
-        cdef bytes held = b""
-        if s.stream.held.cap:
-            held = PyBytes_FromStringAndSize(
-                <const char *> s.stream.held.data + s.stream.held.start,
-                queue_size(&s.stream.held),
-            )
-            queue_reset(&s.stream.held)
-        data = held + data
-        output_clear(&self.relay.to_client)
-        output_clear(&self.relay.to_server)
-        self.relay.resume = False
-        status = relay_server_bytes(
-            &self.relay, s, <const uint8_t *> <const char *> data, len(data), &consumed
+        client = None if s.client == NULL else <int> <size_t> s.client.io
+        data = self.take_held(&s.stream.held) + data
+        step_server_bytes(
+            &self.relay, s, <const uint8_t *> <const char *> data, len(data)
         )
-        assert consumed <= len(data)
-        to_client = PyBytes_FromStringAndSize(
-            <const char *> self.relay.to_client.data, self.relay.to_client.n
-        )
-        self.note_sent(c, s)
-        rest = data[consumed:]
-        queue_keep(&s.stream.held, <const uint8_t *> <const char *> rest, len(rest))
-        client = None if c == NULL else <int> <size_t> c.io
-        if self.relay.resume:
-            held = self.take_held(c)
-            self.woken.append((client, *self.client_bytes(c, held)))
-        self.settle(s)
-        self.wake()
-        return client, to_client, STATUS_NAMES[<int> status]
+        to_client = self.ordered(ORDER_SEND_TO_CLIENT)
+        before = len(self.closed)
+        self.carry_out()
+        hows = [
+            how for kind, n, how in self.closed[before:] if (kind, n) == ("server", i)
+        ]
+        self.drain()
+        return client, to_client, hows[0] if hows else "ok"
 
-    cdef void settle(self, ServerSession *s):
-        if s.state == SERVER_ACTIVE and s.client != NULL and server_is_free(s):
-            pool_detach(&self.pool, s)
+    def drop_server(self, int i):
+        """Python has a server closed; the client that it had, left without one."""
+        cdef ServerSession *s = self.servers[i]
+        client = None if s.client == NULL else <int> <size_t> s.client.io
+        step_server_close(&self.relay, s, CLOSE_SHUTDOWN)
+        self.drain()
+        return client
 
-    cdef wake(self):
-        cdef ClientSession *c
-        while self.pool.waiting_head != NULL and self.pool.idle_head != NULL:
-            c = self.pool.waiting_head
-            held = self.take_held(c)
-            self.woken.append((<int> <size_t> c.io, *self.client_bytes(c, held)))
-            assert self.pool.waiting_head != c, "a woken client must leave the queue"
+    def end_server(self, int i):
+        """A server's connection has ended; the client that goes with it."""
+        cdef ServerSession *s = self.servers[i]
+        client = None if s.client == NULL else <int> <size_t> s.client.io
+        step_server_end(&self.relay, s)
+        self.drain()
+        return client
+
+    def cancelled(self, int i, bint uncertain=False):
+        """The cancel request to a server is over."""
+        step_cancelled(&self.relay, self.servers[i], uncertain)
+        self.drain()
+
+    # ------------------------------------------------------------ time
+
+    def limit(self, uint64_t query_wait_us=0, uint64_t tested_us=0):
+        """The time limits of the pool; 0 is none."""
+        self.pool.client_limit_us[<int> DEADLINE_QUERY_WAIT] = query_wait_us
+        self.pool.server_limit_us[<int> DEADLINE_TESTED] = tested_us
+
+    def wait_until(self, uint64_t now_us):
+        """Let time go on, and deadlines pass."""
+        self.set_now(now_us)
+        while step_deadline(&self.relay):
+            self.drain()
+
+    # ------------------------------------------------------------ looking at it
 
     def take_woken(self):
         """Clients that went on since the last call, in order."""
-        woken = self.woken
-        self.woken = []
+        woken, self.woken = self.woken, []
         return woken
 
-    def drop_client(self, int i):
-        """A client is gone: its server is reused when clean, else dropped too.
+    def take_events(self):
+        """``take_woken`` and ``take_closed`` in one order, each with its name first."""
+        events, self.events = self.events, []
+        self.woken = []
+        self.closed = []
+        return events
 
-        Returns the index of a server that was dropped, or None.
-        """
-        cdef ClientSession *c = self.clients[i]
-        cdef ServerSession *s = c.server
-        dropped = None
-        c.aligning = False
-        if s != NULL:
-            if server_is_free(s):
-                pool_detach(&self.pool, s)
-            else:
-                dropped = <int> <size_t> s.io
-                session_statements_free(&self.relay.statements, s)
-                pool_remove_server(&self.pool, s)
-                params_unref(&self.relay.params, s.params)
-                s.params = NULL
-        pool_remove_client(&self.pool, c)
-        queue_reset(&c.stream.held)
-        client_statements_free(&self.relay.statements, c.statements)
-        c.statements = NULL
-        params_unref(&self.relay.params, c.params)
-        c.params = NULL
-        self.wake()
-        return dropped
+    def take_sent(self):
+        """Everything that was sent since the last call, in order."""
+        sent, self.sent = self.sent, []
+        return sent
 
-    def drop_server(self, int i):
-        """A server is gone; returns the client it had, left without one."""
-        cdef ServerSession *s = self.servers[i]
-        client = None if s.client == NULL else <int> <size_t> s.client.io
-        session_statements_free(&self.relay.statements, s)
-        pool_remove_server(&self.pool, s)
-        params_unref(&self.relay.params, s.params)
-        s.params = NULL
-        return client
+    def take_closed(self):
+        """What was closed since the last call, in order, and how."""
+        closed, self.closed = self.closed, []
+        return closed
+
+    def take_cancels(self):
+        """Servers that PostgreSQL was to be asked about since the last call."""
+        cancels, self.cancels = self.cancels, []
+        return cancels
 
     def client_state(self, int i):
         """(state number, attached server or None, bytes held)."""
@@ -397,23 +597,6 @@ cdef class Bench:
             for k in range(s.requests.tail - s.requests.head)
         )
         return s.state, client, requests
-
-    cdef note_sent(self, ClientSession *c, ServerSession *s):
-        """Remember what the relay's last call had for both sides."""
-        if self.relay.to_server.n and s != NULL:
-            self.sent.append(("server", <int> <size_t> s.io, PyBytes_FromStringAndSize(
-                <const char *> self.relay.to_server.data, self.relay.to_server.n
-            )))
-        if self.relay.to_client.n and c != NULL:
-            self.sent.append(("client", <int> <size_t> c.io, PyBytes_FromStringAndSize(
-                <const char *> self.relay.to_client.data, self.relay.to_client.n
-            )))
-
-    def take_sent(self):
-        """Everything that the relay had to send since the last call, in order."""
-        sent = self.sent
-        self.sent = []
-        return sent
 
     def limit_statements(
         self, uint32_t client_count=0, uint64_t client_bytes=0, uint64_t total_bytes=0,
@@ -486,7 +669,7 @@ cdef class Bench:
             "waiting": self.pool.waiting_count,
             "servers": self.pool.server_count,
             "clients": self.pool.client_count,
-            "wanted": pool_servers_wanted(&self.pool),
+            "wanted": pool_servers_wanted(self.pool),
         }
 
     def lists(self):

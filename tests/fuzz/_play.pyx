@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""The relay with one pool, both directions: an input is a list of records.
+"""The step with one pool, both directions: an input is a list of records.
 
 A record is an operation, a length, as many bytes. Every input is played twice, each
-record whole and then byte by byte; what comes out must be the same. A server is given
-back only at the end of a record, as the engine does it at the end of a read.
+record whole and then byte by byte; what comes out must be the same. What had to wait
+until all orders were carried out is decided only at the end of a record, as the engine
+does it at the end of a read.
 
 The target ``relay`` has servers on which names of prepared statements are left alone.
 Those of ``statements`` are tracked; its inputs begin with a byte of options.
@@ -14,26 +15,24 @@ from libc.stdio cimport fprintf, stderr
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcmp, memcpy, memset
 
-from pooler.relay.from_server cimport relay_server_bytes
-from pooler.wire.buffers cimport (
-    output_clear, queue_add, queue_keep, queue_reset, queue_size,
+from pooler.relay.step cimport (
+    client_held_back, client_may_vanish, server_held_back, step_cancel,
+    step_client_bytes, step_client_close, step_client_end, step_client_vanished,
+    step_deadline, step_server_bytes, step_server_close, step_server_end,
 )
-from pooler.session.pool cimport pool_give_up
-from pooler.relay.common cimport (
-    RELAY_ALIGN, RELAY_OK, RELAY_WAIT, RelayStatus, relay_cancel_waiting,
-)
-from pooler.relay.from_client cimport relay_client_bytes
+from pooler.session.deadlines cimport DEADLINE_QUERY_WAIT, DEADLINE_TESTED
 from pooler.session.records cimport (
-    CLIENT_WAITING, ClientSession, MODE_STATEMENT, MODE_TRANSACTION, ServerSession,
+    CLIENT_WAITING, CLOSE_SHUTDOWN, ClientSession, MODE_STATEMENT, MODE_TRANSACTION,
+    ServerSession,
 )
+from pooler.wire.buffers cimport queue_add, queue_reset, queue_size
 from pooler._wire cimport HEADER_BYTES, load_be32
 from tests.fuzz._checks cimport check, same
 from tests.fuzz._invariants cimport check_empty, check_world
 from tests.fuzz._server cimport ANSWER_BYTES, put_answers
 from tests.fuzz._world cimport (
-    CLIENTS, SERVERS, World, free_client, free_server, lose_client, lose_server,
-    make_client, make_server, note, note_world, relay, send_to_client, send_to_server,
-    settle, start_relay, trace,
+    CLIENTS, SERVERS, World, carry_out, drain, end_relay, finish_cancels, make_client,
+    make_server, note_world, relay, set_time, start_relay, take_in, trace,
 )
 
 cdef enum:
@@ -42,10 +41,17 @@ cdef enum:
     OP_SERVER = 1
     OP_LOSE_CLIENT = 2
     OP_LOSE_SERVER = 3
-    OP_CANCEL_WAITING = 4
+    OP_CANCEL = 4
     OP_ANSWER = 5  # as OP_SERVER, but each byte is a choice of ``_server``
     OP_FILL = 6  # as OP_CLIENT, but each byte stands for FILL_BYTES of its kind
-    OPERATIONS = 7
+    OP_SLOW = 7  # a client takes nothing any more, or takes what there is
+    OP_BREAK = 8  # what is sent to a client fails from now on
+    OP_VANISH = 9  # the record is the last that a client has sent before it ended
+    OP_TIME = 10  # each byte is TIME_STEP_US
+    OPERATIONS = 11
+    TIME_STEP_US = 100000
+    QUERY_WAIT_US = 5000000
+    TESTED_US = 3000000
     FILL_BYTES = 512
     FILL_STEP_BYTES = 997  # of these, what comes in one read
     # Options, the bits of a byte.
@@ -54,6 +60,7 @@ cdef enum:
     OPTION_CACHE = 4  # cache_unnamed
     OPTION_STATEMENT_MODE = 8
     OPTION_LIMITS = 16
+    OPTION_CLOSE = 32  # not cancel_abandoned
     MAX_CLIENT_STATEMENTS = 3
     MAX_CLIENT_BYTES = 120
     MAX_BYTES = 1000
@@ -66,54 +73,29 @@ cdef enum:
 cdef const char *DESCRIBE_PORTAL = b"D\0\0\0\6P\0"
 
 
-cdef void tell(
-    const char *who, int i, size_t n, size_t consumed, int status, size_t sent
-) noexcept nogil:
+cdef void tell(const char *who, int i, size_t n) noexcept nogil:
     if trace:
-        fprintf(
-            stderr, "  %s %d: %zu bytes, %zu consumed, status %d, %zu sent on\n",
-            who, i, n, consumed, status, sent,
-        )
+        fprintf(stderr, "  %s %d: %zu bytes\n", who, i, n)
 
+
+# ---------------------------------------------------------------- clients
 
 cdef void client_now(
     World *w, int i, const uint8_t *src, size_t n
 ) noexcept nogil:
-    """One read of a client that may be served, after what it holds."""
+    """One read of a client that may be read, behind what it holds."""
     cdef ClientSession *c = w.clients[i]
     cdef size_t held = queue_size(&c.stream.held)
     cdef uint8_t *block = <uint8_t *> malloc(held + n)
-    cdef size_t consumed = 0
-    cdef RelayStatus status
     if held:
         memcpy(block, c.stream.held.data + c.stream.held.start, held)
     queue_reset(&c.stream.held)
     if n:
         memcpy(block + held, src, n)
-    output_clear(&relay.to_server)
-    output_clear(&relay.to_client)
-    status = relay_client_bytes(&relay, c, block, held + n, &consumed)
-    tell(b"client", i, held + n, consumed, status, relay.to_server.n)
-    check(consumed <= held + n, "relay_client_bytes went past the end")
-    check(
-        relay.to_client.n == 0 or w.pool.max_prepared_statements != 0,
-        "a client's bytes gave an answer",
-    )
-    check(
-        relay.to_server.n == 0 or c.server != NULL, "bytes for a server, but no server"
-    )
-    if c.server != NULL:
-        send_to_server(w, c.server)
-    send_to_client(w, c)
-    queue_keep(&c.stream.held, block + consumed, held + n - consumed)
+    tell(b"client", i, held + n)
+    step_client_bytes(&relay, c, block, held + n)
+    carry_out(w)
     free(block)
-    if status != RELAY_OK and status != RELAY_WAIT and status != RELAY_ALIGN:
-        note(w, c"1", <uint8_t> status)
-        lose_client(w, i)
-
-
-cdef inline bint held_back(const ClientSession *c) noexcept nogil:
-    return c.state == CLIENT_WAITING or c.aligning or c.settling
 
 
 cdef size_t lone_request(
@@ -179,14 +161,13 @@ cdef void client_feed(
     cdef size_t at = 0
     cdef size_t step
     while at < n and w.clients[i] != NULL:
-        if held_back(w.clients[i]):  # the kernel keeps the rest
-            queue_add(&w.clients[i].stream.held, src + at, n - at)
-            break
+        if client_held_back(w.clients[i]):  # the kernel keeps the rest
+            if not w.clients[i].leaving:
+                queue_add(&w.clients[i].stream.held, src + at, n - at)
+            return
         step = next_step(w, w.clients[i], src + at, n - at, piece)
         client_now(w, i, src + at, step)
         at += step
-    if w.clients[i] != NULL and w.clients[i].server != NULL:
-        settle(w, w.clients[i].server)
 
 
 cdef void client_fill(World *w, int i, const uint8_t *src, size_t n) noexcept nogil:
@@ -198,93 +179,41 @@ cdef void client_fill(World *w, int i, const uint8_t *src, size_t n) noexcept no
     free(block)
 
 
-cdef bint server_now(
-    World *w, int j, const uint8_t *src, size_t n, bint *resume
-) noexcept nogil:
-    """One read of a server, after what it holds; False when it is over with it."""
-    cdef ServerSession *s = w.servers[j]
-    cdef ClientSession *c = s.client
-    cdef size_t held = queue_size(&s.stream.held)
-    cdef uint8_t *block = <uint8_t *> malloc(held + n)
-    cdef size_t consumed = 0
-    cdef RelayStatus status
-    if held:
-        memcpy(block, s.stream.held.data + s.stream.held.start, held)
-    queue_reset(&s.stream.held)
-    memcpy(block + held, src, n)
-    output_clear(&relay.to_server)
-    output_clear(&relay.to_client)
-    relay.resume = False
-    status = relay_server_bytes(&relay, s, block, held + n, &consumed)
-    tell(b"server", j, held + n, consumed, status, relay.to_client.n)
-    check(consumed <= held + n, "relay_server_bytes went past the end")
-    check(relay.to_server.n == 0 or s.tracked, "a server's bytes came back to it")
-    check(relay.to_client.n == 0 or c != NULL, "bytes for a client, but none is there")
-    if c != NULL:
-        send_to_client(w, c)
-    send_to_server(w, s)
-    queue_keep(&s.stream.held, block + consumed, held + n - consumed)
-    free(block)
-    resume[0] = resume[0] or relay.resume
-    if status != RELAY_OK:
-        note(w, c"2", <uint8_t> status)
-        lose_server(w, j)
-        return False
-    return True
+cdef void vanish(World *w, int i, const uint8_t *src, size_t n) noexcept nogil:
+    cdef ClientSession *c = w.clients[i]
+    if client_held_back(c) and not client_may_vanish(c):
+        return  # nobody looks at it now
+    if not client_held_back(c):
+        client_feed(w, i, src, n, 1)
+        if w.clients[i] != NULL:
+            step_client_end(&relay, c)
+        return
+    if c.state == CLIENT_WAITING and not c.leaving:
+        queue_add(&c.stream.held, src, n)
+    step_client_vanished(&relay, c)
 
+
+# ---------------------------------------------------------------- servers
 
 cdef void server_feed(World *w, int j, const uint8_t *src, size_t n) noexcept nogil:
+    cdef ServerSession *s
     cdef size_t at = 0
     cdef size_t step = 1 if w.bytewise else n
-    cdef bint resume = False
-    cdef ClientSession *c = w.servers[j].client
-    while at < n:
-        if not server_now(w, j, src + at, step, &resume):
-            return
-        at += step
-    if resume:
-        check(c != NULL and not c.aligning, "resumed, but not aligned")
-        check(not c.settling, "resumed, but its names are not settled")
-        client_now(w, <int> <size_t> c.io, NULL, 0)
-    if w.servers[j] != NULL:
-        settle(w, w.servers[j])
-
-
-cdef void wake(World *w) noexcept nogil:
-    """Idle servers go to those who wait, oldest first."""
-    cdef ClientSession *c
-    cdef int i
-    while w.pool.waiting_head != NULL and w.pool.idle_head != NULL:
-        c = w.pool.waiting_head
-        i = <int> <size_t> c.io
-        client_now(w, i, NULL, 0)
-        check(w.pool.waiting_head != c, "a woken client still waits")
-        if w.clients[i] != NULL and w.clients[i].server != NULL:
-            settle(w, w.clients[i].server)
-
-
-cdef void cancel_waiting(World *w, int i) noexcept nogil:
-    cdef ClientSession *c = w.clients[i]
-    cdef size_t n
-    cdef size_t consumed = 0
+    cdef size_t held
     cdef uint8_t *block
-    if c.state != CLIENT_WAITING:
-        return
-    n = queue_size(&c.stream.held)
-    block = <uint8_t *> malloc(n)
-    memcpy(block, c.stream.held.data + c.stream.held.start, n)
-    queue_reset(&c.stream.held)
-    output_clear(&relay.to_client)
-    if relay_cancel_waiting(&relay, c, block, n, &consumed) == RELAY_OK:
-        check(0 < consumed <= n, "cancelled more than there is")
-        send_to_client(w, c)
-        pool_give_up(&w.pool, c)
-    queue_keep(&c.stream.held, block + consumed, n - consumed)
-    free(block)
-    if consumed:
-        client_now(w, i, NULL, 0)
-        if w.clients[i] != NULL and w.clients[i].server != NULL:
-            settle(w, w.clients[i].server)
+    while at < n and w.servers[j] != NULL and not server_held_back(w.servers[j]):
+        s = w.servers[j]
+        held = queue_size(&s.stream.held)
+        block = <uint8_t *> malloc(held + step)
+        if held:
+            memcpy(block, s.stream.held.data + s.stream.held.start, held)
+        queue_reset(&s.stream.held)
+        memcpy(block + held, src + at, step)
+        tell(b"server", j, held + step)
+        step_server_bytes(&relay, s, block, held + step)
+        carry_out(w)
+        free(block)
+        at += step
 
 
 cdef void answer(World *w, int j, const uint8_t *choices, size_t n) noexcept nogil:
@@ -293,47 +222,70 @@ cdef void answer(World *w, int j, const uint8_t *choices, size_t n) noexcept nog
     free(said)
 
 
+# ---------------------------------------------------------------- records
+
+cdef void pass_time(World *w, const uint8_t *src, size_t n) noexcept nogil:
+    cdef size_t k
+    for k in range(n):
+        set_time(relay.now_us + (src[k] + 1) * <size_t> TIME_STEP_US)
+        while step_deadline(&relay):
+            drain(w)
+
+
+cdef void operate_server(
+    World *w, uint8_t op, int who, const uint8_t *src, size_t n
+) noexcept nogil:
+    if w.servers[who] == NULL:
+        make_server(w, who)
+    if op == OP_SERVER:
+        server_feed(w, who, src, n)
+    elif op == OP_ANSWER:
+        answer(w, who, src, n)
+    else:
+        step_server_end(&relay, w.servers[who])
+
+
+cdef void operate_client(
+    World *w, uint8_t op, int who, const uint8_t *src, size_t n
+) noexcept nogil:
+    if w.clients[who] == NULL:
+        make_client(w, who)
+    if op == OP_CLIENT:
+        client_feed(w, who, src, n, 1)
+    elif op == OP_FILL:
+        client_fill(w, who, src, n)
+    elif op == OP_LOSE_CLIENT:
+        step_client_end(&relay, w.clients[who])
+    elif op == OP_VANISH:
+        vanish(w, who, src, n)
+    elif op == OP_BREAK:
+        w.broken[who] = True
+    elif op == OP_SLOW and w.slow[who]:
+        take_in(w, who)
+    elif op == OP_SLOW:
+        w.slow[who] = True
+    elif step_cancel(&relay, w.clients[who]) != NULL:
+        w.cancels[<size_t> w.clients[who].server.io] += 1
+
+
 cdef void operate(
     World *w, uint8_t op, int who, const uint8_t *src, size_t n
 ) noexcept nogil:
-    if op == OP_SERVER or op == OP_LOSE_SERVER or op == OP_ANSWER:
-        who %= SERVERS
-        if w.servers[who] == NULL:
-            make_server(w, who)
-        if op == OP_SERVER:
-            server_feed(w, who, src, n)
-        elif op == OP_ANSWER:
-            answer(w, who, src, n)
-        else:
-            lose_server(w, who)
+    if op == OP_TIME:
+        pass_time(w, src, n)
+    elif op == OP_SERVER or op == OP_LOSE_SERVER or op == OP_ANSWER:
+        operate_server(w, op, who % SERVERS, src, n)
     else:
-        who %= CLIENTS
-        if w.clients[who] == NULL:
-            make_client(w, who)
-        if op == OP_CLIENT:
-            client_feed(w, who, src, n, 1)
-        elif op == OP_FILL:
-            client_fill(w, who, src, n)
-        elif op == OP_LOSE_CLIENT:
-            lose_client(w, who)
-        else:
-            cancel_waiting(w, who)
+        operate_client(w, op, who % CLIENTS, src, n)
+    drain(w)
+    finish_cancels(w)
 
 
-cdef void play(World *w, const uint8_t *src, size_t n) noexcept nogil:
+cdef void play_records(World *w, const uint8_t *src, size_t n) noexcept nogil:
     cdef size_t at = 0
     cdef size_t length
     cdef uint8_t op
     cdef int who
-    cdef int i
-    if trace:
-        fprintf(stderr, "%s\n", b"split" if w.bytewise else b"whole")
-    start_relay()
-    w.pool.max_servers = SERVERS
-    for i in range(CLIENTS):
-        make_client(w, i)
-    for i in range(SERVERS):
-        make_server(w, i)
     while n - at >= 2:
         op = src[at] % OPERATIONS
         who = src[at] // OPERATIONS
@@ -346,15 +298,32 @@ cdef void play(World *w, const uint8_t *src, size_t n) noexcept nogil:
             )
         operate(w, op, who, src + at, length)
         at += length
-        wake(w)
         check_world(w)
-    note_world(w)
+
+
+cdef void play(
+    World *w, const uint8_t *src, size_t n, int options
+) noexcept nogil:
+    cdef int i
+    if trace:
+        fprintf(stderr, "%s\n", b"split" if w.bytewise else b"whole")
+    start_relay(w)
+    set_options(w, options)
+    for i in range(CLIENTS):
+        make_client(w, i)
     for i in range(SERVERS):
-        if w.servers[i] != NULL:
-            free_server(w, i)
+        make_server(w, i)
+    play_records(w, src, n)
+    note_world(w)
     for i in range(CLIENTS):
         if w.clients[i] != NULL:
-            free_client(w, i)
+            step_client_close(&relay, w.clients[i], CLOSE_SHUTDOWN, False)
+            drain(w)
+    for i in range(SERVERS):
+        if w.servers[i] != NULL:
+            step_server_close(&relay, w.servers[i], CLOSE_SHUTDOWN)
+            drain(w)
+    end_relay(w)
     check_empty()
 
 
@@ -376,7 +345,17 @@ cdef void compare(const World *whole, const World *split) noexcept nogil:
     )
 
 
-cdef void set_options(World *w, uint8_t options) noexcept nogil:
+cdef void set_options(World *w, int options) noexcept nogil:
+    """``options`` < 0: the servers are not tracked."""
+    w.pool.mode = MODE_TRANSACTION
+    w.pool.cancel_abandoned = options < 0 or not options & OPTION_CLOSE
+    w.pool.client_limit_us[<int> DEADLINE_QUERY_WAIT] = QUERY_WAIT_US
+    w.pool.server_limit_us[<int> DEADLINE_TESTED] = TESTED_US
+    if options >= 0:
+        set_statement_options(w, <uint8_t> options)
+
+
+cdef void set_statement_options(World *w, uint8_t options) noexcept nogil:
     cdef bint limits = options & OPTION_LIMITS != 0
     cdef uint8_t most = options & PREPARED_MASK
     w.pool.max_prepared_statements = MANY_STATEMENTS if most == 3 else 1 << most
@@ -399,13 +378,11 @@ cdef void play_twice(
     cdef World *whole = <World *> calloc(1, sizeof(World))
     cdef World *split = <World *> calloc(1, sizeof(World))
     split.bytewise = True
-    whole.pool.mode = split.pool.mode = MODE_TRANSACTION
-    if options >= 0:
-        set_options(whole, <uint8_t> options)
-        set_options(split, <uint8_t> options)
-    play(whole, src, n)
-    play(split, src, n)
-    if options < 0 or not options & OPTION_LIMITS:
+    play(whole, src, n, options)
+    play(split, src, n, options)
+    if not whole.incomparable and not split.incomparable and (
+        options < 0 or not options & OPTION_LIMITS
+    ):
         compare(whole, split)
     free(whole)
     free(split)

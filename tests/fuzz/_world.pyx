@@ -1,43 +1,34 @@
 # SPDX-License-Identifier: MIT
-"""Making and ending clients and servers."""
+"""Making clients and servers, and carrying out what the step orders."""
 
 import os
 
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint32_t, uint64_t, uint8_t
 from libc.stdio cimport fprintf, stderr
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
-from pooler.wire.buffers cimport output_clear, queue_reset
-from pooler.statements.effects cimport session_statements_free
+from pooler.relay.orders cimport (
+    ORDER_CANCEL, ORDER_CLOSE_CLIENT, ORDER_CLOSE_SERVER, ORDER_SEND_TO_CLIENT,
+    ORDER_SEND_TO_SERVER, Order,
+)
+from pooler.relay.step cimport (
+    relay_add_pool, relay_init, step_cancelled, step_client_admit, step_client_end,
+    step_client_sent, step_more, step_server_begin,
+)
+from pooler.session.records cimport (
+    CLIENT_CLOSED, SERVER_CLOSED, client_begin, requests_at, server_begin,
+)
 from pooler.tables.params cimport (
     ParamSet, params_empty, params_init, params_track, params_unref, params_with,
 )
-from pooler.session.pool cimport (
-    pool_abandon, pool_add_client, pool_add_server, pool_detach, pool_drained,
-    pool_remove_client, pool_remove_server, pool_tested,
-)
-from pooler.relay.common cimport relay_abandon, relay_script
-from pooler.session.records cimport (
-    CLIENT_ACTIVE, CLIENT_LOGIN, COPY_IN_OPEN, SERVER_ACTIVE, SERVER_TESTED, Script,
-    requests_at, requests_free, requests_init, server_is_free, server_is_quiet,
-    set_client_state,
-)
-from pooler.tables.statements cimport (
-    SEEN_TEXTS, ServerStatement, client_statements_free, statements_init,
-)
+from pooler.tables.statements cimport SEEN_TEXTS, ServerStatement, statements_init
+from pooler.wire.buffers cimport queue_add, queue_reset, queue_size
 from pooler._wire cimport CLIENT_RULES, SERVER_RULES
 from tests.fuzz._checks cimport Frames, check, digest, walk
 
 cdef enum:
     FIRST_BUCKETS = 4  # so few that the table has to grow
-
-cdef Script ROLLBACK
-ROLLBACK.message = <uint8_t *> b"Q\0\0\0\x0dROLLBACK\0"
-ROLLBACK.n = 14
-cdef Script DEALLOCATE
-DEALLOCATE.message = <uint8_t *> b"Q\0\0\0\x13DEALLOCATE ALL\0"
-DEALLOCATE.n = 20
 
 
 cdef void note(World *w, uint8_t what, uint8_t value) noexcept nogil:
@@ -47,62 +38,57 @@ cdef void note(World *w, uint8_t what, uint8_t value) noexcept nogil:
         fprintf(stderr, "    noted %c %d\n", what, <int> value)
 
 
-cdef void start_relay() noexcept nogil:
+# ---------------------------------------------------------------- begin
+
+cdef void start_relay(World *w) noexcept nogil:
     """Nothing that an earlier input has left decides what happens now."""
     relay.statements.mask = FIRST_BUCKETS - 1  # of an empty table, which has more
     relay.statements.next_id = relay.statements.schema_count = 0
     memset(relay.statements.seen, 0, SEEN_TEXTS * sizeof(uint64_t))
+    check(relay.pool_count == 0 and relay.wakes == NULL, "a pool is left")
+    check(relay.wheel.count == 0, "a timer is left")
+    memset(&relay.wheel, 0, sizeof(relay.wheel))  # time begins anew
+    set_time(1)
+    w.pool = relay_add_pool(&relay, SERVERS)
+
+
+cdef void end_relay(World *w) noexcept nogil:
+    free(w.pool)
+    relay.pool_count = 0
+
+
+cdef void set_time(uint64_t now_us) noexcept nogil:
+    relay.now_us = relay.wheel.now_us = now_us
 
 
 cdef void make_client(World *w, int i) noexcept nogil:
     cdef ClientSession *c = <ClientSession *> calloc(1, sizeof(ClientSession))
-    cdef ParamSet *old
-    c.io = <void *> <size_t> i
-    set_client_state(c, CLIENT_LOGIN)
-    c.params = params_empty(&relay.params)
+    cdef ParamSet *values = params_empty(&relay.params)
+    cdef ParamSet *old = values
+    client_begin(c, &relay.wheel, <void *> <size_t> i)
     if i:  # the first has no wishes, the others differ
-        old = c.params
-        c.params = params_with(
-            &relay.params, c.params, 0, <const uint8_t *> b"abc", <size_t> i
+        values = params_with(
+            &relay.params, old, 0, <const uint8_t *> b"abc", <size_t> i
         )
         params_unref(&relay.params, old)
-    pool_add_client(&w.pool, c)
     w.clients[i] = c
+    w.slow[i] = w.broken[i] = False
     memset(&w.client_frames[i], 0, sizeof(Frames))
+    step_client_admit(&relay, c, w.pool, values)
+    drain(w)
 
 
 cdef void make_server(World *w, int i) noexcept nogil:
     cdef ServerSession *s = <ServerSession *> calloc(1, sizeof(ServerSession))
-    s.io = <void *> <size_t> i
-    s.xact_status = c"I"
-    s.params = params_empty(&relay.params)
-    requests_init(&s.requests)
-    s.tracked = w.pool.max_prepared_statements != 0
-    pool_add_server(&w.pool, s)
+    server_begin(s, &relay.wheel, <void *> <size_t> i)
     w.servers[i] = s
+    w.cancels[i] = 0
     memset(&w.server_frames[i], 0, sizeof(Frames))
+    step_server_begin(&relay, s, w.pool, params_empty(&relay.params), NULL, 0)
+    drain(w)
 
 
-cdef void free_client(World *w, int i) noexcept nogil:
-    cdef ClientSession *c = w.clients[i]
-    pool_remove_client(&w.pool, c)
-    queue_reset(&c.stream.held)
-    client_statements_free(&relay.statements, c.statements)
-    params_unref(&relay.params, c.params)
-    free(c)
-    w.clients[i] = NULL
-
-
-cdef void free_server(World *w, int i) noexcept nogil:
-    cdef ServerSession *s = w.servers[i]
-    session_statements_free(&relay.statements, s)
-    pool_remove_server(&w.pool, s)
-    queue_reset(&s.stream.held)
-    params_unref(&relay.params, s.params)
-    requests_free(&s.requests)
-    free(s)
-    w.servers[i] = NULL
-
+# ---------------------------------------------------------------- orders
 
 cdef void show(
     const char *who, size_t i, const uint8_t *src, size_t n
@@ -118,100 +104,114 @@ cdef void show(
         fprintf(stderr, "\n")
 
 
-cdef void send_to_server(World *w, ServerSession *s) noexcept nogil:
-    cdef size_t i = <size_t> s.io
-    check(not relay.to_server.failed, "no memory for the server's bytes")
-    show(b"server", i, relay.to_server.data, relay.to_server.n)
-    digest(&w.to_server[i], relay.to_server.data, relay.to_server.n)
-    walk(
-        &w.server_frames[i], CLIENT_RULES, relay.to_server.data, relay.to_server.n
-    )
-    output_clear(&relay.to_server)
+cdef void send_to_server(World *w, const Order *order) noexcept nogil:
+    cdef size_t i = <size_t> order.server.io
+    if w.servers[i] != order.server:
+        return  # it was closed by an order before
+    show(b"server", i, order.src, order.n)
+    digest(&w.to_server[i], order.src, order.n)
+    walk(&w.server_frames[i], CLIENT_RULES, order.src, order.n)
 
 
-cdef void send_to_client(World *w, ClientSession *c) noexcept nogil:
+cdef void deliver(World *w, size_t i, const uint8_t *src, size_t n) noexcept nogil:
+    show(b"client", i, src, n)
+    digest(&w.to_client[i], src, n)
+    walk(&w.client_frames[i], SERVER_RULES, src, n)
+
+
+cdef void send_to_client(World *w, const Order *order) noexcept nogil:
+    cdef ClientSession *c = order.client
     cdef size_t i = <size_t> c.io
-    check(not relay.to_client.failed, "no memory for the client's bytes")
-    show(b"client", i, relay.to_client.data, relay.to_client.n)
-    digest(&w.to_client[i], relay.to_client.data, relay.to_client.n)
-    walk(
-        &w.client_frames[i], SERVER_RULES, relay.to_client.data, relay.to_client.n
-    )
-    output_clear(&relay.to_client)
-
-
-# ------------------------------------------------------------ ends and releases
-# As _ends does it, without sockets.
-
-cdef void clean_server(World *w, ServerSession *s) noexcept nogil:
-    if s.copy_in == COPY_IN_OPEN:
-        check(relay_abandon(&relay, s) == 0, "no memory to abandon")
-        send_to_server(w, s)
-        return
-    if not server_is_quiet(s):
-        return
-    pool_drained(&w.pool, s)
-    if s.obsolete or (s.xact_status != c"I" and s.rolling_back):
-        note(w, c"o", <uint8_t> <size_t> s.io)
-        free_server(w, <int> <size_t> s.io)
-    elif s.xact_status != c"I":
-        s.rolling_back = True
-        check(relay_script(&relay, s, &ROLLBACK) == 0, "no memory for ROLLBACK")
-        send_to_server(w, s)
-    elif s.stray_statements:
-        s.stray_statements = False
-        check(relay_script(&relay, s, &DEALLOCATE) == 0, "no memory for DEALLOCATE")
-        send_to_server(w, s)
+    if w.clients[i] != c:
+        return  # it was closed by an order before
+    if w.broken[i]:
+        w.incomparable = True  # it is lost at the end of a read, whatever that was
+        step_client_end(&relay, c)
+    elif w.slow[i]:
+        w.incomparable = True
+        check(queue_add(&c.stream.out, order.src, order.n) == 0, "no memory to queue")
     else:
-        s.rolling_back = False
-        pool_tested(&w.pool, s)
+        deliver(w, i, order.src, order.n)
 
 
-cdef void settle(World *w, ServerSession *s) noexcept nogil:
-    if s.state == SERVER_TESTED:
-        clean_server(w, s)
-    elif s.state == SERVER_ACTIVE and server_is_free(s):
-        if s.obsolete:
-            free_server(w, <int> <size_t> s.io)
-        elif s.stray_statements:
-            pool_abandon(&w.pool, s)
-            clean_server(w, s)
-        else:
-            pool_detach(&w.pool, s)
-
-
-cdef void lose_client(World *w, int i) noexcept nogil:
+cdef void take_in(World *w, int i) noexcept nogil:
+    """A slow client takes what is queued for it."""
     cdef ClientSession *c = w.clients[i]
-    cdef ServerSession *s
-    if c == NULL:
+    w.slow[i] = False
+    if c.stream.out.cap == 0:
         return
-    s = c.server
+    deliver(w, i, c.stream.out.data + c.stream.out.start, queue_size(&c.stream.out))
+    queue_reset(&c.stream.out)
+    step_client_sent(&relay, c)
+
+
+cdef void bury(World *w, void *session) noexcept nogil:
+    """Its memory goes when the step is over."""
+    check(w.dead_count < DEAD_MAX, "more sessions are closed than there are")
+    w.dead[w.dead_count] = session
+    w.dead_count += 1
+
+
+cdef void close_client(World *w, const Order *order) noexcept nogil:
+    cdef size_t i = <size_t> order.client.io
+    check(order.client.state == CLIENT_CLOSED, "closed, but its state says no")
+    check(w.clients[i] == order.client, "a client is closed twice")
     note(w, c"c", <uint8_t> i)
-    if c.state == CLIENT_ACTIVE:
-        c.aligning = False
-        if server_is_free(s):
-            settle(w, s)
-        elif c.scan.body_left or s.obsolete:
-            free_server(w, <int> <size_t> s.io)
-        else:
-            pool_abandon(&w.pool, s)
-            check(relay_abandon(&relay, s) == 0, "no memory to abandon")
-            send_to_server(w, s)
-            clean_server(w, s)
-    free_client(w, i)
+    queue_reset(&order.client.stream.out)
+    w.clients[i] = NULL
+    bury(w, order.client)
 
 
-cdef void lose_server(World *w, int j) noexcept nogil:
-    cdef ServerSession *s = w.servers[j]
-    cdef ClientSession *c
-    if s == NULL:
-        return
-    note(w, c"s", <uint8_t> j)
-    c = s.client
-    free_server(w, j)
-    if c != NULL:
-        check(c.server == NULL, "a client has a server that is gone")
-        lose_client(w, <int> <size_t> c.io)
+cdef void close_server(World *w, const Order *order) noexcept nogil:
+    cdef size_t i = <size_t> order.server.io
+    check(order.server.state == SERVER_CLOSED, "closed, but its state says no")
+    check(w.servers[i] == order.server, "a server is closed twice")
+    note(w, c"s", <uint8_t> i)
+    queue_reset(&order.server.stream.out)
+    w.servers[i] = NULL
+    bury(w, order.server)
+
+
+cdef void carry_out(World *w) noexcept nogil:
+    """All orders so far, but not what follows from them."""
+    cdef uint32_t i = 0
+    cdef Order *order
+    check(not relay.to_server.failed, "no memory for the server's bytes")
+    check(not relay.to_client.failed, "no memory for the client's bytes")
+    while i < relay.orders.count:
+        order = &relay.orders.rows[i]
+        if order.kind == ORDER_SEND_TO_CLIENT:
+            send_to_client(w, order)
+        elif order.kind == ORDER_SEND_TO_SERVER:
+            send_to_server(w, order)
+        elif order.kind == ORDER_CLOSE_CLIENT:
+            close_client(w, order)
+        elif order.kind == ORDER_CLOSE_SERVER:
+            close_server(w, order)
+        elif order.kind == ORDER_CANCEL and order.server.state != SERVER_CLOSED:
+            w.cancels[<size_t> order.server.io] += 1
+        i += 1
+    relay.orders.count = 0
+
+
+cdef void drain(World *w) noexcept nogil:
+    """Everything that follows; then nobody points to what was closed."""
+    carry_out(w)
+    while step_more(&relay):
+        carry_out(w)
+    while w.dead_count:
+        w.dead_count -= 1
+        free(w.dead[w.dead_count])
+
+
+cdef void finish_cancels(World *w) noexcept nogil:
+    """PostgreSQL has got its cancel requests."""
+    cdef int i
+    for i in range(SERVERS):
+        while w.servers[i] != NULL and w.cancels[i]:
+            w.cancels[i] -= 1
+            step_cancelled(&relay, w.servers[i], False)
+            drain(w)
 
 
 # ---------------------------------------------------------------------- the end
@@ -251,6 +251,7 @@ cdef void note_world(World *w) noexcept nogil:
 
 
 trace = "POOLER_FUZZ_TRACE" in os.environ
+relay_init(&relay)
 params_init(&relay.params)
 for name in ("application_name", "DateStyle"):
     params_track(&relay.params, name.encode(), False)

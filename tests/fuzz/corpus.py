@@ -39,12 +39,24 @@ MOST_BYTES = 1500
 RULES = {"client": 0, "server": 1, "idle_server": 2}
 
 # As in _play.pyx.
-OPERATIONS = 7
-CLIENT, SERVER, LOSE_CLIENT, LOSE_SERVER, CANCEL_WAITING, ANSWER, FILL = range(7)
+OPERATIONS = 11
+(
+    CLIENT,
+    SERVER,
+    LOSE_CLIENT,
+    LOSE_SERVER,
+    CANCEL,
+    ANSWER,
+    FILL,
+    SLOW,
+    BREAK,
+    VANISH,
+    TIME,
+) = range(OPERATIONS)
 FILL_BYTES = 512
 RECORD_BYTES = 255
 ONE_STATEMENT, TWO_STATEMENTS, MANY_STATEMENTS = 0, 1, 3
-CACHE, STATEMENT_MODE, LIMITS = 4, 8, 16
+CACHE, STATEMENT_MODE, LIMITS, CLOSE_SERVERS = 4, 8, 16, 32
 
 # Choices as _server.pyx reads them.
 SUCCESS, FAILURE, ASYNC = 0, 6, 7
@@ -104,6 +116,17 @@ def talks() -> Iterator[Talk]:
         yield [(CLIENT, 0, extended(COPY) + SYNC), (SERVER, 1, STEPS[:10] + COPY_IN),
                (CLIENT, 0, data("1\n")), (SERVER, 1, ERROR),
                (CLIENT, 0, data("2\n") + end + SYNC), (SERVER, 1, READY)]  # fmt: skip
+    # Clients that do not read, that are gone, or that leave in the middle.
+    asked = (CLIENT, 0, query("select 1"))
+    half = (SERVER, 1, ROWS + READY[:3])
+    yield [asked, (SLOW, 0, b""), one, (SLOW, 0, b""), (CLIENT, 1, query("x"))]
+    yield [asked, (BREAK, 0, b""), half, (SERVER, 1, READY[3:]), (CLIENT, 1, SYNC)]
+    for left in (extended("insert") + FLUSH, extended(COPY) + SYNC, query("begin")):
+        yield [(CLIENT, 0, left), (SERVER, 1, STEPS), (CLIENT, 0, TERMINATE), one]
+        yield [(CLIENT, 0, left), (LOSE_CLIENT, 0, b""), one, (TIME, 0, b"\xff" * 9)]
+    waiting = [(CLIENT, i, query("select 1")) for i in range(3)]
+    yield [*waiting, (VANISH, 2, TERMINATE), one, one, (TIME, 0, b"\xff" * 9)]
+    yield [*waiting, (VANISH, 2, b""), (CANCEL, 1, b""), (TIME, 0, b"\xff" * 9), one]
     # A client with parameters: the server is aligned first, or refuses.
     aligned = message("C", b"SET\0") + PARAMETER + READY
     yield [(CLIENT, 1, query("select 1")), (SERVER, 1, aligned), one]
@@ -113,7 +136,7 @@ def talks() -> Iterator[Talk]:
     # More clients than servers: somebody waits, gives up, is cancelled.
     three = [(CLIENT, who, query("select 1")) for who in (0, 0, 1, 2)]
     yield [*three, (SERVER, 1, ROWS + READY + ROWS + READY), (SERVER, 0, aligned), one]
-    yield [*three, (CANCEL_WAITING, 2, b""), (CLIENT, 2, SYNC), one]
+    yield [*three, (CANCEL, 2, b""), (CLIENT, 2, SYNC), one]
     yield [*three, (LOSE_CLIENT, 2, b""), (LOSE_SERVER, 1, b""), (LOSE_SERVER, 0, b"")]
     # Losses in the middle of things.
     begun = (SERVER, 1, message("C", b"BEGIN\0") + IN_BLOCK)

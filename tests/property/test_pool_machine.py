@@ -209,6 +209,7 @@ class Client:
     body_left: int = 0
     server: int | None = None
     aligning: bool = False
+    leaving: bool = False  # said Terminate
     copy: str = ""  # a COPY that it has begun and not ended
     got: bytearray = field(default_factory=bytearray)
 
@@ -261,8 +262,8 @@ class PoolMachine(RuleBasedStateMachine):
         self.clients: dict[int, Client] = {}
         self.servers: dict[int, FakePostgres] = {}
         self.idle: list[int] = []  # most recently used first
+        self.orphans: set[int] = set()  # servers that have to go
         self.waiting: list[int] = []
-        self.leaving: list[int] = []  # said Terminate
         self.accepted: set[tuple[bytes | None, ...]] = set()
         for _ in range(servers):
             self.add_server()
@@ -288,7 +289,6 @@ class PoolMachine(RuleBasedStateMachine):
             end = at + 1 + int.from_bytes(data[at + 1 : at + 5], "big")
             if code == "X":
                 status = "terminate"
-                self.leaving.append(i)
                 break
             if c.server is None and code not in LOCAL:
                 if not self.idle or self.waiting[:1] not in ([], [i]):
@@ -306,7 +306,10 @@ class PoolMachine(RuleBasedStateMachine):
                 want += data[at:end]
             at = end
         c.body_left += max(0, at - len(data))
-        c.held = data[at:]
+        c.leaving = c.leaving or status == "terminate"
+        c.held = b"" if c.leaving else data[at:]
+        if c.leaving and got[1] == want + f.FLUSH:
+            want += f.FLUSH  # ours: it asks for what the client may still be owed
         assert got == (c.server, want, status)
         if c.server is not None:
             self.servers[c.server].take(want, i)
@@ -372,10 +375,7 @@ class PoolMachine(RuleBasedStateMachine):
         assert got == (client, want, status)
         if client is not None:
             self.clients[client].got += want
-        if status != "ok":
-            self.lose_server(i)
-            return
-        self.settle_woken(i)
+        self.follow(i)
 
     def begin_message(self, s: FakePostgres, m: Said) -> None:
         """Who gets a message is decided when its header is consumed."""
@@ -409,42 +409,74 @@ class PoolMachine(RuleBasedStateMachine):
             self.resuming = s.client
         return told
 
-    def settle_woken(self, i: int | None = None) -> None:
-        """After every step: a resumed client, its server, then who waits, in order."""
-        woken = self.bench.take_woken()
+    def follow(self, i: int | None = None) -> None:
+        """After every step: a resumed client, its server, then all others, in order."""
+        events = self.bench.take_events()
         if self.resuming is not None:
-            client, *got = woken.pop(0)
-            assert client == self.resuming
+            kind, client, *got = events.pop(0)
+            assert (kind, client) == ("woken", self.resuming)
             self.resuming = None
             self.client_step(client, b"", tuple(got))
-        if i is not None:
+        if i is not None and i in self.servers:
             self.settle(i)
-        for client, *got in woken:
-            assert self.waiting[:1] == [client], "waiters are served in order"
-            self.client_step(client, b"", tuple(got))
+        for kind, *event in events:
+            if kind == "woken":
+                client, *got = event
+                assert self.waiting[:1] == [client], "waiters are served in order"
+                self.client_step(client, b"", tuple(got))
+            elif event[0] == "client":
+                self.client_gone(event[1], event[2])
+            else:
+                self.server_gone(event[1])
         assert not (self.waiting and self.idle), "a client waits beside an idle server"
-        while self.leaving:
-            self.lose_client(self.leaving.pop(0))
+        assert not self.orphans, "a server was left as its client has left it"
+        for n, c in self.clients.items():
+            assert not c.leaving or self.has_to_wait(n), "it could have left"
 
-    def lose_client(self, i: int) -> None:
-        c = self.clients.pop(i)
+    def has_to_wait(self, i: int) -> bool:
+        """Whether a client that has said goodbye is still owed something."""
+        c = self.clients[i]
+        if c.server is None or self.servers[c.server].copy:
+            return False
+        return any(m.owner != ASYNC or m.taken for m in self.servers[c.server].said)
+
+    def client_gone(self, i: int, how: str) -> None:
+        c = self.clients[i]
+        if how == "terminate":
+            assert c.leaving
+            assert not self.has_to_wait(i)
+        del self.clients[i]
         if i in self.waiting:
             self.waiting.remove(i)
-        assert self.bench.drop_client(i) == c.server
-        if c.server is not None:
-            del self.servers[c.server]
-        self.settle_woken()
+        if c.server is None:
+            return
+        s = self.servers[c.server]
+        s.client = None
+        if s.owes_nothing() and not c.body_left:
+            self.idle.insert(0, c.server)
+        else:
+            self.orphans.add(c.server)
 
-    def lose_server(self, i: int) -> None:
-        """As the engine does: its client goes as well."""
+    def server_gone(self, i: int) -> None:
         s = self.servers.pop(i)
-        assert self.bench.drop_server(i) == s.client
+        self.orphans.discard(i)
         if s.client is not None:
             self.clients[s.client].server = None
-            self.lose_client(s.client)
         if i in self.idle:
             self.idle.remove(i)
-        self.settle_woken()
+
+    def lose_client(self, i: int) -> None:
+        self.bench.drop_client(i)
+        self.follow()
+        assert i not in self.clients
+
+    def lose_server(self, i: int) -> None:
+        """Its client goes as well."""
+        client = self.servers[i].client
+        assert self.bench.end_server(i) == client
+        self.follow()
+        assert i not in self.servers
+        assert client not in self.clients
 
     def pick(self, table: dict[int, Any], number: int) -> int:
         return sorted(table)[number % len(table)]
@@ -471,7 +503,7 @@ class PoolMachine(RuleBasedStateMachine):
         self.server_n += 1
         self.servers[i] = FakePostgres()
         self.idle.insert(0, i)
-        self.settle_woken()
+        self.follow()
 
     @precondition(lambda self: self.clients)
     @rule(
@@ -486,7 +518,7 @@ class PoolMachine(RuleBasedStateMachine):
     ) -> None:
         """A pipeline of requests; the last may be a COPY that stays open."""
         c = self.clients[self.pick(self.clients, pick)]
-        if not c.copy or self.knows_all(c):
+        if not c.leaving and (not c.copy or self.knows_all(c)):
             c.copy = "" if not copy else "simple" if copy[:1] == b"Q" else "extended"
             c.todo += b"".join(requests) + copy
             c.todo += f.SYNC if early and c.copy == "extended" else b""
@@ -496,7 +528,7 @@ class PoolMachine(RuleBasedStateMachine):
     @rule(pick=PICK, rows=COPY_ROWS, end=COPY_ENDS, size=SIZES)
     def end_copy(self, pick: int, rows: bytes, end: bytes, size: int) -> None:
         c = self.clients[self.pick(self.clients, pick)]
-        if c.copy:
+        if c.copy and not c.leaving:
             c.todo += f.FLUSH + rows + end + (f.SYNC if c.copy == "extended" else b"")
             c.copy = ""
             self.feed(pick, size)
@@ -508,9 +540,9 @@ class PoolMachine(RuleBasedStateMachine):
         i = self.pick(self.clients, pick)
         c = self.clients[i]
         new, c.todo = c.todo[:size], c.todo[size:]
-        if new:
+        if new and not c.leaving:
             self.client_step(i, new, self.bench.client_feed(i, new))
-            self.settle_woken()
+            self.follow()
 
     @precondition(lambda self: any(s.said for s in self.servers.values()))
     @rule(pick=PICK, size=SIZES)
@@ -564,7 +596,8 @@ class PoolMachine(RuleBasedStateMachine):
             i = self.idle[0]
             got = self.bench.server_feed(i, f.error("bye", "FATAL", "57P01"))
             assert got == (None, b"", "server_dead")
-            self.lose_server(i)
+            self.follow()
+            assert i not in self.servers
 
     # ----------------------------------------------------------- the invariants
 

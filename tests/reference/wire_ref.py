@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from pooler.wire.messages import MESSAGES, Flag, Message, Phase, Sender
+from pooler.wire.messages import MESSAGES, Action, Message, Phase, Sender
 
 HEADER_BYTES = 5
 
@@ -39,9 +39,14 @@ class Seen(NamedTuple):
         return self.start + 1 + self.length
 
 
+def action_of(name: str, row: Message) -> Action:
+    """What the relay does at a message; "client" is one that has no server."""
+    return row.without_server if name == "client" else row.action
+
+
 def rules_of(name: str) -> Rules:
-    """The rows that hold for "client", "server" or "idle_server"."""
-    sender = Sender.CLIENT if name == "client" else Sender.SERVER
+    """The rows that hold for "client", "attached", "server" or "idle_server"."""
+    sender = Sender.CLIENT if name in ("client", "attached") else Sender.SERVER
     phase = Phase.ASYNC if name == "idle_server" else Phase.READY
     return {
         row.byte: row for row in MESSAGES if row.sender is sender and row.phase & phase
@@ -70,9 +75,9 @@ def scan(name: str, raw: bytes) -> Scanned:
         if isinstance(seen, int):
             return Scanned(events, seen, 0, 0)
         cut = seen.end > len(raw)
-        if cut and seen.row.flags & Flag.WHOLE:
+        if cut and seen.row.whole:
             return Scanned(events, None, 0, len(raw) - seen.start)
-        if seen.row.flags:
+        if action_of(name, seen.row) is not Action.PASS:
             events.append((seen.row.byte, seen.start, seen.length))
         end = seen.end
     if end > len(raw):

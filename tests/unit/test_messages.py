@@ -12,7 +12,7 @@ from pooler.wire.messages import (
     LARGE,
     MESSAGES,
     SMALL,
-    Flag,
+    Action,
     Message,
     Phase,
     Sender,
@@ -69,6 +69,12 @@ DOCUMENTED = {
 }
 
 
+OPENING = {Action.REQUEST, Action.NAMED_REQUEST}
+LOCAL = {Action.FLUSH, Action.COPY_END, Action.TERMINATE}
+LONE = {Action.ATTACH, Action.ATTACH_UNLESS_KNOWN, Action.DROP, Action.TERMINATE}
+ENDING = {Action.ENDS, Action.ROWS, Action.TAG}
+
+
 def each(rows: list[Message]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("row", rows, ids=[row.symbol for row in rows])
 
@@ -110,25 +116,39 @@ def test_row_has_a_phase(row: Message) -> None:
 @each([row for row in MESSAGES if row.ends])
 def test_ends_names_a_client_message_that_opens(row: Message) -> None:
     assert row.sender is Sender.SERVER
-    assert row.flags & Flag.ENDS
-    assert BY_CODE[Sender.CLIENT, row.ends].flags & Flag.OPENS
+    assert row.action in ENDING
+    assert BY_CODE[Sender.CLIENT, row.ends].action in OPENING
 
 
-def test_only_ready_for_query_ends_requests_without_naming_one() -> None:
-    found = [row.name for row in MESSAGES if row.flags & Flag.ENDS and not row.ends]
-    assert found == ["ReadyForQuery"]
+def test_every_ending_action_says_what_it_ends() -> None:
+    assert {row.name for row in MESSAGES if row.action in ENDING and not row.ends} == (
+        set()
+    )
 
 
 @each(ALL)
-def test_flags_fit_the_sender(row: Message) -> None:
-    if row.flags & (Flag.OPENS | Flag.LOCAL):
-        assert row.sender is Sender.CLIENT
-    if row.flags & (Flag.ENDS | Flag.WHOLE):
-        assert row.sender is Sender.SERVER
-    assert not (row.flags & Flag.OPENS and row.flags & Flag.LOCAL)
+def test_actions_fit_the_sender(row: Message) -> None:
+    if row.sender is Sender.CLIENT:
+        assert row.action in {*OPENING, *LOCAL, Action.PASS}
+        assert row.without_server in {*LONE, Action.PASS}
+        assert not row.whole
+    else:
+        assert row.action not in {*OPENING, *LOCAL, *LONE}
+        assert row.without_server is Action.PASS
 
 
-@each([row for row in MESSAGES if row.flags & Flag.WHOLE])
+def test_every_action_has_a_message() -> None:
+    used = {row.action for row in MESSAGES} | {row.without_server for row in MESSAGES}
+    assert used == set(Action)
+
+
+@each([row for row in MESSAGES if row.sender is Sender.CLIENT])
+def test_what_opens_a_request_needs_a_server(row: Message) -> None:
+    attaches = row.without_server in (Action.ATTACH, Action.ATTACH_UNLESS_KNOWN)
+    assert attaches == (row.action in OPENING)
+
+
+@each([row for row in MESSAGES if row.whole])
 def test_what_is_held_whole_is_bounded(row: Message) -> None:
     assert row.max_length <= HELD
 
@@ -141,7 +161,7 @@ def test_client_lengths_are_bounded_as_postgresql_does(row: Message) -> None:
 @each([row for row in MESSAGES if row.sender is Sender.CLIENT and row.phase & 2])
 def test_the_relay_sees_every_client_message(row: Message) -> None:
     """A message from a client without a server must never be passed over."""
-    assert row.flags & (Flag.OPENS | Flag.LOCAL)
+    assert row.without_server is not Action.PASS
 
 
 @each(ALL)

@@ -71,7 +71,7 @@ def test_bytes_behind_it_change_nothing(
     vector: Vector, n: int, probe: ModuleType
 ) -> None:
     """A cut header behind it is held; a whole message behind it is one more event."""
-    more = {"client": SYNC, "server": ready(), "idle_server": b"N\0\0\0\5\0"}
+    more = {"client": SYNC, "server": ready(), "idle_server": b"E\0\0\0\5\0"}
     trailing = more[vector.rules]
     trailing = trailing if n == 5 else trailing[:n]
     got = feed_trailing(probe.scan, vector.rules, vector.raw, trailing)

@@ -1,28 +1,36 @@
 # SPDX-License-Identifier: MIT
-"""What the two directions of the relay share; see ``_relay.pxd``."""
+"""What we put into streams ourselves; see ``injected.pxd``."""
 
 from libc.stdint cimport uint8_t
 from libc.string cimport memcpy
 
-from pooler.wire.buffers cimport output_add, output_room
-from pooler.statements.effects cimport effects_commit
+from pooler.relay.orders cimport order_send_to_server
+from pooler.relay.shared cimport RELAY_NO_MEMORY, RELAY_OK, RELAY_WAIT
 from pooler.session.records cimport (
     COPY_IN_NONE, COPY_IN_OPEN, REQUEST_FAKE, REQUEST_SKIP, request_is_fake,
     requests_first, requests_pop, requests_push,
 )
+from pooler.statements.effects cimport effects_commit
+from pooler.wire.buffers cimport output_room
 from pooler._wire cimport (
-    CLIENT_RULES, Found, HEADER_BYTES, RULE_OPENS, SCAN_MESSAGE, ScanState,
-    error_response_bytes, put_error_response, put_header, scan_next,
+    ACTION_ATTACH, ACTION_ATTACH_UNLESS_KNOWN, Found, HEADER_BYTES, LONE_CLIENT_RULES,
+    SCAN_MESSAGE, ScanState, error_response_bytes, put_error_response, put_header,
+    scan_next,
 )
 
 cdef enum:
     SYNC_BYTES = 5
+    FLUSH_BYTES = 5
     READY_BYTES = 6
     COPY_FAIL_BYTES = 17
+    FAILURE_BYTES = 27
 
 cdef const char *SYNC = b"S\0\0\0\4"
+cdef const char *FLUSH = b"H\0\0\0\4"
 cdef const char *READY_IDLE = b"Z\0\0\0\5I"
 cdef const char *COPY_FAIL = b"f\0\0\0\x10client left\0"
+# A Describe that must fail: of a portal that nobody has.
+cdef const char *FAILURE = b"D\0\0\0\x1aP\1pooler: client left\0"
 cdef const char *CANCEL_TEXT = b"canceling statement due to user request"
 
 
@@ -41,34 +49,47 @@ cdef void answer_fakes(Relay *r, ServerSession *s) noexcept nogil:
         request = requests_first(&s.requests)
 
 
-cdef int relay_script(Relay *r, ServerSession *s, const Script *q) noexcept nogil:
+cdef int inject_query(Relay *r, ServerSession *s, const Script *q) noexcept nogil:
     """Put a query of ours into the server's stream; -1 without memory."""
     if requests_push(&s.requests, c"Q" | REQUEST_SKIP) < 0:
         return -1
-    output_add(&r.to_server, q.message, q.n)
+    order_send_to_server(&r.orders, s, q.message, q.n)
     return 0
 
 
-cdef int relay_abandon(Relay *r, ServerSession *s) noexcept nogil:
-    """End what a lost client has begun, so that the server comes to ReadyForQuery.
+cdef int inject_end(Relay *r, ServerSession *s) noexcept nogil:
+    """End what a client that is gone has begun, so that ReadyForQuery comes.
 
-    An open COPY is failed, an open batch gets its Sync; -1 without memory.
-    Source: "COPY Operations", "Extended Query"
+    PostgreSQL rolls back what a connection that ends has not committed. So an open
+    COPY is failed, and an open batch gets a request that fails before its Sync, which
+    alone would commit it. -1 without memory.
     """
     if s.copy_in == COPY_IN_OPEN:
-        output_add(&r.to_server, <const uint8_t *> COPY_FAIL, COPY_FAIL_BYTES)
+        order_send_to_server(
+            &r.orders, s, <const uint8_t *> COPY_FAIL, COPY_FAIL_BYTES
+        )
     s.copy_in = COPY_IN_NONE
-    if s.skip_to_sync or s.batch_open:
-        output_add(&r.to_server, <const uint8_t *> SYNC, SYNC_BYTES)
-        s.skip_to_sync = s.batch_open = False
-        return requests_push(&s.requests, c"S" | REQUEST_SKIP)
+    if not s.skip_to_sync and not s.batch_open:
+        return 0
+    if s.batch_open and not s.skip_to_sync:
+        order_send_to_server(&r.orders, s, <const uint8_t *> FAILURE, FAILURE_BYTES)
+        if requests_push(&s.requests, c"D" | REQUEST_SKIP) < 0:
+            return -1
+    order_send_to_server(&r.orders, s, <const uint8_t *> SYNC, SYNC_BYTES)
+    s.skip_to_sync = s.batch_open = False
+    return requests_push(&s.requests, c"S" | REQUEST_SKIP)
+
+
+cdef int inject_flush(Relay *r, ServerSession *s) noexcept nogil:
+    """Have the server send what it has answered so far."""
+    order_send_to_server(&r.orders, s, <const uint8_t *> FLUSH, FLUSH_BYTES)
     return 0
 
 
-cdef RelayStatus relay_cancel_waiting(
+cdef RelayStatus answer_cancelled(
     Relay *r, ClientSession *c, const uint8_t *src, size_t n, size_t *consumed
 ) noexcept nogil:
-    """A client that waits for a server has its request cancelled.
+    """A client whose request was not sent to a server yet has it cancelled.
 
     Its first held request is answered with an error, as PostgreSQL would: a simple
     Query or FunctionCall alone, a batch up to its Sync.
@@ -83,12 +104,14 @@ cdef RelayStatus relay_cancel_waiting(
     cdef bint batch = False
     cdef size_t room_n
     cdef uint8_t *room
-    while scan_next(&scan, CLIENT_RULES, src, n, &pos, &found) == SCAN_MESSAGE:
+    while scan_next(
+        &scan, LONE_CLIENT_RULES, src, n, &pos, &found
+    ) == SCAN_MESSAGE:
         if found.code == c"S" or (
             not batch and (found.code == c"Q" or found.code == c"F")
         ):
             break
-        if found.flags & RULE_OPENS:
+        if found.action == ACTION_ATTACH or found.action == ACTION_ATTACH_UNLESS_KNOWN:
             batch = True
     else:
         return RELAY_WAIT

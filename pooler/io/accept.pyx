@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: MIT
+"""New clients; see ``accept.pxd``."""
+
+from libc.stdint cimport int32_t, uint8_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy
+
+from pooler.io.conn cimport (
+    KIND_CLIENT, KIND_LISTENER, NOTICE_ACCEPT_PAUSED, NOTICE_LOGIN, conn_enter,
+    conn_handle, conn_leave, notice,
+)
+from pooler.io.poll cimport WATCH_READ, WATCH_SHARED, watch
+from pooler.io.syscalls cimport (
+    AF_INET, AF_INET6, EAGAIN, ECONNABORTED, EINTR, EMFILE, ENFILE, ENOBUFS, ENOMEM,
+    SOCK_CLOEXEC, SOCK_NONBLOCK, c_accept4, c_close, errno, ntohs, sockaddr,
+    sockaddr_in, sockaddr_in6, sockaddr_storage, socklen_t, ssize_t,
+)
+from pooler.io.transport cimport PLAIN
+from pooler.relay.step cimport step_client_close, step_client_end
+from pooler.session.records cimport CLOSE_NO_MEMORY, client_begin
+from pooler.wire.buffers cimport queue_add, queue_size
+
+cdef enum:
+    ACCEPTS_PER_EVENT = 64
+
+
+cdef ListenerConn *open_listener(Loop *L, int fd, bint shared) noexcept nogil:
+    """Accept on a listening socket; NULL without memory: it is still the caller's.
+
+    ``shared``: other processes accept on it too, wake only one of them.
+    """
+    cdef ListenerConn *listener = <ListenerConn *> calloc(1, sizeof(ListenerConn))
+    if listener == NULL or conn_enter(L, &listener.conn) < 0:
+        free(listener)
+        return NULL
+    listener.conn.transport = &PLAIN
+    listener.conn.fd = fd
+    listener.conn.kind = KIND_LISTENER
+    listener.shared = shared
+    if listen_again(L, listener) < 0:
+        listener.conn.fd = -1  # the caller's
+        conn_leave(L, &listener.conn)
+        return NULL
+    return listener
+
+
+cdef void close_listener(Loop *L, Conn *conn) noexcept nogil:
+    """The master has the socket as well, so closing it is not the end of its events."""
+    watch(L, conn, 0)
+    conn_leave(L, conn)
+
+
+cdef int listen_again(Loop *L, ListenerConn *listener) noexcept nogil:
+    return watch(
+        L, &listener.conn,
+        WATCH_READ | (<uint8_t> WATCH_SHARED if listener.shared else 0),
+    )
+
+
+cdef void note_peer(ClientConn *cc, const sockaddr_storage *peer) noexcept nogil:
+    cdef const sockaddr_in *v4 = <const sockaddr_in *> peer
+    cdef const sockaddr_in6 *v6 = <const sockaddr_in6 *> peer
+    cc.peer.family = peer.ss_family
+    if peer.ss_family == AF_INET:
+        cc.peer.port = ntohs(v4.sin_port)
+        memcpy(cc.peer.address, &v4.sin_addr, 4)
+    elif peer.ss_family == AF_INET6:
+        cc.peer.port = ntohs(v6.sin6_port)
+        memcpy(cc.peer.address, &v6.sin6_addr, 16)
+
+
+cdef bint is_shortage(int error) noexcept nogil:
+    """Whether the machine, not the client, is the reason."""
+    return error == EMFILE or error == ENFILE or error == ENOBUFS or error == ENOMEM
+
+
+cdef int add_client(Loop *L, int fd, const sockaddr_storage *peer) noexcept nogil:
+    """Take a socket over; -1 without memory: it is still the caller's then."""
+    cdef ClientConn *cc = <ClientConn *> calloc(1, sizeof(ClientConn))
+    if cc == NULL or conn_enter(L, &cc.conn) < 0:
+        free(cc)
+        return -1
+    cc.conn.transport = &PLAIN
+    cc.conn.fd = fd
+    cc.conn.kind = KIND_CLIENT
+    client_begin(&cc.session, &L.relay.wheel, cc)
+    note_peer(cc, peer)
+    L.counters.accepts += 1
+    L.client_count += 1
+    L.login_count += 1
+    if watch(L, &cc.conn, WATCH_READ) < 0:
+        step_client_close(&L.relay, &cc.session, CLOSE_NO_MEMORY, False)
+    return 0
+
+
+cdef void accept_clients(Loop *L, ListenerConn *listener) noexcept nogil:
+    """Accept some of those who wait; a shortage of ours pauses the listener."""
+    cdef sockaddr_storage peer
+    cdef socklen_t peer_n
+    cdef int fd
+    cdef int _accept
+    for _accept in range(ACCEPTS_PER_EVENT):
+        peer_n = sizeof(peer)
+        fd = c_accept4(
+            listener.conn.fd, <sockaddr *> &peer, &peer_n, SOCK_NONBLOCK | SOCK_CLOEXEC
+        )
+        if fd < 0:
+            if errno == EINTR or errno == ECONNABORTED:
+                continue
+            if is_shortage(errno):
+                pause(L, listener, errno)
+            return
+        if add_client(L, fd, &peer) < 0:
+            c_close(fd)
+            pause(L, listener, ENOMEM)
+            return
+
+
+cdef void pause(Loop *L, ListenerConn *listener, int error) noexcept nogil:
+    """Stop asking until Python starts the listener again."""
+    notice(
+        L, NOTICE_ACCEPT_PAUSED, conn_handle(L, &listener.conn), <int32_t> error
+    )
+    watch(L, &listener.conn, 0)
+
+
+cdef void login_readable(Loop *L, ClientConn *cc) noexcept nogil:
+    """Keep what a client says before it is logged in; Python reads it.
+
+    Not more than Python waits for, or a startup packet: the rest waits outside until
+    some of it was consumed.
+    """
+    cdef size_t have = queue_size(&cc.session.stream.held)
+    cdef size_t most = (
+        cc.login_wanted_bytes if cc.login_wanted_bytes > LOGIN_READ_BYTES
+        else LOGIN_READ_BYTES
+    )
+    cdef ssize_t n
+    if have >= most:
+        watch(L, &cc.conn, 0)
+        return
+    n = cc.conn.transport.receive(&cc.conn, L.recv_buffer, most - have)
+    L.counters.recvs += 1
+    if n == -EAGAIN:
+        return
+    if n <= 0:
+        step_client_end(&L.relay, &cc.session)
+        return
+    if queue_add(&cc.session.stream.held, L.recv_buffer, n) < 0:
+        step_client_close(&L.relay, &cc.session, CLOSE_NO_MEMORY, True)
+        return
+    if not cc.login_noticed and have + <size_t> n >= cc.login_wanted_bytes:
+        cc.login_noticed = True
+        notice(L, NOTICE_LOGIN, conn_handle(L, &cc.conn), 0)

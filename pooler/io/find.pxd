@@ -1,0 +1,17 @@
+# SPDX-License-Identifier: MIT
+"""Walks over all connections of a worker. IO layer, warm.
+
+For what is rare (a cancel request, a pool that is retired, the end): each costs a visit
+to every connection, and spares every connection a place in one more list.
+"""
+
+from libc.stdint cimport uint8_t
+
+from pooler.io.conn cimport Loop
+from pooler.session.records cimport ClientSession, Pool
+
+cdef void close_all(Loop *L) noexcept nogil
+cdef void retire_servers(Loop *L, Pool *p) noexcept nogil
+cdef ClientSession *cancel_owner(
+    Loop *L, const uint8_t *key, size_t n
+) noexcept nogil

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: MIT
+"""Walks over all connections; see ``find.pxd``."""
+
+from libc.stdint cimport uint32_t, uint8_t
+
+from pooler.io.carry_out cimport carry_out
+from pooler.io.conn cimport (
+    ClientConn, Conn, KIND_CLIENT, KIND_LISTENER, KIND_SERVER, LinkConn, ServerConn,
+)
+from pooler.io.accept cimport close_listener
+from pooler.io.link cimport close_link
+from pooler.relay.step cimport step_client_close, step_server_close, step_server_retire
+from pooler.session.records cimport CLOSE_SHUTDOWN
+
+
+cdef inline ClientConn *client_at(Loop *L, uint32_t slot) noexcept nogil:
+    cdef Conn *conn = L.slots[slot].conn
+    if conn == NULL or conn.kind != KIND_CLIENT:
+        return NULL
+    return <ClientConn *> conn
+
+
+cdef inline ServerConn *server_at(Loop *L, uint32_t slot) noexcept nogil:
+    cdef Conn *conn = L.slots[slot].conn
+    if conn == NULL or conn.kind != KIND_SERVER:
+        return NULL
+    return <ServerConn *> conn
+
+
+cdef void close_all(Loop *L) noexcept nogil:
+    """Close every connection, link and listener, telling nobody."""
+    cdef uint32_t i
+    for i in range(L.slot_count):
+        if client_at(L, i) != NULL:
+            step_client_close(&L.relay, &client_at(L, i).session, CLOSE_SHUTDOWN, False)
+        elif server_at(L, i) != NULL:
+            step_server_close(&L.relay, &server_at(L, i).session, CLOSE_SHUTDOWN)
+        elif L.slots[i].conn != NULL:
+            close_other(L, L.slots[i].conn)
+        carry_out(L)
+
+
+cdef void close_other(Loop *L, Conn *conn) noexcept nogil:
+    """A listener or a link."""
+    if conn.kind == KIND_LISTENER:
+        close_listener(L, conn)
+    else:
+        close_link(L, <LinkConn *> conn)
+
+
+cdef void retire_servers(Loop *L, Pool *p) noexcept nogil:
+    """Close a pool's servers: idle ones now, the others when they are free."""
+    cdef uint32_t i
+    for i in range(L.slot_count):
+        if server_at(L, i) != NULL and server_at(L, i).session.pool == p:
+            step_server_retire(&L.relay, &server_at(L, i).session)
+            carry_out(L)
+
+
+cdef ClientSession *cancel_owner(
+    Loop *L, const uint8_t *key, size_t n
+) noexcept nogil:
+    """The client with this cancel key, or NULL.
+
+    Every key is compared, each in constant time: nothing is learnt from how long it
+    takes.
+    """
+    cdef uint32_t i
+    cdef uint32_t k
+    cdef uint8_t difference
+    cdef ClientConn *cc
+    cdef ClientSession *owner = NULL
+    for i in range(L.slot_count):
+        cc = client_at(L, i)
+        if cc == NULL or cc.session.pool == NULL or cc.session.cancel_key_n != n:
+            continue
+        difference = 0
+        for k in range(cc.session.cancel_key_n):
+            difference |= cc.session.cancel_key[k] ^ key[k]
+        if difference == 0:
+            owner = &cc.session
+    return owner

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: MIT
+"""Readiness by epoll; see ``poll.pxd``."""
+
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+
+from pooler.io.syscalls cimport (
+    EPOLLERR, EPOLLEXCLUSIVE, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, EPOLL_CLOEXEC,
+    EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, c_close, c_epoll_wait, epoll_create1,
+    epoll_ctl, epoll_event, errno,
+)
+
+
+cdef int poll_init(Loop *L) noexcept nogil:
+    """0, or -errno."""
+    L.epfd = epoll_create1(EPOLL_CLOEXEC)
+    return 0 if L.epfd >= 0 else -errno
+
+
+cdef void poll_close(Loop *L) noexcept nogil:
+    """Idempotent."""
+    if L.epfd >= 0:
+        c_close(L.epfd)
+    L.epfd = -1
+
+
+cdef inline uint32_t epoll_events(uint8_t bits) noexcept nogil:
+    cdef uint32_t events = 0
+    if bits & WATCH_READ:
+        events |= EPOLLIN
+    if bits & WATCH_WRITE:
+        events |= EPOLLOUT
+    if bits & WATCH_END:
+        events |= EPOLLRDHUP
+    if bits & WATCH_SHARED:
+        events |= EPOLLEXCLUSIVE
+    return events
+
+
+cdef int watch(Loop *L, Conn *conn, uint8_t bits) noexcept nogil:
+    """Report these and nothing else. No bits: out of epoll, or errors would repeat."""
+    cdef epoll_event event
+    cdef int op
+    if conn.watched == bits:
+        return 0
+    op = (
+        EPOLL_CTL_DEL if bits == 0
+        else EPOLL_CTL_ADD if conn.watched == 0
+        else EPOLL_CTL_MOD
+    )
+    event.events = epoll_events(bits)
+    event.data.u64 = 0
+    event.data.ptr = conn
+    L.counters.watches += 1
+    if epoll_ctl(L.epfd, op, conn.fd, &event) < 0:
+        return -errno
+    conn.watched = bits
+    return 0
+
+
+cdef int watch_python(Loop *L, int fd, uint8_t bits) noexcept nogil:
+    """The same for a descriptor of Python's: its data is odd, no address is."""
+    cdef epoll_event event
+    event.events = epoll_events(bits)
+    event.data.u64 = (<uint64_t> fd << 1) | 1
+    if bits == 0:
+        epoll_ctl(L.epfd, EPOLL_CTL_DEL, fd, NULL)
+        return 0
+    if (
+        epoll_ctl(L.epfd, EPOLL_CTL_MOD, fd, &event) < 0
+        and epoll_ctl(L.epfd, EPOLL_CTL_ADD, fd, &event) < 0
+    ):
+        return -errno
+    return 0
+
+
+cdef int poll_wait(Loop *L, Event *events, int timeout_ms) noexcept nogil:
+    """What is ready, at most EVENTS_PER_TURN events; -errno when it failed."""
+    cdef epoll_event found[EVENTS_PER_TURN]
+    cdef int n = c_epoll_wait(L.epfd, found, EVENTS_PER_TURN, timeout_ms)
+    cdef int i
+    cdef uint32_t bits
+    if n < 0:
+        return -errno
+    for i in range(n):
+        bits = 0
+        if found[i].events & ~<uint32_t> (EPOLLOUT):
+            bits |= READY_READ
+        if found[i].events & EPOLLOUT or (
+            found[i].data.u64 & 1 and found[i].events & ~<uint32_t> EPOLLIN
+        ):
+            bits |= READY_WRITE
+        if found[i].events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR):
+            bits |= READY_END
+        events[i].ready = bits
+        events[i].conn = NULL
+        if found[i].data.u64 & 1:
+            events[i].fd = <int> (found[i].data.u64 >> 1)
+        else:
+            events[i].conn = <Conn *> found[i].data.ptr
+    return n

@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: MIT
+"""Parameters follow the client; see ``align.pxd``."""
+
+from libc.stdint cimport uint32_t, uint8_t
+from libc.string cimport memchr
+
+from pooler.relay.cancels cimport cancel_work
+from pooler.relay.shared cimport RELAY_ALIGN, RELAY_NO_MEMORY, RELAY_OK
+from pooler.session.records cimport REQUEST_ALIGN, requests_push
+from pooler.tables.params cimport (
+    PARAM_VALUE_MAX, params_index, params_ref, params_unref, params_with, put_set_query,
+    set_query_bytes,
+)
+from pooler.wire.buffers cimport output_room
+from pooler._wire cimport HEADER_BYTES, put_cstring, put_header
+
+
+cdef void client_params_begin(ClientSession *c, ParamSet *values) noexcept nogil:
+    """What a client has asked for at its login; takes the caller's reference."""
+    c.params = values
+
+
+cdef void client_params_end(Relay *r, ClientSession *c) noexcept nogil:
+    params_unref(&r.params, c.params)
+    c.params = NULL
+
+
+cdef void server_params_begin(ServerSession *s, ParamSet *values) noexcept nogil:
+    """What a server has reported at its login; takes the caller's reference."""
+    s.params = values
+
+
+cdef void server_params_end(Relay *r, ServerSession *s) noexcept nogil:
+    params_unref(&r.params, s.params)
+    s.params = NULL
+
+
+cdef void stop_aligning(ClientSession *c) noexcept nogil:
+    """Its server is gone, or it is: nothing will answer."""
+    c.aligning = False
+
+
+cdef RelayStatus align_server(
+    Relay *r, ClientSession *c, ServerSession *s
+) noexcept nogil:
+    """Give a server that was just attached the parameters its client expects.
+
+    The SET travels in front of the client's message in the same send when a server
+    of this pool has accepted these values before. Otherwise the message must wait:
+    it may not run under values that the server is about to refuse.
+    """
+    cdef size_t n
+    cdef uint8_t *room
+    if c.params == s.params:
+        return RELAY_OK
+    n = set_query_bytes(&r.params, c.params)
+    room = output_room(&r.to_server, n)
+    if room == NULL:
+        return RELAY_NO_MEMORY
+    r.to_server.n -= n
+    n = put_set_query(room, &r.params, c.params, s.params)
+    r.to_server.n += n
+    if n == 0:  # the client has no opinion on what differs
+        params_unref(&r.params, c.params)
+        c.params = params_ref(s.params)
+        return RELAY_OK
+    if requests_push(&s.requests, REQUEST_ALIGN) < 0:
+        return RELAY_NO_MEMORY
+    if c.params.verified_by != c.pool:
+        c.aligning = True
+        return RELAY_ALIGN
+    return RELAY_OK
+
+
+cdef void tell_parameter(
+    Relay *r, int index, const ParamSet *values
+) noexcept nogil:
+    """Put a ParameterStatus into the client's stream."""
+    cdef uint32_t name_n = r.params.name_n[index]
+    cdef uint32_t value_n = values.value[index].n
+    cdef size_t n = HEADER_BYTES + name_n + 1 + value_n + 1
+    cdef uint8_t *room = output_room(&r.to_client, n)
+    if room == NULL:
+        return
+    room += put_header(room, c"S", <uint32_t> (n - 1))
+    room += put_cstring(room, r.params.name[index], name_n)
+    put_cstring(room, <const char *> values.value[index].text, value_n)
+
+
+cdef void server_aligned(Relay *r, ServerSession *s, ClientSession *c) noexcept nogil:
+    """The server has accepted the client's parameters.
+
+    It may have put a value into its own words (``ISO`` becomes ``ISO, MDY``). The
+    client takes these over and is told, else every transaction would SET again.
+    """
+    cdef int i
+    c.params.verified_by = s.pool
+    s.params.verified_by = s.pool
+    if c.params != s.params:
+        for i in range(r.params.count):
+            if s.params.value[i] != NULL and c.params.value[i] != s.params.value[i]:
+                tell_parameter(r, i, s.params)
+        params_unref(&r.params, c.params)
+        c.params = params_ref(s.params)
+    if c.aligning:
+        c.aligning = False
+        r.resume = True
+    if s.cancel_late:
+        s.cancel_late = False
+        cancel_work(r, s)
+
+
+cdef bint note_parameter(
+    Relay *r, ServerSession *s, bint for_client, const uint8_t *body, size_t n
+) noexcept nogil:
+    """A server's ParameterStatus: it, and the client it works for, have a new value.
+
+    False when the body is malformed or memory is short.
+    """
+    cdef const uint8_t *end = <const uint8_t *> memchr(body, 0, n)
+    cdef const uint8_t *value
+    cdef ParamSet *new
+    cdef size_t value_n
+    cdef size_t k
+    cdef int index
+    if end == NULL:
+        return False
+    index = params_index(&r.params, body, <size_t> (end - body))
+    value = end + 1
+    value_n = n - <size_t> (value - body)
+    if value_n == 0 or value[value_n - 1] != 0:
+        return False
+    value_n -= 1
+    if index < 0:
+        return True
+    if value_n > PARAM_VALUE_MAX:
+        return True
+    for k in range(value_n):
+        if value[k] >= 0x80:  # cannot be put into a SET safely: not followed
+            return True
+    new = params_with(&r.params, s.params, index, value, value_n)
+    if new == NULL:
+        return False
+    params_unref(&r.params, s.params)
+    s.params = new
+    if for_client:
+        new = params_with(&r.params, s.client.params, index, value, value_n)
+        if new == NULL:
+            return False
+        params_unref(&r.params, s.client.params)
+        s.client.params = new
+        new.verified_by = s.pool
+    return True

@@ -1,0 +1,248 @@
+# SPDX-License-Identifier: MIT
+"""How a server comes back to its pool; see ``clean.pxd``."""
+
+from libc.stdint cimport uint32_t
+
+from pooler.relay.align cimport server_params_end, stop_aligning
+from pooler.relay.cancels cimport cancel_work
+from pooler.relay.injected cimport inject_end, inject_query
+from pooler.relay.orders cimport order_close_server, order_read_server
+from pooler.relay.wakes cimport wake_pool, want_servers
+from pooler.session.deadlines cimport (
+    DEADLINE_CANCEL_AGAIN, DEADLINE_TESTED, deadline_start, deadline_stop, timer_end,
+)
+from pooler.session.pool cimport (
+    pool_abandon, pool_detach, pool_drained, pool_head_stale, pool_remove_server,
+    pool_test, pool_tested,
+)
+from pooler.session.records cimport (
+    CLOSE_CLIENT_IN_PROGRESS, CLOSE_CLIENT_NOT_READY, CLOSE_CLIENT_REQUEST,
+    CLOSE_NO_MEMORY, CLOSE_REPLICATION, CLOSE_SERVER_ABANDONED, CLOSE_SERVER_OBSOLETE,
+    COPY_IN_OPEN, MODE_SESSION, REQUEST_SKIP, SERVER_ACTIVE, SERVER_CLOSED,
+    SERVER_TESTED, Script, requests_count, requests_first, requests_free,
+    server_is_free, server_is_quiet, server_side_is_quiet,
+)
+from pooler.statements.effects cimport session_statements_free
+from pooler.wire.buffers cimport queue_reset
+
+cdef enum:
+    UNWANTED_MAX_BYTES = 262144  # of answers that nobody reads, before it is cancelled
+    CANCEL_AGAIN_US = 333333
+
+
+# ---------------------------------------------------------------- the end of one
+
+cdef void close_server(Relay *r, ServerSession *s, CloseReason reason) noexcept nogil:
+    """Close a server in whatever state; idempotent. Its client stays, idle."""
+    cdef Pool *p = s.pool
+    if s.state == SERVER_CLOSED:
+        return
+    if s.client != NULL:
+        stop_aligning(s.client)
+    if r.pending.settle == s:
+        r.pending.settle = NULL
+    session_statements_free(&r.statements, s)
+    pool_remove_server(p, s)
+    timer_end(&s.timer)
+    queue_reset(&s.stream.held)
+    requests_free(&s.requests)
+    server_params_end(r, s)
+    order_close_server(&r.orders, s, reason)
+    want_servers(r, p)
+
+
+cdef inline bint server_is_surplus(const ServerSession *s) noexcept nogil:
+    """To be closed rather than used again."""
+    return s.obsolete or s.pool.server_count > s.pool.max_servers
+
+
+# ---------------------------------------------------------------- releasing
+
+cdef void settle(Relay *r, ServerSession *s) noexcept nogil:
+    """Give a server back to its pool if nothing of its client is left in it."""
+    if s.state == SERVER_TESTED:
+        clean_server(r, s)
+        return
+    if (
+        s.state == SERVER_ACTIVE
+        and s.pool.mode != MODE_SESSION
+        and server_is_free(s)
+    ):
+        release(r, s)
+
+
+cdef void release(Relay *r, ServerSession *s) noexcept nogil:
+    """A server of which its client needs nothing more."""
+    if server_is_surplus(s):
+        close_server(r, s, CLOSE_SERVER_OBSOLETE)
+        return
+    if s.pool.reset_always or s.stray_statements:
+        pool_abandon(s.pool, s)
+        s.reset_wanted = s.pool.reset_always
+        clean_server(r, s)
+        return
+    pool_detach(s.pool, s, r.now_us)
+    if s.pool.waiting_head != NULL:
+        wake_pool(r, s.pool)
+
+
+cdef void run_script(Relay *r, ServerSession *s, const Script *q) noexcept nogil:
+    """Send a query of ours to a server that has no client; it must answer in time."""
+    if inject_query(r, s, q) < 0:
+        close_server(r, s, CLOSE_NO_MEMORY)
+        return
+    deadline_start(
+        &s.timer, DEADLINE_TESTED, s.pool.server_limit_us[<int> DEADLINE_TESTED]
+    )
+
+
+cdef inline const Script *reset_script(const Relay *r, const Pool *p) noexcept nogil:
+    """What clears a session; without it, others would see what a lost client has set.
+
+    In session mode a pool without a reset query wants none.
+    """
+    if p.reset_query.n or p.mode == MODE_SESSION:
+        return &p.reset_query
+    return &r.discard
+
+
+cdef void clean_server(Relay *r, ServerSession *s) noexcept nogil:
+    """Bring a server without a client one step nearer to its pool.
+
+    Called each time it may have become quiet: first an open transaction is rolled
+    back, then the reset query runs if it is due, then statements go that SQL has
+    prepared behind our back.
+    """
+    if s.state != SERVER_TESTED:
+        return
+    if s.copy_in == COPY_IN_OPEN:  # opened after its client had gone
+        end_work(r, s)
+        return
+    if not server_is_quiet(s):
+        return
+    pool_drained(s.pool, s)
+    if server_is_surplus(s):
+        close_server(r, s, CLOSE_SERVER_OBSOLETE)
+    elif s.xact_status != c"I":
+        if s.rolling_back:
+            close_server(r, s, CLOSE_CLIENT_NOT_READY)
+        else:
+            s.rolling_back = True
+            run_script(r, s, &r.rollback)
+    elif s.reset_wanted and reset_script(r, s.pool).n:
+        s.reset_wanted = False
+        run_script(r, s, reset_script(r, s.pool))
+    elif s.stray_statements:
+        s.stray_statements = False
+        run_script(r, s, &r.deallocate)
+    else:
+        cleaned(r, s)
+
+
+cdef void cleaned(Relay *r, ServerSession *s) noexcept nogil:
+    """Nothing is left in a server: it may have the next client."""
+    deadline_stop(&s.timer, DEADLINE_CANCEL_AGAIN)
+    pool_tested(s.pool, s, s.checking, r.now_us)
+    s.rolling_back = s.reset_wanted = s.checking = s.abandoned = False
+    if s.pool.waiting_head != NULL:
+        wake_pool(r, s.pool)
+
+
+cdef bint check_idle_server(Relay *r, Pool *p) noexcept nogil:
+    """Run the check query on a server that has been idle too long to be trusted.
+
+    Returns whether another one may be usable, or may be checked as well.
+    """
+    cdef ServerSession *s = p.idle_head
+    if not pool_head_stale(p, r.now_us):
+        return True
+    if p.tested_count >= p.waiting_count:
+        return False
+    pool_test(p, s)
+    s.checking = True
+    run_script(r, s, &p.check_query)
+    return True
+
+
+# ---------------------------------------------------------------- after a client
+
+cdef void end_work(Relay *r, ServerSession *s) noexcept nogil:
+    """End what a client that is gone has begun on a server."""
+    if inject_end(r, s) < 0:
+        close_server(r, s, CLOSE_NO_MEMORY)
+
+
+cdef void abandon_work(Relay *r, ServerSession *s) noexcept nogil:
+    """Have what a server is at work on cancelled; it is not reused meanwhile."""
+    s.abandoned = True
+    deadline_start(
+        &s.timer, DEADLINE_TESTED, s.pool.server_limit_us[<int> DEADLINE_TESTED]
+    )
+    deadline_start(&s.timer, DEADLINE_CANCEL_AGAIN, CANCEL_AGAIN_US)
+    cancel_work(r, s)
+
+
+cdef void cancel_again(Relay *r, ServerSession *s) noexcept nogil:
+    """A request that comes before PostgreSQL has begun is ignored there."""
+    if s.state != SERVER_TESTED or not s.abandoned:
+        return
+    deadline_start(&s.timer, DEADLINE_CANCEL_AGAIN, CANCEL_AGAIN_US)
+    if s.cancels == 0 and requests_count(&s.requests):
+        cancel_work(r, s)
+
+
+cdef void tested_too_long(Relay *r, ServerSession *s) noexcept nogil:
+    """A query of ours, or one that was cancelled, has not ended in time."""
+    if s.abandoned or requests_first(&s.requests) & REQUEST_SKIP:
+        close_server(r, s, CLOSE_SERVER_ABANDONED)
+    else:  # at work for a client that has said goodbye
+        deadline_start(
+            &s.timer, DEADLINE_TESTED, s.pool.server_limit_us[<int> DEADLINE_TESTED]
+        )
+
+
+cdef void note_unwanted(Relay *r, ServerSession *s, size_t n) noexcept nogil:
+    """A server has sent n bytes that nobody gets; more of that is not worth it."""
+    if s.state != SERVER_TESTED or s.abandoned or requests_count(&s.requests) == 0:
+        return
+    s.unwanted_bytes += <uint32_t> n
+    if s.unwanted_bytes > UNWANTED_MAX_BYTES:
+        abandon_work(r, s)
+
+
+cdef void take_over(Relay *r, ClientSession *c, CloseReason reason) noexcept nogil:
+    """A client leaves its server, which is made fit for others or closed.
+
+    What the client had running is cancelled when it vanished. When it said goodbye
+    PostgreSQL would go on until it fails to send, so it may go on here too, until it
+    has sent too much that nobody wants.
+    """
+    cdef ServerSession *s = c.server
+    cdef Pool *p = s.pool
+    cdef bint cut = c.scan.body_left != 0  # the server waits for the rest of a message
+    cdef bint running
+    cdef bint free
+    stop_aligning(c)
+    free = not cut and s.xact_status == c"I" and server_side_is_quiet(s)
+    if p.dedicated:
+        close_server(r, s, CLOSE_REPLICATION)
+        return
+    if p.mode != MODE_SESSION and free:
+        release(r, s)
+        return
+    running = requests_count(&s.requests) != 0 or s.copy_in == COPY_IN_OPEN
+    if cut or s.obsolete or (
+        not p.cancel_abandoned and (running or not free)
+    ):
+        close_server(
+            r, s, CLOSE_CLIENT_IN_PROGRESS if running else CLOSE_CLIENT_NOT_READY
+        )
+        return
+    pool_abandon(p, s)
+    s.reset_wanted = True  # nobody knows what a client without an end has set
+    s.unwanted_bytes = 0
+    order_read_server(&r.orders, s)
+    end_work(r, s)
+    if running and reason != CLOSE_CLIENT_REQUEST:
+        abandon_work(r, s)
+    clean_server(r, s)

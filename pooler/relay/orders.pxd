@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: MIT
+"""Orders: what a step decides, for the io layer to carry out.
+
+Relay layer, sans-IO, hot. One step leaves a few rows, in the order in which they are
+to be carried out; bytes are borrowed until then. What becomes of a send is told to the
+step (``step_client_lost``, ``step_server_lost``) before the next one begins.
+"""
+
+from libc.stdint cimport uint8_t, uint32_t
+
+from pooler.session.records cimport ClientSession, CloseReason, Pool, ServerSession
+
+cdef enum OrderKind:
+    ORDER_SEND_TO_CLIENT  # src[0:n); what cannot be sent now is queued
+    ORDER_SEND_TO_SERVER
+    ORDER_READ_CLIENT  # read it again, unless something holds it back
+    ORDER_READ_SERVER
+    ORDER_CLOSE_CLIENT  # ``reason``; ``tell``: send FATAL with its text first
+    ORDER_CLOSE_SERVER
+    ORDER_CANCEL  # have PostgreSQL cancel what the server is at; then step_cancelled
+    ORDER_LAUNCH  # the pool wants servers
+    ORDER_KINDS
+
+cdef enum:
+    ORDERS_MAX = 32  # far above what one step can leave
+
+cdef struct Order:
+    uint8_t kind
+    uint8_t reason
+    bint tell
+    ClientSession *client  # borrow
+    ServerSession *server  # borrow
+    Pool *pool  # borrow
+    const uint8_t *src  # borrow
+    size_t n
+
+cdef struct Orders:
+    Order rows[ORDERS_MAX]
+    uint32_t count
+
+
+cdef void order_send_to_client(
+    Orders *o, ClientSession *c, const uint8_t *src, size_t n
+) noexcept nogil
+cdef void order_send_to_server(
+    Orders *o, ServerSession *s, const uint8_t *src, size_t n
+) noexcept nogil
+cdef void order_read_client(Orders *o, ClientSession *c) noexcept nogil
+cdef void order_read_server(Orders *o, ServerSession *s) noexcept nogil
+cdef void order_close_client(
+    Orders *o, ClientSession *c, CloseReason reason, bint tell
+) noexcept nogil
+cdef void order_close_server(
+    Orders *o, ServerSession *s, CloseReason reason
+) noexcept nogil
+cdef void order_cancel(Orders *o, ServerSession *s) noexcept nogil
+cdef void order_launch(Orders *o, Pool *p) noexcept nogil

@@ -1,0 +1,438 @@
+# SPDX-License-Identifier: MIT
+"""The step; see ``step.pxd``."""
+
+from libc.stdint cimport uint32_t, uint8_t
+from libc.stdlib cimport calloc, free, realloc
+from libc.string cimport memset
+
+from pooler.relay.align cimport client_params_begin, server_params_begin
+from pooler.relay.cancels cimport cancel_begins, cancel_ended
+from pooler.relay.clean cimport (
+    cancel_again, check_idle_server, close_server, note_unwanted, settle,
+    tested_too_long,
+)
+from pooler.relay.ends cimport close_client, let_leave, lose_server, say_goodbye
+from pooler.relay.from_client cimport relay_client_bytes
+from pooler.relay.from_server cimport relay_server_bytes
+from pooler.relay.injected cimport answer_cancelled
+from pooler.relay.orders cimport (
+    order_read_client, order_read_server, order_send_to_client, order_send_to_server,
+)
+from pooler.relay.shared cimport (
+    RELAY_ALIGN, RELAY_ALIGN_FAILED, RELAY_CLIENT_PROTO, RELAY_NO_MEMORY, RELAY_OK,
+    RELAY_SERVER_DEAD, RELAY_SERVER_PROTO, RELAY_STATEMENT_XACT, RELAY_STATUSES,
+    RELAY_TERMINATE, RELAY_TEST_FAILED, RELAY_WAIT, RelayStatus,
+)
+from pooler.relay.wakes cimport wake_pool, want_servers
+from pooler.session.deadlines cimport (
+    CLIENT_DEADLINES, DEADLINE_CANCEL_AGAIN, DEADLINE_LOGIN, DEADLINE_QUERY_WAIT,
+    DEADLINE_TESTED, SERVER_DEADLINES, Timer, wheel_pop,
+)
+from pooler.session.pool cimport (
+    pool_add_client, pool_add_server, pool_give_up, pool_head_stale,
+)
+from pooler.session.records cimport (
+    CLOSE_CLIENT_EOF, CLOSE_CLIENT_PARAMETER, CLOSE_CLIENT_PROTO, CLOSE_CLIENT_REQUEST,
+    CLOSE_INTERNAL, CLOSE_LOGIN_TIMEOUT, CLOSE_NO_MEMORY, CLOSE_QUERY_WAIT,
+    CLOSE_SERVER_CHECK, CLOSE_SERVER_DIRTY, CLOSE_SERVER_EOF, CLOSE_SERVER_OBSOLETE,
+    CLOSE_SERVER_PROTO, CLOSE_SERVER_RESET, CLOSE_SHUTDOWN, CLOSE_STATEMENT_XACT,
+    REQUEST_ALIGN, SERVER_IDLE, requests_at, script_fill,
+)
+from pooler.wire.buffers cimport (
+    Queue, output_clear, queue_keep, queue_reset, queue_size,
+)
+from pooler._wire cimport (
+    ACTION_TERMINATE, Found, LONE_CLIENT_RULES, SCAN_MESSAGE, ScanState, scan_next,
+)
+
+
+# ---------------------------------------------------------------- begin and end
+
+cdef int relay_init(Relay *r) except -1:
+    """A relay without connections and pools; parameters and statements are added."""
+    memset(r, 0, sizeof(Relay))
+    script_fill(&r.rollback, b"ROLLBACK")
+    script_fill(&r.deallocate, b"DEALLOCATE ALL")
+    script_fill(&r.discard, b"DISCARD ALL")
+    return 0
+
+
+cdef void relay_free(Relay *r) noexcept nogil:
+    """Free what the relay owns; its sessions are closed already."""
+    cdef uint32_t i
+    for i in range(r.pool_count):
+        free(r.pools[i].reset_query.message)
+        free(r.pools[i].check_query.message)
+        free(r.pools[i])
+    free(r.pools)
+    queue_reset(&r.pending.block)
+    free(r.rollback.message)
+    free(r.deallocate.message)
+    free(r.discard.message)
+    free(r.to_client.scratch)
+    free(r.to_server.scratch)
+
+
+cdef Pool *relay_add_pool(Relay *r, uint32_t max_servers) noexcept nogil:
+    """A new, empty pool, which lives as long as the relay; NULL without memory."""
+    cdef Pool *p = <Pool *> calloc(1, sizeof(Pool))
+    cdef void *pools = realloc(r.pools, (r.pool_count + 1) * sizeof(Pool *))
+    if pools != NULL:
+        r.pools = <Pool **> pools
+    if p == NULL or pools == NULL:
+        free(p)
+        return NULL
+    p.id = r.pool_count
+    p.max_servers = max_servers
+    r.pools[p.id] = p
+    r.pool_count += 1
+    return p
+
+
+# ---------------------------------------------------------------- what is left to do
+
+cdef bint step_more(Relay *r) noexcept nogil:
+    """Decide the next thing that had to wait until all orders were carried out.
+
+    False: nothing is left. Otherwise there may be orders again.
+    """
+    cdef ClientSession *c
+    cdef ServerSession *s
+    queue_reset(&r.pending.block)
+    if r.pending.resume != NULL:
+        c = r.pending.resume
+        r.pending.resume = NULL
+        resume_client(r, c)
+        return True
+    if r.pending.settle != NULL:
+        s = r.pending.settle
+        r.pending.settle = NULL
+        settle(r, s)
+        return True
+    if r.pending.leave != NULL:
+        c = r.pending.leave
+        r.pending.leave = NULL
+        let_leave(r, c)
+        return True
+    return serve_waiting(r)
+
+
+cdef bint serve_waiting(Relay *r) noexcept nogil:
+    """Serve one waiting client, or look at one idle server; False: there is none."""
+    cdef Pool *p
+    while r.wakes != NULL:
+        p = r.wakes
+        if p.waiting_head != NULL and p.idle_head != NULL and not p.paused:
+            if not pool_head_stale(p, r.now_us):
+                serve_first(r, p)
+                return True
+            if check_idle_server(r, p):
+                return True
+        r.wakes = p.next_wake
+        p.wake_listed = False
+    return False
+
+
+cdef void serve_first(Relay *r, Pool *p) noexcept nogil:
+    cdef ClientSession *c = p.waiting_head
+    resume_client(r, c)
+    if p.waiting_head == c:
+        # it holds no request that needs a server: cannot be, but must not spin
+        close_client(r, c, CLOSE_INTERNAL, True)
+
+
+cdef void resume_client(Relay *r, ClientSession *c) noexcept nogil:
+    """Go on with a client's held bytes, then read it again."""
+    cdef Queue *held = &c.stream.held
+    if held.cap:
+        r.pending.block = held[0]
+        memset(held, 0, sizeof(Queue))
+        step_client_bytes(
+            r, c, r.pending.block.data + r.pending.block.start,
+            queue_size(&r.pending.block),
+        )
+    order_read_client(&r.orders, c)
+
+
+cdef bint step_deadline(Relay *r) noexcept nogil:
+    """Decide what follows from a deadline that has passed; False: there is none."""
+    cdef uint8_t kind = 0
+    cdef Timer *t = wheel_pop(&r.wheel, &kind)
+    if t == NULL:
+        return False
+    if t.is_server:
+        SERVER_DUE[kind](r, <ServerSession *> t.session)
+    else:
+        CLIENT_DUE[kind](r, <ClientSession *> t.session)
+    return True
+
+
+cdef void login_too_long(Relay *r, ClientSession *c) noexcept nogil:
+    close_client(r, c, CLOSE_LOGIN_TIMEOUT, True)
+
+
+cdef void waited_too_long(Relay *r, ClientSession *c) noexcept nogil:
+    close_client(r, c, CLOSE_QUERY_WAIT, True)
+
+ctypedef void (*ClientDue)(Relay *r, ClientSession *c) noexcept nogil
+ctypedef void (*ServerDue)(Relay *r, ServerSession *s) noexcept nogil
+
+cdef ClientDue CLIENT_DUE[<int> CLIENT_DEADLINES]
+CLIENT_DUE[<int> DEADLINE_LOGIN] = login_too_long
+CLIENT_DUE[<int> DEADLINE_QUERY_WAIT] = waited_too_long
+cdef ServerDue SERVER_DUE[<int> SERVER_DEADLINES]
+SERVER_DUE[<int> DEADLINE_TESTED] = tested_too_long
+SERVER_DUE[<int> DEADLINE_CANCEL_AGAIN] = cancel_again
+
+
+# ---------------------------------------------------------------- clients
+
+cdef void step_client_admit(
+    Relay *r, ClientSession *c, Pool *p, ParamSet *values
+) noexcept nogil:
+    """A client has logged in and was told so; takes the reference to ``values``.
+
+    What it has sent behind its login is held and goes on.
+    """
+    client_params_begin(c, values)
+    pool_add_client(p, c)
+    r.pending.resume = c
+
+
+cdef void step_client_bytes(
+    Relay *r, ClientSession *c, const uint8_t *src, size_t n
+) noexcept nogil:
+    """A client that is not held back has sent src[0:n), behind what it holds.
+
+    The bytes begin with what was held, which is empty now.
+    """
+    cdef size_t consumed = 0
+    cdef RelayStatus status
+    output_clear(&r.to_client)
+    output_clear(&r.to_server)
+    status = relay_client_bytes(r, c, src, n, &consumed)
+    if c.server != NULL:
+        order_send_to_server(
+            &r.orders, c.server, r.to_server.data, r.to_server.n
+        )
+    order_send_to_client(&r.orders, c, r.to_client.data, r.to_client.n)
+    if queue_keep(&c.stream.held, src + consumed, n - consumed) < 0:
+        status = RELAY_NO_MEMORY
+    if status == RELAY_OK or status == RELAY_ALIGN:
+        if c.server != NULL:  # a late CopyDone can free a server
+            r.pending.settle = c.server
+    elif status == RELAY_WAIT:
+        if c.pool.closing:
+            close_client(r, c, CLOSE_SHUTDOWN, True)
+        else:
+            want_servers(r, c.pool)
+    elif status == RELAY_TERMINATE:
+        say_goodbye(r, c)
+    elif status == RELAY_CLIENT_PROTO:
+        close_client(r, c, CLOSE_CLIENT_PROTO, True)
+    else:
+        close_client(r, c, CLOSE_NO_MEMORY, True)
+
+
+cdef void step_client_end(Relay *r, ClientSession *c) noexcept nogil:
+    """A client's connection has ended: end of file, or an error of read or send."""
+    close_client(r, c, CLOSE_CLIENT_REQUEST if c.leaving else CLOSE_CLIENT_EOF, False)
+
+
+cdef void step_client_overflow(Relay *r, ClientSession *c) noexcept nogil:
+    """A client holds more than one read can complete: no message of its is so long."""
+    close_client(r, c, CLOSE_CLIENT_PROTO, True)
+
+
+cdef bint says_goodbye(const ClientSession *c) noexcept nogil:
+    """Whether there is a Terminate in what a client holds."""
+    cdef const Queue *held = &c.stream.held
+    cdef ScanState scan = c.scan
+    cdef Found found
+    cdef size_t pos = 0
+    while scan_next(
+        &scan, LONE_CLIENT_RULES, held.data + held.start, queue_size(held), &pos, &found
+    ) == SCAN_MESSAGE:
+        if found.action == ACTION_TERMINATE:
+            return True
+    return False
+
+
+cdef void step_client_vanished(Relay *r, ClientSession *c) noexcept nogil:
+    """The connection of a client that is not read has ended; it holds all it has said.
+
+    PostgreSQL carries out what came before a Terminate, whether or not somebody is
+    there to read the answers.
+    """
+    if c.state == CLIENT_WAITING and not c.leaving and says_goodbye(c):
+        c.leaving = True
+    else:
+        step_client_end(r, c)
+
+
+cdef void step_client_sent(Relay *r, ClientSession *c) noexcept nogil:
+    """A client has taken everything that was queued for it."""
+    if c.server != NULL:
+        order_read_server(&r.orders, c.server)
+        r.pending.settle = c.server
+    if c.leaving:
+        r.pending.leave = c
+
+
+cdef void step_client_close(
+    Relay *r, ClientSession *c, CloseReason reason, bint tell
+) noexcept nogil:
+    """Python wants a client to go."""
+    close_client(r, c, reason, tell)
+
+
+# ---------------------------------------------------------------- servers
+
+# What becomes of a server after a walk that did not end well.
+cdef CloseReason SERVER_REASONS[<int> RELAY_STATUSES]
+SERVER_REASONS[<int> RELAY_SERVER_PROTO] = CLOSE_SERVER_PROTO
+SERVER_REASONS[<int> RELAY_SERVER_DEAD] = CLOSE_SERVER_EOF
+SERVER_REASONS[<int> RELAY_STATEMENT_XACT] = CLOSE_STATEMENT_XACT
+SERVER_REASONS[<int> RELAY_ALIGN_FAILED] = CLOSE_CLIENT_PARAMETER
+SERVER_REASONS[<int> RELAY_NO_MEMORY] = CLOSE_NO_MEMORY
+
+
+cdef void step_server_begin(
+    Relay *r, ServerSession *s, Pool *p, ParamSet *values,
+    const uint8_t *early, size_t n,
+) noexcept nogil:
+    """A server has logged in: it becomes idle and serves who waits.
+
+    Takes the reference to ``values``. early[0:n) came behind its ReadyForQuery.
+    """
+    server_params_begin(s, values)
+    s.tracked = p.max_prepared_statements != 0
+    if p.connecting_count:
+        p.connecting_count -= 1
+    pool_add_server(p, s, r.now_us)
+    if n:
+        step_server_bytes(r, s, early, n)
+    wake_pool(r, p)
+
+
+cdef void step_server_bytes(
+    Relay *r, ServerSession *s, const uint8_t *src, size_t n
+) noexcept nogil:
+    """A server that is not held back has sent src[0:n), behind what it holds."""
+    cdef ClientSession *c = s.client
+    cdef size_t consumed = 0
+    cdef RelayStatus status
+    output_clear(&r.to_client)
+    output_clear(&r.to_server)
+    r.resume = False
+    status = relay_server_bytes(r, s, src, n, &consumed)
+    if c != NULL:
+        order_send_to_client(&r.orders, c, r.to_client.data, r.to_client.n)
+    order_send_to_server(&r.orders, s, r.to_server.data, r.to_server.n)
+    if queue_keep(&s.stream.held, src + consumed, n - consumed) < 0:
+        status = RELAY_NO_MEMORY
+    if status != RELAY_OK:
+        fail_server(r, s, status)
+        return
+    note_unwanted(r, s, n)
+    if r.resume:
+        r.pending.resume = c
+    r.pending.settle = s
+    if c != NULL and c.leaving:
+        r.pending.leave = c
+
+
+cdef void fail_server(Relay *r, ServerSession *s, RelayStatus status) noexcept nogil:
+    if status == RELAY_TEST_FAILED:
+        close_server(r, s, CLOSE_SERVER_CHECK if s.checking else CLOSE_SERVER_RESET)
+        return
+    if status == RELAY_ALIGN_FAILED:
+        s.fatal_seen = True
+    if status == RELAY_SERVER_PROTO and s.state == SERVER_IDLE:
+        lose_server(r, s, CLOSE_SERVER_DIRTY)
+    else:
+        lose_server(r, s, SERVER_REASONS[<int> status])
+
+
+cdef void step_server_end(Relay *r, ServerSession *s) noexcept nogil:
+    """A server's connection has ended: end of file, or an error of read."""
+    lose_server(r, s, CLOSE_SERVER_EOF)
+
+
+cdef void step_server_overflow(Relay *r, ServerSession *s) noexcept nogil:
+    """A server holds more than one read can complete: no message of its is so long."""
+    lose_server(r, s, CLOSE_SERVER_PROTO)
+
+
+cdef void step_server_sent(Relay *r, ServerSession *s) noexcept nogil:
+    """A server has taken everything that was queued for it."""
+    if s.client != NULL:
+        order_read_client(&r.orders, s.client)
+    r.pending.settle = s
+
+
+cdef void step_server_close(
+    Relay *r, ServerSession *s, CloseReason reason
+) noexcept nogil:
+    """Python wants a server to go; its client, if any, is left without one."""
+    close_server(r, s, reason)
+
+
+cdef void step_server_retire(Relay *r, ServerSession *s) noexcept nogil:
+    """Close a server now if it is idle, else when it is free."""
+    s.obsolete = True
+    if s.state == SERVER_IDLE:
+        close_server(r, s, CLOSE_SERVER_OBSOLETE)
+
+
+cdef void step_pool_wants(Relay *r, Pool *p) noexcept nogil:
+    """How many servers a pool may have, or whether it hands them out, has changed."""
+    want_servers(r, p)
+
+
+# ---------------------------------------------------------------- cancel
+
+cdef bint align_is_outstanding(ServerSession *s) noexcept nogil:
+    cdef uint32_t at
+    for at in range(s.requests.tail - s.requests.head):
+        if requests_at(&s.requests, s.requests.head + at)[0] == REQUEST_ALIGN:
+            return True
+    return False
+
+
+cdef ServerSession *step_cancel(Relay *r, ClientSession *c) noexcept nogil:
+    """Somebody asks for a client's request to be cancelled.
+
+    Returns the server to ask, which is not used again until ``step_cancelled``; NULL
+    when nothing is left to do. A request that waits here is answered here; one that
+    runs behind our SET is cancelled once that is done.
+    """
+    cdef Queue *held = &c.stream.held
+    cdef size_t consumed = 0
+    if c.state == CLIENT_WAITING or c.aligning:
+        output_clear(&r.to_client)
+        if answer_cancelled(
+            r, c, held.data + held.start, queue_size(held), &consumed
+        ) != RELAY_OK:
+            return NULL
+        order_send_to_client(&r.orders, c, r.to_client.data, r.to_client.n)
+        queue_keep(held, held.data + held.start + consumed, queue_size(held) - consumed)
+        if c.state == CLIENT_WAITING:
+            pool_give_up(c.pool, c)
+            r.pending.resume = c
+        return NULL
+    if c.state != CLIENT_ACTIVE:
+        return NULL
+    if align_is_outstanding(c.server):
+        c.server.cancel_late = True
+        return NULL
+    cancel_begins(c.server)
+    return c.server
+
+
+cdef void step_cancelled(Relay *r, ServerSession *s, bint uncertain) noexcept nogil:
+    """The cancel request to a server is over; ``uncertain``: it may still strike."""
+    cancel_ended(s)
+    if uncertain:
+        s.obsolete = True
+    r.pending.settle = s
