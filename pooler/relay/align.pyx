@@ -8,8 +8,8 @@ from pooler.relay.cancels cimport cancel_work
 from pooler.relay.shared cimport RELAY_ALIGN, RELAY_NO_MEMORY, RELAY_OK
 from pooler.session.records cimport REQUEST_ALIGN, requests_push
 from pooler.tables.params cimport (
-    PARAM_VALUE_MAX, params_index, params_ref, params_unref, params_with, put_set_query,
-    set_query_bytes,
+    PARAM_VALUE_MAX, params_index, params_ref, params_unref, params_with,
+    put_set_query, set_query_bytes,
 )
 from pooler.wire.buffers cimport output_room
 from pooler._wire cimport HEADER_BYTES, put_cstring, put_header

@@ -42,7 +42,8 @@ from pooler.tables.params cimport (
     params_with,
 )
 from pooler.tables.statements cimport (
-    ClientStatement, ClientStatements, ServerStatement, statements_free, statements_init,
+    ClientStatement, ClientStatements, ServerStatement, statements_free,
+    statements_init,
 )
 from pooler.wire.buffers cimport Queue, queue_add, queue_reset, queue_size
 from pooler._wire cimport (
