@@ -178,6 +178,10 @@ class Client(Protocol):
 
     makes: tuple[Make, ...]
 
+    @classmethod
+    async def connect(cls, port: int, number: int) -> Client:
+        """Log in; clients with other numbers have other options."""
+
     async def close(self) -> None: ...
 
     async def ask(self, question: Question) -> list[Row]:
@@ -190,7 +194,7 @@ class Client(Protocol):
 class Asyncpg:
     """It binds without looking at the result type again, so that must not change."""
 
-    makes = (*PLAIN, ask_shape)
+    makes: tuple[Make, ...] = (*PLAIN, ask_shape)
 
     def __init__(self, conn: Any) -> None:
         self._conn = conn
@@ -237,13 +241,8 @@ class Asyncpg:
 class Psycopg:
     """It reads the result type from each answer."""
 
-    makes = (*PLAIN, ask_shape, ask_whole_shape)
-    OPTIONS = (
-        {"prepare_threshold": 0},
-        {"prepare_threshold": 1},
-        {},
-        {"prepare_threshold": None},
-    )
+    makes: tuple[Make, ...] = (*PLAIN, ask_shape, ask_whole_shape)
+    THRESHOLDS = (0, 1, 5, None)  # 5 is psycopg's default
 
     def __init__(self, conn: psycopg.AsyncConnection[Row], number: int) -> None:
         self.conn = conn
@@ -259,7 +258,7 @@ class Psycopg:
             dbname=DATABASE,
             connect_timeout=20,
             autocommit=True,
-            **cls.OPTIONS[number % len(cls.OPTIONS)],
+            prepare_threshold=cls.THRESHOLDS[number % len(cls.THRESHOLDS)],
         )
         return cls(conn, number)
 
@@ -310,7 +309,7 @@ class Psycopg:
 class Raw:
     """It prepares in one round trip and executes in another, or does all in one."""
 
-    makes = (ask_number, ask_rows, ask_whole_shape)
+    makes: tuple[Make, ...] = (ask_number, ask_rows, ask_whole_shape)
     MOST_NAMES = 5
 
     def __init__(self, wire: WireClient, number: int) -> None:

@@ -29,7 +29,7 @@ def java() -> str:
 @pytest.mark.parametrize("threshold", ["", "1"], ids=["default", "at-once"])
 def test_driver(target: Target, java: str, threshold: str) -> None:
     """From the ``threshold``-th time on pgjdbc gives a statement a name."""
-    command = [java, "-cp", str(JAR), PROGRAM]
+    command = [java, "-cp", str(JAR), str(PROGRAM)]
     done = target.run(command, PREPARE_THRESHOLD=threshold)
     found = results(done.stdout)
     failed = {name: outcome for name, outcome in found.items() if outcome != "ok"}

@@ -11,7 +11,8 @@ from typing import Any
 
 import psycopg
 import pytest
-from psycopg.pq import PGconn
+from psycopg import pq
+from psycopg.pq.abc import PGconn
 
 from tests.drivers.target import DIRECT, ENDLESS, Target
 from tests.integration.harness import wait_until
@@ -33,7 +34,7 @@ def vanish(conn: PGconn) -> None:
 
 def begin(target: Target, *queries: str) -> PGconn:
     """Send queries, all but the last to their end."""
-    conn = PGconn.connect(
+    conn = pq.PGconn.connect(
         f"host={target.host} port={target.port} user={target.user}"
         f" dbname={target.database} connect_timeout=10".encode()
     )
@@ -70,8 +71,8 @@ def test_leave_in_copy_out(
         wait_until(lambda: not target.runs("COPY"), "the COPY ends", 5)
     finally:
         stop_all(target)
-    with connect(target) as conn:
-        assert conn.execute("SELECT 1").fetchone() == (1,)
+    with connect(target) as after:
+        assert after.execute("SELECT 1").fetchone() == (1,)
 
 
 @LEAVE

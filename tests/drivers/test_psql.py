@@ -28,8 +28,8 @@ def program(target: Target) -> Path:
 
 def psql(target: Target, program: Path, script: str) -> list[str]:
     """Run a script; the lines it printed. Any error fails the test."""
-    command = [program, "-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-f", "-"]
-    return target.run(command, text=script).stdout.splitlines()
+    options = ["-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-f", "-"]
+    return target.run([program, *options], text=script).stdout.splitlines()
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from decimal import Decimal
 from typing import Any
 
@@ -275,6 +275,7 @@ def test_stream(connect: Connect) -> None:
         query = "SELECT generate_series(1, %s)"
         assert sum(row[0] for row in cursor.stream(query, (5000,))) == 12_502_500
         rows = cursor.stream(query, (10_000_000,))
+        assert isinstance(rows, Generator)
         assert next(rows) == (1,)
         rows.close()
         conn.rollback()

@@ -183,7 +183,7 @@ def test_notifications(connect: Connect, target: Target) -> None:
 
 
 def test_asynchronous(connect: Connect) -> None:
-    def settle(conn: Any) -> None:
+    def settle(conn: psycopg2.extensions.connection) -> None:
         def polled() -> bool:
             return conn.poll() == psycopg2.extensions.POLL_OK
 

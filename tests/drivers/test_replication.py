@@ -89,7 +89,7 @@ def dsn(target: Target, more: str) -> str:
 def test_basebackup(target: Target, tmp_path: Path, wal: str) -> None:
     """With "stream" a second connection takes the WAL meanwhile."""
     folder = tmp_path / "backup"
-    common = ["-U", REPLICATOR, "-D", folder, "--no-sync", "-c", "fast"]
+    common = ["-U", REPLICATOR, "-D", str(folder), "--no-sync", "-c", "fast"]
     target.run([tool(target, "pg_basebackup"), *common, "-X", wal])
     assert (folder / "PG_VERSION").is_file()
     verified = target.run([tool(target, "pg_verifybackup"), folder])
@@ -116,9 +116,9 @@ def test_basebackup_as_tar(target: Target) -> None:
 def test_receivewal(target: Target, tmp_path: Path) -> None:
     """Physical streaming from a slot, for a segment or two."""
     target.table("written", "id int")
-    slot = ["-S", SLOT, "-D", tmp_path, "--no-loop"]
-    create = [tool(target, "pg_receivewal"), "-U", REPLICATOR, *slot, "--create-slot"]
-    target.run(create)
+    slot = ["-S", SLOT, "-D", str(tmp_path), "--no-loop"]
+    program = [str(tool(target, "pg_receivewal")), "-U", REPLICATOR, *slot]
+    target.run([*program, "--create-slot"])
     with running(target, "pg_receivewal", *slot, "--no-sync") as process:
         wait_until(lambda: walsenders(target, "streaming") == 1, "it streams")
         for number in range(2):
@@ -148,9 +148,9 @@ def test_recvlogical(target: Target, tmp_path: Path) -> None:
     target.table("decoded", "id int PRIMARY KEY, name text")
     output = tmp_path / "changes"
     slot = ["-d", DATABASE, "-S", SLOT]
-    program = [tool(target, "pg_recvlogical"), "-U", REPLICATOR, *slot]
+    program = [str(tool(target, "pg_recvlogical")), "-U", REPLICATOR, *slot]
     target.run([*program, "--create-slot", "-P", "test_decoding"])
-    more = ["--start", "--no-loop", "-f", output, "-s", "1", "-F", "0"]
+    more = ["--start", "--no-loop", "-f", str(output), "-s", "1", "-F", "0"]
     with running(target, "pg_recvlogical", *slot, *more) as process:
         wait_until(lambda: walsenders(target, "streaming") == 1, "it streams")
         for number in range(50):

@@ -24,7 +24,9 @@ from tests.drivers.askers import (
     SHAPES,
     WIRE_TIMEOUT_S,
     Asyncpg,
+    Client,
     Lost,
+    Make,
     Psycopg,
     Question,
     Raw,
@@ -191,7 +193,7 @@ class Worker:
 
 class DriverWorker(Worker):
     def question(self, step: int) -> Question:
-        make = self.dice.choice(self.client.makes)
+        make: Make = self.dice.choice(self.client.makes)
         return make(self.dice.randrange(KINDS), step)
 
     async def step(self, step: int) -> None:
@@ -405,7 +407,7 @@ def test_drivers(
     make_pooler: MakePooler, postgres: Postgres, tables: None, workers: int
 ) -> None:
     pooler = sharing(make_pooler, workers)
-    drivers = [Asyncpg, Psycopg, Raw]
+    drivers: list[type[Client]] = [Asyncpg, Psycopg, Raw]
 
     def make(score: Score, number: int) -> Worker:
         driver = drivers[number % len(drivers)]

@@ -17,8 +17,8 @@ import tomllib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from Cython.Compiler.Main import CompilationOptions, compile_single
-from Cython.Compiler.Options import get_directive_defaults
+from Cython.Compiler.Main import compile_single
+from Cython.Compiler.Options import CompilationOptions, get_directive_defaults
 
 ROOT = Path(__file__).resolve().parents[2]
 LAYERS = ("base", "wire", "tables", "session", "statements", "relay")  # no socket
@@ -117,7 +117,7 @@ def build(folder: Path) -> Path:
     program = folder / "fuzzer"
     library_dir = sysconfig.get_config_var("LIBDIR")
     stdlib = sysconfig.get_path("stdlib")
-    path = ":".join([stdlib, f"{stdlib}/lib-dynload", str(packages)])
+    python_path = ":".join([stdlib, f"{stdlib}/lib-dynload", str(packages)])
     commands: list[list[str | Path]] = [
         [clang, *CFLAGS, "-fsanitize=fuzzer-no-link", "-fPIC", "-shared", include,
          source, "-o", source.with_suffix(".so")]
@@ -125,7 +125,7 @@ def build(folder: Path) -> Path:
     ]  # fmt: skip
     commands.append(
         [clang, *CFLAGS, "-fsanitize=fuzzer", "-rdynamic", include,
-         f'-DPOOLER_FUZZ_PATH="{path}"', Path(__file__).with_name("driver.c"),
+         f'-DPOOLER_FUZZ_PATH="{python_path}"', Path(__file__).with_name("driver.c"),
          "-o", program, f"-L{library_dir}", f"-Wl,-rpath,{library_dir}",
          f"-lpython{sysconfig.get_config_var('LDVERSION')}", "-ldl", "-lm"]
     )  # fmt: skip

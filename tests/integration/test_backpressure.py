@@ -301,7 +301,11 @@ def take_descriptors(pooler: Pooler, spare: int) -> Callable[[], None]:
     before = process.rlimit(psutil.RLIMIT_NOFILE)
     limit = max(map(int, os.listdir(f"/proc/{pid}/fd"))) + 1 + spare
     process.rlimit(psutil.RLIMIT_NOFILE, (limit, before[1]))
-    return lambda: process.rlimit(psutil.RLIMIT_NOFILE, before)
+
+    def give_back() -> None:
+        process.rlimit(psutil.RLIMIT_NOFILE, before)
+
+    return give_back
 
 
 def test_accept_pauses_without_descriptors(pooler: Pooler) -> None:

@@ -346,8 +346,9 @@ def test_worker_is_killed_under_load(
     """Only its own clients get an error, and its successor serves."""
     pooler = make_pooler(workers=2, default_pool_size=6)
     pgbench = postgres.installation.tool("pgbench")
+    assert pgbench is not None
     target = ["-h", HOST, "-p", str(pooler.port), "-U", USER, DATABASE]
-    command = [pgbench, "-n", "-S", "-c", "16", "-T", "30", *target]
+    command = [str(pgbench), "-n", "-S", "-c", "16", "-T", "30", *target]
     pipe, null = subprocess.PIPE, subprocess.DEVNULL
     with (
         closing_all([pooler.client() for _ in range(16)]) as clients,

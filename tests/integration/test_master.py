@@ -274,7 +274,7 @@ def pooler() -> Iterator[Pooler]:
 def test_all_workers_serve_one_port_and_the_unix_socket(pooler: Pooler) -> None:
     pooler.write_ini(workers=3)
     pooler.start()
-    seen = set()
+    seen: set[tuple[int, int]] = set()
     deadline = time.monotonic() + DEADLINE_S
     while len(seen) < 3 and time.monotonic() < deadline:
         seen.add(pooler.ask())

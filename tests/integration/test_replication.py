@@ -70,7 +70,7 @@ def test_logical(primary: Postgres, make_pooler: Callable[..., Pooler]) -> None:
         assert receiver.stdout is not None
         wait_until(lambda: senders(primary) == 1, "the receiver is there")
         primary.psql("INSERT INTO sent VALUES (42)")
-        seen = []
+        seen: list[str] = []
         while not seen or "42" not in seen[-1]:
             seen.append(receiver.stdout.readline())
             assert seen[-1], f"it ended: {seen}"

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import struct
+from functools import partial
 
 import pytest
 
@@ -125,6 +126,11 @@ def test_refused_parameter_is_told_whole(
     worker: InProcess, server: FakeServer, piece: int
 ) -> None:
     first, backend = log_in(worker, server)
+
+    def more_recvs(than: int) -> bool:
+        counters = worker.engine.counters()
+        return counters["recvs"] > than or counters["servers"] == 0
+
     with first, begin(worker, TimeZone="Nowhere/City") as client:
         client.read_greeting()
         client.send(SELECT)
@@ -136,13 +142,7 @@ def test_refused_parameter_is_told_whole(
                 backend.send(said[at : at + piece])
             except ConnectionError:
                 break
-            wait_until(
-                lambda number=number: (
-                    worker.engine.counters()["recvs"] > before + number
-                    or worker.engine.counters()["servers"] == 0
-                ),
-                "a part",
-            )
+            wait_until(partial(more_recvs, before + number), "a part")
         read = client.read_to_end()
         assert codes(read) == "E"
         assert read[0].fields["M"] == "invalid value for parameter"

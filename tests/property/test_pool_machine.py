@@ -256,7 +256,7 @@ class PoolMachine(RuleBasedStateMachine):
 
     @initialize(servers=st.integers(0, 2), clients=st.integers(1, 3))
     def start(self, servers: int, clients: int) -> None:
-        from tests.ext import _probe
+        import tests.ext._probe as _probe
 
         self.bench = _probe.Bench(MAX_SERVERS, TRACKED)
         self.clients: dict[int, Client] = {}

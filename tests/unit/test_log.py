@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -56,14 +57,14 @@ def test_each_level_has_its_name(logfile: Path, level: int, name: str) -> None:
 
 def test_exact_form(logfile: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TZ", "UTC")
-    log.time.tzset()
+    time.tzset()
     record = logging.LogRecord("pooler", log.LOG, "", 0, "hello %d", (7,), None)
     record.created = 1_795_331_749.120
     record.msecs = 120.0
     record.process = 42
     line = log.LineFormatter().format(record)
     monkeypatch.undo()
-    log.time.tzset()
+    time.tzset()
     assert line == "2026-11-22 07:15:49.120 UTC [42] LOG hello 7"
 
 

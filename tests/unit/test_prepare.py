@@ -575,7 +575,7 @@ def test_sql_names_are_the_clients_own(make: Make) -> None:
 @pytest.mark.parametrize("command", ["deallocate all", "DISCARD ALL", "Deallocate All"])
 def test_everything_is_forgotten(make: Make, command: str) -> None:
     world = make()
-    world.backends[0]._run = _discards(world.backends[0])  # type: ignore[method-assign]
+    _learn_discard_all(world.backends[0])
     world.ask(0, parse("one", "a"), SYNC)
     world.ask(1, parse("one", "a"), parse("two", "b"), SYNC)
     world.ask(1, query(command))
@@ -585,8 +585,8 @@ def test_everything_is_forgotten(make: Make, command: str) -> None:
     assert b"one" in world.ask(0, run("a"))
 
 
-def _discards(backend: Backend) -> Callable[[str], bytes]:
-    """``_run`` that knows DISCARD ALL as well, in any case."""
+def _learn_discard_all(backend: Backend) -> None:
+    """Let it know DISCARD ALL as well, in any case."""
     before = backend._run
 
     def run_also(sql: str) -> bytes:
@@ -595,7 +595,7 @@ def _discards(backend: Backend) -> Callable[[str], bytes]:
             return message("C", cstring("DISCARD ALL"))
         return before(sql.lower())
 
-    return run_also
+    backend._run = run_also  # type: ignore[method-assign]
 
 
 def test_what_sql_prepares_behind_our_back_is_noticed(make: Make) -> None:
