@@ -17,12 +17,14 @@ EXTENSIONS := setup.py $(wildcard pooler/*.pyx pooler/*.pxd pooler/*/*.pyx poole
 # Test-only extensions; they are built when tests/ext/setup.py is there.
 PROBES := $(wildcard tests/ext/*.py tests/ext/*.pyx tests/ext/*.pxd)
 PROBE_SETUP := $(wildcard tests/ext/setup.py)
+# Modules whose types are in a .pyi file, which is written by hand.
+STUBS := $(subst /,.,$(basename $(wildcard pooler/*.pyi pooler/*/*.pyi)))
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help build run test test-unit test-full fuzz lint fmt types bench clean bootstrap
+.PHONY: help build run test test-unit test-full fuzz lint fmt types stubs bench clean bootstrap
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | while IFS="$$(printf '\t')" \
@@ -55,6 +57,10 @@ lint: $(INSTALLED) types ## check style and types, change nothing
 
 types: $(INSTALLED) ## check the types
 	$(RUN) -m mypy
+
+stubs: build ## compare the .pyi files with what was compiled
+	@$(RUN) -m mypy.stubtest --allowlist dev/stubtest.txt --ignore-unused-allowlist \
+	  $(STUBS)
 
 fmt: $(INSTALLED) ## format the Python code
 	$(RUN) -m ruff check --fix .

@@ -1,5 +1,7 @@
 import enum
 
+from pooler.errors import CLOSE_REASON_ROWS as CLOSE_REASON_ROWS
+
 class ClientState(enum.IntEnum):
     CLIENT_FREE = ...
     CLIENT_LOGIN = ...

@@ -14,7 +14,6 @@ import signal
 import socket
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from pooler import log
 from pooler.config.loading import diff, load, reloaded
@@ -29,8 +28,8 @@ from pooler.worker.admission import Admission
 from pooler.worker.cancel import Cancels
 from pooler.worker.pools import Pools, tracked_parameters
 
-if TYPE_CHECKING:
-    from pooler.io.engine import NoticeRow
+# Notice, handle, argument, pool id or -1, age in us, peer; see Engine.take_notices.
+NoticeRow = tuple[int, int, int, int, int, tuple[str, int] | None]
 
 BEAT_S = 1 / 3
 ACCEPT_PAUSE_S = 1.0
