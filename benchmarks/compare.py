@@ -7,7 +7,7 @@ import os
 import secrets
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +35,8 @@ from benchmarks.lib.peers import (
 )
 from benchmarks.lib.pgbench import Pgbench
 from benchmarks.lib.report import print_tables
-from benchmarks.lib.results import Results, ResultsError
-from benchmarks.lib.runner import Placed, Runner, place, plan
+from benchmarks.lib.results import Measurement, Results, ResultsError
+from benchmarks.lib.runner import Placed, Runner, Step, place, plan
 from benchmarks.lib.summary import summarise
 from pooler.demo.postgres import Postgres, find_installation, port_is_free
 
@@ -191,12 +191,8 @@ def run(
         with console.status("filling the tables"):
             fill(postgres, pgbench, cases)
         runner = Runner(postgres, pgbench, cores, seconds)
-        placed: dict[str, Placed] = {}
-        for target, port in zip(targets, free_ports(len(targets)), strict=True):
-            where = folder / target.name
-            placed[target.name] = one = place(
-                target, postgres, postgres.superuser, DATABASE, where, port
-            )
+        placed = place_all(targets, postgres, folder)
+        for one in placed.values():
             runner.check(one)
         circumstances: dict[str, Any] = about.collect(
             postgres=postgres.installation.version,
@@ -212,25 +208,44 @@ def run(
         circumstances["targets"] = [
             about.describe(one.target, one.files) for one in placed.values()
         ]
-        results = Results(circumstances)
         steps = list(plan(cases, targets, rounds))
-        columns = (
-            "{task.description}",
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
+        return Results(circumstances, list(measure_all(console, runner, steps, placed)))
+
+
+def place_all(
+    targets: Sequence[Target], postgres: Postgres, folder: Path
+) -> dict[str, Placed]:
+    """Give every target, by its name, a folder and a port."""
+    return {
+        target.name: place(
+            target, postgres, postgres.superuser, DATABASE, folder / target.name, port
         )
-        # Redrawn seldom: the bar shares the processors with what is measured.
-        with Progress(*columns, console=console, refresh_per_second=1) as progress:
-            bar = progress.add_task("", total=len(steps))
-            for step in steps:
-                label = f"{step.case.name} {step.round}/{rounds} {step.target.name}"
-                progress.update(bar, description=label)
-                results.measurements.append(
-                    runner.measure(step, placed[step.target.name])
-                )
-                progress.advance(bar)
-    return results
+        for target, port in zip(targets, free_ports(len(targets)), strict=True)
+    }
+
+
+def measure_all(
+    console: Console,
+    runner: Runner,
+    steps: Sequence[Step],
+    placed: Mapping[str, Placed],
+) -> Iterator[Measurement]:
+    """Measure step by step, with a bar that shows how far it is."""
+    rounds = max((step.round for step in steps), default=0)
+    columns = (
+        "{task.description}",
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    # Redrawn seldom: the bar shares the processors with what is measured.
+    with Progress(*columns, console=console, refresh_per_second=1) as progress:
+        bar = progress.add_task("", total=len(steps))
+        for step in steps:
+            label = f"{step.case.name} {step.round}/{rounds} {step.target.name}"
+            progress.update(bar, description=label)
+            yield runner.measure(step, placed[step.target.name])
+            progress.advance(bar)
 
 
 def fill(postgres: Postgres, pgbench: Pgbench, cases: Sequence[Case]) -> None:

@@ -27,7 +27,7 @@ from tests.wire_client import (
 )
 
 
-def _extended_scripts() -> list[Script]:
+def _statement_scripts() -> list[Script]:
     return [
         Script("extended", (batch(extended("SELECT $1::int + 1", b"41")),)),
         Script("extended without a result", (
@@ -60,6 +60,14 @@ def _extended_scripts() -> list[Script]:
             batch(bind(b"8", statement="conf_q"), execute()),
             simple("DEALLOCATE conf_q; COMMIT"),
         )),
+        Script("close of what is not there", (batch(
+            close("nope"), close("nope", "S"), close(), close("", "S"),
+        ),)),
+    ]  # fmt: skip
+
+
+def _row_limit_scripts() -> list[Script]:
+    return [
         Script("row limits", (batch(
             parse(ROWS_OF_FIVE), bind(), execute(most_rows=2), execute(most_rows=2),
             execute(most_rows=2), execute(),
@@ -79,9 +87,11 @@ def _extended_scripts() -> list[Script]:
         Script("row limit, then only a Sync", (
             batch(parse(ROWS_OF_FIVE), bind(), execute(most_rows=1)), (SYNC, "Z"),
         )),
-        Script("close of what is not there", (batch(
-            close("nope"), close("nope", "S"), close(), close("", "S"),
-        ),)),
+    ]  # fmt: skip
+
+
+def _pipeline_scripts() -> list[Script]:
+    return [
         Script("pipeline over several Syncs", (
             ((extended("SELECT 1") + SYNC) * 12, "Z" * 12),
         )),
@@ -109,6 +119,12 @@ def _extended_scripts() -> list[Script]:
             + query("SELEC") + extended("SELEC") + SYNC + query("SELECT 4"),
             "Z" * 6,
         ),)),
+    ]  # fmt: skip
+
+
+def _sync_scripts() -> list[Script]:
+    """Where Sync and Flush stand, and a Query where a Sync should."""
+    return [
         Script("Sync alone", ((SYNC, "Z"), (SYNC * 3, "ZZZ"), simple("SELECT 1"))),
         Script("Flush alone", (
             (FLUSH, ""), simple("SELECT 1"), (FLUSH * 2 + SYNC, "Z"),
@@ -200,4 +216,10 @@ def _failing_scripts() -> list[Script]:
 
 def extended_scripts() -> list[Script]:
     """The extended protocol, and every way in which it can fail."""
-    return [*_extended_scripts(), *_failing_scripts()]
+    return [
+        *_statement_scripts(),
+        *_row_limit_scripts(),
+        *_pipeline_scripts(),
+        *_sync_scripts(),
+        *_failing_scripts(),
+    ]

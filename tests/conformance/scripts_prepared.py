@@ -64,6 +64,28 @@ def _named_scripts() -> list[Script]:
             batch(_run("s1", b"1")),
             _close_all("s2"),
         )),
+        Script("prepared by Flush", (
+            (parse(ADD, "s") + describe("s", "S") + FLUSH, "1T"),
+            (bind(b"1", statement="s") + FLUSH, "2"),
+            (execute() + FLUSH, "C"),
+            (close("s", "S") + FLUSH, "3"),
+            (parse(ADD, "s") + FLUSH, "1"),
+            (SYNC, "Z"),
+            batch(_run("s", b"2")),
+            _close_all("s"),
+        )),
+        Script("more statements than a server keeps", (
+            *(batch(parse(f"SELECT {i}, $1::int", f"s{i}")) for i in range(12)),
+            *(batch(_run(f"s{i}", b"1")) for i in range(12)),
+            batch(*(_run(f"s{i}", b"2") for i in reversed(range(12)))),
+            _close_all(*(f"s{i}" for i in range(12))),
+        )),
+    ]  # fmt: skip
+
+
+def _name_scripts() -> list[Script]:
+    """Names that are taken, unknown, long."""
+    return [
         Script("name that is taken", (
             batch(parse(ADD, "s")),
             batch(parse(TEXTS, "s"), _run("s", b"1")),
@@ -98,6 +120,11 @@ def _named_scripts() -> list[Script]:
             batch(_run(LONG_NAME[:62], b"1")),
             _close_all(LONG_NAME),
         )),
+    ]  # fmt: skip
+
+
+def _transaction_scripts() -> list[Script]:
+    return [
         Script("closed in a transaction that is rolled back", (
             batch(parse(ADD, "s")),
             simple("BEGIN"),
@@ -131,22 +158,6 @@ def _named_scripts() -> list[Script]:
             simple("SELECT count(*) FROM conf"),
             _close_all("b", "c", "i"),
             TRUNCATE,
-        )),
-        Script("prepared by Flush", (
-            (parse(ADD, "s") + describe("s", "S") + FLUSH, "1T"),
-            (bind(b"1", statement="s") + FLUSH, "2"),
-            (execute() + FLUSH, "C"),
-            (close("s", "S") + FLUSH, "3"),
-            (parse(ADD, "s") + FLUSH, "1"),
-            (SYNC, "Z"),
-            batch(_run("s", b"2")),
-            _close_all("s"),
-        )),
-        Script("more statements than a server keeps", (
-            *(batch(parse(f"SELECT {i}, $1::int", f"s{i}")) for i in range(12)),
-            *(batch(_run(f"s{i}", b"1")) for i in range(12)),
-            batch(*(_run(f"s{i}", b"2") for i in reversed(range(12)))),
-            _close_all(*(f"s{i}" for i in range(12))),
         )),
     ]  # fmt: skip
 
@@ -199,12 +210,6 @@ def _sql_scripts() -> list[Script]:
             simple("EXECUTE conf_q(1)"),
             simple("DEALLOCATE conf_q"),
         )),
-        Script("SQL executes what the protocol has prepared", (
-            batch(parse(ADD, "conf_p")),
-            simple("EXECUTE conf_p(1)"),
-            simple('DEALLOCATE PREPARE "conf_p"'),
-            batch(_run("conf_p", b"1")),
-        )),
         Script("SQL PREPARE that fails", (
             simple("PREPARE conf_q AS SELECT oops"),
             simple("EXECUTE conf_q"),
@@ -236,6 +241,36 @@ def _sql_scripts() -> list[Script]:
             simple("DEALLOCATE q1; EXECUTE q2; DEALLOCATE q2"),
             simple("EXECUTE q1"),
         )),
+        Script("commands in a transaction block", (
+            simple("BEGIN"),
+            simple("PREPARE conf_q AS SELECT 1"),
+            simple("ROLLBACK"),
+            simple("EXECUTE conf_q"),
+            simple("BEGIN"), simple("SELECT oops"), simple("EXECUTE conf_q"),
+            simple("DEALLOCATE conf_q"), simple("ROLLBACK"),
+            simple("EXECUTE conf_q"),
+            simple("DEALLOCATE conf_q"),
+        )),
+    ]  # fmt: skip
+
+
+def _sql_and_protocol_scripts() -> list[Script]:
+    """Names by SQL are names of the protocol too."""
+    return [
+        Script("SQL executes what the protocol has prepared", (
+            batch(parse(ADD, "conf_p")),
+            simple("EXECUTE conf_p(1)"),
+            simple('DEALLOCATE PREPARE "conf_p"'),
+            batch(_run("conf_p", b"1")),
+        )),
+        Script("SQL commands by the extended protocol", (
+            batch(parse("PREPARE conf_q AS SELECT 1"), bind(), execute()),
+            batch(parse("EXECUTE conf_q"), bind(), describe(), execute()),
+            simple("EXECUTE conf_q"),
+            batch(parse("DEALLOCATE conf_q"), bind(), execute()),
+            batch(parse("EXECUTE conf_q"), bind(), execute()),
+            simple("DEALLOCATE ALL"),
+        )),
         Script("DEALLOCATE ALL", (
             batch(parse(ADD, "s1"), parse(TEXTS, "s2")),
             simple("PREPARE conf_q AS SELECT 1"),
@@ -257,24 +292,6 @@ def _sql_scripts() -> list[Script]:
             simple("ROLLBACK"),
             batch(_run("s1", b"1")),
             _close_all("s1"),
-        )),
-        Script("SQL commands by the extended protocol", (
-            batch(parse("PREPARE conf_q AS SELECT 1"), bind(), execute()),
-            batch(parse("EXECUTE conf_q"), bind(), describe(), execute()),
-            simple("EXECUTE conf_q"),
-            batch(parse("DEALLOCATE conf_q"), bind(), execute()),
-            batch(parse("EXECUTE conf_q"), bind(), execute()),
-            simple("DEALLOCATE ALL"),
-        )),
-        Script("commands in a transaction block", (
-            simple("BEGIN"),
-            simple("PREPARE conf_q AS SELECT 1"),
-            simple("ROLLBACK"),
-            simple("EXECUTE conf_q"),
-            simple("BEGIN"), simple("SELECT oops"), simple("EXECUTE conf_q"),
-            simple("DEALLOCATE conf_q"), simple("ROLLBACK"),
-            simple("EXECUTE conf_q"),
-            simple("DEALLOCATE conf_q"),
         )),
     ]  # fmt: skip
 
@@ -321,8 +338,11 @@ def prepared_scripts() -> list[Script]:
     """Every script of prepared statements."""
     scripts = [
         *_named_scripts(),
+        *_name_scripts(),
+        *_transaction_scripts(),
         *_unnamed_scripts(),
         *_sql_scripts(),
+        *_sql_and_protocol_scripts(),
         *_failure_scripts(),
     ]
     return [replace(script, any_server=True) for script in scripts]

@@ -103,7 +103,7 @@ def _call_scripts() -> list[Script]:
     ]  # fmt: skip
 
 
-def _async_scripts() -> list[Script]:
+def _notice_scripts() -> list[Script]:
     raise_notices = (
         "DO $$BEGIN RAISE NOTICE 'one'; RAISE WARNING 'two %', repeat('x', 9000);"
         " RAISE NOTICE 'three'; END$$"
@@ -119,6 +119,11 @@ def _async_scripts() -> list[Script]:
             simple("DO $$BEGIN RAISE NOTICE 'a'; RAISE 'b'; END$$"), simple("SELECT 1"),
         )),
         Script("WARNING outside a transaction", (simple("ROLLBACK"), simple("COMMIT"))),
+    ]  # fmt: skip
+
+
+def _notify_scripts() -> list[Script]:
+    return [
         Script("NOTIFY to oneself", (
             simple("LISTEN conf"), simple("NOTIFY conf, 'payload'"),
             batch(extended("NOTIFY conf")), simple("BEGIN; NOTIFY conf, 'late'"),
@@ -131,6 +136,11 @@ def _async_scripts() -> list[Script]:
         Script("NOTIFY from elsewhere", (
             simple("LISTEN conf"), (b"", "A"),
         ), session_only="LISTEN belongs to a session", elsewhere="NOTIFY conf, 'hi'"),
+    ]  # fmt: skip
+
+
+def _set_scripts() -> list[Script]:
+    return [
         Script("SET tells a ParameterStatus", (
             simple("SET DateStyle = 'German'"), simple("SELECT DATE '2020-02-01'"),
             simple("SET application_name = 'x'; SET TimeZone = 'Asia/Tokyo'"),
@@ -185,4 +195,10 @@ def _async_scripts() -> list[Script]:
 
 def simple_scripts() -> list[Script]:
     """Simple queries, function calls, notices, notifications, parameters."""
-    return [*_simple_scripts(), *_call_scripts(), *_async_scripts()]
+    return [
+        *_simple_scripts(),
+        *_call_scripts(),
+        *_notice_scripts(),
+        *_notify_scripts(),
+        *_set_scripts(),
+    ]

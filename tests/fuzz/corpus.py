@@ -222,6 +222,22 @@ def named_talks() -> Iterator[Talk]:
     yield [*on(named("a") + SYNC), (LOSE_SERVER, 1, b""),
            (CLIENT, 0, query("x") + parse("y", "a") + SYNC), answer(server=0),
            answer(server=0)]  # fmt: skip
+    # Names that have no end, and messages that end in the wrong place.
+    for code in "PBDCQ":
+        yield [
+            (CLIENT, 0, message(code, b"S" + b"name" * 3) + SYNC),
+            answer(FAILURE, 0),
+        ]
+        yield [
+            (CLIENT, 0, message(code, b"Sa\0bcdefghijkl") + SYNC),
+            answer(FAILURE, 0),
+        ]
+        yield [(CLIENT, 0, message(code, b"Sa\0" + b"b\0" * 9) + SYNC), answer()]
+    yield on(named("x" * 63) + SYNC, run("x" * 70) + SYNC, named("x" * 70) + SYNC)
+
+
+def long_talks() -> Iterator[Talk]:
+    """Long messages about statements, and such as come in pieces."""
     # A batch that is too long to be kept.
     yield [*on(named("a") + SYNC),
            *filled("B", b"\0a\0\0\0\0\1\0\0\x50\0", b"\0\0"),
@@ -244,18 +260,6 @@ def named_talks() -> Iterator[Talk]:
     for cut in (3, 5, 6, 7, 20, len(long) - 1):
         yield [(CLIENT, 0, long[:cut]), (CLIENT, 0, long[cut:] + run("a") + SYNC),
                answer()]  # fmt: skip
-    # Names that have no end, and messages that end in the wrong place.
-    for code in "PBDCQ":
-        yield [
-            (CLIENT, 0, message(code, b"S" + b"name" * 3) + SYNC),
-            answer(FAILURE, 0),
-        ]
-        yield [
-            (CLIENT, 0, message(code, b"Sa\0bcdefghijkl") + SYNC),
-            answer(FAILURE, 0),
-        ]
-        yield [(CLIENT, 0, message(code, b"Sa\0" + b"b\0" * 9) + SYNC), answer()]
-    yield on(named("x" * 63) + SYNC, run("x" * 70) + SYNC, named("x" * 70) + SYNC)
 
 
 def described_talks() -> Iterator[Talk]:
@@ -376,6 +380,7 @@ def sql_talks() -> Iterator[Talk]:
 def statement_talks() -> Iterator[Talk]:
     """Conversations about prepared statements."""
     yield from named_talks()
+    yield from long_talks()
     yield from described_talks()
     yield from unnamed_talks()
     yield from failing_talks()
