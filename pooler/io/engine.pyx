@@ -41,7 +41,7 @@ from pooler.tables.params cimport (
     PARAM_VALUE_MAX, ParamSet, params_empty, params_free, params_init, params_track,
     params_unref, params_with,
 )
-from pooler.tables.statements cimport StatementTable, statements_free, statements_init
+from pooler.tables.texts cimport StatementTable, statements_free, statements_init
 from pooler.wire.buffers cimport queue_drop, queue_reset, queue_size
 from pooler._wire cimport HELD_MOST_BYTES, limit_rules
 

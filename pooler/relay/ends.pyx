@@ -11,7 +11,7 @@ from pooler.session.records cimport (
     CLIENT_ACTIVE, CLIENT_CLOSED, CLIENT_LOGIN, CLOSE_CLIENT_REQUEST,
     CLOSE_SERVER_CRASHED, CLOSE_SERVER_EOF, COPY_IN_OPEN, set_client_state,
 )
-from pooler.tables.statements cimport client_statements_free
+from pooler.tables.client_names cimport client_statements_free
 from pooler.wire.buffers cimport queue_reset
 
 

@@ -18,10 +18,12 @@ from pooler.session.records cimport (
 from pooler.statements.effects cimport push_with_effect
 from pooler.statements.replay cimport replay_collect, replay_request
 from pooler.statements.requests cimport prepare_absorbed, prepare_alone, prepare_request
-from pooler.tables.statements cimport (
-    ABSORB_DROP, ABSORB_NONE, ClientStatements, PREPARE_DONE, PREPARE_FORWARD,
-    PREPARE_HOLD, PREPARE_NO_MEMORY, PREPARE_WAIT, PrepareResult,
+from pooler.statements.outcomes cimport PrepareResult
+from pooler.tables.client_names cimport ClientStatements
+from pooler.statements.outcomes cimport (
+    PREPARE_DONE, PREPARE_FORWARD, PREPARE_HOLD, PREPARE_NO_MEMORY, PREPARE_WAIT,
 )
+from pooler.tables.client_names cimport ABSORB_DROP, ABSORB_NONE
 from pooler.wire.buffers cimport output_add
 from pooler._wire cimport (
     ACTIONS, ACTION_ATTACH, ACTION_ATTACH_UNLESS_KNOWN, ACTION_COPY_END, ACTION_DROP,

@@ -22,10 +22,10 @@ from pooler.statements.effects cimport (
 from pooler.statements.error_text cimport put_refusal, put_renamed_error
 from pooler.statements.install cimport send_again
 from pooler.statements.replay cimport is_stale_plan, replay_possible
-from pooler.tables.statements cimport (
-    EFFECT_FAILED, EFFECT_REFUSED, Effect, effects_at, shape_of_parameters,
-    shape_of_rows,
+from pooler.tables.effect_queue cimport (
+    EFFECT_FAILED, EFFECT_REFUSED, Effect, effects_at,
 )
+from pooler.tables.shapes cimport shape_of_parameters, shape_of_rows
 from pooler.wire.buffers cimport output_add
 from pooler._wire cimport (
     ACTIONS, ACTION_COPY_IN, ACTION_ENDS, ACTION_ERROR, ACTION_PARAMETER,

@@ -14,7 +14,7 @@ from pooler.relay.orders cimport Orders
 from pooler.session.deadlines cimport Wheel
 from pooler.session.records cimport ClientSession, Pool, Script, ServerSession
 from pooler.tables.params cimport ParamTable
-from pooler.tables.statements cimport StatementTable
+from pooler.tables.texts cimport StatementTable
 from pooler.wire.buffers cimport Output, Queue
 
 cdef enum RelayStatus:  # how the walk over what one read has brought ended

@@ -27,10 +27,10 @@ from pooler.session.deadlines cimport (
 )
 from pooler.wire.buffers cimport Stream
 from pooler.tables.params cimport ParamSet
-from pooler.tables.statements cimport (
-    ClientStatement, ClientStatements, EffectQueue, ServerStatement, ServerStatements,
-    Statement,
-)
+from pooler.tables.client_names cimport ClientStatement, ClientStatements
+from pooler.tables.effect_queue cimport EffectQueue
+from pooler.tables.server_statements cimport ServerStatement, ServerStatements
+from pooler.tables.texts cimport Statement
 from pooler._wire cimport ScanState
 
 cdef enum:

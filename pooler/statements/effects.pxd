@@ -17,7 +17,8 @@ from pooler.session.records cimport (
     ClientSession, REPLAY_OFF, REPLAY_OPEN, REQUEST_DESCRIBE, ServerSession,
     requests_push,
 )
-from pooler.tables.statements cimport Effect, StatementTable, effects_push
+from pooler.tables.effect_queue cimport Effect, effects_push
+from pooler.tables.texts cimport StatementTable
 
 
 cdef inline Effect *push_with_effect(ServerSession *s, uint8_t request) noexcept nogil:

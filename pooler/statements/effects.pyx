@@ -7,13 +7,19 @@ from libc.string cimport memcmp
 
 from pooler.statements.replay cimport replay_free
 from pooler.session.records cimport batch_answered
-from pooler.tables.statements cimport (
-    EFFECT_ADDS_NAME, EFFECT_DESCRIBES, EFFECT_DROPS_NAME, EFFECT_DUPLICATE,
-    EFFECT_FAILED, EFFECT_UNNAMED, ServerStatement, Statement, client_statement_find,
-    client_statement_free, client_statement_link, client_statement_unlink,
-    client_statements_clear, effects_at, server_statement_add, server_statement_find,
-    server_statement_remove, server_statements_free, statement_unref,
+from pooler.tables.client_names cimport (
+    client_statement_find, client_statement_free, client_statement_link,
+    client_statement_unlink, client_statements_clear,
 )
+from pooler.tables.effect_queue cimport (
+    EFFECT_ADDS_NAME, EFFECT_DESCRIBES, EFFECT_DROPS_NAME, EFFECT_DUPLICATE,
+    EFFECT_FAILED, EFFECT_UNNAMED, effects_at,
+)
+from pooler.tables.server_statements cimport (
+    ServerStatement, server_statement_add, server_statement_find,
+    server_statement_remove, server_statements_free,
+)
+from pooler.tables.texts cimport Statement, statement_unref
 
 
 cdef void effect_end(StatementTable *t, Effect *effect) noexcept nogil:

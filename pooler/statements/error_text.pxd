@@ -10,7 +10,8 @@ from libc.stdint cimport uint8_t
 
 from pooler.wire.buffers cimport Output
 from pooler.session.records cimport ClientSession
-from pooler.tables.statements cimport Effect, StatementTable
+from pooler.tables.effect_queue cimport Effect
+from pooler.tables.texts cimport StatementTable
 
 cdef void put_refusal(Output *out, uint8_t refusal) noexcept nogil
 cdef bint put_renamed_error(

@@ -6,10 +6,9 @@ from libc.stdlib cimport strtol
 from libc.string cimport memchr, memcmp, memcpy, strlen
 
 from pooler.wire.buffers cimport Output, output_room
-from pooler.tables.statements cimport (
-    ClientStatement, ClientStatements, EFFECT_DUPLICATE, REFUSED_STALE,
-    refusal_sqlstate, refusal_text,
-)
+from pooler.statements.outcomes cimport REFUSED_STALE, refusal_sqlstate, refusal_text
+from pooler.tables.client_names cimport ClientStatement, ClientStatements
+from pooler.tables.effect_queue cimport EFFECT_DUPLICATE
 from pooler._wire cimport (
     HEADER_BYTES, error_response_bytes, put_cstring, put_error_response, put_header,
     store_be32,

@@ -13,9 +13,9 @@ from libc.string cimport memcmp, memcpy
 
 from pooler.wire.buffers cimport Output
 from pooler.session.records cimport ServerSession
-from pooler.tables.statements cimport (
-    STATEMENT_NAME_BYTES, ServerStatement, Statement, StatementTable,
-)
+from pooler.tables.client_names cimport STATEMENT_NAME_BYTES
+from pooler.tables.server_statements cimport ServerStatement
+from pooler.tables.texts cimport Statement, StatementTable
 
 cdef enum:
     OWN_NAME_BYTES = 48

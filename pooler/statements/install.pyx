@@ -10,11 +10,15 @@ from pooler.session.records cimport (
     REQUEST_DESCRIBE, REQUEST_SKIP, REQUEST_SQL, batch_number, request_closes,
     requests_at, requests_fail, requests_push, server_has,
 )
-from pooler.tables.statements cimport (
-    ClientStatement, EFFECT_DESCRIBES, Effect, SERVER_NAME_BYTES, STATEMENT_SQL,
-    effects_at, ServerStatement, Statement, TARGET_EXECUTED, TARGET_PREPARED,
-    server_statement_add, server_statement_find, server_statement_closing,
-    server_statement_use, statement_ref,
+from pooler.tables.client_names cimport ClientStatement
+from pooler.tables.effect_queue cimport EFFECT_DESCRIBES, Effect, effects_at
+from pooler.tables.server_statements cimport (
+    ServerStatement, server_statement_add, server_statement_closing,
+    server_statement_find, server_statement_use,
+)
+from pooler.tables.texts cimport (
+    SERVER_NAME_BYTES, STATEMENT_SQL, Statement, TARGET_EXECUTED, TARGET_PREPARED,
+    statement_ref,
 )
 from pooler._wire cimport HEADER_BYTES, load_be32, put_cstring, put_header
 

@@ -14,7 +14,8 @@ from libc.string cimport memchr
 
 from pooler.wire.buffers cimport Output
 from pooler.session.records cimport ClientSession, ServerSession, batch_unsettled
-from pooler.tables.statements cimport PrepareResult, Refusal, StatementTable
+from pooler.statements.outcomes cimport PrepareResult, Refusal
+from pooler.tables.texts cimport StatementTable
 from pooler._wire cimport Found
 
 

@@ -15,14 +15,22 @@ from pooler.session.records cimport REQUEST_FAKE, batch_number, server_has
 from pooler.statements.sql_names cimport (
     intern, intern_parse, is_stable, names_of, over_limit, query_names,
 )
-from pooler.tables.statements cimport (
-    ABSORB_DROP, ABSORB_KEEP, ClientStatement, ClientStatements, EFFECT_ADDS_NAME,
-    EFFECT_DUPLICATE, EFFECT_REFUSED, EFFECT_UNNAMED, Effect, PREPARE_DONE,
-    PREPARE_FORWARD, PREPARE_HOLD, PREPARE_NO_MEMORY, PREPARE_WAIT, REFUSED_MEMORY,
-    REFUSED_NAME, REFUSED_NOT, Refusal, STATEMENT_PARSE, ServerStatement, Statement,
-    client_statement_find, client_statement_link, client_statement_new,
-    server_statement_find, server_statement_use, statement_ref, statement_unref,
-    text_seen,
+from pooler.statements.outcomes cimport (
+    PREPARE_DONE, PREPARE_FORWARD, PREPARE_HOLD, PREPARE_NO_MEMORY, PREPARE_WAIT,
+    REFUSED_MEMORY, REFUSED_NAME, REFUSED_NOT, Refusal,
+)
+from pooler.tables.client_names cimport (
+    ABSORB_DROP, ABSORB_KEEP, ClientStatement, ClientStatements, client_statement_find,
+    client_statement_link, client_statement_new,
+)
+from pooler.tables.effect_queue cimport (
+    EFFECT_ADDS_NAME, EFFECT_DUPLICATE, EFFECT_REFUSED, EFFECT_UNNAMED, Effect,
+)
+from pooler.tables.server_statements cimport (
+    ServerStatement, server_statement_find, server_statement_use,
+)
+from pooler.tables.texts cimport (
+    STATEMENT_PARSE, Statement, statement_ref, statement_unref, text_seen,
 )
 from pooler._wire cimport HEADER_BYTES
 

@@ -15,7 +15,7 @@ from libc.stdint cimport uint8_t
 
 from pooler.wire.buffers cimport Output
 from pooler.session.records cimport ServerSession
-from pooler.tables.statements cimport Statement, StatementTable
+from pooler.tables.texts cimport Statement, StatementTable
 
 cdef enum:
     REPLAY_MAX_BYTES = 16384

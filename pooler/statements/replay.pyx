@@ -8,7 +8,7 @@ from libc.string cimport memchr, memcmp, memcpy
 from pooler.session.records cimport (
     REPLAY_ENDING, REPLAY_OFF, REPLAY_OPEN, REPLAY_WHOLE, Replay,
 )
-from pooler.tables.statements cimport statement_ref, statement_unref
+from pooler.tables.texts cimport statement_ref, statement_unref
 
 cdef extern from "<string.h>" nogil:
     void *memmem(const void *text, size_t n, const void *part, size_t part_n)

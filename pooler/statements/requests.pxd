@@ -15,7 +15,8 @@ from libc.stdint cimport uint8_t
 
 from pooler.wire.buffers cimport Output
 from pooler.session.records cimport ClientSession, ServerSession
-from pooler.tables.statements cimport PrepareResult, StatementTable
+from pooler.statements.outcomes cimport PrepareResult
+from pooler.tables.texts cimport StatementTable
 from pooler._wire cimport Found
 
 cdef PrepareResult prepare_request(

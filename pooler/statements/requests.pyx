@@ -22,14 +22,22 @@ from pooler.session.records cimport (
 from pooler.statements.sql_names cimport (
     is_stable, names_of, over_limit, query_names, rename_query,
 )
-from pooler.tables.statements cimport (
-    ClientStatement, ClientStatements, EFFECT_DESCRIBES, EFFECT_DROPS_NAME,
-    EFFECT_UNNAMED, Effect, PREPARE_DONE, PREPARE_FORWARD, PREPARE_HOLD,
-    PREPARE_NO_MEMORY, PREPARE_WAIT, REFUSED_NOT, REFUSED_STALE, ServerStatement,
-    STATEMENT_NAME_BYTES, STATEMENT_PARSE, Statement, absorbed_free,
+from pooler.statements.outcomes cimport (
+    PREPARE_DONE, PREPARE_FORWARD, PREPARE_HOLD, PREPARE_NO_MEMORY, PREPARE_WAIT,
+    REFUSED_NOT, REFUSED_STALE,
+)
+from pooler.tables.client_names cimport (
+    ClientStatement, ClientStatements, STATEMENT_NAME_BYTES, absorbed_free,
     client_statement_find, client_statement_free, client_statement_link,
-    client_statement_new, client_statement_unlink, server_statement_find,
-    statement_find, statement_hash, statement_ref, statement_unref,
+    client_statement_new, client_statement_unlink,
+)
+from pooler.tables.effect_queue cimport (
+    EFFECT_DESCRIBES, EFFECT_DROPS_NAME, EFFECT_UNNAMED, Effect,
+)
+from pooler.tables.server_statements cimport ServerStatement, server_statement_find
+from pooler.tables.texts cimport (
+    STATEMENT_PARSE, Statement, statement_find, statement_hash, statement_ref,
+    statement_unref,
 )
 from pooler._wire cimport HEADER_BYTES, load_be32, put_header
 

@@ -13,9 +13,9 @@ from libc.stdint cimport uint8_t
 
 from pooler.wire.buffers cimport Output
 from pooler.session.records cimport ClientSession, ServerSession
-from pooler.tables.statements cimport (
-    ClientStatements, PrepareResult, Refusal, Statement, StatementTable,
-)
+from pooler.statements.outcomes cimport PrepareResult, Refusal
+from pooler.tables.client_names cimport ClientStatements
+from pooler.tables.texts cimport Statement, StatementTable
 
 cdef ClientStatements *names_of(ClientSession *c) noexcept nogil
 cdef bint is_stable(Statement *st) noexcept nogil

@@ -18,16 +18,25 @@ from pooler.statements.sql_text cimport (
     SQL_DEALLOCATE, SQL_EXECUTE, SQL_FORGET_ALL, SQL_NAME_BYTES, SQL_PREPARE,
     SqlCommand, sql_concerns, sql_is_stable, sql_next,
 )
-from pooler.tables.statements cimport (
-    ClientStatement, EFFECT_ADDS_NAME, EFFECT_DROPS_NAME, EFFECT_DUPLICATE,
-    EFFECT_REFUSED, Effect, PREPARE_DONE, PREPARE_FORWARD, PREPARE_NO_MEMORY,
-    REFUSED_CLIENT_BYTES, REFUSED_COUNT, REFUSED_MEMORY, REFUSED_NOT, STABLE,
-    STABILITY_UNKNOWN, STATEMENT_PARSE, STATEMENT_SQL, ServerStatement,
-    TARGET_DEALLOCATED, TARGET_EXECUTED, TARGET_NONE, TARGET_PREPARED, UNSTABLE,
-    client_statement_find, client_statement_free, client_statement_link,
-    client_statement_new, client_statement_unlink, client_statements_new,
-    server_statement_closing, server_statement_find, statement_hash, statement_intern,
-    statement_ref, statement_unref,
+from pooler.statements.outcomes cimport (
+    PREPARE_DONE, PREPARE_FORWARD, PREPARE_NO_MEMORY, REFUSED_CLIENT_BYTES,
+    REFUSED_COUNT, REFUSED_MEMORY, REFUSED_NOT,
+)
+from pooler.tables.client_names cimport (
+    ClientStatement, client_statement_find, client_statement_free,
+    client_statement_link, client_statement_new, client_statement_unlink,
+    client_statements_new,
+)
+from pooler.tables.effect_queue cimport (
+    EFFECT_ADDS_NAME, EFFECT_DROPS_NAME, EFFECT_DUPLICATE, EFFECT_REFUSED, Effect,
+)
+from pooler.tables.server_statements cimport (
+    ServerStatement, server_statement_closing, server_statement_find,
+)
+from pooler.tables.texts cimport (
+    STABILITY_UNKNOWN, STABLE, STATEMENT_PARSE, STATEMENT_SQL, TARGET_DEALLOCATED,
+    TARGET_EXECUTED, TARGET_NONE, TARGET_PREPARED, UNSTABLE, statement_hash,
+    statement_intern, statement_ref, statement_unref,
 )
 from pooler._wire cimport HEADER_BYTES, put_header
 

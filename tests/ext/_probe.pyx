@@ -41,10 +41,9 @@ from pooler.tables.params cimport (
     ParamSet, params_empty, params_free, params_init, params_track, params_unref,
     params_with,
 )
-from pooler.tables.statements cimport (
-    ClientStatement, ClientStatements, ServerStatement, statements_free,
-    statements_init,
-)
+from pooler.tables.client_names cimport ClientStatement, ClientStatements
+from pooler.tables.server_statements cimport ServerStatement
+from pooler.tables.texts cimport statements_free, statements_init
 from pooler.wire.buffers cimport Queue, queue_add, queue_reset, queue_size
 from pooler._wire cimport (
     CLIENT_RULES, Found, IDLE_SERVER_RULES, LONE_CLIENT_RULES, Rule, SCAN_END,

@@ -8,11 +8,15 @@ from pooler.session.records cimport (
     REQUEST_SKIP, SERVER_ACTIVE, SERVER_IDLE, SERVER_TESTED, ServerSession,
     request_closes, request_has_effect, requests_at,
 )
-from pooler.tables.statements cimport (
-    ABSORB_DROP, ABSORB_KEEP, ClientStatement, ClientStatements, EFFECT_ADDS_NAME,
-    EFFECT_DESCRIBES, EFFECT_DROPS_NAME, EFFECT_DUPLICATE, Effect, ServerStatement,
-    ServerStatements, Statement, effects_at,
+from pooler.tables.client_names cimport (
+    ABSORB_DROP, ABSORB_KEEP, ClientStatement, ClientStatements,
 )
+from pooler.tables.effect_queue cimport (
+    EFFECT_ADDS_NAME, EFFECT_DESCRIBES, EFFECT_DROPS_NAME, EFFECT_DUPLICATE, Effect,
+    effects_at,
+)
+from pooler.tables.server_statements cimport ServerStatement, ServerStatements
+from pooler.tables.texts cimport Statement
 from tests.fuzz._checks cimport between_messages, check
 from tests.fuzz._world cimport CLIENTS, SERVERS, World, relay
 

@@ -22,7 +22,8 @@ from pooler.session.records cimport (
 from pooler.tables.params cimport (
     ParamSet, params_empty, params_init, params_track, params_unref, params_with,
 )
-from pooler.tables.statements cimport SEEN_TEXTS, ServerStatement, statements_init
+from pooler.tables.server_statements cimport ServerStatement
+from pooler.tables.texts cimport SEEN_TEXTS, statements_init
 from pooler.wire.buffers cimport queue_add, queue_reset, queue_size
 from pooler._wire cimport CLIENT_RULES, SERVER_RULES
 from tests.fuzz._checks cimport Frames, check, digest, walk

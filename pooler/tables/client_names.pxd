@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: MIT
+"""Prepared statements: the names that a client has given.
+
+Sans-IO, hot. A client that prepares nothing pays one pointer.
+
+Source: PostgreSQL documentation, "Extended Query", "PREPARE".
+"""
+
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+
+from pooler.tables.texts cimport Statement, StatementTable
+
+cdef enum:
+    STATEMENT_NAME_BYTES = 63  # PostgreSQL tells names apart by no more (NAMEDATALEN)
+    SHOWN_NAME_BYTES = 255
+
+cdef struct ClientStatement:  # a name that a client has given
+    ClientStatement *next
+    Statement *statement  # own: one reference
+    uint64_t told_shape  # of its rows, as the client was told last; 0: never
+    uint64_t told_parameters  # their types; 0: never
+    uint32_t hash
+    bint pending  # PostgreSQL has not answered its Parse yet
+    uint8_t name_n  # of what tells it apart
+    uint8_t shown_n  # of what is shown in an error
+    uint8_t name[1]
+
+cdef enum Absorbing:  # what happens to the body of the client message under way
+    ABSORB_NONE  # forwarded
+    ABSORB_KEEP  # kept until it is complete
+    ABSORB_DROP
+
+cdef struct ClientStatements:
+    ClientStatement **buckets  # own
+    uint32_t mask
+    uint32_t count
+    uint64_t bytes
+    Statement *unnamed  # own: one reference; NULL: none, or one too long to remember
+    uint32_t names_batch  # the batch that changed names last, as batch_number counts
+    uint32_t unnamed_batch  # the batch that changed the unnamed statement last
+    uint8_t absorbing
+    uint8_t code  # of the message being kept
+    uint8_t *part  # own: its body
+    uint32_t part_n
+    uint32_t part_have
+
+cdef ClientStatements *client_statements_new() noexcept nogil
+cdef void client_statements_free(
+    StatementTable *t, ClientStatements *names
+) noexcept nogil
+cdef void absorbed_free(StatementTable *t, ClientStatements *names) noexcept nogil
+cdef void client_statements_clear(
+    StatementTable *t, ClientStatements *names
+) noexcept nogil
+cdef ClientStatement *client_statement_find(
+    const ClientStatements *names, const uint8_t *name, size_t n
+) noexcept nogil
+cdef ClientStatement *client_statement_new(
+    const uint8_t *name, size_t n, Statement *st
+) noexcept nogil
+cdef int client_statement_link(
+    ClientStatements *names, ClientStatement *entry
+) noexcept nogil
+cdef void client_statement_unlink(
+    ClientStatements *names, ClientStatement *entry
+) noexcept nogil
+cdef void client_statement_free(
+    StatementTable *t, ClientStatement *entry
+) noexcept nogil

@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: MIT
+"""A client's names; see ``client_names.pxd``."""
+
+from libc.stdint cimport uint8_t, uint32_t
+from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memcmp, memcpy
+
+from pooler.tables.texts cimport statement_ref, statement_unref
+
+cdef enum:
+    FIRST_NAMES = 8  # buckets; a power of two
+
+
+cdef uint32_t hash_name(const uint8_t *name, size_t n) noexcept nogil:
+    """FNV-1a; the names are short, and a client harms but itself with bad ones."""
+    cdef uint32_t h = 2166136261u
+    cdef size_t i
+    for i in range(n):
+        h = (h ^ name[i]) * 16777619u
+    return h
+
+
+cdef ClientStatements *client_statements_new() noexcept nogil:
+    cdef ClientStatements *names = <ClientStatements *> calloc(
+        1, sizeof(ClientStatements)
+    )
+    if names == NULL:
+        return NULL
+    names.buckets = <ClientStatement **> calloc(FIRST_NAMES, sizeof(ClientStatement *))
+    names.mask = FIRST_NAMES - 1
+    if names.buckets == NULL:
+        free(names)
+        return NULL
+    return names
+
+
+cdef void client_statements_clear(
+    StatementTable *t, ClientStatements *names
+) noexcept nogil:
+    """DEALLOCATE ALL: forget every name but those whose Parse came later."""
+    cdef uint32_t i
+    cdef ClientStatement **at
+    cdef ClientStatement *entry
+    for i in range(names.mask + 1):
+        at = &names.buckets[i]
+        while at[0] != NULL:
+            entry = at[0]
+            if entry.pending:
+                at = &entry.next
+                continue
+            at[0] = entry.next
+            names.count -= 1
+            names.bytes -= entry.statement.n
+            client_statement_free(t, entry)
+
+
+cdef void absorbed_free(StatementTable *t, ClientStatements *names) noexcept nogil:
+    """Give up the message that is being kept, if any."""
+    if names.part != NULL:
+        t.bytes -= names.part_n
+        free(names.part)
+        names.part = NULL
+    names.absorbing = ABSORB_NONE
+
+
+cdef void client_statements_free(
+    StatementTable *t, ClientStatements *names
+) noexcept nogil:
+    cdef uint32_t i
+    cdef ClientStatement *entry
+    if names == NULL:
+        return
+    for i in range(names.mask + 1):
+        while names.buckets[i] != NULL:
+            entry = names.buckets[i]
+            names.buckets[i] = entry.next
+            client_statement_free(t, entry)
+    statement_unref(t, names.unnamed)
+    absorbed_free(t, names)
+    free(names.buckets)
+    free(names)
+
+
+cdef ClientStatement *client_statement_find(
+    const ClientStatements *names, const uint8_t *name, size_t n
+) noexcept nogil:
+    """The entry with this name, or NULL; what is behind 63 bytes does not count."""
+    cdef uint32_t h
+    cdef ClientStatement *entry
+    if names == NULL:
+        return NULL
+    if n > STATEMENT_NAME_BYTES:
+        n = STATEMENT_NAME_BYTES
+    h = hash_name(name, n)
+    entry = names.buckets[h & names.mask]
+    while entry != NULL:
+        if (
+            entry.hash == h and entry.name_n == n
+            and memcmp(entry.name, name, n) == 0
+        ):
+            return entry
+        entry = entry.next
+    return NULL
+
+
+cdef ClientStatement *client_statement_new(
+    const uint8_t *name, size_t n, Statement *st
+) noexcept nogil:
+    """An entry that is in no map yet; takes a reference of its own."""
+    cdef ClientStatement *entry
+    if n > SHOWN_NAME_BYTES:
+        n = SHOWN_NAME_BYTES
+    entry = <ClientStatement *> malloc(sizeof(ClientStatement) + n)
+    if entry == NULL:
+        return NULL
+    entry.next = NULL
+    entry.statement = statement_ref(st)
+    entry.pending = False
+    entry.told_shape = entry.told_parameters = 0
+    entry.shown_n = <uint8_t> n
+    entry.name_n = <uint8_t> min(n, <size_t> STATEMENT_NAME_BYTES)
+    entry.hash = hash_name(name, entry.name_n)
+    memcpy(entry.name, name, n)
+    return entry
+
+
+cdef int client_statement_link(
+    ClientStatements *names, ClientStatement *entry
+) noexcept nogil:
+    """Put an entry into the map, which owns it then; its name must be free."""
+    cdef uint32_t size = names.mask + 1
+    cdef uint32_t i
+    cdef ClientStatement **buckets
+    cdef ClientStatement *moved
+    if names.count > names.mask:
+        buckets = <ClientStatement **> calloc(size * 2, sizeof(ClientStatement *))
+        if buckets == NULL:
+            return -1
+        for i in range(size):
+            while names.buckets[i] != NULL:
+                moved = names.buckets[i]
+                names.buckets[i] = moved.next
+                moved.next = buckets[moved.hash & (size * 2 - 1)]
+                buckets[moved.hash & (size * 2 - 1)] = moved
+        free(names.buckets)
+        names.buckets = buckets
+        names.mask = size * 2 - 1
+    entry.next = names.buckets[entry.hash & names.mask]
+    names.buckets[entry.hash & names.mask] = entry
+    names.count += 1
+    names.bytes += entry.statement.n
+    return 0
+
+
+cdef void client_statement_unlink(
+    ClientStatements *names, ClientStatement *entry
+) noexcept nogil:
+    """Take an entry out of the map; the caller owns it then."""
+    cdef ClientStatement **at = &names.buckets[entry.hash & names.mask]
+    while at[0] != entry:
+        at = &at[0].next
+    at[0] = entry.next
+    entry.next = NULL
+    names.count -= 1
+    names.bytes -= entry.statement.n
+
+
+cdef void client_statement_free(
+    StatementTable *t, ClientStatement *entry
+) noexcept nogil:
+    statement_unref(t, entry.statement)
+    free(entry)

@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: MIT
+"""What outstanding requests do to the maps of prepared statements, as a queue.
+
+Sans-IO, hot.
+"""
+
+from libc.stdint cimport int32_t, uint8_t, uint32_t
+
+from pooler.tables.client_names cimport ClientStatement
+from pooler.tables.texts cimport Statement
+
+cdef enum EffectFlag:
+    EFFECT_ADDS_NAME = 1  # entry: borrow, in the client's map
+    EFFECT_DROPS_NAME = 2  # entry: own, taken out of it
+    EFFECT_DUPLICATE = 4  # entry: own, a name that was taken; an error is due
+    EFFECT_REFUSED = 8  # made to fail; the error is replaced by ours
+    EFFECT_UNNAMED = 16  # changes the client's unnamed statement
+    EFFECT_FAILED = 32  # of a Query: it has answered with an error
+    EFFECT_DESCRIBES = 64  # installed is being described; entry: borrow, or NULL
+
+cdef struct Effect:  # of a request, taken back if PostgreSQL never carries it out
+    Statement *installed  # own: one reference
+    Statement *removed
+    Statement *unnamed_before
+    ClientStatement *entry
+    uint8_t flags
+    uint8_t refusal  # Refusal
+    uint32_t moved_from  # of a Query: characters behind this one were moved by so many
+    int32_t moved_by
+
+cdef struct EffectQueue:  # one for each outstanding Parse, Close and REQUEST_SQL
+    Effect *ring  # own
+    uint32_t mask
+    uint32_t head
+    uint32_t tail
+
+cdef Effect *effects_push(EffectQueue *q) noexcept nogil
+
+
+cdef inline Effect *effects_at(EffectQueue *q, uint32_t i) noexcept nogil:
+    return &q.ring[i & q.mask]

@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: MIT
+"""Prepared statements: what a server has, in the order of use.
+
+Sans-IO, hot.
+
+Source: PostgreSQL documentation, "Extended Query".
+"""
+
+from libc.stdint cimport uint32_t, uint64_t
+
+from pooler.tables.texts cimport Statement, StatementTable
+
+cdef struct ServerStatement:  # a statement that a server has
+    ServerStatement *next
+    ServerStatement *newer
+    ServerStatement *older
+    Statement *statement  # own: one reference
+    uint32_t generation  # not the server's: nobody can say whether it is there
+    uint32_t batch  # the one that it was sent in, as batch_number counts
+    uint32_t target_batch  # the one in which SQL names it
+    uint32_t parsed_at  # StatementTable.schema_count then
+    uint64_t shape  # of its rows; 0: not known
+    uint64_t parameters  # their types; 0: not known
+    bint closing  # to be closed by a request under way; not counted, not in the list
+
+cdef struct ServerStatements:
+    ServerStatement **buckets  # own
+    uint32_t mask
+    uint32_t count
+    ServerStatement *newest
+    ServerStatement *oldest
+    uint32_t generation
+
+cdef ServerStatement *server_statement_find(
+    const ServerStatements *has, const Statement *st
+) noexcept nogil
+cdef ServerStatement *server_statement_add(
+    ServerStatements *has, Statement *st
+) noexcept nogil
+cdef void server_statement_remove(
+    StatementTable *t, ServerStatements *has, ServerStatement *entry
+) noexcept nogil
+cdef void server_statement_closing(
+    ServerStatements *has, ServerStatement *entry
+) noexcept nogil
+cdef void server_statements_free(
+    StatementTable *t, ServerStatements *has
+) noexcept nogil
+cdef void server_statement_use(
+    ServerStatements *has, ServerStatement *entry
+) noexcept nogil

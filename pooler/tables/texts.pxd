@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: MIT
+"""Prepared statements: the texts that all clients of a worker share.
+
+Sans-IO, hot. All clients that prepare the same text under the same circumstances
+share one ``Statement``, which has the same name on every server.
+
+``context`` is part of a statement's identity: the tracked parameters under which its
+text was read, because they change what literals mean (DateStyle, client_encoding,
+standard_conforming_strings, a tracked search_path or role).
+
+Source: PostgreSQL documentation, "Extended Query", "PREPARE".
+"""
+
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+
+from pooler.tables.params cimport ParamSet, ParamTable
+
+cdef enum:
+    SERVER_NAME_BYTES = 32
+    SEEN_TEXTS = 8192  # a power of two
+
+cdef enum StatementKind:
+    STATEMENT_PARSE  # text: what follows the name in a Parse message
+    STATEMENT_SQL  # text: what follows the name in PREPARE, and a terminator
+
+cdef enum TargetUse:  # what a statement whose text names another one does to it
+    TARGET_NONE
+    TARGET_EXECUTED
+    TARGET_PREPARED
+    TARGET_DEALLOCATED
+
+cdef enum Stability:  # whether a text means the same each time it is read
+    STABILITY_UNKNOWN
+    STABLE
+    UNSTABLE
+
+cdef struct Statement:
+    Statement *next  # own list of one hash bucket
+    ParamSet *context  # own: one reference
+    Statement *target  # own: one reference; NULL: its text names no other
+    const void *parsed_in  # the pool in which a server has accepted it last
+    uint32_t parsed_at  # schema_count then
+    uint64_t hash
+    uint32_t refs
+    uint32_t n
+    uint8_t kind
+    uint8_t target_use
+    uint8_t stability  # Stability
+    bint is_private  # not found by its text
+    uint8_t name_n
+    char name[SERVER_NAME_BYTES]  # on every server, zero-terminated
+    uint8_t text[1]
+
+cdef struct StatementTable:  # one per worker
+    ParamTable *params  # borrow
+    Statement **buckets  # own
+    uint32_t mask
+    uint32_t count
+    uint64_t bytes
+    uint64_t max_bytes  # of all texts; 0: no limit
+    uint32_t max_client_count  # names of one client; 0: no limit
+    uint64_t max_client_bytes  # texts behind the names of one client; 0: no limit
+    bint cache_unnamed
+    uint64_t seed
+    uint32_t schema_count  # commands seen that may change what a text means
+    uint32_t next_id
+    uint8_t prefix_n  # what all names on servers begin with
+    char prefix[16]
+    uint64_t *seen  # own: hashes of texts that were parsed unnamed before
+
+cdef int statements_init(
+    StatementTable *t, ParamTable *params, bytes prefix
+) except -1
+cdef void statements_free(StatementTable *t) noexcept nogil
+cdef uint64_t statement_hash(
+    const StatementTable *t, const ParamSet *context, uint8_t kind,
+    const uint8_t *text, size_t n,
+) noexcept nogil
+cdef Statement *statement_find(
+    const StatementTable *t, const ParamSet *context, uint8_t kind,
+    const uint8_t *text, size_t n, uint64_t h,
+) noexcept nogil
+cdef Statement *statement_intern(
+    StatementTable *t, ParamSet *context, uint8_t kind, const uint8_t *text, size_t n,
+    uint64_t h, bint shared,
+) noexcept nogil
+cdef void statement_free(StatementTable *t, Statement *st) noexcept nogil
+cdef bint text_seen(StatementTable *t, uint64_t h) noexcept nogil
+
+
+cdef inline Statement *statement_ref(Statement *st) noexcept nogil:
+    if st != NULL:
+        st.refs += 1
+    return st
+
+
+cdef inline void statement_unref(StatementTable *t, Statement *st) noexcept nogil:
+    if st != NULL:
+        st.refs -= 1
+        if st.refs == 0:
+            statement_free(t, st)

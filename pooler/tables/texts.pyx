@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: MIT
+"""Shared texts; see ``texts.pxd``."""
+
+import os
+
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memcmp, memcpy, memset
+
+from pooler.tables.hashing cimport mix
+from pooler.tables.params cimport params_ref, params_unref
+
+cdef extern from "<stdio.h>" nogil:
+    int snprintf(char *p, size_t n, const char *form, ...)
+
+cdef enum:
+    FIRST_STATEMENTS = 1024  # buckets; a power of two
+
+
+cdef int statements_init(
+    StatementTable *t, ParamTable *params, bytes prefix
+) except -1:
+    """Make an empty table; names on servers are ``prefix`` and a number."""
+    memset(t, 0, sizeof(StatementTable))
+    if not 0 < len(prefix) < <Py_ssize_t> sizeof(t.prefix):
+        raise ValueError(f"statement prefix of {len(prefix)} bytes")
+    t.params = params
+    memcpy(t.prefix, <const char *> prefix, len(prefix) + 1)
+    t.prefix_n = <uint8_t> len(prefix)
+    t.seed = int.from_bytes(os.urandom(8), "little")
+    t.buckets = <Statement **> calloc(FIRST_STATEMENTS, sizeof(Statement *))
+    t.seen = <uint64_t *> calloc(SEEN_TEXTS, sizeof(uint64_t))
+    t.mask = FIRST_STATEMENTS - 1
+    if t.buckets == NULL or t.seen == NULL:
+        statements_free(t)
+        raise MemoryError
+    return 0
+
+
+cdef void statements_free(StatementTable *t) noexcept nogil:
+    """Free the table; sessions have given their statements back."""
+    free(t.buckets)
+    free(t.seen)
+    t.buckets = NULL
+    t.seen = NULL
+
+
+cdef uint64_t statement_hash(
+    const StatementTable *t, const ParamSet *context, uint8_t kind,
+    const uint8_t *text, size_t n,
+) noexcept nogil:
+    """Hash of a statement's identity; seeded, so that nobody can aim at a bucket."""
+    cdef uint64_t h = mix(t.seed ^ n, <uint64_t> context)
+    cdef uint64_t word
+    cdef size_t at = 0
+    while at + 8 <= n:
+        memcpy(&word, text + at, 8)
+        h = mix(h, word)
+        at += 8
+    word = kind
+    memcpy(&word, text + at, n - at)
+    h = mix(h, word ^ (<uint64_t> kind << 56))
+    return mix(h, n)
+
+
+cdef void grow_table(StatementTable *t) noexcept nogil:
+    """Twice as many buckets; without memory the chains just get longer."""
+    cdef uint32_t size = (t.mask + 1) * 2
+    cdef Statement **buckets = <Statement **> calloc(size, sizeof(Statement *))
+    cdef Statement *st
+    cdef Statement *next_st
+    cdef uint32_t i
+    if buckets == NULL:
+        return
+    for i in range(t.mask + 1):
+        st = t.buckets[i]
+        while st != NULL:
+            next_st = st.next
+            st.next = buckets[st.hash & (size - 1)]
+            buckets[st.hash & (size - 1)] = st
+            st = next_st
+    free(t.buckets)
+    t.buckets = buckets
+    t.mask = size - 1
+
+
+cdef Statement *statement_find(
+    const StatementTable *t, const ParamSet *context, uint8_t kind,
+    const uint8_t *text, size_t n, uint64_t h,
+) noexcept nogil:
+    """The shared statement with this text, borrowed; NULL when there is none."""
+    cdef Statement *st = t.buckets[h & t.mask]
+    while st != NULL:
+        if (
+            st.hash == h and st.n == n and st.kind == kind and st.context == context
+            and not st.is_private and memcmp(st.text, text, n) == 0
+        ):
+            break
+        st = st.next
+    return st
+
+
+cdef Statement *statement_intern(
+    StatementTable *t, ParamSet *context, uint8_t kind, const uint8_t *text, size_t n,
+    uint64_t h, bint shared,
+) noexcept nogil:
+    """The statement with this text, made when there is none or it is not shared.
+
+    In:      text borrowed; n < 2**31; h = statement_hash of the same
+    Out:     a reference the caller owns; NULL when memory or max_bytes forbids it
+    """
+    cdef Statement *st = NULL
+    cdef size_t size = sizeof(Statement) + n
+    if shared:
+        st = statement_find(t, context, kind, text, n, h)
+        if st != NULL:
+            return statement_ref(st)
+    if t.max_bytes and t.bytes + size > t.max_bytes:
+        return NULL
+    st = <Statement *> malloc(size)
+    if st == NULL:
+        return NULL
+    memset(st, 0, sizeof(Statement))
+    if t.count > t.mask:
+        grow_table(t)
+    st.context = params_ref(context)
+    st.hash = h
+    st.refs = 1
+    st.n = <uint32_t> n
+    st.kind = kind
+    st.is_private = not shared
+    t.next_id += 1
+    st.name_n = <uint8_t> snprintf(
+        st.name, SERVER_NAME_BYTES, b"%s%u", t.prefix, t.next_id
+    )
+    memcpy(st.text, text, n)
+    st.next = t.buckets[h & t.mask]
+    t.buckets[h & t.mask] = st
+    t.count += 1
+    t.bytes += size
+    return st
+
+
+cdef void statement_free(StatementTable *t, Statement *st) noexcept nogil:
+    """Nobody has this statement any more."""
+    cdef Statement **at = &t.buckets[st.hash & t.mask]
+    cdef Statement *target = st.target
+    while at[0] != st:
+        at = &at[0].next
+    at[0] = st.next
+    t.count -= 1
+    t.bytes -= sizeof(Statement) + st.n
+    params_unref(t.params, st.context)
+    free(st)
+    if target != NULL:  # a target has no target itself, so this goes one level deep
+        target.refs -= 1
+        if target.refs == 0:
+            statement_free(t, target)
+
+
+cdef bint text_seen(StatementTable *t, uint64_t h) noexcept nogil:
+    """Whether this text was met here before, lately; from now on it was."""
+    cdef uint64_t *at = &t.seen[h & (SEEN_TEXTS - 1)]
+    if at[0] == h:
+        return True
+    at[0] = h
+    return False
