@@ -426,7 +426,7 @@ cdef Statement *known_statement(
         return NULL
     st = statement_find(
         t, context, STATEMENT_PARSE, body + name_end, n - name_end,
-        statement_hash(t, context, STATEMENT_PARSE, body + name_end, n - name_end),
+        statement_hash(context, STATEMENT_PARSE, body + name_end, n - name_end),
     )
     if (
         st == NULL or st.parsed_in != c.pool or st.parsed_at != t.schema_count

@@ -97,7 +97,7 @@ cdef Statement *intern(
     if context == NULL:
         return NULL
     return statement_intern(
-        t, context, kind, text, n, statement_hash(t, context, kind, text, n), True
+        t, context, kind, text, n, statement_hash(context, kind, text, n), True
     )
 
 

@@ -5,19 +5,11 @@ from libc.stdint cimport uint8_t, uint32_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcmp, memcpy
 
+from pooler.tables.hashing cimport hash_bytes
 from pooler.tables.texts cimport statement_ref, statement_unref
 
 cdef enum:
     FIRST_NAMES = 8  # buckets; a power of two
-
-
-cdef uint32_t hash_name(const uint8_t *name, size_t n) noexcept nogil:
-    """FNV-1a; the names are short, and a client harms but itself with bad ones."""
-    cdef uint32_t h = 2166136261u
-    cdef size_t i
-    for i in range(n):
-        h = (h ^ name[i]) * 16777619u
-    return h
 
 
 cdef ClientStatements *client_statements_new() noexcept nogil:
@@ -91,7 +83,7 @@ cdef ClientStatement *client_statement_find(
         return NULL
     if n > STATEMENT_NAME_BYTES:
         n = STATEMENT_NAME_BYTES
-    h = hash_name(name, n)
+    h = <uint32_t> hash_bytes(name, n)
     entry = names.buckets[h & names.mask]
     while entry != NULL:
         if (
@@ -119,7 +111,7 @@ cdef ClientStatement *client_statement_new(
     entry.told_shape = entry.told_parameters = 0
     entry.shown_n = <uint8_t> n
     entry.name_n = <uint8_t> min(n, <size_t> STATEMENT_NAME_BYTES)
-    entry.hash = hash_name(name, entry.name_n)
+    entry.hash = <uint32_t> hash_bytes(name, entry.name_n)
     memcpy(entry.name, name, n)
     return entry
 

@@ -3,7 +3,9 @@
 
 Session layer, sans-IO. All sessions with equal values share one ``ParamSet``, so
 "does this server have what this client wants" is one pointer comparison and a
-client pays eight bytes. Values and sets are counted; the last user frees them.
+client pays eight bytes. Values and sets are counted; the last user frees them. The
+tables grow with what is in them and do not shrink: eight bytes for each of the most
+values, and sets, that there ever were.
 
 Source: PostgreSQL documentation, "Asynchronous Operations" (ParameterStatus).
 """
@@ -36,9 +38,10 @@ cdef struct ParamTable:
     uint32_t name_n[PARAM_MAX]
     char name[PARAM_MAX][PARAM_NAME_MAX + 1]
     bint is_list[PARAM_MAX]  # reported as a quoted list, which SET would quote again
-    ParamValue **values  # own: buckets
-    ParamSet **sets  # own: buckets
-    uint32_t buckets  # a power of two
+    ParamValue **values  # own: buckets, as many as there were values at most, or more
+    ParamSet **sets  # own: likewise
+    uint32_t value_mask  # buckets - 1; a power of two minus one
+    uint32_t set_mask
     uint32_t value_count
     uint32_t set_count
 

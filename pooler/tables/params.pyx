@@ -5,30 +5,22 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcmp, memcpy, memset, strlen
 
 from pooler._wire cimport HEADER_BYTES, put_header
+from pooler.tables.hashing cimport hash_bytes
 
 cdef extern from "<strings.h>" nogil:
     int strncasecmp(const char *a, const char *b, size_t n)
 
 cdef enum:
-    BUCKETS = 1024
+    FIRST_BUCKETS = 64  # a power of two
     SET_BYTES = 64  # more than what surrounds name and value in either form
-
-
-cdef uint32_t hash_bytes(const uint8_t *p, size_t n) noexcept nogil:
-    """FNV-1a."""
-    cdef uint32_t h = 2166136261u
-    cdef size_t i
-    for i in range(n):
-        h = (h ^ p[i]) * 16777619u
-    return h
 
 
 cdef int params_init(ParamTable *t) except -1:
     memset(t, 0, sizeof(ParamTable))
-    t.buckets = BUCKETS
     t.label = -1
-    t.values = <ParamValue **> calloc(BUCKETS, sizeof(ParamValue *))
-    t.sets = <ParamSet **> calloc(BUCKETS, sizeof(ParamSet *))
+    t.values = <ParamValue **> calloc(FIRST_BUCKETS, sizeof(ParamValue *))
+    t.sets = <ParamSet **> calloc(FIRST_BUCKETS, sizeof(ParamSet *))
+    t.value_mask = t.set_mask = FIRST_BUCKETS - 1
     if t.values == NULL or t.sets == NULL:
         params_free(t)
         raise MemoryError
@@ -40,12 +32,13 @@ cdef void params_free(ParamTable *t) noexcept nogil:
     cdef uint32_t i
     cdef ParamValue *value
     cdef ParamSet *s
-    for i in range(t.buckets):
-        while t.values != NULL and t.values[i] != NULL:
+    for i in range(t.value_mask + 1 if t.values != NULL else 0):
+        while t.values[i] != NULL:
             value = t.values[i]
             t.values[i] = value.next
             free(value)
-        while t.sets != NULL and t.sets[i] != NULL:
+    for i in range(t.set_mask + 1 if t.sets != NULL else 0):
+        while t.sets[i] != NULL:
             s = t.sets[i]
             t.sets[i] = s.next
             free(s)
@@ -80,12 +73,54 @@ cdef int params_index(
     return -1
 
 
+cdef void grow_values(ParamTable *t) noexcept nogil:
+    """Twice as many buckets; without memory the chains just get longer."""
+    cdef uint32_t mask = t.value_mask * 2 + 1
+    cdef ParamValue **buckets = <ParamValue **> calloc(
+        <size_t> mask + 1, sizeof(ParamValue *)
+    )
+    cdef ParamValue *v
+    cdef uint32_t i
+    if buckets == NULL:
+        return
+    for i in range(t.value_mask + 1):
+        while t.values[i] != NULL:
+            v = t.values[i]
+            t.values[i] = v.next
+            v.next = buckets[v.hash & mask]
+            buckets[v.hash & mask] = v
+    free(t.values)
+    t.values = buckets
+    t.value_mask = mask
+
+
+cdef void grow_sets(ParamTable *t) noexcept nogil:
+    """As grow_values."""
+    cdef uint32_t mask = t.set_mask * 2 + 1
+    cdef ParamSet **buckets = <ParamSet **> calloc(
+        <size_t> mask + 1, sizeof(ParamSet *)
+    )
+    cdef ParamSet *s
+    cdef uint32_t i
+    if buckets == NULL:
+        return
+    for i in range(t.set_mask + 1):
+        while t.sets[i] != NULL:
+            s = t.sets[i]
+            t.sets[i] = s.next
+            s.next = buckets[s.hash & mask]
+            buckets[s.hash & mask] = s
+    free(t.sets)
+    t.sets = buckets
+    t.set_mask = mask
+
+
 cdef ParamValue *intern_value(
     ParamTable *t, const uint8_t *text, size_t n
 ) noexcept nogil:
-    cdef uint32_t h = hash_bytes(text, n)
-    cdef ParamValue **bucket = &t.values[h & (t.buckets - 1)]
-    cdef ParamValue *v = bucket[0]
+    """The value of this text; a reference the caller owns. NULL without memory."""
+    cdef uint32_t h = <uint32_t> hash_bytes(text, n)
+    cdef ParamValue *v = t.values[h & t.value_mask]
     while v != NULL:
         if v.hash == h and v.n == n and memcmp(v.text, text, n) == 0:
             v.refs += 1
@@ -99,8 +134,10 @@ cdef ParamValue *intern_value(
     v.n = <uint32_t> n
     memcpy(v.text, text, n)
     v.text[n] = 0
-    v.next = bucket[0]
-    bucket[0] = v
+    if t.value_count > t.value_mask:
+        grow_values(t)
+    v.next = t.values[h & t.value_mask]
+    t.values[h & t.value_mask] = v
     t.value_count += 1
     return v
 
@@ -112,7 +149,7 @@ cdef void unref_value(ParamTable *t, ParamValue *v) noexcept nogil:
     v.refs -= 1
     if v.refs:
         return
-    at = &t.values[v.hash & (t.buckets - 1)]
+    at = &t.values[v.hash & t.value_mask]
     while at[0] != v:
         at = &at[0].next
     at[0] = v.next
@@ -122,9 +159,10 @@ cdef void unref_value(ParamTable *t, ParamValue *v) noexcept nogil:
 
 cdef ParamSet *intern_set(ParamTable *t, ParamValue **value) noexcept nogil:
     """The set of these values; takes over one reference to each of them."""
-    cdef uint32_t h = hash_bytes(<const uint8_t *> value, PARAM_MAX * sizeof(void *))
-    cdef ParamSet **bucket = &t.sets[h & (t.buckets - 1)]
-    cdef ParamSet *s = bucket[0]
+    cdef uint32_t h = <uint32_t> hash_bytes(
+        <const uint8_t *> value, PARAM_MAX * sizeof(void *)
+    )
+    cdef ParamSet *s = t.sets[h & t.set_mask]
     cdef int i
     while s != NULL:
         if s.hash == h and memcmp(s.value, value, PARAM_MAX * sizeof(void *)) == 0:
@@ -143,8 +181,10 @@ cdef ParamSet *intern_set(ParamTable *t, ParamValue **value) noexcept nogil:
     s.hash = h
     s.refs = 1
     memcpy(s.value, value, PARAM_MAX * sizeof(void *))
-    s.next = bucket[0]
-    bucket[0] = s
+    if t.set_count > t.set_mask:
+        grow_sets(t)
+    s.next = t.sets[h & t.set_mask]
+    t.sets[h & t.set_mask] = s
     t.set_count += 1
     return s
 
@@ -184,7 +224,7 @@ cdef void params_unref(ParamTable *t, ParamSet *s) noexcept nogil:
     s.refs -= 1
     if s.refs:
         return
-    at = &t.sets[s.hash & (t.buckets - 1)]
+    at = &t.sets[s.hash & t.set_mask]
     while at[0] != s:
         at = &at[0].next
     at[0] = s.next

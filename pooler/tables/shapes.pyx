@@ -4,7 +4,11 @@
 from libc.stdint cimport uint8_t, uint64_t
 from libc.string cimport memchr, memcpy
 
-from pooler.tables.hashing cimport mix
+
+cdef inline uint64_t mix(uint64_t h, uint64_t word) noexcept nogil:
+    """Quick rather than strong: a client could but deceive itself."""
+    h = (h ^ word) * 0x9E3779B97F4A7C15u
+    return h ^ (h >> 29)
 
 
 cdef uint64_t shape_of_parameters(const uint8_t *body, size_t n) noexcept nogil:

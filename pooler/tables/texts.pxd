@@ -61,7 +61,6 @@ cdef struct StatementTable:  # one per worker
     uint32_t max_client_count  # names of one client; 0: no limit
     uint64_t max_client_bytes  # texts behind the names of one client; 0: no limit
     bint cache_unnamed
-    uint64_t seed
     uint32_t schema_count  # commands seen that may change what a text means
     uint32_t next_id
     uint8_t prefix_n  # what all names on servers begin with
@@ -73,8 +72,7 @@ cdef int statements_init(
 ) except -1
 cdef void statements_free(StatementTable *t) noexcept nogil
 cdef uint64_t statement_hash(
-    const StatementTable *t, const ParamSet *context, uint8_t kind,
-    const uint8_t *text, size_t n,
+    const ParamSet *context, uint8_t kind, const uint8_t *text, size_t n
 ) noexcept nogil
 cdef Statement *statement_find(
     const StatementTable *t, const ParamSet *context, uint8_t kind,

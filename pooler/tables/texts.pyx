@@ -1,13 +1,11 @@
 # SPDX-License-Identifier: MIT
 """Shared texts; see ``texts.pxd``."""
 
-import os
-
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcmp, memcpy, memset
 
-from pooler.tables.hashing cimport mix
+from pooler.tables.hashing cimport hash_behind, hash_bytes
 from pooler.tables.params cimport params_ref, params_unref
 
 cdef extern from "<stdio.h>" nogil:
@@ -27,7 +25,6 @@ cdef int statements_init(
     t.params = params
     memcpy(t.prefix, <const char *> prefix, len(prefix) + 1)
     t.prefix_n = <uint8_t> len(prefix)
-    t.seed = int.from_bytes(os.urandom(8), "little")
     t.buckets = <Statement **> calloc(FIRST_STATEMENTS, sizeof(Statement *))
     t.seen = <uint64_t *> calloc(SEEN_TEXTS, sizeof(uint64_t))
     t.mask = FIRST_STATEMENTS - 1
@@ -46,21 +43,10 @@ cdef void statements_free(StatementTable *t) noexcept nogil:
 
 
 cdef uint64_t statement_hash(
-    const StatementTable *t, const ParamSet *context, uint8_t kind,
-    const uint8_t *text, size_t n,
+    const ParamSet *context, uint8_t kind, const uint8_t *text, size_t n
 ) noexcept nogil:
-    """Hash of a statement's identity; seeded, so that nobody can aim at a bucket."""
-    cdef uint64_t h = mix(t.seed ^ n, <uint64_t> context)
-    cdef uint64_t word
-    cdef size_t at = 0
-    while at + 8 <= n:
-        memcpy(&word, text + at, 8)
-        h = mix(h, word)
-        at += 8
-    word = kind
-    memcpy(&word, text + at, n - at)
-    h = mix(h, word ^ (<uint64_t> kind << 56))
-    return mix(h, n)
+    """Hash of a statement's identity."""
+    return hash_behind(<uint64_t> context ^ (<uint64_t> kind << 56), text, n)
 
 
 cdef void grow_table(StatementTable *t) noexcept nogil:
@@ -108,6 +94,9 @@ cdef Statement *statement_intern(
 
     In:      text borrowed; n < 2**31; h = statement_hash of the same
     Out:     a reference the caller owns; NULL when memory or max_bytes forbids it
+
+    One that is not shared has a hash of its own: nobody looks for it by its text, of
+    which there may be thousands.
     """
     cdef Statement *st = NULL
     cdef size_t size = sizeof(Statement) + n
@@ -124,7 +113,6 @@ cdef Statement *statement_intern(
     if t.count > t.mask:
         grow_table(t)
     st.context = params_ref(context)
-    st.hash = h
     st.refs = 1
     st.n = <uint32_t> n
     st.kind = kind
@@ -133,6 +121,9 @@ cdef Statement *statement_intern(
     st.name_n = <uint8_t> snprintf(
         st.name, SERVER_NAME_BYTES, b"%s%u", t.prefix, t.next_id
     )
+    if not shared:
+        h = hash_bytes(<const uint8_t *> st.name, st.name_n)
+    st.hash = h
     memcpy(st.text, text, n)
     st.next = t.buckets[h & t.mask]
     t.buckets[h & t.mask] = st

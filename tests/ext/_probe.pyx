@@ -37,14 +37,15 @@ from pooler.session.records cimport (
 from pooler.statements.sql_text cimport (
     SqlCommand, sql_concerns, sql_is_stable, sql_next,
 )
+from pooler.tables.hashing cimport HashKey, siphash
 from pooler.tables.params cimport (
-    ParamSet, params_empty, params_free, params_init, params_track, params_unref,
-    params_with,
+    ParamSet, ParamValue, params_empty, params_free, params_init, params_track,
+    params_unref, params_with,
 )
 from pooler.tables.client_names cimport ClientStatement, ClientStatements
 from pooler.tables.server_statements cimport ServerStatement
-from pooler.tables.texts cimport statements_free, statements_init
 from pooler.wire.buffers cimport Queue, queue_add, queue_reset, queue_size
+from pooler.tables.texts cimport Statement, statements_free, statements_init
 from pooler._wire cimport (
     CLIENT_RULES, Found, IDLE_SERVER_RULES, LONE_CLIENT_RULES, Rule, SCAN_END,
     SCAN_EPROTO, SCAN_MESSAGE, SERVER_RULES, ScanState, ScanStatus, error_is_fatal,
@@ -108,6 +109,16 @@ def error_response(str severity, str sqlstate, str text):
     out = PyBytes_FromStringAndSize(<const char *> p, n)
     free(p)
     return out
+
+
+def siphash_of(bytes key, bytes data, int rounds=1, int last_rounds=3):
+    """``siphash``; ``key`` is 16 bytes."""
+    cdef HashKey k
+    k.low = int.from_bytes(key[:8], "little")
+    k.high = int.from_bytes(key[8:16], "little")
+    return siphash(
+        k, <const uint8_t *> <const char *> data, len(data), rounds, last_rounds
+    )
 
 
 SQL_VERBS = ("other", "prepare", "execute", "deallocate", "forget all")
@@ -237,6 +248,8 @@ cdef class Bench:
     cdef set broken
     cdef list events  # of the two lists below, in the order in which they happened
     cdef list woken  # (client, server, to_server, status) of clients that went on
+    cdef readonly list woken  # (client, server, to_server, status) of resumed clients
+    cdef list held  # addresses of parameter sets
     cdef list sent  # ("client" or "server", index, bytes) in the order of sending
     cdef list closed  # ("client" or "server", index, how) in order
     cdef set gone  # ("client" or "server", index) of what was closed
@@ -265,6 +278,7 @@ cdef class Bench:
         self.closed = []
         self.cancels = []
         self.gone = set()
+        self.held = []
 
     def __dealloc__(self):
         cdef int i
@@ -693,3 +707,83 @@ cdef class Bench:
     def parameter_counts(self):
         """(interned values, interned sets)."""
         return self.relay.params.value_count, self.relay.params.set_count
+
+    def hold_values(self, values):
+        """Intern a set of parameters for each value of the first one."""
+        for value in values:
+            self.held.append(<size_t> self.values((value,)))
+
+    def drop_values(self):
+        """Give all of these sets back."""
+        for address in self.held:
+            params_unref(&self.relay.params, <ParamSet *> <size_t> address)
+        self.held = []
+
+    def tables(self):
+        """(buckets, most rows in one bucket) of each table; of clients, the worst."""
+        cdef ClientSession *c
+        cdef int i
+        found = {
+            "values": self.chains_of_values(),
+            "sets": self.chains_of_sets(),
+            "texts": self.chains_of_texts(),
+            "names": (0, 0),
+        }
+        for i in range(self.client_n):
+            c = self.clients[i]
+            if c.statements != NULL:
+                found["names"] = max(found["names"], chains_of_names(c.statements))
+        return found
+
+    cdef tuple chains_of_values(self):
+        cdef ParamValue *v
+        cdef uint32_t k
+        longest = 0
+        for k in range(self.relay.params.value_mask + 1):
+            n = 0
+            v = self.relay.params.values[k]
+            while v != NULL:
+                n += 1
+                v = v.next
+            longest = max(longest, n)
+        return self.relay.params.value_mask + 1, longest
+
+    cdef tuple chains_of_sets(self):
+        cdef ParamSet *s
+        cdef uint32_t k
+        longest = 0
+        for k in range(self.relay.params.set_mask + 1):
+            n = 0
+            s = self.relay.params.sets[k]
+            while s != NULL:
+                n += 1
+                s = s.next
+            longest = max(longest, n)
+        return self.relay.params.set_mask + 1, longest
+
+    cdef tuple chains_of_texts(self):
+        cdef Statement *st
+        cdef uint32_t k
+        longest = 0
+        for k in range(self.relay.statements.mask + 1):
+            n = 0
+            st = self.relay.statements.buckets[k]
+            while st != NULL:
+                n += 1
+                st = st.next
+            longest = max(longest, n)
+        return self.relay.statements.mask + 1, longest
+
+
+cdef tuple chains_of_names(ClientStatements *names):
+    cdef ClientStatement *entry
+    cdef uint32_t k
+    longest = 0
+    for k in range(names.mask + 1):
+        n = 0
+        entry = names.buckets[k]
+        while entry != NULL:
+            n += 1
+            entry = entry.next
+        longest = max(longest, n)
+    return names.mask + 1, longest

@@ -19,6 +19,7 @@ from pooler.relay.step cimport (
 from pooler.session.records cimport (
     CLIENT_CLOSED, SERVER_CLOSED, client_begin, requests_at, server_begin,
 )
+from pooler.tables.hashing cimport hash_key
 from pooler.tables.params cimport (
     ParamSet, params_empty, params_init, params_track, params_unref, params_with,
 )
@@ -29,7 +30,7 @@ from pooler._wire cimport CLIENT_RULES, SERVER_RULES
 from tests.fuzz._checks cimport Frames, check, digest, walk
 
 cdef enum:
-    FIRST_BUCKETS = 4  # so few that the table has to grow
+    FIRST_BUCKETS = 4  # so few that the tables have to grow
 
 
 cdef void note(World *w, uint8_t what, uint8_t value) noexcept nogil:
@@ -43,7 +44,8 @@ cdef void note(World *w, uint8_t what, uint8_t value) noexcept nogil:
 
 cdef void start_relay(World *w) noexcept nogil:
     """Nothing that an earlier input has left decides what happens now."""
-    relay.statements.mask = FIRST_BUCKETS - 1  # of an empty table, which has more
+    relay.statements.mask = FIRST_BUCKETS - 1  # of empty tables, which have more
+    relay.params.value_mask = FIRST_BUCKETS - 1
     relay.statements.next_id = relay.statements.schema_count = 0
     memset(relay.statements.seen, 0, SEEN_TEXTS * sizeof(uint64_t))
     check(relay.pool_count == 0 and relay.wakes == NULL, "a pool is left")
@@ -257,7 +259,7 @@ params_init(&relay.params)
 for name in ("application_name", "DateStyle"):
     params_track(&relay.params, name.encode(), False)
 statements_init(&relay.statements, &relay.params, b"p_")
-# Both are part of a statement's hash, which decides what ``seen`` forgets: so they
-# shall not change. The set is never given back.
-relay.statements.seed = 1
+# Key and set decide a statement's hash, and that what ``seen`` forgets: so they shall
+# not change. The set is never given back.
+hash_key.low = hash_key.high = 1
 cdef ParamSet *nothing_known = params_empty(&relay.params)
