@@ -18,6 +18,9 @@ from pooler.statements.outcomes cimport PrepareResult, Refusal
 from pooler.tables.texts cimport StatementTable
 from pooler._wire cimport Found
 
+cdef enum:
+    NAMES_MOST_BYTES = 32768  # of a message, up to the end of the names in it
+
 
 cdef inline size_t after_cstring(
     const uint8_t *message, size_t here, size_t at
@@ -51,8 +54,8 @@ cdef PrepareResult refuse_cut(
     const Found *found, size_t here, size_t *taken, Refusal why,
 ) noexcept nogil
 cdef PrepareResult absorb(
-    StatementTable *t, ClientSession *c, const Found *found, const uint8_t *message,
-    size_t here, size_t *taken,
+    StatementTable *t, ClientSession *c, const ServerSession *s, const Found *found,
+    const uint8_t *message, size_t here, size_t *taken,
 ) noexcept nogil
 cdef PrepareResult parse_whole(
     StatementTable *t, ClientSession *c, ServerSession *s, Output *out,

@@ -35,7 +35,6 @@ from pooler.tables.texts cimport (
 from pooler._wire cimport HEADER_BYTES
 
 cdef enum:
-    NAMES_MOST_BYTES = 32768  # of a message, up to the end of the names in it
     PARSE_HELD_BYTES = 16384  # a longer Parse is not held in the receive buffer
     UNNAMED_KEPT_BYTES = 1048576  # a longer unnamed statement is not remembered
 
@@ -269,8 +268,8 @@ cdef PrepareResult parse_whole(
 
 
 cdef PrepareResult absorb(
-    StatementTable *t, ClientSession *c, const Found *found, const uint8_t *message,
-    size_t here, size_t *taken,
+    StatementTable *t, ClientSession *c, const ServerSession *s, const Found *found,
+    const uint8_t *message, size_t here, size_t *taken,
 ) noexcept nogil:
     """Keep a message of which more is to come; the relay brings the rest."""
     cdef ClientStatements *names = c.statements
@@ -278,6 +277,7 @@ cdef PrepareResult absorb(
     if names.part == NULL:
         return PREPARE_NO_MEMORY
     names.code = found.code
+    names.in_batch = s.batch_open
     names.part_n = found.length - 4
     t.bytes += names.part_n
     names.part_have = <uint32_t> (here - HEADER_BYTES)
@@ -315,7 +315,7 @@ cdef PrepareResult prepare_parse(
             why = REFUSED_MEMORY
         if why != REFUSED_NOT:
             return refuse_cut(t, c, s, out, found, here, taken, why)
-        return absorb(t, c, found, message, here, taken)
+        return absorb(t, c, s, found, message, here, taken)
     # Too long to be worth remembering: it streams, and lives as long as this link.
     effect = push_with_effect(s, c"P")
     if effect == NULL:

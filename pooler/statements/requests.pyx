@@ -11,14 +11,15 @@ from pooler.statements.install cimport (
 )
 from pooler.tables.params cimport ParamSet, params_context
 from pooler.statements.parse cimport (
-    absorb, after_cstring, names_missing, names_unsettled, no_room, parse_whole,
-    prepare_parse, refuse_cut,
+    NAMES_MOST_BYTES, absorb, after_cstring, names_missing, names_unsettled, no_room,
+    parse_whole, prepare_parse, refuse_cut,
 )
 from pooler.statements.replay cimport replay_arm
 from pooler.session.records cimport (
     REQUEST_DESCRIBE, REQUEST_FAKE, REQUEST_SKIP, batch_number, batch_unsettled,
     requests_push, server_has,
 )
+from pooler.statements.sql_text cimport SqlCommand, sql_concerns, sql_first
 from pooler.statements.sql_names cimport (
     is_stable, names_of, over_limit, query_names, rename_query,
 )
@@ -40,9 +41,6 @@ from pooler.tables.texts cimport (
     statement_unref,
 )
 from pooler._wire cimport HEADER_BYTES, load_be32, put_header
-
-cdef enum:
-    QUERY_LOOK_BYTES = 256  # what must be there of a Query to see what it is
 
 cdef const char *SYNC = b"S\0\0\0\4"
 cdef const char *DESCRIBE_PORTAL = b"D\0\0\0\6P"
@@ -314,29 +312,38 @@ cdef PrepareResult prepare_query(
     StatementTable *t, ClientSession *c, ServerSession *s, Output *out,
     const Found *found, const uint8_t *message, size_t here, size_t *taken,
 ) noexcept nogil:
-    """A Query drops the unnamed statement; PREPARE and the like are renamed."""
-    cdef size_t text_n = here - HEADER_BYTES
-    if here <= found.length:
-        if here < QUERY_LOOK_BYTES:
+    """A Query drops the unnamed statement; PREPARE and the like are renamed.
+
+    Its beginning says whether it is one of these, however little of it comes at once.
+    """
+    cdef const uint8_t *text = message + HEADER_BYTES
+    cdef bint whole = here > found.length
+    cdef size_t text_n = here - HEADER_BYTES - whole  # without the terminator
+    cdef size_t look_n = text_n if text_n < NAMES_MOST_BYTES else NAMES_MOST_BYTES
+    cdef SqlCommand first
+    cdef bint ours = False
+    if sql_concerns(text, look_n):
+        ours = sql_first(text, look_n, &first)
+        if first.cut and look_n < text_n:
+            ours = False
+        elif first.cut and not whole:
             return PREPARE_HOLD
-    else:
-        text_n -= 1  # without the terminator
-    if names_unsettled(c, s) and query_names(message + HEADER_BYTES, text_n):
+    if ours and names_unsettled(c, s):
         return PREPARE_WAIT
     if c.statements != NULL:
         statement_unref(t, c.statements.unnamed)
         c.statements.unnamed = NULL
         c.statements.unnamed_batch = batch_number(&s.requests)
-    if here > found.length:
-        if message[here - 1] != 0:
-            return PREPARE_FORWARD
+    if not ours or (whole and message[here - 1] != 0):
+        return PREPARE_FORWARD
+    if whole:
         taken[0] = here
-        return rename_query(t, c, s, out, message + HEADER_BYTES, text_n)
-    if not query_names(message + HEADER_BYTES, text_n) or no_room(t, found.length):
+        return rename_query(t, c, s, out, text, text_n)
+    if no_room(t, found.length):
         return PREPARE_FORWARD
     if names_of(c) == NULL:
         return PREPARE_NO_MEMORY
-    return absorb(t, c, found, message, here, taken)
+    return absorb(t, c, s, found, message, here, taken)
 
 
 cdef PrepareResult prepare_request(
@@ -377,7 +384,9 @@ cdef PrepareResult prepare_absorbed(
     if names.code == c"P":
         result = parse_whole(t, c, s, out, body, n)
     elif n and body[n - 1] == 0:
+        s.batch_open = names.in_batch  # as it was in front of this Query
         result = rename_query(t, c, s, out, body, n - 1)
+        s.batch_open = False
     if result == PREPARE_WAIT:
         s.obsolete = True  # it cannot wait here, so the server gets the client's name
         result = PREPARE_FORWARD

@@ -27,9 +27,12 @@ cdef struct SqlCommand:
     size_t name_start  # of the name as it is written, quotes included
     size_t name_end
     size_t end  # behind the statement: at its semicolon or at the end of the text
+    bint cut  # verb and name stand at the end of the text: more of it may change them
     uint8_t name_n
     uint8_t name[SQL_NAME_BYTES]  # as PostgreSQL reads it
 
+cdef bint sql_first(const uint8_t *text, size_t n, SqlCommand *found) noexcept nogil
+cdef size_t sql_end(const uint8_t *text, size_t n, size_t at) noexcept nogil
 cdef bint sql_next(
     const uint8_t *text, size_t n, size_t *pos, SqlCommand *found
 ) noexcept nogil
@@ -39,14 +42,15 @@ cdef bint sql_is_stable(const uint8_t *text, size_t n) noexcept nogil
 cdef inline bint sql_concerns(const uint8_t *text, size_t n) noexcept nogil:
     """Whether sql_next may find anything: by the first letter behind blanks.
 
-    A comment may hide a keyword, so it counts as one.
+    A comment may hide a keyword, so it counts as one; so does a text of blanks, behind
+    which more may come.
     """
     cdef size_t at = 0
     cdef uint8_t first
     while at < n and (text[at] == c" " or 9 <= text[at] <= 13):
         at += 1
     if at == n:
-        return False
+        return True
     first = text[at] | 0x20
     return (
         first == c"p" or first == c"e" or first == c"d"

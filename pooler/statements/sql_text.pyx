@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: MIT
-"""Reading of SQL as far as ``_sqltext.pxd`` says."""
+"""Reading of SQL as far as ``sql_text.pxd`` says."""
 
 from libc.stdint cimport uint8_t
-from libc.string cimport memcmp, strlen
+from libc.string cimport memchr, strlen
 
 cdef extern from "<strings.h>" nogil:
     int strncasecmp(const char *a, const char *b, size_t n)
+
+cdef extern from "<string.h>" nogil:
+    void *memmem(const void *text, size_t n, const void *part, size_t part_n)
 
 
 cdef inline bint is_space(uint8_t byte) noexcept nogil:
@@ -61,8 +64,14 @@ cdef size_t skip_quoted(
 ) noexcept nogil:
     """Behind a '...' or "..." that begins at ``at``; n when it does not end."""
     cdef uint8_t quote = text[at]
+    cdef const uint8_t *end
     at += 1
     while at < n:
+        if not escapes:  # a value may have megabytes
+            end = <const uint8_t *> memchr(text + at, quote, n - at)
+            if end == NULL:
+                return n
+            at = <size_t> (end - text)
         if escapes and text[at] == c"\\":
             at += 2
         elif text[at] == quote:
@@ -79,19 +88,17 @@ cdef size_t skip_dollar(const uint8_t *text, size_t n, size_t at) noexcept nogil
     """Behind a $tag$...$tag$ that begins at ``at``; behind the $ if none does."""
     cdef size_t tag = at + 1
     cdef size_t size
+    cdef const uint8_t *end
     while tag < n and in_word(text[tag]) and text[tag] != c"$":
         tag += 1
     if tag >= n or text[tag] != c"$" or (
         tag > at + 1 and c"0" <= text[at + 1] <= c"9"
     ):
         return at + 1
-    size = tag + 1 - at
     tag += 1
-    while tag + size <= n:
-        if text[tag] == c"$" and memcmp(text + tag, text + at, size) == 0:
-            return tag + size
-        tag += 1
-    return n
+    size = tag - at
+    end = <const uint8_t *> memmem(text + tag, n - tag, text + at, size)
+    return n if end == NULL else <size_t> (end - text) + size
 
 
 cdef size_t skip_token(const uint8_t *text, size_t n, size_t at) noexcept nogil:
@@ -114,8 +121,11 @@ cdef size_t skip_token(const uint8_t *text, size_t n, size_t at) noexcept nogil:
     return at + 1
 
 
-cdef size_t statement_end(const uint8_t *text, size_t n, size_t at) noexcept nogil:
-    """At the semicolon that ends the statement, or n."""
+cdef size_t sql_end(const uint8_t *text, size_t n, size_t at) noexcept nogil:
+    """From ``at``, no part of a token, to the semicolon that ends the statement, or n.
+
+    Cost: O(n)
+    """
     while at < n and text[at] != c";":
         at = skip_token(text, n, at)
     return at if at < n else n
@@ -131,6 +141,11 @@ cdef inline bint is_word(
     )
 
 
+cdef inline bint is_cut(const uint8_t *text, size_t n, size_t at) noexcept nogil:
+    """Whether nothing stands at ``at`` yet but, perhaps, half of a comment's mark."""
+    return at >= n or (at + 1 == n and (text[at] == c"-" or text[at] == c"/"))
+
+
 cdef bint read_name(
     const uint8_t *text, size_t n, size_t at, SqlCommand *found
 ) noexcept nogil:
@@ -140,8 +155,10 @@ cdef bint read_name(
     cdef uint8_t byte
     found.name_start = at
     found.name_n = 0
+    found.cut = is_cut(text, n, at)
     if at < n and text[at] == c'"':
         end = skip_quoted(text, n, at, False)
+        found.cut = end == n
         if end == n and (end < at + 2 or text[end - 1] != c'"'):
             return False
         i = at + 1
@@ -155,6 +172,7 @@ cdef bint read_name(
         found.name_end = end
         return found.name_n > 0
     end = skip_word(text, n, at)
+    found.cut = found.cut or end == n
     for i in range(at, end):
         byte = text[i]
         if c"A" <= byte <= c"Z":
@@ -197,15 +215,40 @@ cdef size_t skip_explain(const uint8_t *text, size_t n, size_t at) noexcept nogi
         at = skip_blank(text, n, end)
 
 
+cdef uint8_t read_deallocate(
+    const uint8_t *text, size_t n, size_t at, SqlCommand *found
+) noexcept nogil:
+    """Read on from the word at ``at``, which follows DEALLOCATE."""
+    cdef size_t end = skip_word(text, n, at)
+    cdef bint cut = is_cut(text, n, at) or end == n
+    cdef bint named
+    cdef size_t behind
+    if is_word(text, at, end, b"prepare"):
+        behind = skip_blank(text, n, end)
+        cut = is_cut(text, n, behind)
+        if behind < n and (text[behind] == c'"' or starts_word(text[behind])):
+            at = behind
+            end = skip_word(text, n, at)
+            cut = end == n
+    if is_word(text, at, end, b"all"):
+        found.cut = cut
+        return SQL_FORGET_ALL
+    named = read_name(text, n, at, found)
+    found.cut = found.cut or cut
+    return SQL_DEALLOCATE if named else SQL_OTHER
+
+
 cdef uint8_t read_verb(
     const uint8_t *text, size_t n, size_t at, SqlCommand *found
 ) noexcept nogil:
     """Read one statement's keyword and name; SQL_OTHER if it is none of ours."""
     cdef size_t end = skip_word(text, n, at)
     cdef size_t name
+    found.cut = is_cut(text, n, at) or end == n
     if is_word(text, at, end, b"explain"):
         at = skip_explain(text, n, end)
         end = skip_word(text, n, at)
+        found.cut = is_cut(text, n, at) or end == n
         if not is_word(text, at, end, b"execute"):
             return SQL_OTHER
     name = skip_blank(text, n, end)
@@ -216,23 +259,32 @@ cdef uint8_t read_verb(
             return SQL_OTHER
         if is_word(text, name, found.name_end, b"transaction"):
             at = skip_blank(text, n, found.name_end)
+            found.cut = is_cut(text, n, at)
             if at < n and (text[at] == c"'" or text[at] | 0x20 == c"e"):
                 return SQL_OTHER
         return SQL_PREPARE
     if is_word(text, at, end, b"discard"):
         end = skip_word(text, n, name)
+        found.cut = is_cut(text, n, name) or end == n
         return SQL_FORGET_ALL if is_word(text, name, end, b"all") else SQL_OTHER
-    if not is_word(text, at, end, b"deallocate"):
-        return SQL_OTHER
-    end = skip_word(text, n, name)
-    if is_word(text, name, end, b"prepare"):
-        at = skip_blank(text, n, end)
-        if at < n and (text[at] == c'"' or starts_word(text[at])):
-            name = at
-            end = skip_word(text, n, name)
-    if is_word(text, name, end, b"all"):
-        return SQL_FORGET_ALL
-    return SQL_DEALLOCATE if read_name(text, n, name, found) else SQL_OTHER
+    if is_word(text, at, end, b"deallocate"):
+        return read_deallocate(text, n, name, found)
+    return SQL_OTHER
+
+
+cdef bint sql_first(const uint8_t *text, size_t n, SqlCommand *found) noexcept nogil:
+    """Read verb and name of the first statement; False if it does not concern us.
+
+    In:      text[0:n) borrowed; it may be the beginning of a longer one
+    Out:     found, but for its end; found.cut counts when False is returned as well
+    Cost:    O(what is in front of the statement), no allocation
+    """
+    cdef size_t at = skip_blank(text, n, 0)
+    while at < n and text[at] == c";":
+        at = skip_blank(text, n, at + 1)
+    found.verb = read_verb(text, n, at, found)
+    found.end = n
+    return found.verb != SQL_OTHER
 
 
 cdef bint sql_next(
@@ -259,7 +311,7 @@ cdef bint sql_next(
             return False
         if found.verb != SQL_OTHER and found.verb != SQL_FORGET_ALL:
             at = found.name_end
-        at = statement_end(text, n, at)
+        at = sql_end(text, n, at)
         if found.verb != SQL_OTHER:
             found.end = at
             pos[0] = at

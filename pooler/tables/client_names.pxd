@@ -40,6 +40,7 @@ cdef struct ClientStatements:
     uint32_t unnamed_batch  # the batch that changed the unnamed statement last
     uint8_t absorbing
     uint8_t code  # of the message being kept
+    bint in_batch  # a batch was open when it began
     uint8_t *part  # own: its body
     uint32_t part_n
     uint32_t part_have

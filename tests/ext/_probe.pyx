@@ -35,7 +35,7 @@ from pooler.session.records cimport (
     server_has,
 )
 from pooler.statements.sql_text cimport (
-    SqlCommand, sql_concerns, sql_is_stable, sql_next,
+    SqlCommand, sql_concerns, sql_first, sql_is_stable, sql_next,
 )
 from pooler.tables.hashing cimport HashKey, siphash
 from pooler.tables.params cimport (
@@ -144,6 +144,20 @@ def sql_commands(bytes text):
             text[command.name_start:command.name_end], command.end,
         ))
     return commands
+
+
+def sql_beginning(bytes text):
+    """``sql_first``: (verb, name), or None if more of the text may change that."""
+    cdef SqlCommand command
+    cdef const uint8_t *p = <const uint8_t *> <const char *> text
+    if not sql_concerns(p, len(text)):
+        return "other", b""
+    sql_first(p, len(text), &command)
+    if command.cut:
+        return None
+    verb = SQL_VERBS[command.verb]
+    named = verb != "other" and verb != "forget all"
+    return verb, bytes(command.name[:command.name_n]) if named else b""
 
 
 def is_stable_text(bytes text):

@@ -64,9 +64,7 @@ cdef enum:
     MAX_CLIENT_STATEMENTS = 3
     MAX_CLIENT_BYTES = 120
     MAX_BYTES = 1000
-    # From these lengths on a Query is judged by its beginning, and a name is refused,
-    # unless all of the message is there.
-    LONG_QUERY_BYTES = 256
+    # From this length on a name is refused, unless all of the message is there.
     LONG_NAME_BYTES = 32768
     DESCRIBE_BYTES = 7
 
@@ -128,8 +126,8 @@ cdef size_t next_step(
     """How much of the n bytes of a record comes in one read.
 
     On a tracked server it depends by design on whether all of it came at once what is
-    done with a long Query or a very long name, with a Bind in front of a Describe, and
-    with a lone Parse or Close of a client that has no server.
+    done with a very long name, with a Bind in front of a Describe, and with a lone
+    Parse or Close of a client that has no server.
     """
     cdef const uint8_t *held
     cdef size_t held_n = queue_size(&c.stream.held)
@@ -144,9 +142,7 @@ cdef size_t next_step(
     if held_n >= HEADER_BYTES:
         held = c.stream.held.data + c.stream.held.start
         rest = <size_t> load_be32(held + 1) + 1 - held_n
-        if held[0] == c"Q" and held_n + rest > LONG_QUERY_BYTES:
-            piece = rest
-        elif held_n + n > LONG_NAME_BYTES:
+        if held_n + n > LONG_NAME_BYTES:
             piece = n
         elif held[0] == c"B" and rest + DESCRIBE_BYTES <= n and (
             memcmp(src + rest, DESCRIBE_PORTAL, DESCRIBE_BYTES) == 0

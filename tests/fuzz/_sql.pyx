@@ -6,11 +6,13 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp, memcpy
 
 from pooler.statements.sql_text cimport (
-    SQL_FORGET_ALL, SQL_OTHER, SqlCommand, sql_concerns, sql_is_stable, sql_next,
+    SQL_FORGET_ALL, SQL_OTHER, SqlCommand, sql_concerns, sql_first, sql_is_stable,
+    sql_next,
 )
 from tests.fuzz._checks cimport check
 
 cdef enum:
+    MOST_BEGINNINGS = 300  # of a text are read by themselves
     OUR_NAME_BYTES = 4
     WRITTEN_BYTES = 6
 
@@ -49,6 +51,38 @@ cdef void check_renamed(
     )
 
 
+cdef void check_beginnings(const uint8_t *text, size_t n) noexcept nogil:
+    """What the beginning of a text surely is, all of it is."""
+    cdef SqlCommand whole
+    cdef SqlCommand part
+    cdef uint8_t *copy
+    cdef size_t pos = 0
+    cdef size_t k
+    cdef bint ours = sql_next(text, n, &pos, &whole)
+    check(sql_first(text, n, &part) == ours, "sql_first and sql_next disagree")
+    for k in range(n if n < MOST_BEGINNINGS else MOST_BEGINNINGS):
+        copy = <uint8_t *> malloc(k)
+        if k:
+            memcpy(copy, text, k)
+        part.verb = SQL_OTHER
+        part.cut = False
+        if sql_concerns(copy, k):
+            sql_first(copy, k, &part)
+        free(copy)
+        if part.cut:
+            continue
+        check((part.verb != SQL_OTHER) == ours, "a beginning says what all does not")
+        if ours:
+            check(part.verb == whole.verb, "a beginning is of another kind")
+        if ours and part.verb != SQL_FORGET_ALL:
+            check(
+                part.name_start == whole.name_start and part.name_end == whole.name_end
+                and part.name_n == whole.name_n
+                and memcmp(part.name, whole.name, part.name_n) == 0,
+                "a beginning has another name",
+            )
+
+
 cdef int fuzz_sql(const uint8_t *src, size_t n) noexcept nogil:
     """Read a text as the relay does, and replace each name in it."""
     cdef uint8_t *text = <uint8_t *> malloc(n)
@@ -59,6 +93,7 @@ cdef int fuzz_sql(const uint8_t *src, size_t n) noexcept nogil:
     if n:
         memcpy(text, src, n)
     sql_is_stable(text, n)
+    check_beginnings(text, n)
     check(
         sql_concerns(text, n) or not sql_next(text, n, &pos, &command),
         "sql_next finds what sql_concerns does not see",

@@ -239,7 +239,10 @@ cdef void note_world(World *w) noexcept nogil:
     for i in range(CLIENTS):
         c = w.clients[i]
         note(w, c"C", 255 if c == NULL else c.state)
-        if c != NULL and c.statements != NULL:
+        # A map is also made for a message that is kept, and may stay empty.
+        if c != NULL and c.statements != NULL and (
+            c.statements.count or c.statements.unnamed != NULL
+        ):
             note(w, c"n", <uint8_t> c.statements.count)
             note(w, c"b", <uint8_t> c.statements.bytes)
             note(w, c"u", c.statements.unnamed != NULL)

@@ -521,6 +521,45 @@ def test_name_that_does_not_end(make: Make, code: str) -> None:
     assert error_of(said)["C"] == "54000"
 
 
+def goes_out(world: World, raw: bytes, piece: int) -> bytes:
+    """What a server is sent for bytes that come in pieces; nothing is answered."""
+    for at in range(0, len(raw), piece):
+        world.bench.client_feed(0, raw[at : at + piece])
+    return b"".join(
+        data for kind, _, data in world.bench.take_sent() if kind != "client"
+    )
+
+
+@pytest.mark.parametrize("piece", [1, 300, 4000])
+@pytest.mark.parametrize("blank", [10, 400, 20_000])
+def test_command_behind_a_comment(make: Make, piece: int, blank: int) -> None:
+    """As programs put in front of it that trace their queries."""
+    world = make()
+    world.ask(0, query("prepare a as one"))
+    comment = "/*" + "-" * blank + "*/"
+    sent = goes_out(world, query(f"{comment} execute a"), piece)
+    assert sent == query(f'{comment} execute "p_1"')
+
+
+@pytest.mark.parametrize("piece", [7000, 100_000])
+def test_command_behind_a_very_long_comment(make: Make, piece: int) -> None:
+    """It is not looked for any more, however the Query comes in."""
+    world = make()
+    world.ask(0, query("prepare a as one"))
+    raw = query("/*" + "-" * 40_000 + "*/ execute a")
+    assert goes_out(world, raw, piece) == raw
+
+
+def test_query_that_is_kept_behind_an_open_batch(make: Make) -> None:
+    """Nothing of ours stands between the two: PostgreSQL skips the Query with it."""
+    asked = parse("one", "b") + query("prepare a as " + "x" * 400)
+    sent = []
+    for piece in (1, 100, 1000):
+        world = make()
+        sent.append(codes(messages_in(goes_out(world, asked, piece))))
+    assert sent == ["PQ"] * 3
+
+
 def test_lost_client_gives_everything_back(make: Make) -> None:
     world = make()
     world.ask(0, parse("one", "a"), parse("two"), SYNC)

@@ -155,3 +155,62 @@ def test_any_pieces_of_sql(probe: ModuleType, pieces: list[str]) -> None:
     ends = [end for *_, end in probe.sql_commands(raw)]
     assert ends == sorted(ends)
     assert all(end == len(raw) or raw[end : end + 1] == b";" for end in ends)
+
+
+# ------------------------------------------------------------ beginnings of texts
+
+
+@pytest.mark.parametrize("text", NOT_OURS + [text for text, *_ in ONE])
+def test_a_beginning_says_nothing_that_all_does_not(
+    probe: ModuleType, text: str
+) -> None:
+    raw = text.encode() + b" ("
+    [(verb, name), *_] = [found[:2] for found in probe.sql_commands(raw)] or [
+        ("other", b"")
+    ]
+    for n in range(len(raw)):
+        assert probe.sql_beginning(raw[:n]) in (None, (verb, name))
+    assert None in map(probe.sql_beginning, (b"", b"exec", b"execute a", b"execute /"))
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("s", ("other", b"")),
+        ("px", None),
+        ("px ", ("other", b"")),
+        ("execute a(", ("execute", b"a")),
+        ('execute "a', None),
+        ('execute "a"', None),
+        ('execute "a" ', ("execute", b"a")),
+        ("/* execute a(", None),
+        ("-", None),
+        ("--\n;; execute a ", ("execute", b"a")),
+        ("explain analyze", None),
+        ("explain analyze s ", ("other", b"")),
+        ("explain (analyze, format 'x", None),
+        ("prepare transaction", None),
+        ("prepare transaction ", None),
+        ("prepare transaction as", ("prepare", b"transaction")),
+        ("prepare transaction 'x", ("other", b"")),
+        ("deallocate prepare ", None),
+        ("deallocate prepare;", ("deallocate", b"prepare")),
+        ("deallocate prepare a ", ("deallocate", b"a")),
+        ("deallocate all", None),
+        ("deallocate all ", ("forget all", b"")),
+        ("discard al", None),
+        ("discard all;", ("forget all", b"")),
+    ],
+)
+def test_how_much_of_a_text_is_enough(
+    probe: ModuleType, text: str, found: tuple[str, bytes] | None
+) -> None:
+    assert probe.sql_beginning(text.encode()) == found
+
+
+@given(st.lists(SQL_PIECES, max_size=12))
+def test_any_beginning(probe: ModuleType, pieces: list[str]) -> None:
+    raw = "".join(pieces).encode()
+    [whole, *_] = [found[:2] for found in probe.sql_commands(raw)] or [("other", b"")]
+    for n in range(len(raw)):
+        assert probe.sql_beginning(raw[:n]) in (None, whole)
