@@ -51,6 +51,13 @@ class LoginError(PoolerError):
         super().__init__(message)
 
 
+class SilentLoginError(LoginError):
+    """A login that ends without a word, as with PostgreSQL: for our log only.
+
+    What came is no packet, so nobody who would understand an answer waits for one.
+    """
+
+
 class LocalResourceError(LoginError):
     """We, not the server, ran out of something; it is worth trying again soon."""
 

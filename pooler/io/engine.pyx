@@ -332,7 +332,7 @@ cdef class Engine:
             stream_write(
                 L, conn, &cc.session.stream.out, bytes_of(farewell), len(farewell)
             )
-            stream_swallow(L, conn)
+        stream_swallow(L, conn)
         step_client_close(&L.relay, &cc.session, <CloseReason> reason, False)
         carry_out(L)
 

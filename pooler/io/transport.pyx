@@ -109,8 +109,8 @@ cdef int stream_flush(Loop *L, Conn *conn, Queue *out) noexcept nogil:
 cdef void stream_swallow(Loop *L, Conn *conn) noexcept nogil:
     """Read and forget what has arrived, a bounded amount.
 
-    Closing a socket with unread input resets it, and the reset overtakes the last
-    message that we sent.
+    Closing a socket with unread input resets it: the reset overtakes the last message
+    that we sent, and a client that has said farewell itself takes it for a failure.
     """
     cdef uint8_t rest[SWALLOW_BYTES]
     cdef int _round

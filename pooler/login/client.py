@@ -24,10 +24,12 @@ from types import MappingProxyType
 from typing import final
 
 from pooler.errors import (
+    FEATURE_NOT_SUPPORTED,
     INVALID_AUTHORIZATION,
     INVALID_CATALOG_NAME,
     INVALID_PASSWORD,
     LoginError,
+    SilentLoginError,
 )
 from pooler.login import packets
 from pooler.login.md5 import md5_response, md5_secret
@@ -199,7 +201,8 @@ class ClientLogin:
         In:      data = all bytes received and not yet consumed
         Out:     see ``Reply``; without an outcome, what is left is one
                  incomplete packet (at most 64 KiB)
-        Errors:  LoginError: tell the client and close
+        Errors:  LoginError: tell the client, unless it is a SilentLoginError, and
+                 close
         Cost:    one salted password (``scram_iterations`` hashes) for a plain
                  secret under SCRAM, once per user; else some hashes
         """
@@ -238,7 +241,10 @@ class ClientLogin:
         Each kind once, as PostgreSQL does; either may come first.
         """
         if type(request) in self._encryption_requests:
-            raise LoginError(f"second {type(request).__name__} on one connection")
+            raise LoginError(
+                f"second {type(request).__name__} on one connection",
+                FEATURE_NOT_SUPPORTED,
+            )
         self._encryption_requests.add(type(request))
         return Reply(request.consumed, _NOT_ENCRYPTED)
 
@@ -380,15 +386,24 @@ class ClientLogin:
         """Read a message of type ``p``; its type is judged before its length.
 
         Terminate is refused like any other: a client that leaves during the
-        login closes the connection.
+        login closes the connection. A length out of bounds ends the login as in
+        PostgreSQL: without a word, or as a failed SASL exchange.
         """
         if data and data[:1] != b"p":
             raise LoginError(
                 f"expected password response, got message type 0x{data[0]:02x}"
             )
-        return packets.read_message(
-            data, 0, packets.MAX_PASSWORD_BYTES, "password too long"
-        )
+        sasl = self._exchange is not None
+        try:
+            return packets.read_message(
+                data, 0, packets.MAX_SASL_BYTES if sasl else packets.MAX_PASSWORD_BYTES
+            )
+        except LoginError as error:
+            if sasl:
+                raise LoginError(
+                    f"SASL authentication failed: {error.message}", INVALID_PASSWORD
+                ) from None
+            raise SilentLoginError(error.message) from None
 
     def _read_password(self, message: packets.Message) -> str:
         password = packets.read_password(message.body)

@@ -27,9 +27,12 @@ SSL_REQUEST_CODE = 80877103
 GSSENC_REQUEST_CODE = 80877104
 CANCEL_REQUEST_CODE = 80877102
 
-# PostgreSQL's own limits: MAX_STARTUP_PACKET_LENGTH and PG_MAX_AUTH_TOKEN_LENGTH.
-MAX_STARTUP_BYTES = 10_000
-MAX_PASSWORD_BYTES = 65_535
+# PostgreSQL's own limits: MAX_STARTUP_PACKET_LENGTH does not count the length itself,
+# PG_MAX_AUTH_TOKEN_LENGTH and PG_MAX_SASL_MESSAGE_LENGTH do; these are a whole packet
+# and the bodies of messages.
+MAX_STARTUP_BYTES = 10_000 + 4
+MAX_PASSWORD_BYTES = 65_535 - 4
+MAX_SASL_BYTES = 1_024 - 4
 
 # The secret that follows the process id in BackendKeyData and CancelRequest;
 # protocol 3.0 has the shortest only.
@@ -230,21 +233,16 @@ class Message:
     end: int
 
 
-def read_message(
-    data: bytes, start: int, max_body: int, too_long: str | None = None
-) -> Message | None:
+def read_message(data: bytes, start: int, max_body: int) -> Message | None:
     """Read the message at ``start``; ``None`` while it is incomplete.
 
     The length is judged as soon as it is there, so that a peer cannot make us
-    wait for, or store, a body we would refuse. ``too_long`` replaces the text
-    of the error for a length above the limit.
+    wait for, or store, a body we would refuse.
     """
     if len(data) - start < _HEADER_SIZE:
         return None
     (length,) = _UINT32.unpack_from(data, start + 1)
     if length < _MIN_LENGTH or length > max_body + _MIN_LENGTH:
-        if too_long is not None and length > _MIN_LENGTH:
-            raise LoginError(too_long)
         raise LoginError(
             f"bad packet header: length {length} is outside"
             f" {_MIN_LENGTH}..{max_body + _MIN_LENGTH}"

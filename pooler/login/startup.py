@@ -28,6 +28,7 @@ from pooler.errors import (
     INVALID_CATALOG_NAME,
     INVALID_PARAMETER_VALUE,
     LoginError,
+    SilentLoginError,
 )
 from pooler.login.packets import (
     CANCEL_REQUEST_CODE,
@@ -106,14 +107,14 @@ class DirectTLS:
 class SSLRequest:
     """The client asks for TLS."""
 
-    consumed: int = 8
+    consumed: int
 
 
 @dataclass(frozen=True, slots=True)
 class GSSENCRequest:
     """The client asks for GSSAPI encryption."""
 
-    consumed: int = 8
+    consumed: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +182,9 @@ def parse_startup(data: bytes) -> Startup:
 
     In:      data = everything received and not yet consumed
     Out:     the request; ``consumed`` bytes of ``data`` belong to it
-    Errors:  LoginError; the connection must end
+    Errors:  LoginError; the connection must end. SilentLoginError for what is no
+             packet, as with PostgreSQL: most often a driver that was closed before
+             it began, and sent Terminate
     Cost:    O(packet), once per login; an incomplete packet costs a comparison
     """
     if data[:1] == bytes((_TLS_HANDSHAKE,)):
@@ -190,7 +193,7 @@ def parse_startup(data: bytes) -> Startup:
         return NeedMore()
     length = int.from_bytes(data[:4], "big")
     if not _HEADER.size <= length <= MAX_STARTUP_BYTES:
-        raise LoginError(
+        raise SilentLoginError(
             f"bad packet header: length {length} of startup packet is outside"
             f" {_HEADER.size}..{MAX_STARTUP_BYTES}"
         )
@@ -216,13 +219,14 @@ def parse_startup(data: bytes) -> Startup:
 def _parse_encryption_request(
     data: bytes, length: int, code: int
 ) -> SSLRequest | GSSENCRequest:
-    """Refuse what is glued behind: an attacker in between may have put it there."""
+    """Refuse what is glued behind: an attacker in between may have put it there.
+
+    What the packet itself has behind the code is ignored, as by PostgreSQL.
+    """
     request, glued = _ENCRYPTION_REQUESTS[code]
-    if length != _HEADER.size:
-        raise LoginError(f"bad packet header: length {length} of {request.__name__}")
     if len(data) > length:
         raise LoginError(glued)
-    return request()
+    return request(length)
 
 
 def _parse_cancel_request(data: bytes, length: int) -> CancelRequest:
@@ -230,7 +234,7 @@ def _parse_cancel_request(data: bytes, length: int) -> CancelRequest:
     key = data[_HEADER.size : length]
     secret_bytes = len(key) - _PROCESS_ID_BYTES
     if not MIN_CANCEL_KEY_BYTES <= secret_bytes <= MAX_CANCEL_KEY_BYTES:
-        raise LoginError("bad cancel request")
+        raise SilentLoginError("bad cancel request")
     return CancelRequest(key, len(data))
 
 

@@ -17,6 +17,7 @@ from pooler.errors import (
     INVALID_PARAMETER_VALUE,
     TOO_MANY_CONNECTIONS,
     LoginError,
+    SilentLoginError,
 )
 from pooler.io.engine import Engine
 from pooler.ipc.board import Board
@@ -173,11 +174,12 @@ class Admission:
                 f"pooler error: {error.message}",
                 tag=f"C-{handle:#x}: (nodb)/(nouser)@{host}:{port}",
             )
-        self._engine.client_close(
-            handle,
-            CloseReason.CLOSE_CLIENT_LOGIN,
-            packets.error_response("FATAL", error.sqlstate, error.message),
+        farewell = (
+            b""
+            if isinstance(error, SilentLoginError)
+            else packets.error_response("FATAL", error.sqlstate, error.message)
         )
+        self._engine.client_close(handle, CloseReason.CLOSE_CLIENT_LOGIN, farewell)
 
     # ------------------------------------------------------------ admitting
 

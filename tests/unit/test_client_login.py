@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pooler.errors import LoginError
+from pooler.errors import LoginError, SilentLoginError
 from pooler.login import packets
 from pooler.login.client import (
     AuthMethod,
@@ -247,8 +247,10 @@ def test_encryption_is_declined_then_the_login_goes_on() -> None:
 def test_encryption_is_asked_for_once(packet: bytes) -> None:
     login = ClientLogin(POLICY)
     assert login.receive(packet) == Reply(8, b"N")
-    with pytest.raises(LoginError, match="second"):
+    with pytest.raises(LoginError, match="second") as caught:
         login.receive(packet)
+    # To PostgreSQL the second one is an unknown version.
+    assert caught.value.sqlstate == "0A000"
 
 
 def test_bytes_glued_behind_ssl_request() -> None:
@@ -460,19 +462,27 @@ def test_other_messages_during_the_login(method: AuthMethod, kind: bytes) -> Non
 @pytest.mark.parametrize(
     ("header", "text"),
     [
-        (b"p\0\0\0\0", "bad packet header: length 0 is outside 4..65539"),
-        (b"p\0\0\0\3", "bad packet header: length 3 is outside 4..65539"),
-        (b"p\0\1\0\4", "password too long"),
-        (b"p\x7f\xff\xff\xff", "password too long"),
-        (b"p\xff\xff\xff\xff", "password too long"),
+        (b"p\0\0\0\0", "bad packet header: length 0 is outside 4.."),
+        (b"p\0\0\0\3", "bad packet header: length 3 is outside 4.."),
+        (b"p\0\1\0\0", "bad packet header: length 65536 is outside 4.."),
+        (b"p\x7f\xff\xff\xff", "bad packet header: length 2147483647 is outside 4.."),
+        (b"p\xff\xff\xff\xff", "bad packet header: length 4294967295 is outside 4.."),
     ],
 )
 def test_length_is_judged_by_the_header(
     method: AuthMethod, header: bytes, text: str
 ) -> None:
+    """PostgreSQL closes without a word; for SASL it is a failed exchange."""
     with pytest.raises(LoginError) as caught:
         started(method).receive(header)
-    assert caught.value.message == text
+    if method is AuthMethod.SCRAM:
+        assert caught.value.message == f"SASL authentication failed: {text}1024"
+        assert caught.value.sqlstate == "28P01"
+    else:
+        assert caught.value.message == f"{text}65535"
+    assert isinstance(caught.value, SilentLoginError) == (
+        method is not AuthMethod.SCRAM
+    )
 
 
 def test_longest_password() -> None:

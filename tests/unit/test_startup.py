@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pooler.errors import LoginError
+from pooler.errors import LoginError, SilentLoginError
 from pooler.login import packets
 from pooler.login.startup import (
     TRACKED_PARAMETERS,
@@ -99,8 +99,8 @@ def test_empty_value_is_a_value() -> None:
 
 
 def test_requests_for_encryption() -> None:
-    assert feed(packets.ssl_request()) == SSLRequest()
-    assert feed(packets.gssenc_request()) == GSSENCRequest()
+    assert feed(packets.ssl_request()) == SSLRequest(8)
+    assert feed(packets.gssenc_request()) == GSSENCRequest(8)
 
 
 @pytest.mark.parametrize(
@@ -120,8 +120,9 @@ def test_bytes_glued_behind_a_request_for_encryption(
 
 
 def test_request_for_encryption_with_a_body() -> None:
-    error = refused(raw_startup(b"abcd", packets.SSL_REQUEST_CODE))
-    assert error.message == "bad packet header: length 12 of SSLRequest"
+    assert feed(raw_startup(b"abcd", packets.SSL_REQUEST_CODE)) == SSLRequest(12)
+    error = refused(raw_startup(b"abcd", packets.SSL_REQUEST_CODE) + b"x")
+    assert error.message == "received unencrypted data after SSL request"
 
 
 @pytest.mark.parametrize("secret_bytes", [4, 32, 256])
@@ -134,7 +135,9 @@ def test_cancel_request(secret_bytes: int) -> None:
 @pytest.mark.parametrize("size", [0, 4, 7, 261])
 def test_cancel_request_with_an_impossible_key(size: int) -> None:
     packet = raw_startup(b"k" * size, packets.CANCEL_REQUEST_CODE)
-    assert refused(packet).message == "bad cancel request"
+    error = refused(packet)
+    assert error.message == "bad cancel request"
+    assert isinstance(error, SilentLoginError)
 
 
 def test_direct_tls() -> None:
@@ -142,22 +145,25 @@ def test_direct_tls() -> None:
     assert parse_startup(b"\x16\x03\x01\x02\x00\x01") == DirectTLS()
 
 
-@pytest.mark.parametrize("length", [0, 4, 7, 10_001, 0x7FFF_FFFF, 0xFFFF_FFFF])
+@pytest.mark.parametrize("length", [0, 4, 7, 10_005, 0x7FFF_FFFF, 0xFFFF_FFFF])
 def test_absurd_length_is_refused_at_once(length: int) -> None:
     error = refused(struct.pack("!I", length))
     assert error.message == (
-        f"bad packet header: length {length} of startup packet is outside 8..10000"
+        f"bad packet header: length {length} of startup packet is outside 8..10004"
     )
-    assert error.sqlstate == "08P01"
+    assert isinstance(error, SilentLoginError)
 
 
-def test_http_is_refused() -> None:
-    assert refused(b"GET / HTTP/1.1\r\n").message.startswith("bad packet header")
+@pytest.mark.parametrize("data", [b"GET / HTTP/1.1\r\n", b"X\0\0\0\4"])
+def test_what_is_no_packet_is_refused_in_silence(data: bytes) -> None:
+    error = refused(data)
+    assert error.message.startswith("bad packet header")
+    assert isinstance(error, SilentLoginError)
 
 
 def test_longest_packet() -> None:
     head = b"user\0joe\0application_name\0"
-    body = head + b"a" * (10_000 - 8 - len(head) - 2) + b"\0\0"
+    body = head + b"a" * (10_004 - 8 - len(head) - 2) + b"\0\0"
     assert isinstance(parse_startup(raw_startup(body)), StartupMessage)
 
 
