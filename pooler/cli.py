@@ -125,7 +125,7 @@ def _start(options: Options) -> int:
             _become(user, master)
             _configure_log(settings.logfile, options.quiet, verbose)
         if options.daemon:
-            on_up = _daemonize()
+            on_up = _daemonize(master)
             _configure_log(settings.logfile, True, verbose)
         boot.pop_all()
     return master.run(on_up)
@@ -156,7 +156,7 @@ def _become(user: pwd.struct_passwd, master: Master) -> None:
     os.setresuid(user.pw_uid, user.pw_uid, user.pw_uid)
 
 
-def _daemonize() -> Callable[[], None]:
+def _daemonize(master: Master) -> Callable[[], None]:
     """Go on as a daemon; return what tells the operator's process that all is up.
 
     That process waits and exits with 0 or 1, so whoever started us learns the truth.
@@ -164,6 +164,7 @@ def _daemonize() -> Callable[[], None]:
     """
     read_fd, write_fd = os.pipe2(os.O_CLOEXEC)
     if os.fork() != 0:
+        master.leave_signals()
         os.close(write_fd)
         os._exit(EXIT_OK if os.read(read_fd, 1) == _DAEMON_UP else EXIT_FAILED)
     os.close(read_fd)

@@ -313,11 +313,11 @@ def run(port: int, command: Sequence[str] = POOLER_COMMAND) -> None:
 )
 def main(port: int) -> None:
     """Run the pooler before a PostgreSQL of its own, until Ctrl-C."""
-    with stop_signals_interrupt():
-        try:
+    try:
+        with stop_signals_interrupt():
             run(port)
-        except KeyboardInterrupt:
-            click.echo("Stopped; nothing is left behind.")
-        except PoolerError as error:
-            click.echo(str(error), err=True)
-            sys.exit(1)
+    except KeyboardInterrupt:
+        click.echo("Stopped; nothing is left behind.")
+    except PoolerError as error:
+        click.echo(str(error), err=True)
+        sys.exit(1)

@@ -6,8 +6,8 @@ lives, so a worker that dies loses nothing but its own clients: the backlog, the
 inbox and the row on the board wait for its successor.
 
 Invariants: one thread, no asyncio, no client byte, no extension module (the
-worker is imported in the child, after the fork). A signal handler does nothing;
-the kernel's byte in the self-pipe is the queue, and the loop does the rest.
+worker is imported in the child, after the fork). A signal handler does nothing:
+the loop reads the signals from a pipe (``pooler.ipc.signals``).
 Whatever way the master ends, its workers see the end of ``master_fd``.
 """
 
@@ -23,9 +23,9 @@ import select
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NoReturn
 
 from pooler import __version__, log
 from pooler.config import loading
@@ -33,6 +33,7 @@ from pooler.config.loading import Config
 from pooler.errors import ConfigError
 from pooler.ipc.board import Board
 from pooler.ipc.bus import MASTER, Bus
+from pooler.ipc.signals import ENDS, SignalPipe, leave_at_once
 from pooler.ipc.worker_start import EXIT_BOOT_FAILURE, EXIT_FAILED, READY, WorkerStart
 from pooler.master import listeners, rlimit
 from pooler.master.pidfile import PidFile
@@ -99,37 +100,6 @@ class _Pipe:
                 os.close(fd)
 
 
-@dataclass(slots=True)
-class _Signals:
-    """Our handlers while the master runs, and what was there before."""
-
-    pipe: _Pipe
-    before: dict[signal.Signals, Any] = field(default_factory=dict)
-    wakeup_before: int = -1
-
-    def install(self, handled: Iterator[signal.Signals]) -> None:
-        self.wakeup_before = signal.set_wakeup_fd(
-            self.pipe.write_fd, warn_on_full_buffer=False
-        )
-        for signum in handled:
-            # Python writes to the wake-up descriptor only for handled signals.
-            self.before[signum] = signal.signal(signum, _no_op)
-        self.before[signal.SIGPIPE] = signal.signal(signal.SIGPIPE, signal.SIG_IGN)
-
-    def restore(self) -> None:
-        signal.set_wakeup_fd(self.wakeup_before)
-        for signum, handler in self.before.items():
-            signal.signal(signum, handler)
-
-    def pending(self) -> list[signal.Signals]:
-        """Take the signals that have arrived, in order."""
-        try:
-            raw = os.read(self.pipe.read_fd, 4096)
-        except BlockingIOError:
-            return []
-        return [signal.Signals(number) for number in raw]
-
-
 def run_worker(start: WorkerStart) -> int:
     """Run the real worker; the import is here because it loads the extensions."""
     from pooler.worker import process
@@ -171,7 +141,7 @@ class Master:
         self._board = Board.for_slots(self._workers)
         # The workers hold the reading end: its end of file is the master's death.
         self._life = _Pipe.open()
-        self._signals = _Signals(_Pipe.open())
+        self._signals = SignalPipe()
         self._listeners: listeners.Listeners | None = None
         self._handlers: dict[signal.Signals, Callable[[], None]] = {
             signal.SIGTERM: self._on_sigterm,
@@ -191,7 +161,12 @@ class Master:
         return self._listeners
 
     def bind(self) -> None:
-        """Open the listening sockets; ConfigError when that is impossible."""
+        """Open the listening sockets; ConfigError when that is impossible.
+
+        From here on signals wait for ``run``, which clears away what is opened here.
+        """
+        signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+        self._signals.take_over(self._handlers)
         settings = self._config.settings
         self._listeners = listeners.open_listeners(
             listen_addr=settings.listen_addr,
@@ -202,6 +177,10 @@ class Master:
             unix_socket_mode=settings.unix_socket_mode,
             unix_socket_group=settings.unix_socket_group,
         )
+
+    def leave_signals(self) -> None:
+        """In a fork that is no master: signals do again what they always do."""
+        self._signals.leave_to_parent()
 
     def release(self) -> None:
         """Close everything and remove the Unix socket; ``run`` does it at its end."""
@@ -223,10 +202,8 @@ class Master:
             self.bind()
         settings = self._config.settings
         with contextlib.ExitStack() as cleanup:
-            # Last of all: an impatient second signal must not interrupt the cleanup.
-            cleanup.callback(self._signals.pipe.close)
-            cleanup.callback(self._signals.restore)
-            self._signals.install(iter(self._handlers))
+            # For good: neither the cleanup nor the rest of the process is interrupted.
+            cleanup.callback(self._signals.ignore)
             cleanup.callback(self.release)
             if settings.pidfile:
                 cleanup.callback(PidFile.acquire(settings.pidfile).remove)
@@ -250,7 +227,7 @@ class Master:
     def _loop(self) -> None:
         while self._phase is Phase.RUNNING or self._alive():
             ready = self._wait()
-            if self._signals.pipe.read_fd in ready:
+            if self._signals.fileno() in ready:
                 for signum in self._signals.pending():
                     self._handlers[signum]()
             for slot in self._slots:
@@ -265,7 +242,7 @@ class Master:
     def _wait(self) -> set[int]:
         """Wait for a descriptor or for the next deadline."""
         poll = select.poll()
-        poll.register(self._signals.pipe.read_fd, select.POLLIN)
+        poll.register(self._signals.fileno(), select.POLLIN)
         poll.register(self._bus.fileno(MASTER), select.POLLIN)
         for slot in self._slots:
             if slot.worker is not None and slot.worker.ready_fd is not None:
@@ -354,14 +331,15 @@ class Master:
     def _become_worker(
         self, slot: _Slot, ready: _Pipe, unblock: set[int | signal.Signals]
     ) -> WorkerStart:
-        signal.set_wakeup_fd(-1)
-        for signum in self._handlers:
-            # A hang-up of the terminal reaches the whole group and must not kill a
-            # worker; reload and pause come by the bus.
-            ours = signum in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
-            signal.signal(signum, signal.SIG_IGN if ours else signal.SIG_DFL)
+        self._signals.leave_to_parent()
+        # A hang-up of the terminal reaches the whole group and must not kill a worker;
+        # reload and pause come by the bus.
+        for signum in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+            signal.signal(signum, signal.SIG_IGN)
+        # Until the worker has handlers of its own, which takes a few imports.
+        for signum in ENDS:
+            signal.signal(signum, leave_at_once)
         signal.pthread_sigmask(signal.SIG_SETMASK, unblock)
-        self._signals.pipe.close()
         os.close(self._life.write_fd)
         os.close(ready.read_fd)
         for other in self._slots:
@@ -561,7 +539,3 @@ def _obituary(slot: _Slot, worker: _Worker, code: int) -> str:
 
 def _nothing() -> None:
     """Tell nobody that the pooler is up."""
-
-
-def _no_op(signum: int, frame: object) -> None:
-    """Do nothing: the byte in the self-pipe is what counts."""

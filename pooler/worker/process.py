@@ -23,6 +23,7 @@ from pooler.io.engine import Engine
 from pooler.io.links import Links
 from pooler.io.selector import EngineSelector
 from pooler.ipc.bus import BusMessage
+from pooler.ipc.signals import ENDS, SignalPipe
 from pooler.ipc.worker_start import EXIT_OK, READY, WorkerStart
 from pooler.worker.admission import Admission
 from pooler.worker.cancel import Cancels
@@ -44,11 +45,13 @@ def run(start: WorkerStart) -> int:
     )
     loop = asyncio.SelectorEventLoop(EngineSelector(engine))
     asyncio.set_event_loop(loop)
+    signals = SignalPipe()
     try:
         worker = Worker(start, engine, loop)
-        worker.handle_signals()
+        worker.handle_signals(signals)
         return loop.run_until_complete(worker.serve())
     finally:
+        signals.ignore()
         engine.close()
         loop.close()
 
@@ -95,12 +98,20 @@ class Worker:
             "cancelled": self._cancels.answered,
         }
 
-    def handle_signals(self) -> None:
+    def handle_signals(self, signals: SignalPipe) -> None:
         """Make the signals of the master mean what they say; main thread only."""
-        add = self._loop.add_signal_handler
-        add(signal.SIGTERM, self.leave_after_clients)
-        add(signal.SIGINT, self.leave_after_servers)
-        add(signal.SIGQUIT, self.leave_now)
+        meaning = {
+            signal.SIGTERM: self.leave_after_clients,
+            signal.SIGINT: self.leave_after_servers,
+            signal.SIGQUIT: self.leave_now,
+        }
+
+        def on_signals() -> None:
+            for signum in signals.pending():
+                meaning[signum]()
+
+        self._loop.add_reader(signals, on_signals)
+        signals.take_over(ENDS)
 
     async def serve(self) -> int:
         """Listen, say that we are ready, and stay until the end."""
