@@ -13,6 +13,7 @@ from pooler.io.ready cimport conn_ready, deadlines_ready
 from pooler.io.syscalls cimport EINTR, sys_now_us
 from pooler.relay.step cimport relay_free, relay_init
 from pooler.session.deadlines cimport wheel_wake_us
+from pooler.wire.buffers cimport output_shrink
 
 import os
 
@@ -75,6 +76,8 @@ cdef int loop_turn(Loop *L, int timeout_ms) noexcept nogil:
         if events[i].conn != NULL and events[i].conn.kind != KIND_SERVER:
             conn_ready(L, &events[i])
     deadlines_ready(L)
+    output_shrink(&L.relay.to_client)
+    output_shrink(&L.relay.to_server)
     free_dead(L)
     return 0
 

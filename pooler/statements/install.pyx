@@ -4,7 +4,7 @@
 from libc.stdint cimport uint8_t, uint32_t
 from libc.string cimport memcpy, strlen
 
-from pooler.wire.buffers cimport Output, output_add, output_room
+from pooler.wire.buffers cimport QUEUE_MAX_BYTES, Output, output_add, output_room
 from pooler.statements.effects cimport effects_undo, push_with_effect
 from pooler.session.records cimport (
     REQUEST_DESCRIBE, REQUEST_SKIP, REQUEST_SQL, batch_number, request_closes,
@@ -203,6 +203,9 @@ cdef int install(
 ) noexcept nogil:
     """Give the server a statement that it lacks, in front of what needs it."""
     cdef Effect *effect
+    if out.ours > QUEUE_MAX_BYTES:  # each Bind of a few bytes may ask for megabytes
+        return -1
+    out.ours += st.n
     if make_room(t, s, out, st) < 0:
         return -1
     if for_query and st.kind == STATEMENT_SQL and end_own_batch(s, out) < 0:

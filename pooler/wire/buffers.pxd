@@ -6,6 +6,12 @@ from the worker's receive buffer straight to the peer; only what the kernel did
 not take (``Queue out``) or what cannot be judged yet (``Queue held``) is stored.
 
 Invariant of a queue: start <= end <= cap, and data == NULL exactly when cap == 0.
+
+A message that must be known as a whole (a Parse that is kept, a statement that a server
+lacks) leaves in one piece, which may have 1 GiB, PostgreSQL's limit. So a queue takes
+what one read has produced, whatever its size, unless it holds more than QUEUE_MAX_BYTES
+already; whoever fills a queue does not read on before it is empty again. What we add to
+an output of our own accord is bounded likewise (``Output.ours``).
 """
 
 from libc.stdint cimport uint8_t, uint32_t
@@ -18,7 +24,9 @@ cdef extern from "<assert.h>" nogil:
     void c_assert "assert"(bint truth)
 
 cdef enum:
-    QUEUE_MAX_BYTES = 0x4000000  # no queue of one connection grows past 64 MiB
+    QUEUE_MAX_BYTES = 0x4000000  # 64 MiB
+    OUTPUT_MAX_BYTES = 0x80000000  # 2 GiB: of one read
+    KEPT_BYTES = 0x100000  # 1 MiB: what has grown beyond is not kept for later
 
 cdef struct Queue:
     uint8_t *data  # own: freed by queue_reset
@@ -35,6 +43,7 @@ cdef struct Output:  # what one read produced for one peer
     size_t n
     uint8_t *scratch  # own: lives as long as the worker
     size_t cap
+    size_t ours  # of n: statements that the client did not send with this read
     bint failed  # out of memory: the peer cannot be served
 
 
@@ -49,13 +58,21 @@ cdef inline void queue_reset(Queue *q) noexcept nogil:
     q.start = q.end = q.cap = 0
 
 
+cdef void queue_shrink(Queue *q) noexcept nogil
+
+
 cdef inline void queue_drop(Queue *q, size_t n) noexcept nogil:
-    """Take n bytes off the front; an emptied queue owns no memory."""
+    """Take n bytes off the front; an emptied queue owns no memory.
+
+    A long one gives back what it does not need each time it has halved.
+    """
     q.start += <uint32_t> n
     if POOLER_DEBUG:
         c_assert(q.start <= q.end)
     if q.start == q.end:
         queue_reset(q)
+    elif q.cap > KEPT_BYTES and q.end - q.start < q.cap // 2:
+        queue_shrink(q)
 
 cdef int queue_add(Queue *q, const uint8_t *src, size_t n) noexcept nogil
 cdef int queue_keep(Queue *q, const uint8_t *src, size_t n) noexcept nogil
@@ -63,8 +80,17 @@ cdef int queue_keep(Queue *q, const uint8_t *src, size_t n) noexcept nogil
 
 cdef inline void output_clear(Output *o) noexcept nogil:
     o.data = NULL
-    o.n = 0
+    o.n = o.ours = 0
     o.failed = False
+
+
+cdef inline void output_shrink(Output *o) noexcept nogil:
+    """At the end of a turn: nobody borrows from it any more."""
+    if o.cap > KEPT_BYTES:
+        output_clear(o)
+        free(o.scratch)
+        o.scratch = NULL
+        o.cap = 0
 
 cdef void output_join(Output *o, const uint8_t *src, size_t n) noexcept nogil
 cdef uint8_t *output_room(Output *o, size_t n) noexcept nogil

@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: MIT
-"""Growth of queues and outputs: the parts of ``_buf`` that may allocate."""
+"""Growth of queues and outputs: the parts of ``buffers.pxd`` that may allocate."""
 
 
 cdef int queue_add(Queue *q, const uint8_t *src, size_t n) noexcept nogil:
-    """Append a copy of src[0:n); -1 if memory or QUEUE_MAX_BYTES forbids it."""
+    """Append a copy of src[0:n); -1 if memory or its size forbids it.
+
+    Its size does when it holds more than QUEUE_MAX_BYTES, or n > OUTPUT_MAX_BYTES.
+    """
     cdef size_t used = q.end - q.start
     cdef size_t want
     cdef uint8_t *data
-    if n > QUEUE_MAX_BYTES or used + n > QUEUE_MAX_BYTES:
+    if used > QUEUE_MAX_BYTES or n > OUTPUT_MAX_BYTES:
         return -1
     if n > q.cap - q.end:
         if q.start:
@@ -18,7 +21,7 @@ cdef int queue_add(Queue *q, const uint8_t *src, size_t n) noexcept nogil:
             # exact at first, because most queues are filled once and drained
             want = used + n if q.cap == 0 else 2 * (used + n)
             if want > QUEUE_MAX_BYTES:
-                want = QUEUE_MAX_BYTES
+                want = max(used + n, <size_t> QUEUE_MAX_BYTES)
             data = <uint8_t *> realloc(q.data, want)
             if data == NULL:
                 return -1
@@ -27,6 +30,19 @@ cdef int queue_add(Queue *q, const uint8_t *src, size_t n) noexcept nogil:
     memcpy(q.data + q.end, src, n)
     q.end += <uint32_t> n
     return 0
+
+
+cdef void queue_shrink(Queue *q) noexcept nogil:
+    """Move what a queue holds, which is something, into a block of just that size."""
+    cdef size_t used = q.end - q.start
+    cdef uint8_t *data
+    memmove(q.data, q.data + q.start, used)
+    q.start = 0
+    q.end = <uint32_t> used
+    data = <uint8_t *> realloc(q.data, used)
+    if data != NULL:
+        q.data = data
+        q.cap = <uint32_t> used
 
 
 cdef int queue_keep(Queue *q, const uint8_t *src, size_t n) noexcept nogil:
@@ -41,11 +57,15 @@ cdef int queue_keep(Queue *q, const uint8_t *src, size_t n) noexcept nogil:
 cdef uint8_t *output_room(Output *o, size_t n) noexcept nogil:
     """Room for n bytes that follow what is there; they count as appended.
 
-    NULL when there is no memory: the output is then marked failed.
+    NULL when there is no memory, or they would be more than OUTPUT_MAX_BYTES: the
+    output is then marked failed.
     """
     cdef size_t want = o.n + n
     cdef uint8_t *grown
     cdef bint inside = o.n != 0 and o.data == o.scratch
+    if want > OUTPUT_MAX_BYTES:
+        o.failed = True
+        return NULL
     if want > o.cap:
         want = want * 2 if want > 65536 else 65536
         grown = <uint8_t *> realloc(o.scratch, want)

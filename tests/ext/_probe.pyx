@@ -44,7 +44,10 @@ from pooler.tables.params cimport (
 )
 from pooler.tables.client_names cimport ClientStatement, ClientStatements
 from pooler.tables.server_statements cimport ServerStatement
-from pooler.wire.buffers cimport Queue, queue_add, queue_reset, queue_size
+from pooler.wire.buffers cimport (
+    Output, Queue, output_add, output_clear, output_room, output_shrink, queue_add,
+    queue_drop, queue_keep, queue_reset, queue_size,
+)
 from pooler.tables.texts cimport Statement, statements_free, statements_init
 from pooler._wire cimport (
     CLIENT_RULES, Found, IDLE_SERVER_RULES, LONE_CLIENT_RULES, Rule, SCAN_END,
@@ -95,6 +98,69 @@ def scan(str rules_name, chunks):
         held = data[pos:]
         offset += pos
     return events, None, st.body_left, len(held)
+
+
+cdef class ByteQueue:
+    """A ``Queue``."""
+
+    cdef Queue queue
+
+    def __dealloc__(self):
+        queue_reset(&self.queue)
+
+    def add(self, bytes data):
+        """``queue_add``; False when it is refused."""
+        return queue_add(
+            &self.queue, <const uint8_t *> <const char *> data, len(data)
+        ) == 0
+
+    def drop(self, size_t n):
+        """``queue_drop``."""
+        queue_drop(&self.queue, n)
+
+    def content(self):
+        """What it holds."""
+        return PyBytes_FromStringAndSize(
+            <const char *> self.queue.data + self.queue.start, queue_size(&self.queue)
+        ) if self.queue.cap else b""
+
+    def cap(self):
+        """Bytes of memory."""
+        return self.queue.cap
+
+
+cdef class Outlet:
+    """An ``Output``."""
+
+    cdef Output output
+
+    def __dealloc__(self):
+        free(self.output.scratch)
+
+    def add(self, bytes data):
+        """``output_add``, of bytes that stay where they are until ``end_turn``."""
+        output_add(
+            &self.output, <const uint8_t *> <const char *> data, len(data)
+        )
+
+    def room(self, size_t n):
+        """``output_room``, unused; False when it is refused."""
+        return output_room(&self.output, n) != NULL
+
+    def content(self):
+        """What it has."""
+        return PyBytes_FromStringAndSize(
+            <const char *> self.output.data, self.output.n
+        )
+
+    def end_turn(self):
+        """``output_clear``, ``output_shrink``."""
+        output_clear(&self.output)
+        output_shrink(&self.output)
+
+    def cap(self):
+        """Bytes of memory."""
+        return self.output.cap
 
 
 def error_response(str severity, str sqlstate, str text):

@@ -560,6 +560,18 @@ def test_query_that_is_kept_behind_an_open_batch(make: Make) -> None:
     assert sent == ["PQ"] * 3
 
 
+@pytest.mark.parametrize(("pairs", "status"), [(2, "ok"), (10, "no_memory")])
+def test_read_that_asks_for_long_statements(
+    make: Make, pairs: int, status: str
+) -> None:
+    """A Bind of a few bytes makes megabytes, if its statement has to make room."""
+    world = make(clients=1, most=1)
+    for name in ("a", "b"):
+        world.ask(0, parse(name * (15 << 20), name), SYNC)
+    pair = bind(statement="a") + bind(statement="b")
+    assert world.bench.client_feed(0, pair * pairs + SYNC)[2] == status
+
+
 def test_lost_client_gives_everything_back(make: Make) -> None:
     world = make()
     world.ask(0, parse("one", "a"), parse("two"), SYNC)
