@@ -52,6 +52,7 @@ test-unit: build ## run the unit tests only
 lint: $(INSTALLED) types ## check style and types, change nothing
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+	$(RUN) dev/function_lengths.py
 # By PATH, because it calls pycodestyle by name.
 	PATH="$$PWD/$(VENV)/bin:$$PATH" cython-lint pooler tests/ext tests/fuzz
 

@@ -46,7 +46,7 @@ from pooler.tables.client_names cimport ClientStatement, ClientStatements
 from pooler.tables.server_statements cimport ServerStatement
 from pooler.wire.buffers cimport (
     Output, Queue, output_add, output_clear, output_room, output_shrink, queue_add,
-    queue_drop, queue_keep, queue_reset, queue_size,
+    queue_drop, queue_reset, queue_size,
 )
 from pooler.tables.texts cimport Statement, statements_free, statements_init
 from pooler._wire cimport (
@@ -328,7 +328,6 @@ cdef class Bench:
     cdef set broken
     cdef list events  # of the two lists below, in the order in which they happened
     cdef list woken  # (client, server, to_server, status) of clients that went on
-    cdef readonly list woken  # (client, server, to_server, status) of resumed clients
     cdef list held  # addresses of parameter sets
     cdef list sent  # ("client" or "server", index, bytes) in the order of sending
     cdef list closed  # ("client" or "server", index, how) in order

@@ -96,6 +96,7 @@ def records(talk: Talk) -> bytes:
 
 def talks() -> Iterator[Talk]:
     """Conversations with the answers of servers. The idle server is the last one."""
+    yield from talks_of_leavers()
     one = (SERVER, 1, ROWS + READY)
     yield [(CLIENT, 0, query("select 1")), one, (CLIENT, 0, TERMINATE)]
     yield [
@@ -116,17 +117,6 @@ def talks() -> Iterator[Talk]:
         yield [(CLIENT, 0, extended(COPY) + SYNC), (SERVER, 1, STEPS[:10] + COPY_IN),
                (CLIENT, 0, data("1\n")), (SERVER, 1, ERROR),
                (CLIENT, 0, data("2\n") + end + SYNC), (SERVER, 1, READY)]  # fmt: skip
-    # Clients that do not read, that are gone, or that leave in the middle.
-    asked = (CLIENT, 0, query("select 1"))
-    half = (SERVER, 1, ROWS + READY[:3])
-    yield [asked, (SLOW, 0, b""), one, (SLOW, 0, b""), (CLIENT, 1, query("x"))]
-    yield [asked, (BREAK, 0, b""), half, (SERVER, 1, READY[3:]), (CLIENT, 1, SYNC)]
-    for left in (extended("insert") + FLUSH, extended(COPY) + SYNC, query("begin")):
-        yield [(CLIENT, 0, left), (SERVER, 1, STEPS), (CLIENT, 0, TERMINATE), one]
-        yield [(CLIENT, 0, left), (LOSE_CLIENT, 0, b""), one, (TIME, 0, b"\xff" * 9)]
-    waiting = [(CLIENT, i, query("select 1")) for i in range(3)]
-    yield [*waiting, (VANISH, 2, TERMINATE), one, one, (TIME, 0, b"\xff" * 9)]
-    yield [*waiting, (VANISH, 2, b""), (CANCEL, 1, b""), (TIME, 0, b"\xff" * 9), one]
     # A client with parameters: the server is aligned first, or refuses.
     aligned = message("C", b"SET\0") + PARAMETER + READY
     yield [(CLIENT, 1, query("select 1")), (SERVER, 1, aligned), one]
@@ -155,6 +145,21 @@ def talks() -> Iterator[Talk]:
     yield [(SERVER, 1, PARAMETER + NOTIFICATION), (CLIENT, 1, SYNC), (SERVER, 1, READY)]
     yield [(SERVER, 0, FATAL), (CLIENT, 0, query("x")), (SERVER, 1, FATAL)]
     yield [(CLIENT, 0, query("x")), (SERVER, 1, NOTICE + FAILED + NOTICE)]
+
+
+def talks_of_leavers() -> Iterator[Talk]:
+    """Clients that do not read, that are gone, or that leave in the middle."""
+    one = (SERVER, 1, ROWS + READY)
+    asked = (CLIENT, 0, query("select 1"))
+    half = (SERVER, 1, ROWS + READY[:3])
+    yield [asked, (SLOW, 0, b""), one, (SLOW, 0, b""), (CLIENT, 1, query("x"))]
+    yield [asked, (BREAK, 0, b""), half, (SERVER, 1, READY[3:]), (CLIENT, 1, SYNC)]
+    for left in (extended("insert") + FLUSH, extended(COPY) + SYNC, query("begin")):
+        yield [(CLIENT, 0, left), (SERVER, 1, STEPS), (CLIENT, 0, TERMINATE), one]
+        yield [(CLIENT, 0, left), (LOSE_CLIENT, 0, b""), one, (TIME, 0, b"\xff" * 9)]
+    waiting = [(CLIENT, i, query("select 1")) for i in range(3)]
+    yield [*waiting, (VANISH, 2, TERMINATE), one, one, (TIME, 0, b"\xff" * 9)]
+    yield [*waiting, (VANISH, 2, b""), (CANCEL, 1, b""), (TIME, 0, b"\xff" * 9), one]
 
 
 def named(name: str, sql: str = "select 1") -> bytes:

@@ -75,9 +75,9 @@ class World:
     def has_left(self, client: int) -> bool:
         return bool(self.bench.client_state(client)[0] == ClientState.CLIENT_CLOSED)
 
-    @property
-    def state(self) -> ServerState:
-        return ServerState(self.bench.server_state(self.server)[0])
+    def is_in(self, state: ServerState) -> bool:
+        """Whether the server is in this state."""
+        return bool(self.bench.server_state(self.server)[0] == state)
 
     def clean(self) -> None:
         """The server is rolled back, reset and idle again."""
@@ -87,7 +87,7 @@ class World:
             said = self.sent()
         assert said == DISCARD
         self.say(message("C", b"DISCARD ALL\0"), ready())
-        assert self.state == ServerState.SERVER_IDLE
+        assert self.is_in(ServerState.SERVER_IDLE)
 
 
 @pytest.fixture
@@ -139,7 +139,7 @@ def test_goodbye_waits_for_the_answers(world: World) -> None:
     assert not world.has_left(client)
     assert world.say(BATCH_DONE, ready()) == BATCH_DONE + ready()
     assert world.has_left(client)
-    assert world.state == ServerState.SERVER_IDLE
+    assert world.is_in(ServerState.SERVER_IDLE)
 
 
 FAILURE = message("D", b"P\1pooler: client left\0")
@@ -237,7 +237,7 @@ def test_what_came_before_a_goodbye_is_carried_out(world: World) -> None:
     world.say(COMPLETE, ready())
     assert world.has_left(client)
     assert world.bench.take_cancels() == []
-    assert world.state == ServerState.SERVER_IDLE
+    assert world.is_in(ServerState.SERVER_IDLE)
 
 
 @pytest.mark.parametrize("last", [b"", TERMINATE[:3], query("more")])
@@ -277,7 +277,7 @@ def test_cancel_while_our_set_is_tried(world: World) -> None:
     assert told.endswith(ready())
     world.say(parameter("application_name", "x"), message("C", b"SET\0"), ready())
     assert world.sent() == b""
-    assert world.state == ServerState.SERVER_IDLE
+    assert world.is_in(ServerState.SERVER_IDLE)
     assert world.ask(client, query("2")) == "ok"
     assert world.say(SELECTED) == SELECTED
 
@@ -307,9 +307,9 @@ def test_cancel_of_what_runs(world: World) -> None:
     client = occupied(world)
     assert world.bench.cancel(client) == world.server
     world.say(CANCELLED, ready())
-    assert world.state == ServerState.SERVER_ACTIVE, "the request may still strike"
+    assert world.is_in(ServerState.SERVER_ACTIVE), "the request may still strike"
     world.bench.cancelled(world.server)
-    assert world.state == ServerState.SERVER_IDLE
+    assert world.is_in(ServerState.SERVER_IDLE)
 
 
 # ------------------------------------------------------------ deadlines
@@ -345,9 +345,9 @@ def test_a_query_of_ours_that_is_not_answered(world: World) -> None:
     world.bench.wait_until(2 * SECOND_US)
     world.say(COMPLETE, ready())  # the ROLLBACK; the reset has its time from here
     world.bench.wait_until(int(4.9 * SECOND_US))
-    assert world.state == ServerState.SERVER_TESTED
+    assert world.is_in(ServerState.SERVER_TESTED)
     world.bench.wait_until(int(5.1 * SECOND_US))
-    assert world.state == ServerState.SERVER_CLOSED
+    assert world.is_in(ServerState.SERVER_CLOSED)
 
 
 def test_what_was_cancelled_too_early_is_cancelled_again(world: World) -> None:
@@ -358,7 +358,7 @@ def test_what_was_cancelled_too_early_is_cancelled_again(world: World) -> None:
         world.bench.cancelled(world.server)
         world.bench.wait_until(turn * 400_000)
     world.bench.wait_until(4 * SECOND_US)
-    assert world.state == ServerState.SERVER_CLOSED
+    assert world.is_in(ServerState.SERVER_CLOSED)
 
 
 def test_work_of_a_client_that_said_goodbye_takes_its_time(world: World) -> None:
@@ -368,7 +368,7 @@ def test_work_of_a_client_that_said_goodbye_takes_its_time(world: World) -> None
     world.ask(client, query(), TERMINATE)
     world.bench.drop_client(client)
     world.bench.wait_until(30 * SECOND_US)
-    assert world.state == ServerState.SERVER_TESTED
+    assert world.is_in(ServerState.SERVER_TESTED)
     assert world.bench.take_cancels() == []
     world.sent()
     world.say(row(), COMPLETE, ready())
