@@ -12,6 +12,7 @@ JOBS := $(shell getconf _NPROCESSORS_ONLN)
 CREATED := $(VENV)/.stamp-created
 INSTALLED := $(VENV)/.stamp-installed
 COMPILED := $(VENV)/.stamp-compiled
+COMPILED_LOOPS := $(VENV)/.stamp-loops
 
 EXTENSIONS := setup.py $(wildcard pooler/*.pyx pooler/*.pxd pooler/*/*.pyx pooler/*/*.pxd)
 # Test-only extensions; they are built when tests/ext/setup.py is there.
@@ -19,16 +20,17 @@ PROBES := $(wildcard tests/ext/*.py tests/ext/*.pyx tests/ext/*.pxd)
 PROBE_SETUP := $(wildcard tests/ext/setup.py)
 # Modules whose types are in a .pyi file, which is written by hand.
 STUBS := $(subst /,.,$(basename $(wildcard pooler/*.pyi pooler/*/*.pyi)))
+LOOPS := $(wildcard benchmarks/micro/*.pyx) benchmarks/micro/setup.py
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help build run test test-unit test-full fuzz lint fmt types stubs bench clean bootstrap
+.PHONY: help build run test test-unit test-full fuzz lint fmt types stubs bench bench-micro clean bootstrap
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | while IFS="$$(printf '\t')" \
-	  read -r name text; do printf '  %-10s %s\n' "$$name" "$$text"; done
+	  read -r name text; do printf '  %-11s %s\n' "$$name" "$$text"; done
 
 build: $(COMPILED) ## make .venv and compile the extension modules
 
@@ -54,7 +56,7 @@ lint: $(INSTALLED) types ## check style and types, change nothing
 	$(RUN) -m ruff format --check .
 	$(RUN) dev/function_lengths.py
 # By PATH, because it calls pycodestyle by name.
-	PATH="$$PWD/$(VENV)/bin:$$PATH" cython-lint pooler tests/ext tests/fuzz
+	PATH="$$PWD/$(VENV)/bin:$$PATH" cython-lint pooler tests/ext tests/fuzz benchmarks/micro
 
 types: $(INSTALLED) ## check the types
 	$(RUN) -m mypy
@@ -70,9 +72,14 @@ fmt: $(INSTALLED) ## format the Python code
 bench: build ## compare with other poolers (see benchmarks/README.md)
 	@$(RUN) benchmarks/compare.py
 
+bench-micro: $(COMPILED_LOOPS) ## measure the core without sockets (SAVE=name, BASE=name)
+	@$(RUN) -m benchmarks.micro $(if $(SAVE),--save '$(SAVE)') \
+	  $(if $(BASE),--base '$(BASE)')
+
 clean: ## remove what was compiled and the caches; .venv stays
 	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	rm -f pooler/*.so pooler/*.c pooler/*/*.so pooler/*/*.c tests/ext/*.so tests/ext/*.c $(COMPILED)
+	rm -f benchmarks/micro/*.so benchmarks/micro/*.c $(COMPILED_LOOPS)
 
 # Not a stamp: whether a compiler is there can change outside this folder.
 bootstrap:
@@ -102,4 +109,10 @@ $(COMPILED): $(INSTALLED) $(EXTENSIONS) $(PROBES)
 	@touch $@.begun
 	$(RUN) setup.py -q build_ext --inplace --parallel $(JOBS)
 	$(if $(PROBE_SETUP),$(RUN) $(PROBE_SETUP) -q build_ext --inplace && touch tests/ext/*.so)
+	@mv $@.begun $@
+
+# Inline functions and structs of the core are compiled into the loops.
+$(COMPILED_LOOPS): $(COMPILED) $(LOOPS)
+	@touch $@.begun
+	$(RUN) benchmarks/micro/setup.py -q build_ext --inplace
 	@mv $@.begun $@

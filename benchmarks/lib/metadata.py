@@ -46,6 +46,23 @@ REQUIRED_KEYS: Final = (
 )
 
 
+def machine() -> dict[str, Any]:
+    """Return what all benchmarks have to say: when, of what, where."""
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": output(["git", "rev-parse", "--verify", "HEAD"]),
+        "dirty": output(["git", "status", "--porcelain"]) != "",
+        "cpu_model": cpu_model(Path("/proc/cpuinfo").read_text()),
+        "cores": os.cpu_count(),
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "kernel": platform.release(),
+        "governor": _read(GOVERNOR),
+        "python": platform.python_version(),
+        "cython": _distribution("Cython"),
+        "compiler": (output(["cc", "--version"]) or "").partition("\n")[0] or None,
+    }
+
+
 def collect(
     *,
     postgres: str,
@@ -60,19 +77,10 @@ def collect(
 ) -> dict[str, Any]:
     """Return everything but the targets, whose files are not written yet."""
     return {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": _output(["git", "rev-parse", "--verify", "HEAD"]),
-        "dirty": _output(["git", "status", "--porcelain"]) != "",
-        "cpu_model": cpu_model(Path("/proc/cpuinfo").read_text()),
+        **machine(),
         "cores": cores,
-        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        "kernel": platform.release(),
-        "governor": _read(GOVERNOR),
-        "python": platform.python_version(),
-        "cython": _distribution("Cython"),
-        "compiler": (_output(["cc", "--version"]) or "").partition("\n")[0] or None,
         "postgres": postgres,
-        "pgbench": _output([pgbench, "--version"]),
+        "pgbench": output([pgbench, "--version"]),
         "pgbench_threads": pgbench_threads,
         "scale": SCALE,
         "cases": [case.name for case in cases],
@@ -123,7 +131,7 @@ def _distribution(name: str) -> str | None:
         return None
 
 
-def _output(command: Sequence[str]) -> str | None:
+def output(command: Sequence[str]) -> str | None:
     """Return what a command prints; ``None`` when it fails or is not there."""
     try:
         done = subprocess.run(
