@@ -7,30 +7,29 @@ so often that the call from Python costs nothing.
 """
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
-from libc.stdint cimport uint8_t, uint64_t
+from libc.stdint cimport uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
-from pooler.wire.buffers cimport output_clear, queue_keep
+from pooler.relay.orders cimport (
+    ORDER_READ_CLIENT, ORDER_SEND_TO_CLIENT, ORDER_SEND_TO_SERVER, Order,
+)
+from pooler.relay.shared cimport Relay
+from pooler.relay.step cimport (
+    client_held_back, relay_add_pool, relay_free, relay_init, server_held_back,
+    step_client_admit, step_client_bytes, step_client_close, step_is_over, step_more,
+    step_server_begin, step_server_bytes, step_server_close,
+)
+from pooler.session.pool cimport pool_detach, pool_take, pool_wait
+from pooler.session.records cimport (
+    CLOSE_SHUTDOWN, ClientSession, MODE_TRANSACTION, Pool, ServerSession, client_begin,
+    server_begin,
+)
 from pooler.tables.params cimport (
     ParamSet, params_empty, params_free, params_init, params_track, params_unref,
     params_with,
 )
-from pooler.session.pool cimport (
-    pool_add_client, pool_add_server, pool_detach, pool_take, pool_wait,
-)
-from pooler.relay.common cimport RELAY_OK, Relay, RelayStatus
-from pooler.relay.from_server cimport relay_server_bytes
-from pooler.relay.from_client cimport relay_client_bytes
-from pooler.statements.effects cimport session_statements_free
-from pooler.session.records cimport (
-    CLIENT_LOGIN, CLIENT_WAITING, ClientSession, MODE_SESSION, MODE_TRANSACTION, Pool,
-    SERVER_ACTIVE, SERVER_TESTED, ServerSession, requests_free, requests_init,
-    server_is_free, set_client_state,
-)
-from pooler.tables.statements cimport (
-    client_statements_free, statements_free, statements_init,
-)
+from pooler.tables.texts cimport statements_free, statements_init
 from pooler._wire cimport (
     CLIENT_RULES, Found, Rule, SCAN_END, SCAN_MESSAGE, SERVER_RULES, ScanState,
     ScanStatus, scan_next,
@@ -48,50 +47,55 @@ cdef struct Piece:
 
 
 # ------------------------------------------------------------- how the core is called
-# All that knows the API of relay and pool. client_says and server_says do what
-# io/traffic and io/ends do between recv and send.
+# All that knows the API of the step and the pool. client_says and server_says do what
+# io does between a receive and its sends.
 
 cdef struct Bench:
     Relay relay
-    Pool pool
+    Pool *pool  # of the relay
     ClientSession clients[CLIENT_COUNT]
     ServerSession server
+    Piece to_client  # what the last read made leave
+    Piece to_server
+    bint strange  # an order that nothing here should lead to
 
 
 cdef int bench_open(Bench *b, names) except -1:
     """Make the pool; ``names``: parameters that follow a client."""
     cdef int i
-    b.relay.now_us = NOW_US
-    b.pool.mode = MODE_TRANSACTION
-    b.pool.max_servers = 1
-    b.pool.max_prepared_statements = PREPARED_MAX
+    relay_init(&b.relay)
+    b.relay.now_us = b.relay.wheel.now_us = NOW_US
     params_init(&b.relay.params)
     statements_init(&b.relay.statements, &b.relay.params, b"pooler_0_")
     for name in names:
         params_track(&b.relay.params, name.encode(), False)
+    b.pool = relay_add_pool(&b.relay, 1)
+    b.pool.mode = MODE_TRANSACTION
+    b.pool.max_prepared_statements = PREPARED_MAX
     for i in range(CLIENT_COUNT):
-        set_client_state(&b.clients[i], CLIENT_LOGIN)
-        b.clients[i].params = params_empty(&b.relay.params)
-        pool_add_client(&b.pool, &b.clients[i])
-    b.server.xact_status = c"I"
-    b.server.params = params_empty(&b.relay.params)
-    b.server.tracked = True
-    requests_init(&b.server.requests)
-    pool_add_server(&b.pool, &b.server)
+        client_begin(&b.clients[i], &b.relay.wheel, NULL)
+        step_client_admit(
+            &b.relay, &b.clients[i], b.pool, params_empty(&b.relay.params)
+        )
+        drain(b)
+    server_begin(&b.server, &b.relay.wheel, NULL)
+    step_server_begin(
+        &b.relay, &b.server, b.pool, params_empty(&b.relay.params), NULL, 0
+    )
+    drain(b)
     return 0
 
 
 cdef void bench_close(Bench *b) noexcept nogil:
     cdef int i
     for i in range(CLIENT_COUNT):
-        client_statements_free(&b.relay.statements, b.clients[i].statements)
-    b.server.client = NULL
-    session_statements_free(&b.relay.statements, &b.server)
-    requests_free(&b.server.requests)
-    free(b.relay.to_client.scratch)
-    free(b.relay.to_server.scratch)
+        step_client_close(&b.relay, &b.clients[i], CLOSE_SHUTDOWN, False)
+        drain(b)
+    step_server_close(&b.relay, &b.server, CLOSE_SHUTDOWN)
+    drain(b)
     statements_free(&b.relay.statements)
     params_free(&b.relay.params)
+    relay_free(&b.relay)
 
 
 cdef int set_value(Bench *b, int who, int index, bytes text) except -1:
@@ -104,7 +108,7 @@ cdef int set_value(Bench *b, int who, int index, bytes text) except -1:
     )
     if new == NULL:
         raise MemoryError
-    new.verified_by = &b.pool
+    new.verified_by = b.pool
     params_unref(&b.relay.params, at[0])
     at[0] = new
     return 0
@@ -112,76 +116,70 @@ cdef int set_value(Bench *b, int who, int index, bytes text) except -1:
 
 cdef inline Piece to_client(const Bench *b) noexcept nogil:
     """What the last read makes leave for the client that it concerns."""
-    return Piece(b.relay.to_client.data, b.relay.to_client.n)
+    return b.to_client
 
 
 cdef inline Piece to_server(const Bench *b) noexcept nogil:
-    return Piece(b.relay.to_server.data, b.relay.to_server.n)
+    return b.to_server
 
 
 cdef inline bint attach(Bench *b, int i) noexcept nogil:
-    return pool_take(&b.pool, &b.clients[i], b.relay.now_us) != NULL
+    return pool_take(b.pool, &b.clients[i], b.relay.now_us) != NULL
 
 
 cdef inline void wait(Bench *b, int i) noexcept nogil:
-    pool_wait(&b.pool, &b.clients[i], b.relay.now_us)
+    pool_wait(b.pool, &b.clients[i], b.relay.now_us)
 
 
 cdef inline void detach(Bench *b) noexcept nogil:
-    pool_detach(&b.pool, &b.server)
+    pool_detach(b.pool, &b.server, b.relay.now_us)
 
 
-cdef inline void settle(Bench *b, ServerSession *s) noexcept nogil:
-    """The server goes back to its pool if nothing of its client is left in it."""
-    cdef Pool *p = s.pool
-    if s.state != SERVER_ACTIVE or p.mode == MODE_SESSION or not server_is_free(s):
-        return
-    if s.obsolete or p.server_count > p.max_servers:
-        return
-    if p.reset_always or s.stray_statements:
-        return
-    s.since_us = b.relay.now_us
-    pool_detach(p, s)
+cdef inline void leave(Piece *sent, const Order *order) noexcept nogil:
+    """One read makes one send to a side."""
+    if sent.n == 0:
+        sent.data = order.src
+    sent.n += order.n
+
+
+cdef void drain(Bench *b) noexcept nogil:
+    """Carry out all orders, and what follows from them."""
+    cdef uint32_t i
+    cdef const Order *order
+    while True:
+        for i in range(b.relay.orders.count):
+            order = &b.relay.orders.rows[i]
+            if order.kind == ORDER_SEND_TO_CLIENT:
+                leave(&b.to_client, order)
+            elif order.kind == ORDER_SEND_TO_SERVER:
+                leave(&b.to_server, order)
+            elif order.kind != ORDER_READ_CLIENT:
+                b.strange = True
+        b.relay.orders.count = 0
+        if step_is_over(&b.relay) or not step_more(&b.relay):
+            return
 
 
 cdef bint client_says(Bench *b, int i, Piece read) noexcept nogil:
     """One read of a client; False unless all of it has gone its way at once."""
     cdef ClientSession *c = &b.clients[i]
-    cdef size_t consumed = 0
-    cdef RelayStatus status
-    if c.state == CLIENT_WAITING or c.aligning or c.settling or c.leaving:
+    b.to_client.n = b.to_server.n = 0
+    if client_held_back(c):
         return False
-    if c.server != NULL and c.server.stream.out.cap != 0:
-        return False
-    output_clear(&b.relay.to_client)
-    output_clear(&b.relay.to_server)
-    status = relay_client_bytes(&b.relay, c, read.data, read.n, &consumed)
-    if queue_keep(&c.stream.held, read.data + consumed, read.n - consumed) < 0:
-        return False
-    if c.server != NULL:
-        settle(b, c.server)
-    return status == RELAY_OK and consumed == read.n
+    step_client_bytes(&b.relay, c, read.data, read.n)
+    drain(b)
+    return c.stream.held.cap == 0 and not b.strange
 
 
 cdef bint server_says(Bench *b, Piece read) noexcept nogil:
     """One read of the server; False unless all of it has gone its way at once."""
     cdef ServerSession *s = &b.server
-    cdef size_t consumed = 0
-    cdef RelayStatus status
-    if s.client != NULL and s.client.stream.out.cap:
+    b.to_client.n = b.to_server.n = 0
+    if server_held_back(s):
         return False
-    output_clear(&b.relay.to_client)
-    output_clear(&b.relay.to_server)
-    b.relay.resume = False
-    status = relay_server_bytes(&b.relay, s, read.data, read.n, &consumed)
-    if queue_keep(&s.stream.held, read.data + consumed, read.n - consumed) < 0:
-        return False
-    if status != RELAY_OK or consumed != read.n or b.relay.resume:
-        return False
-    if s.state == SERVER_TESTED:
-        return False
-    settle(b, s)
-    return True
+    step_server_bytes(&b.relay, s, read.data, read.n)
+    drain(b)
+    return s.stream.held.cap == 0 and not b.strange
 
 
 cdef tuple counts(const Bench *b):
@@ -311,7 +309,7 @@ cdef class Core:
 def messages(bytes data, bint from_client):
     """What the scanner finds in one read: [(code, offset, length), ...].
 
-    Only messages that have flags, and the last row says where the scan has ended.
+    Only messages that have an action, and the last row says where the scan has ended.
     """
     cdef const uint8_t *src = <const uint8_t *> <const char *> data
     cdef const Rule *rules = &CLIENT_RULES[0] if from_client else &SERVER_RULES[0]
@@ -328,7 +326,7 @@ def messages(bytes data, bint from_client):
 
 
 def scan(bytes data, bint from_client, uint64_t repetitions):
-    """Scan one read again and again; returns how many messages had flags, in all."""
+    """Scan one read again and again; returns how many messages had an action, in all."""
     cdef const uint8_t *src = <const uint8_t *> <const char *> data
     cdef const Rule *rules = &CLIENT_RULES[0] if from_client else &SERVER_RULES[0]
     cdef ScanState state

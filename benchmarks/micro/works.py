@@ -18,7 +18,7 @@ from pooler.login.md5 import md5_secret
 from pooler.login.packets import message, parameter_status, ready_for_query
 from pooler.login.scram import Verifier
 from pooler.login.server import ServerLogin
-from pooler.wire.messages import BY_CODE, Flag, Sender
+from pooler.wire.messages import BY_CODE, Action, Sender
 
 Repeat = Callable[[int], None]
 Script = list[tuple[int, bytes]]
@@ -106,7 +106,7 @@ def walk(data: bytes, sender: Sender) -> tuple[int, list[tuple[str, int, int]]]:
     found = []
     while at < len(data):
         code, length = chr(data[at]), int.from_bytes(data[at + 1 : at + 5])
-        if BY_CODE[sender, code].flags is not Flag.NONE:
+        if BY_CODE[sender, code].action is not Action.PASS:
             found.append((code, at, length))
         at += length + 1
         count += 1

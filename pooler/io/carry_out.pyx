@@ -18,7 +18,7 @@ from pooler.relay.orders cimport (
     Order,
 )
 from pooler.relay.step cimport (
-    client_held_back, server_held_back, step_client_end, step_more,
+    client_held_back, server_held_back, step_client_end, step_is_over, step_more,
 )
 from pooler.wire.buffers cimport queue_reset
 from pooler._wire cimport error_response_bytes, put_error_response
@@ -167,5 +167,5 @@ cdef void carry_out(Loop *L) noexcept nogil:
             CARRY_OUT[L.relay.orders.rows[i].kind](L, &L.relay.orders.rows[i])
             i += 1
         L.relay.orders.count = 0
-        if not step_more(&L.relay):
+        if step_is_over(&L.relay) or not step_more(&L.relay):
             return

@@ -46,6 +46,14 @@ cdef inline bint server_held_back(const ServerSession *s) noexcept nogil:
     """Whether a server may not be read now: its client does not take more."""
     return s.client != NULL and s.client.stream.out.cap != 0
 
+
+cdef inline bint step_is_over(const Relay *r) noexcept nogil:
+    """Whether ``step_more`` would find nothing to do."""
+    return (
+        r.pending.settle == NULL and r.pending.resume == NULL
+        and r.pending.leave == NULL and r.wakes == NULL and r.pending.block.cap == 0
+    )
+
 cdef int relay_init(Relay *r) except -1
 cdef void relay_free(Relay *r) noexcept nogil
 cdef Pool *relay_add_pool(Relay *r, uint32_t max_servers) noexcept nogil

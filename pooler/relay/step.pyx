@@ -98,7 +98,8 @@ cdef bint step_more(Relay *r) noexcept nogil:
     """
     cdef ClientSession *c
     cdef ServerSession *s
-    queue_reset(&r.pending.block)
+    if r.pending.block.cap:
+        queue_reset(&r.pending.block)
     if r.pending.resume != NULL:
         c = r.pending.resume
         r.pending.resume = NULL
