@@ -13,7 +13,8 @@ from pooler.ipc.bus import Bus
 # Exit codes of a worker.
 EXIT_OK = 0
 EXIT_FAILED = 1
-# "This configuration cannot work": at the first start the master gives up.
+# "This configuration cannot work", and the log says why: at the first start the master
+# gives up, later it tries again after a pause that grows, as after any death at birth.
 EXIT_BOOT_FAILURE = 3
 
 # What a worker writes to ``ready_fd`` once it serves.

@@ -527,7 +527,9 @@ class Master:
 
 
 def _obituary(slot: _Slot, worker: _Worker, code: int) -> str:
-    if code < 0:
+    if code == EXIT_BOOT_FAILURE:
+        cause = "cannot work with this configuration"
+    elif code < 0:
         try:
             cause = f"killed by {signal.Signals(-code).name}"
         except ValueError:

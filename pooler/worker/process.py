@@ -24,7 +24,7 @@ from pooler.io.links import Links
 from pooler.io.selector import EngineSelector
 from pooler.ipc.bus import BusMessage
 from pooler.ipc.signals import ENDS, SignalPipe
-from pooler.ipc.worker_start import EXIT_OK, READY, WorkerStart
+from pooler.ipc.worker_start import EXIT_BOOT_FAILURE, EXIT_OK, READY, WorkerStart
 from pooler.worker.admission import Admission
 from pooler.worker.cancel import Cancels
 from pooler.worker.pools import Pools, tracked_parameters
@@ -36,24 +36,41 @@ BEAT_S = 1 / 3
 ACCEPT_PAUSE_S = 1.0
 
 
+# What a start raises for values that cannot be worked with. The configuration refuses
+# them when it is read; what it has missed would end every worker in the same way.
+REFUSALS = (ConfigError, ValueError, OverflowError)
+
+
 def run(start: WorkerStart) -> int:
     """Serve until the end; returns the exit code."""
-    engine = Engine(
-        tracked_parameters(start.config).values(),
-        max_message_bytes=start.config.settings.max_packet_size,
-        statement_prefix=f"pooler_{start.slot}_".encode(),
-    )
-    loop = asyncio.SelectorEventLoop(EngineSelector(engine))
-    asyncio.set_event_loop(loop)
+    try:
+        engine = make_engine(start)
+        loop = asyncio.SelectorEventLoop(EngineSelector(engine))
+        asyncio.set_event_loop(loop)
+        worker = Worker(start, engine, loop)
+    except REFUSALS as error:
+        log.write(
+            log.ERROR,
+            f"worker {start.slot} cannot work with this configuration: {error}",
+        )
+        return EXIT_BOOT_FAILURE
     signals = SignalPipe()
     try:
-        worker = Worker(start, engine, loop)
         worker.handle_signals(signals)
         return loop.run_until_complete(worker.serve())
     finally:
         signals.ignore()
         engine.close()
         loop.close()
+
+
+def make_engine(start: WorkerStart) -> Engine:
+    """The engine of a worker, as its configuration says."""
+    return Engine(
+        tracked_parameters(start.config).values(),
+        max_message_bytes=start.config.settings.max_packet_size,
+        statement_prefix=f"pooler_{start.slot}_".encode(),
+    )
 
 
 class Worker:

@@ -20,7 +20,7 @@ import tempfile
 import time
 import types
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
@@ -62,6 +62,10 @@ class FakeWorker:
             raise RuntimeError("cannot live\nlike this")
         if self.behaviour == "boot-failure" and start.slot == 1:
             return EXIT_BOOT_FAILURE
+        if start.slot == 1 and (self.directory / "refuse").exists():
+            return EXIT_BOOT_FAILURE
+        if self.behaviour == "real-refusal":
+            return refused_by_the_engine(start)
         if self.behaviour == "late" and (self.directory / "hold").exists():
             wait_for(lambda: not (self.directory / "hold").exists())
         return self.serve(start)
@@ -108,6 +112,15 @@ class FakeWorker:
             connection, _ = listener.accept()
             with connection:
                 connection.sendall(f"{start.slot} {os.getpid()}\n".encode())
+
+
+def refused_by_the_engine(start: WorkerStart) -> int:
+    """The real worker with a configuration that has passed every check."""
+    from pooler.worker import process
+
+    name = "x" * 64
+    settings = replace(start.config.settings, track_extra_parameters=(name,))
+    return process.run(replace(start, config=replace(start.config, settings=settings)))
 
 
 def program(config_file: str, behaviour: str, directory: str) -> int:
@@ -375,6 +388,37 @@ def test_boot_failure_stops_everything(pooler: Pooler) -> None:
     pooler.start("boot-failure", up=False)
     assert pooler.wait() == 1
     assert "FATAL worker 1 cannot work with this configuration" in pooler.log()
+    pooler.assert_nothing_left()
+
+
+def test_worker_that_refuses_its_configuration_says_why(pooler: Pooler) -> None:
+    pooler.start("real-refusal", up=False)
+    assert pooler.wait() == 1
+    why = "cannot work with this configuration: parameter name of 64 bytes"
+    assert f"ERROR worker 0 {why}" in pooler.log()
+    assert "FATAL worker" in pooler.log()
+    assert "Traceback" not in pooler.log()
+    assert "starts again" not in pooler.log()
+    pooler.assert_nothing_left()
+
+
+def test_boot_failure_after_the_start_backs_off(pooler: Pooler) -> None:
+    """The other workers serve on, and the next configuration may be better."""
+    pooler.start()
+    (_, other, _), (_, dead, _) = sorted(pooler.events("born"))
+    refuse = pooler.directory / "refuse"
+    refuse.touch()
+    os.kill(int(dead), signal.SIGKILL)
+    pooler.wait_log("cannot work with this configuration", 4)
+    assert "worker 1 starts again in 0.2 s" in pooler.log()
+    assert "giving up" not in pooler.log()
+    assert pooler.ask() == (0, int(other))
+    born = len(pooler.pids())
+    refuse.unlink()
+    pooler.wait_events("born", born + 1)
+    wait_for(lambda: pooler.ask()[0] == 1)
+    pooler.send(signal.SIGTERM)
+    assert pooler.wait() == 0
     pooler.assert_nothing_left()
 
 
