@@ -23,11 +23,18 @@ from enum import StrEnum
 from typing import Any, TypeVar, cast
 
 from pooler.errors import ConfigError
+from pooler.parameters import (
+    MAX_NAME_BYTES,
+    MAX_TRACKED_PARAMETERS,
+    TRACKED_PARAMETERS,
+    is_parameter_name,
+)
 
 T = TypeVar("T")
 
 INT_MAX = 2**31 - 1
-MAX_WORKERS = 1024
+# A cancel key has seven bits for the number of the worker (pooler.worker.cancel).
+MAX_WORKERS = 128
 # In microseconds this still fits a signed 64-bit integer.
 MAX_SECONDS = 10**12
 AUTO_WORKERS = 0
@@ -44,6 +51,7 @@ class Kind(StrEnum):
     STRING = "string"
     PATH = "path"
     LIST = "list"
+    PARAMETERS = "parameters"
     ENUM = "enum"
     WORKERS = "workers"
 
@@ -254,7 +262,10 @@ def _parse_bool(row: Row, text: str) -> bool:
 def _parse_time(row: Row, text: str) -> float:
     value = float(text) if _SECONDS.fullmatch(text) else math.nan
     if not 0 <= value <= MAX_SECONDS:
-        raise ValueError("must be a time in seconds, 0 or more, without a unit")
+        raise ValueError(
+            "must be a time in seconds, 0 or more, without a unit,"
+            f" at most {MAX_SECONDS}"
+        )
     return abs(value)
 
 
@@ -272,6 +283,24 @@ def _parse_path(row: Row, text: str) -> str | None:
 def _parse_list(row: Row, text: str) -> tuple[str, ...]:
     # PgBouncer finds a word of a list between commas or white space.
     return tuple(word for word in _SEPARATORS.split(text) if word)
+
+
+def _parse_parameters(row: Row, text: str) -> tuple[str, ...]:
+    words = _parse_list(row, text)
+    for word in words:
+        if not is_parameter_name(word):
+            raise ValueError(
+                f"must be names of parameters, and {printable(word)} is none: letters,"
+                f' digits and "_$.", at most {MAX_NAME_BYTES} bytes'
+            )
+    more = {word.lower() for word in words} - TRACKED_PARAMETERS.keys()
+    room = MAX_TRACKED_PARAMETERS - len(TRACKED_PARAMETERS)
+    if len(more) > room:
+        raise ValueError(
+            f"has {len(more)} parameters, and at most {room} can be followed beside"
+            f" those that always are ({', '.join(TRACKED_PARAMETERS.values())})"
+        )
+    return words
 
 
 def _parse_enum(row: Row, text: str) -> StrEnum:
@@ -313,6 +342,7 @@ _PARSE: Mapping[Kind, Callable[[Row, str], object]] = {
     Kind.STRING: _parse_string,
     Kind.PATH: _parse_path,
     Kind.LIST: _parse_list,
+    Kind.PARAMETERS: _parse_parameters,
     Kind.ENUM: _parse_enum,
     Kind.WORKERS: _parse_workers,
 }
@@ -322,6 +352,7 @@ _FORMAT: Mapping[Kind, Callable[[object], str]] = {
     Kind.BOOL: lambda value: "1" if value else "0",
     Kind.TIME: _format_time,
     Kind.LIST: _format_list,
+    Kind.PARAMETERS: _format_list,
     Kind.WORKERS: lambda value: "auto" if value == AUTO_WORKERS else str(value),
 }
 

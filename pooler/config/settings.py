@@ -51,6 +51,7 @@ SQL_AUTH_QUERY = (
 INT, DECIMAL, OCTAL = Kind.INT, Kind.DECIMAL, Kind.OCTAL
 BOOL, TIME, STRING = Kind.BOOL, Kind.TIME, Kind.STRING
 PATH, LIST, ENUM, WORKERS = Kind.PATH, Kind.LIST, Kind.ENUM, Kind.WORKERS
+PARAMETERS = Kind.PARAMETERS
 NEW, RESTART = Reload.NEW_CONNECTIONS, Reload.RESTART
 
 
@@ -311,8 +312,10 @@ class Settings:
     tcp_user_timeout: int = setting(0, INT,
         "Close when sent data stays unacknowledged this long; 0 is the kernel's"
         " default.", unit="ms", reload=NEW)
-    track_extra_parameters: tuple[str, ...] = setting(("IntervalStyle",), LIST,
-        "Further parameters to follow for each client.", reload=RESTART, built=True)
+    track_extra_parameters: tuple[str, ...] = setting(("IntervalStyle",), PARAMETERS,
+        "Further parameters to follow for each client, of those that PostgreSQL"
+        " reports; at most 10 besides the ones that are always followed.",
+        reload=RESTART, built=True)
     transaction_timeout: float = setting(0.0, TIME,
         "Close a server whose transaction is open longer; 0 is off.", unit="s")
     unix_socket_dir: str = setting("/tmp", PATH,  # noqa: S108 - PgBouncer's default
@@ -327,7 +330,8 @@ class Settings:
         "System user to become at start.", reload=RESTART, built=True)
     verbose: int = setting(0, INT, "How much to log, 0 to 3.", built=True)
     workers: int = setting(AUTO_WORKERS, WORKERS,
-        "Worker processes; auto is one for each usable core. Not a PgBouncer setting.",
+        "Worker processes, at most 128; auto is one for each usable core. Not a"
+        " PgBouncer setting.",
         unit="processes", low=1, high=MAX_WORKERS, reload=RESTART, built=True)
 
 

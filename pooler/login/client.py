@@ -45,7 +45,6 @@ from pooler.login.scram import (
     secret_kind,
 )
 from pooler.login.startup import (
-    TRACKED_PARAMETERS,
     CancelRequest,
     DirectTLS,
     GSSENCRequest,
@@ -56,6 +55,7 @@ from pooler.login.startup import (
     parse_startup,
     select_parameters,
 )
+from pooler.parameters import TRACKED_PARAMETERS
 
 _MD5_SALT_BYTES = 4
 _NOT_ENCRYPTED = b"N"

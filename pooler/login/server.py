@@ -39,7 +39,7 @@ from pooler.login.scram import (
     SecureRandom,
     secret_kind,
 )
-from pooler.login.startup import TRACKED_PARAMETERS
+from pooler.parameters import TRACKED_PARAMETERS
 
 MAX_MESSAGE_BYTES = 65_536
 # All messages of one login together: parameters and notices have no other bound.

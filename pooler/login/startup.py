@@ -41,6 +41,7 @@ from pooler.login.packets import (
     decode,
     encode,
 )
+from pooler.parameters import TRACKED_PARAMETERS
 
 MAX_USER_BYTES = 127
 MAX_DATABASE_BYTES = 63
@@ -75,22 +76,6 @@ _SETTING_NAME = re.compile(r"[^\W\d][-\w.$]*")
 
 # What kind of walsender the client asks for; the empty one is none.
 Replication = Literal["", "logical", "physical"]
-
-# Parameters a server reports, so that they can be followed per client: the
-# lower-case name to the name PostgreSQL uses in ParameterStatus.
-TRACKED_PARAMETERS: Mapping[str, str] = MappingProxyType(
-    {
-        name.lower(): name
-        for name in (
-            "client_encoding",
-            "DateStyle",
-            "TimeZone",
-            "standard_conforming_strings",
-            "application_name",
-            "IntervalStyle",
-        )
-    }
-)
 
 
 @dataclass(frozen=True, slots=True)

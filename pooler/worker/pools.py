@@ -29,7 +29,7 @@ from pooler.io.links import Links
 from pooler.login import packets
 from pooler.login.scram import ScramKeys
 from pooler.login.server import ServerLoginError
-from pooler.login.startup import TRACKED_PARAMETERS
+from pooler.parameters import TRACKED_PARAMETERS
 from pooler.session.records import CloseReason
 from pooler.session.records import PoolMode as EngineMode
 from pooler.worker.servers import Address, ReadyServer, ServerOpener

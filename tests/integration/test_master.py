@@ -638,6 +638,28 @@ def test_config_error_is_one_fatal_line(pooler: Pooler) -> None:
     pooler.assert_nothing_left()
 
 
+def test_what_no_worker_can_follow_is_refused_by_the_master(pooler: Pooler) -> None:
+    """At the start and at a reload: else workers would die at birth for ever."""
+    names = ", ".join(f"name_{number}" for number in range(11))
+    bad = f"track_extra_parameters = {names}\n"
+    pooler.write_ini(extra=bad)
+    line = len(pooler.ini.read_text().splitlines())
+    said = f"{pooler.ini}:{line}: track_extra_parameters: "
+    done = run_cli(str(pooler.ini))
+    assert done.returncode == 1
+    assert f" FATAL {said}" in done.stderr
+    assert "at most 10" in done.stderr
+    pooler.write_ini()
+    pooler.start()
+    pooler.write_ini(extra=bad)
+    pooler.send(signal.SIGHUP)
+    pooler.wait_log(f"ERROR {said}")
+    assert "the running configuration is kept" in pooler.log()
+    os.kill(pooler.pids()[0], signal.SIGKILL)
+    pooler.wait_events("born", 3)
+    pooler.ask()
+
+
 @pytest.mark.parametrize(
     ("ini", "setting"),
     [

@@ -35,6 +35,7 @@ from pooler.config.settings import (
 )
 from pooler.errors import ConfigError
 
+ELEVEN = ", ".join(f"name_{number}" for number in range(11))
 TABLES: tuple[Table, ...] = (Settings, Database, User, Peer)
 EVERY_ROW = [
     pytest.param(table, row, id=f"{table.__name__}.{row.name}")
@@ -324,13 +325,17 @@ def test_values(name: str, text: str, value: object) -> None:
         ("query_timeout", "5s", "without a unit"),
         ("query_timeout", "nan", "time in seconds"),
         ("query_timeout", "inf", "time in seconds"),
-        ("query_timeout", "1e300", "time in seconds"),
+        ("query_timeout", "1e300", "at most 1000000000000"),
         ("pool_mode", "transactions", 'did you mean "transaction"?'),
         ("pool_mode", "x", "one of session, transaction, statement"),
         ("unix_socket_mode", "777", "octal with a leading 0"),
         ("unix_socket_mode", "rwx", "octal with a leading 0"),
-        ("workers", "0", "must be auto or a whole number from 1 to 1024"),
-        ("workers", "1025", "must be auto"),
+        ("workers", "0", "must be auto or a whole number from 1 to 128"),
+        ("workers", "129", "must be auto"),
+        ("track_extra_parameters", "search_path, a'b", '"a\'b" is none'),
+        ("track_extra_parameters", "a;b", "names of parameters"),
+        ("track_extra_parameters", "x" * 64, "at most 63 bytes"),
+        ("track_extra_parameters", ELEVEN, "has 11 parameters, and at most 10"),
         ("logfile", "~no-such-user-here/log", "home directory"),
     ],
 )
@@ -393,7 +398,7 @@ def test_usable_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {1, 4, 5})
     assert settings.usable_cores() == 3
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(5000)))
-    assert settings.usable_cores() == 1024
+    assert settings.usable_cores() == 128
 
 
 def test_the_documentation_is_current() -> None:

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from pooler.errors import LoginError, SilentLoginError
 from pooler.login import packets
 from pooler.login.startup import (
-    TRACKED_PARAMETERS,
     CancelRequest,
     DirectTLS,
     GSSENCRequest,
@@ -26,6 +25,7 @@ from pooler.login.startup import (
     select_parameters,
     split_options,
 )
+from pooler.parameters import TRACKED_PARAMETERS
 
 LAYOUT = "invalid startup packet layout: expected terminator as last byte"
 
