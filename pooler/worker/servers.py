@@ -69,9 +69,11 @@ async def addresses(host: str, port: int) -> list[Address]:
     loop = asyncio.get_running_loop()
     try:
         found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
+        # The latter for what can be no name, such as "db..example".
+        problem = getattr(error, "strerror", None) or error
         raise LoginError(
-            f"server DNS lookup failed: {host}: {error.strerror or error}",
+            f"server DNS lookup failed: {host}: {problem}",
             SQLCLIENT_UNABLE_TO_CONNECT,
         ) from None
     return [Address(family, sockaddr) for family, _, _, _, sockaddr in found]

@@ -22,7 +22,7 @@ from pooler.config import loading
 from pooler.config.kinds import MAX_SECONDS, MAX_WORKERS, Kind, Row
 from pooler.config.loading import Config
 from pooler.config.settings import Database, Peer, Settings, User, rows
-from pooler.errors import ConfigError
+from pooler.errors import ConfigError, LoginError
 from pooler.io.engine import Engine
 from pooler.io.selector import EngineSelector
 from pooler.ipc.board import Board
@@ -36,6 +36,7 @@ from pooler.parameters import (
 from pooler.worker import process
 from pooler.worker.cancel import SLOT_BITS
 from pooler.worker.process import Worker
+from pooler.worker.servers import addresses
 
 LONG = 65_536
 # Of every kind: the smallest, the biggest, and what lies just outside.
@@ -187,6 +188,13 @@ def test_limits_are_those_of_the_engine(bench: Bench) -> None:
         with pytest.raises(ValueError, match="parameter"):
             Engine(names)
     assert MAX_WORKERS == SLOT_BITS + 1
+
+
+@pytest.mark.parametrize("host", ["db..example", ".example", "x" * 64, "\x80"])
+def test_host_that_can_be_no_name(host: str) -> None:
+    """It is the trouble of one pool, as if nobody knew the name."""
+    with pytest.raises(LoginError, match="server DNS lookup failed"):
+        asyncio.run(addresses(host, 5432))
 
 
 @pytest.mark.parametrize(
