@@ -22,7 +22,7 @@ from benchmarks.micro.results import Results, ResultsError, Row
 from benchmarks.micro.works import WORKS
 
 
-class Name(click.ParamType):
+class Name(click.ParamType[str]):
     """The name of a stored result, which becomes the name of a file."""
 
     name = "NAME"

@@ -326,7 +326,7 @@ def messages(bytes data, bint from_client):
 
 
 def scan(bytes data, bint from_client, uint64_t repetitions):
-    """Scan one read again and again; returns how many messages had an action, in all."""
+    """Scan one read again and again; returns how many messages had an action."""
     cdef const uint8_t *src = <const uint8_t *> <const char *> data
     cdef const Rule *rules = &CLIENT_RULES[0] if from_client else &SERVER_RULES[0]
     cdef ScanState state

@@ -140,11 +140,16 @@ Outcome = LoggedIn | Cancel | Closed
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What one call came to: bytes used up, bytes to send, and the end if reached."""
+    """What one call came to: bytes used up, bytes to send, and the end if reached.
+
+    ``wanted``: without an end, how many bytes the packet has that is awaited, or so
+    many of it that its length can be told. Less than that is not worth a call.
+    """
 
     consumed: int
     send: bytes
     outcome: Outcome | None = None
+    wanted: int = field(default=0, compare=False)
 
 
 class _State(enum.Enum):
@@ -217,7 +222,13 @@ class ClientLogin:
             if step.outcome is not None:
                 self._state = _State.DONE
                 return Reply(consumed, b"".join(sent), step.outcome)
-        return Reply(consumed, b"".join(sent))
+        return Reply(consumed, b"".join(sent), wanted=self._wanted(data[consumed:]))
+
+    def _wanted(self, data: bytes) -> int:
+        """How many bytes the packet has that begins here; its length was judged."""
+        if self._state is _State.STARTUP:
+            return packets.size_of_packet(data)
+        return packets.size_of_message(data)
 
     # Steps: each takes one packet, or returns None while it is incomplete.
 

@@ -233,6 +233,23 @@ class Message:
     end: int
 
 
+def size_of_packet(data: bytes) -> int:
+    """Bytes of a packet without a type byte; before its length is here, of that."""
+    return int(_UINT32.unpack_from(data)[0]) if len(data) >= 4 else 4
+
+
+def size_of_message(data: bytes) -> int:
+    """Bytes of a message with its type byte; before its header is here, of that.
+
+    The type byte alone is worth a look: a wrong one needs no length.
+    """
+    if not data:
+        return 1
+    if len(data) < _HEADER_SIZE:
+        return _HEADER_SIZE
+    return 1 + int(_UINT32.unpack_from(data, 1)[0])
+
+
 def read_message(data: bytes, start: int, max_body: int) -> Message | None:
     """Read the message at ``start``; ``None`` while it is incomplete.
 

@@ -132,7 +132,7 @@ class Admission:
                 self._check_room()
             if reply.send:
                 self._engine.client_send(handle, reply.send)
-            self._engine.login_consume(handle, reply.consumed)
+            self._engine.login_consume(handle, reply.consumed, reply.wanted)
             match reply.outcome:
                 case LoggedIn():
                     arrival.accepted = reply.outcome

@@ -405,3 +405,31 @@ def test_random_bytes(make_pooler: MakePooler, logged_in: bool) -> None:
                     throw(client, rng.randbytes(rng.choice((3, 9, 100, 200_000))))
             if number % 20 == 0:
                 assert good.value("SELECT 1") == "1"
+
+
+def test_a_login_that_drips_in_costs_nothing(worker_in_process: MakeWorker) -> None:
+    """Python hears of it when there is enough to go on with, not at each byte."""
+    worker = worker_in_process()
+    given = {f"x{number}": "y" * 80 for number in range(100)}
+    before = worker.counters()["python"]
+    with WireClient(worker.port) as client:
+        client.send_split(startup(USER, DATABASE, **given), 7)
+        client.read_until("E")
+        assert worker.counters()["python"] - before < 100
+    worker.wait_for_clients_to_leave()
+
+
+def test_what_comes_before_a_login_is_not_kept(make_pooler: MakePooler) -> None:
+    """More than one packet of a login waits outside."""
+    pooler = make_pooler({}, f'"{USER}" "secret"\n', auth_type="plain")
+    before = pooler.rss_bytes()
+    with contextlib.ExitStack() as stack:
+        for _ in range(200):
+            client = stack.enter_context(pooler.wire())
+            client.send(startup(USER, DATABASE))
+            client.read()
+            client.socket.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                client.socket.send(header("p", 60_000) + b"x" * 59_000)
+        wait_until(lambda: pooler.sockets_of_workers() == 200, "all are there")
+        assert pooler.rss_bytes() - before < 200 * 128 * 1024

@@ -88,6 +88,10 @@ LEFT = {
     "both": (query(f"BEGIN; LOCK losses; {INSERT}") + query(SLEEP), "active"),
     "batch with Sync": (BATCH + SYNC, "active"),
     "batch with Flush": (BATCH + FLUSH, "active"),
+    "batch that has run": (
+        parse(INSERT) + bind() + execute() + parse("SELECT 2", "last") + FLUSH,
+        "active",
+    ),
     "batch in transaction": (query(f"BEGIN; {INSERT}") + BATCH + FLUSH, "active"),
     "simple COPY": (query(COPY) + ROW, "active"),
     "extended COPY": (COPY_BATCH + SYNC + ROW, "active"),
@@ -153,6 +157,53 @@ def test_a_server_left_unfinished_is_reset(
         assert other.value("SELECT pg_backend_pid()") == server
         assert other.value("SHOW search_path") == '"$user", public'
         assert other.value("SELECT count(*) FROM pg_locks WHERE objid = 7") == "0"
+
+
+def test_goodbye_without_reading(
+    postgres: Postgres, make_pooler: MakePooler, table: str
+) -> None:
+    """What came before Terminate is carried out, though nobody is left to hear of it.
+
+    Some wait for the only server while their connections are gone already.
+    """
+    pooler = make_pooler(default_pool_size=1)
+    with pooler.client() as first:
+        first.ask(query("BEGIN"))
+        for number in range(10):
+            with pooler.client() as client:
+                client.send(query(f"INSERT INTO {table} VALUES ({number})"), TERMINATE)
+        first.ask(query("COMMIT"))
+    for number in range(10, 20):
+        with pooler.client() as client:
+            client.send(query(f"INSERT INTO {table} VALUES ({number})"), TERMINATE)
+            LEAVING[number % 2](client)
+    wait_until(
+        lambda: postgres.psql(f"SELECT count(*) FROM {table}", DATABASE) == [(20,)],
+        "all rows",
+    )
+
+
+@pytest.mark.parametrize("left", ["open", "failed", "COPY", "extended COPY"])
+def test_goodbye_in_the_middle(
+    postgres: Postgres, make_pooler: MakePooler, table: str, left: str
+) -> None:
+    """PostgreSQL closes at once, and commits nothing; so do we, and keep the server."""
+    said, answered = {
+        "open": (parse(INSERT) + bind() + execute() + FLUSH, "C"),
+        "failed": (parse("x") + FLUSH, "E"),
+        "COPY": (query(COPY), "G"),
+        "extended COPY": (COPY_BATCH + SYNC, "G"),
+    }[left]
+    pooler = make_pooler(default_pool_size=1)
+    with pooler.client() as client:
+        server = client.value("SELECT pg_backend_pid()")
+        client.send(said)
+        client.read_until(answered)
+        client.send(TERMINATE)
+        assert codes(client.read_to_end()) in ("", "E")
+    with pooler.client() as other:
+        assert other.value("SELECT pg_backend_pid()") == server
+        assert other.value(f"SELECT count(*) FROM {table}") == "0"
 
 
 def test_cancel_abandoned_off(

@@ -165,7 +165,7 @@ def exercise(worker: Worker) -> None:
     assert database is not None
     for user in ("joe", "ann"):
         pools.get(database, user)
-    worker._sweep()
+    worker._beat()
     for minor in (0, 2):
         worker._cancels.new_key(minor)
 

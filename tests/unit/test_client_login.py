@@ -578,3 +578,19 @@ def test_damaged_conversation(
         except (LoginError, ServerLoginError):
             return
         coming = coming[consumed:]
+
+
+@pytest.mark.parametrize("cut", range(60))
+def test_a_login_tells_how_much_it_waits_for(cut: int) -> None:
+    """It is never more than what makes it go on, so nobody waits for too much."""
+    login = ClientLogin(policy(AuthMethod.PLAIN))
+    raw = STARTUP
+    part = raw[: cut % len(raw)]
+    reply = login.receive(part)
+    assert reply.outcome is None
+    assert reply.consumed == 0
+    assert len(part) < reply.wanted <= len(raw)
+    assert login.receive(raw).consumed == len(raw)
+    password = packets.message(b"p", b"x" * 50 + b"\0")
+    part = password[: cut % len(password)]
+    assert len(part) < login.receive(part).wanted <= len(password)

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: MIT
+"""The engine's own promises towards Python, without a server."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from pooler.io.engine import Engine
+
+
+@pytest.fixture
+def engine() -> Iterator[Engine]:
+    made = Engine(["application_name"])
+    yield made
+    made.close()
+
+
+def open_descriptors() -> set[str]:
+    return set(os.listdir("/proc/self/fd"))
+
+
+@pytest.mark.parametrize(
+    ("names", "options"),
+    [
+        ([f"p{n}" for n in range(17)], {}),
+        (["x" * 64], {}),
+        ([], {"recv_bytes": 65_536}),
+        ([], {"statement_prefix": b""}),
+        ([], {"statement_prefix": b"x" * 99}),
+        ([], {"recv_bytes": "many"}),
+        (None, {}),
+    ],
+)
+def test_a_constructor_that_raises_leaves_nothing(
+    names: object, options: dict[str, object]
+) -> None:
+    """Least of all a closed descriptor 0."""
+    os.fstat(0)
+    before = open_descriptors()
+    with pytest.raises((TypeError, ValueError)):
+        Engine(names, **options)  # type: ignore[arg-type]
+    assert open_descriptors() == before
+    os.fstat(0)
+
+
+def test_what_cannot_be_watched_any_more_is_an_error(engine: Engine) -> None:
+    """Not a busy loop: epoll_wait fails at once when its descriptor is gone."""
+    os.close(engine.fileno())
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        engine.run(None)
+    engine.close()
+
+
+def test_close_is_idempotent(engine: Engine) -> None:
+    engine.close()
+    engine.close()
+
+
+def test_what_cannot_be_taken_over_is_still_the_callers(engine: Engine) -> None:
+    """A regular file cannot be watched: its descriptor is neither kept nor closed."""
+    with open(__file__, "rb") as file:
+        for take_over in (engine.link_open, lambda fd: engine.add_listener(fd, False)):
+            with pytest.raises(MemoryError):
+                take_over(file.fileno())
+            os.fstat(file.fileno())
+    assert engine.counters()["links"] == 0
+
+
+def test_a_link_that_cannot_become_a_server_is_closed(engine: Engine) -> None:
+    pool = engine.pool_create(1)
+    for pool_id, values in ((pool + 1, [None]), (pool, [b"x" * 5000])):
+        ours, theirs = socket.socketpair()
+        theirs.close()
+        ours.setblocking(False)
+        handle = engine.link_open(ours.detach())
+        with pytest.raises((LookupError, ValueError)):
+            engine.server_adopt(handle, pool_id, values)
+        with pytest.raises(LookupError):
+            engine.link_take(handle)
+        assert engine.counters()["links"] == 0
+        assert engine.counters()["parameter_sets"] == 0
