@@ -70,8 +70,8 @@ cdef int bench_open(Bench *b, names) except -1:
     for name in names:
         params_track(&b.relay.params, name.encode(), False)
     b.pool = relay_add_pool(&b.relay, 1)
-    b.pool.mode = MODE_TRANSACTION
-    b.pool.max_prepared_statements = PREPARED_MAX
+    b.pool.config.mode = MODE_TRANSACTION
+    b.pool.config.max_prepared_statements = PREPARED_MAX
     for i in range(CLIENT_COUNT):
         client_begin(&b.clients[i], &b.relay.wheel, NULL)
         step_client_admit(

@@ -4,7 +4,7 @@
 cimport cython
 from cpython.bytes cimport PyBytes_AsString, PyBytes_FromStringAndSize
 from libc.stdint cimport uint32_t, uint64_t, uint8_t
-from libc.string cimport memcpy
+from libc.string cimport memset
 
 from pooler.io.accept cimport (
     LOGIN_HELD_MAX_BYTES, close_listener, listen_again, open_listener,
@@ -31,11 +31,14 @@ from pooler.relay.step cimport (
     step_client_end, step_pool_wants, step_server_begin, step_server_close,
 )
 from pooler.session.deadlines cimport DEADLINE_QUERY_WAIT, DEADLINE_TESTED
-from pooler.session.pool cimport pool_servers_wanted
+from pooler.session.pool cimport (
+    pool_configure, pool_connected, pool_launch, pool_pause, pool_prelaunch,
+    pool_resize, pool_resume,
+)
 from pooler.session.records cimport (
     CANCEL_KEY_MAX_BYTES, CANCEL_KEY_MIN_BYTES, CLIENT_LOGIN, CLOSE_NO_MEMORY,
     CLOSE_REASONS, CLOSE_SERVER_OBSOLETE, CLOSE_SERVER_UNUSABLE, ClientSession,
-    CloseReason, Pool, ServerSession, script_fill,
+    CloseReason, Pool, PoolConfig, ServerSession, client_cancel_key, script_fill,
 )
 from pooler.tables.params cimport (
     PARAM_VALUE_MAX, ParamSet, params_empty, params_free, params_init, params_track,
@@ -307,8 +310,7 @@ cdef class Engine:
         if not CANCEL_KEY_MIN_BYTES <= len(cancel_key) <= CANCEL_KEY_MAX_BYTES:
             raise ValueError(f"cancel key of {len(cancel_key)} bytes")
         cdef ParamSet *values = self.parameter_set(parameters)
-        memcpy(c.cancel_key, <const char *> cancel_key, len(cancel_key))
-        c.cancel_key_n = <uint8_t> len(cancel_key)
+        client_cancel_key(c, bytes_of(cancel_key), <uint8_t> len(cancel_key))
         L.login_count -= 1
         loop_now(L)
         step_client_admit(&L.relay, c, p, values)
@@ -365,24 +367,30 @@ cdef class Engine:
         was cancelled; 0 is no limit.
         """
         cdef Pool *p = self.pool(pool_id)
-        script_fill(&p.reset_query, reset_query)
-        script_fill(&p.check_query, check_query)
-        p.mode = <uint8_t> mode
-        p.reset_always = reset_always
-        p.check_delay_us = check_delay_us
-        p.cancel_abandoned = cancel_abandoned
-        p.dedicated = dedicated
-        p.client_limit_us[<int> DEADLINE_QUERY_WAIT] = query_wait_us
-        p.server_limit_us[<int> DEADLINE_TESTED] = tested_us
-        if (p.max_prepared_statements == 0) != (max_prepared_statements == 0):
+        cdef PoolConfig config
+        cdef bint replace = (p.config.max_prepared_statements == 0) != (
+            max_prepared_statements == 0
+        )
+        memset(&config, 0, sizeof(config))
+        script_fill(&config.reset_query, reset_query)
+        script_fill(&config.check_query, check_query)
+        config.mode = <uint8_t> mode
+        config.max_prepared_statements = max_prepared_statements
+        config.reset_always = reset_always
+        config.check_delay_us = check_delay_us
+        config.cancel_abandoned = cancel_abandoned
+        config.dedicated = dedicated
+        config.client_limit_us[<int> DEADLINE_QUERY_WAIT] = query_wait_us
+        config.server_limit_us[<int> DEADLINE_TESTED] = tested_us
+        pool_configure(p, &config)
+        pool_resume(p)
+        if replace:
             retire_servers(&self.loop, p)
-        p.max_prepared_statements = max_prepared_statements
-        p.paused = p.closing = False
 
     def pool_resize(self, uint32_t pool_id, uint32_t max_servers):
         """Change how many servers a pool may have; surplus ones leave when free."""
         cdef Pool *p = self.pool(pool_id)
-        p.max_servers = max_servers
+        pool_resize(p, max_servers)
         while p.server_count > max_servers and p.idle_tail != NULL:
             step_server_close(&self.loop.relay, p.idle_tail, CLOSE_SERVER_OBSOLETE)
             carry_out(&self.loop)
@@ -391,26 +399,15 @@ cdef class Engine:
 
     def pool_launching(self, uint32_t pool_id, uint32_t at_most):
         """How many servers to open now; they count as connecting from here on."""
-        cdef Pool *p = self.pool(pool_id)
-        cdef uint32_t wanted = pool_servers_wanted(p)
-        p.launch_wanted = False
-        if wanted > at_most:
-            wanted = at_most
-        p.connecting_count += wanted
-        return wanted
+        return pool_launch(self.pool(pool_id), at_most)
 
     def pool_prelaunch(self, uint32_t pool_id):
         """Count one server as connecting that no waiting client asked for."""
-        cdef Pool *p = self.pool(pool_id)
-        if p.server_count + p.connecting_count >= p.max_servers:
-            return False
-        p.connecting_count += 1
-        return True
+        return bool(pool_prelaunch(self.pool(pool_id)))
 
     def pool_launch_failed(self, uint32_t pool_id):
         """A server that was connecting did not come to be."""
-        cdef Pool *p = self.pool(pool_id)
-        p.connecting_count -= 1
+        pool_connected(self.pool(pool_id))
 
     def pool_drop_waiting(self, uint32_t pool_id, bytes farewell):
         """Close all clients that wait; they are told ``farewell``."""
@@ -428,7 +425,7 @@ cdef class Engine:
         """
         cdef Pool *p = self.pool(pool_id)
         if for_ever:
-            p.paused = p.closing = True
+            pool_pause(p, True)
         retire_servers(&self.loop, p)
 
     def pool_stats(self, uint32_t pool_id):

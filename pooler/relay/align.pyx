@@ -4,7 +4,7 @@
 from libc.stdint cimport uint32_t, uint8_t
 from libc.string cimport memchr
 
-from pooler.relay.cancels cimport cancel_work
+from pooler.relay.cancels cimport cancel_if_late
 from pooler.relay.shared cimport RELAY_ALIGN, RELAY_NO_MEMORY, RELAY_OK
 from pooler.session.records cimport REQUEST_ALIGN, requests_push
 from pooler.tables.params cimport (
@@ -105,9 +105,7 @@ cdef void server_aligned(Relay *r, ServerSession *s, ClientSession *c) noexcept 
     if c.aligning:
         c.aligning = False
         r.resume = True
-    if s.cancel_late:
-        s.cancel_late = False
-        cancel_work(r, s)
+    cancel_if_late(r, s)
 
 
 cdef bint note_parameter(

@@ -12,4 +12,6 @@ from pooler.session.records cimport ServerSession
 
 cdef void cancel_begins(ServerSession *s) noexcept nogil
 cdef void cancel_work(Relay *r, ServerSession *s) noexcept nogil
+cdef void cancel_when_aligned(ServerSession *s) noexcept nogil
+cdef void cancel_if_late(Relay *r, ServerSession *s) noexcept nogil
 cdef void cancel_ended(ServerSession *s) noexcept nogil

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """How a server comes back to its pool; see ``clean.pxd``."""
 
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint32_t, uint8_t
 
 from pooler.relay.align cimport server_params_end, stop_aligning
 from pooler.relay.cancels cimport cancel_work
@@ -24,6 +24,7 @@ from pooler.session.records cimport (
 )
 from pooler.statements.effects cimport session_statements_free
 from pooler.wire.buffers cimport queue_reset
+from pooler.session.tracking cimport no_strays
 
 cdef enum:
     UNWANTED_MAX_BYTES = 262144  # of answers that nobody reads, before it is cancelled
@@ -53,7 +54,7 @@ cdef void close_server(Relay *r, ServerSession *s, CloseReason reason) noexcept 
 
 cdef inline bint server_is_surplus(const ServerSession *s) noexcept nogil:
     """To be closed rather than used again."""
-    return s.obsolete or s.pool.server_count > s.pool.max_servers
+    return s.fate.obsolete or s.pool.server_count > s.pool.max_servers
 
 
 # ---------------------------------------------------------------- releasing
@@ -65,7 +66,7 @@ cdef void settle(Relay *r, ServerSession *s) noexcept nogil:
         return
     if (
         s.state == SERVER_ACTIVE
-        and s.pool.mode != MODE_SESSION
+        and s.pool.config.mode != MODE_SESSION
         and server_is_free(s)
     ):
         release(r, s)
@@ -76,9 +77,9 @@ cdef void release(Relay *r, ServerSession *s) noexcept nogil:
     if server_is_surplus(s):
         close_server(r, s, CLOSE_SERVER_OBSOLETE)
         return
-    if s.pool.reset_always or s.stray_statements:
+    if s.pool.config.reset_always or s.tracking.stray:
         pool_abandon(s.pool, s)
-        s.reset_wanted = s.pool.reset_always
+        s.cleaning.reset_wanted = s.pool.config.reset_always
         clean_server(r, s)
         return
     pool_detach(s.pool, s, r.now_us)
@@ -86,14 +87,18 @@ cdef void release(Relay *r, ServerSession *s) noexcept nogil:
         wake_pool(r, s.pool)
 
 
+cdef void limit_test(ServerSession *s) noexcept nogil:
+    """What a server without a client is at now has its time from here."""
+    cdef int kind = DEADLINE_TESTED
+    deadline_start(&s.timer, <uint8_t> kind, s.pool.config.server_limit_us[kind])
+
+
 cdef void run_script(Relay *r, ServerSession *s, const Script *q) noexcept nogil:
     """Send a query of ours to a server that has no client; it must answer in time."""
     if inject_query(r, s, q) < 0:
         close_server(r, s, CLOSE_NO_MEMORY)
         return
-    deadline_start(
-        &s.timer, DEADLINE_TESTED, s.pool.server_limit_us[<int> DEADLINE_TESTED]
-    )
+    limit_test(s)
 
 
 cdef inline const Script *reset_script(const Relay *r, const Pool *p) noexcept nogil:
@@ -101,8 +106,8 @@ cdef inline const Script *reset_script(const Relay *r, const Pool *p) noexcept n
 
     In session mode a pool without a reset query wants none.
     """
-    if p.reset_query.n or p.mode == MODE_SESSION:
-        return &p.reset_query
+    if p.config.reset_query.n or p.config.mode == MODE_SESSION:
+        return &p.config.reset_query
     return &r.discard
 
 
@@ -115,7 +120,7 @@ cdef void clean_server(Relay *r, ServerSession *s) noexcept nogil:
     """
     if s.state != SERVER_TESTED:
         return
-    if s.copy_in == COPY_IN_OPEN:  # opened after its client had gone
+    if s.copy.state == COPY_IN_OPEN:  # opened after its client had gone
         end_work(r, s)
         return
     if not server_is_quiet(s):
@@ -124,16 +129,16 @@ cdef void clean_server(Relay *r, ServerSession *s) noexcept nogil:
     if server_is_surplus(s):
         close_server(r, s, CLOSE_SERVER_OBSOLETE)
     elif s.xact_status != c"I":
-        if s.rolling_back:
+        if s.cleaning.rolling_back:
             close_server(r, s, CLOSE_CLIENT_NOT_READY)
         else:
-            s.rolling_back = True
+            s.cleaning.rolling_back = True
             run_script(r, s, &r.rollback)
-    elif s.reset_wanted and reset_script(r, s.pool).n:
-        s.reset_wanted = False
+    elif s.cleaning.reset_wanted and reset_script(r, s.pool).n:
+        s.cleaning.reset_wanted = False
         run_script(r, s, reset_script(r, s.pool))
-    elif s.stray_statements:
-        s.stray_statements = False
+    elif s.tracking.stray:
+        no_strays(s)
         run_script(r, s, &r.deallocate)
     else:
         cleaned(r, s)
@@ -142,8 +147,8 @@ cdef void clean_server(Relay *r, ServerSession *s) noexcept nogil:
 cdef void cleaned(Relay *r, ServerSession *s) noexcept nogil:
     """Nothing is left in a server: it may have the next client."""
     deadline_stop(&s.timer, DEADLINE_CANCEL_AGAIN)
-    pool_tested(s.pool, s, s.checking, r.now_us)
-    s.rolling_back = s.reset_wanted = s.checking = s.abandoned = False
+    pool_tested(s.pool, s, s.cleaning.checking, r.now_us)
+    s.cleaning.rolling_back = s.cleaning.reset_wanted = s.cleaning.checking = s.cleaning.abandoned = False
     if s.pool.waiting_head != NULL:
         wake_pool(r, s.pool)
 
@@ -159,8 +164,8 @@ cdef bint check_idle_server(Relay *r, Pool *p) noexcept nogil:
     if p.tested_count >= p.waiting_count:
         return False
     pool_test(p, s)
-    s.checking = True
-    run_script(r, s, &p.check_query)
+    s.cleaning.checking = True
+    run_script(r, s, &p.config.check_query)
     return True
 
 
@@ -174,17 +179,15 @@ cdef void end_work(Relay *r, ServerSession *s) noexcept nogil:
 
 cdef void abandon_work(Relay *r, ServerSession *s) noexcept nogil:
     """Have what a server is at work on cancelled; it is not reused meanwhile."""
-    s.abandoned = True
-    deadline_start(
-        &s.timer, DEADLINE_TESTED, s.pool.server_limit_us[<int> DEADLINE_TESTED]
-    )
+    s.cleaning.abandoned = True
+    limit_test(s)
     deadline_start(&s.timer, DEADLINE_CANCEL_AGAIN, CANCEL_AGAIN_US)
     cancel_work(r, s)
 
 
 cdef void cancel_again(Relay *r, ServerSession *s) noexcept nogil:
     """A request that comes before PostgreSQL has begun is ignored there."""
-    if s.state != SERVER_TESTED or not s.abandoned:
+    if s.state != SERVER_TESTED or not s.cleaning.abandoned:
         return
     deadline_start(&s.timer, DEADLINE_CANCEL_AGAIN, CANCEL_AGAIN_US)
     if s.cancels == 0 and requests_count(&s.requests):
@@ -193,20 +196,20 @@ cdef void cancel_again(Relay *r, ServerSession *s) noexcept nogil:
 
 cdef void tested_too_long(Relay *r, ServerSession *s) noexcept nogil:
     """A query of ours, or one that was cancelled, has not ended in time."""
-    if s.abandoned or requests_first(&s.requests) & REQUEST_SKIP:
+    if s.cleaning.abandoned or requests_first(&s.requests) & REQUEST_SKIP:
         close_server(r, s, CLOSE_SERVER_ABANDONED)
     else:  # at work for a client that has said goodbye
-        deadline_start(
-            &s.timer, DEADLINE_TESTED, s.pool.server_limit_us[<int> DEADLINE_TESTED]
-        )
+        limit_test(s)
 
 
 cdef void note_unwanted(Relay *r, ServerSession *s, size_t n) noexcept nogil:
     """A server has sent n bytes that nobody gets; more of that is not worth it."""
-    if s.state != SERVER_TESTED or s.abandoned or requests_count(&s.requests) == 0:
+    if s.state != SERVER_TESTED or s.cleaning.abandoned:
         return
-    s.unwanted_bytes += <uint32_t> n
-    if s.unwanted_bytes > UNWANTED_MAX_BYTES:
+    if requests_count(&s.requests) == 0:
+        return
+    s.cleaning.unwanted_bytes += <uint32_t> n
+    if s.cleaning.unwanted_bytes > UNWANTED_MAX_BYTES:
         abandon_work(r, s)
 
 
@@ -224,23 +227,23 @@ cdef void take_over(Relay *r, ClientSession *c, CloseReason reason) noexcept nog
     cdef bint free
     stop_aligning(c)
     free = not cut and s.xact_status == c"I" and server_side_is_quiet(s)
-    if p.dedicated:
+    if p.config.dedicated:
         close_server(r, s, CLOSE_REPLICATION)
         return
-    if p.mode != MODE_SESSION and free:
+    if p.config.mode != MODE_SESSION and free:
         release(r, s)
         return
-    running = requests_count(&s.requests) != 0 or s.copy_in == COPY_IN_OPEN
-    if cut or s.obsolete or (
-        not p.cancel_abandoned and (running or not free)
+    running = requests_count(&s.requests) != 0 or s.copy.state == COPY_IN_OPEN
+    if cut or s.fate.obsolete or (
+        not p.config.cancel_abandoned and (running or not free)
     ):
         close_server(
             r, s, CLOSE_CLIENT_IN_PROGRESS if running else CLOSE_CLIENT_NOT_READY
         )
         return
     pool_abandon(p, s)
-    s.reset_wanted = True  # nobody knows what a client without an end has set
-    s.unwanted_bytes = 0
+    s.cleaning.reset_wanted = True  # nobody knows what a client without an end has set
+    s.cleaning.unwanted_bytes = 0
     order_read_server(&r.orders, s)
     end_work(r, s)
     if running and reason != CLOSE_CLIENT_REQUEST:

@@ -12,5 +12,6 @@ cdef void close_client(
     Relay *r, ClientSession *c, CloseReason reason, bint tell
 ) noexcept nogil
 cdef void lose_server(Relay *r, ServerSession *s, CloseReason reason) noexcept nogil
+cdef void note_goodbye(ClientSession *c) noexcept nogil
 cdef void say_goodbye(Relay *r, ClientSession *c) noexcept nogil
 cdef void let_leave(Relay *r, ClientSession *c) noexcept nogil

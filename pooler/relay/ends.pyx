@@ -11,8 +11,8 @@ from pooler.session.records cimport (
     CLIENT_ACTIVE, CLIENT_CLOSED, CLIENT_LOGIN, CLOSE_CLIENT_REQUEST,
     CLOSE_SERVER_CRASHED, CLOSE_SERVER_EOF, COPY_IN_OPEN, set_client_state,
 )
-from pooler.tables.client_names cimport client_statements_free
 from pooler.wire.buffers cimport queue_reset
+from pooler.statements.sql_names cimport forget_names
 
 
 cdef void close_client(
@@ -36,8 +36,7 @@ cdef void close_client(
         pool_remove_client(c.pool, c)
     timer_end(&c.timer)
     queue_reset(&c.stream.held)
-    client_statements_free(&r.statements, c.statements)
-    c.statements = NULL
+    forget_names(&r.statements, c)
     client_params_end(r, c)
     if r.pending.resume == c:
         r.pending.resume = NULL
@@ -52,12 +51,17 @@ cdef void lose_server(Relay *r, ServerSession *s, CloseReason reason) noexcept n
     nor one that is in the middle of a message.
     """
     cdef ClientSession *c = s.client
-    cdef bint tell = not s.fatal_seen and s.scan.body_left == 0
+    cdef bint tell = not s.fate.fatal_seen and s.scan.body_left == 0
     close_server(r, s, reason)
     if c != NULL:
         close_client(
             r, c, CLOSE_SERVER_CRASHED if reason == CLOSE_SERVER_EOF else reason, tell
         )
+
+
+cdef void note_goodbye(ClientSession *c) noexcept nogil:
+    """There is a Terminate in what a client has sent."""
+    c.leaving = True
 
 
 cdef void say_goodbye(Relay *r, ClientSession *c) noexcept nogil:
@@ -66,9 +70,9 @@ cdef void say_goodbye(Relay *r, ClientSession *c) noexcept nogil:
     What it left in an open batch is answered as far as PostgreSQL has got, for it may
     have asked for that by a Flush; the batch itself is never committed.
     """
-    c.leaving = True
+    note_goodbye(c)
     queue_reset(&c.stream.held)
-    if c.server != NULL and c.server.batch_open and not c.server.skip_to_sync:
+    if c.server != NULL and c.server.batch.open and not c.server.batch.failed:
         inject_flush(r, c.server)
     r.pending.leave = c
 
@@ -80,7 +84,7 @@ cdef void let_leave(Relay *r, ClientSession *c) noexcept nogil:
     but for a COPY from this client, which will not come.
     """
     cdef const ServerSession *s = c.server
-    if s == NULL or s.copy_in != COPY_IN_OPEN:
+    if s == NULL or s.copy.state != COPY_IN_OPEN:
         if c.stream.out.cap:
             return
         if s != NULL and (s.scan.body_left or s.requests.head != s.requests.tail):

@@ -13,7 +13,7 @@ from pooler.relay.shared cimport (
 from pooler.session.pool cimport pool_take, pool_wait
 from pooler.session.records cimport (
     CLIENT_WAITING, COPY_IN_NONE, COPY_IN_OPEN, REQUEST_COPY_END, ServerSession,
-    request_closes, request_has_effect, requests_push,
+    request_has_effect, requests_push,
 )
 from pooler.statements.effects cimport push_with_effect
 from pooler.statements.replay cimport replay_collect, replay_request
@@ -31,6 +31,13 @@ from pooler._wire cimport (
     Found, LONE_CLIENT_RULES, SCAN_EPROTO, SCAN_MESSAGE, ScanStatus, scan_next,
     scan_undo,
 )
+from pooler.session.batch cimport (
+    batch_bind, batch_request, batch_synced, hold_until_settled,
+)
+from pooler.session.copy_in cimport copy_end, copy_ignores_sync
+from pooler.session.counters cimport count_received
+from pooler.session.fate cimport mark_obsolete
+from pooler.session.tracking cimport unnamed_of_another
 
 cdef struct Walk:  # over the bytes of one read
     Relay *r
@@ -47,31 +54,28 @@ cdef struct Walk:  # over the bytes of one read
 
 cdef inline bint is_ignored(ServerSession *s, uint8_t code) noexcept nogil:
     """Whether PostgreSQL will ignore a request, so that nothing is to be expected."""
-    if s.skip_to_sync:  # it ignores everything before the next Sync
+    if s.batch.failed:  # it ignores everything before the next Sync
         if code != c"S":
             return True
-        s.skip_to_sync = False
-    if s.copy_in == COPY_IN_OPEN and code == c"S":
-        s.syncs_ignored = True  # while the COPY is open
+        batch_synced(s)
+    if s.copy.state == COPY_IN_OPEN and code == c"S":
+        copy_ignores_sync(s)  # while the COPY is open
         return True
     return False
 
 
 cdef inline void note_request(ServerSession *s, uint8_t code) noexcept nogil:
     """What a request that PostgreSQL will answer means for the state of its server."""
-    s.copy_in = COPY_IN_NONE  # a client that sends a request has given the COPY up
-    if s.batch_open and (code == c"Q" or code == c"F"):
+    copy_end(s)  # a client that sends a request has given the COPY up
+    if s.batch.open and (code == c"Q" or code == c"F"):
         # PostgreSQL 18 may be left in a state in which the next query fails (XX000)
-        s.obsolete = True
-    s.batch_open = not request_closes(code)
-    if not s.batch_open:
-        s.bound = NULL
-    s.batch_executed = s.batch_open and (s.batch_executed or code == c"E")
+        mark_obsolete(s)
+    batch_request(s, code)
 
 
 cdef inline int queue_request(ServerSession *s, uint8_t code) noexcept nogil:
     """Note what PostgreSQL will have to answer; -1 without memory for it."""
-    if s.tracked and request_has_effect(code):
+    if s.tracking.on and request_has_effect(code):
         return 0 if push_with_effect(s, code) != NULL else -1
     return requests_push(&s.requests, code)
 
@@ -81,7 +85,7 @@ cdef RelayStatus on_request(Walk *w) noexcept nogil:
     cdef uint8_t code = w.found.code
     if is_ignored(w.s, code):
         return RELAY_OK
-    if w.s.tracked:
+    if w.s.tracking.on:
         replay_request(w.s, code)
     note_request(w.s, code)
     return RELAY_OK if requests_push(&w.s.requests, code) == 0 else RELAY_NO_MEMORY
@@ -95,10 +99,10 @@ cdef RelayStatus on_named_request(Walk *w) noexcept nogil:
     cdef PrepareResult prepared = PREPARE_FORWARD
     if is_ignored(s, code):
         return RELAY_OK
-    if s.tracked:
+    if s.tracking.on:
         replay_request(s, code)
         # into an open COPY PostgreSQL takes no request: it fails the COPY
-        if s.copy_in != COPY_IN_OPEN:
+        if s.copy.state != COPY_IN_OPEN:
             output_add(&w.r.to_server, w.src + w.start, w.found.start - w.start)
             w.start = w.found.start
             prepared = prepare_request(
@@ -119,8 +123,10 @@ cdef RelayStatus give_back(Walk *w, bint settling) noexcept nogil:
     """Present the message again, with more behind it or when batches are settled."""
     scan_undo(&w.c.scan)
     w.pos = w.found.start
-    w.c.settling = settling
-    return RELAY_ALIGN if settling else RELAY_HOLD
+    if not settling:
+        return RELAY_HOLD
+    hold_until_settled(w.c)
+    return RELAY_ALIGN
 
 
 # ---------------------------------------------------------------- other messages
@@ -133,9 +139,9 @@ cdef RelayStatus on_flush(Walk *w) noexcept nogil:
 
 cdef RelayStatus on_copy_end(Walk *w) noexcept nogil:
     cdef ServerSession *s = w.s
-    if s.copy_in != COPY_IN_NONE:
-        s.copy_in = COPY_IN_NONE
-    elif s.requests.head != s.requests.tail and not s.skip_to_sync:
+    if s.copy.state != COPY_IN_NONE:
+        copy_end(s)
+    elif s.requests.head != s.requests.tail and not s.batch.failed:
         if requests_push(&s.requests, REQUEST_COPY_END) < 0:
             return RELAY_NO_MEMORY
     return RELAY_OK
@@ -167,8 +173,8 @@ cdef RelayStatus on_attach(Walk *w) noexcept nogil:
         if w.c.state != CLIENT_WAITING:
             pool_wait(w.c.pool, w.c, w.r.now_us)
         return RELAY_WAIT
-    w.s.unnamed_own = False
-    w.s.bound = NULL
+    unnamed_of_another(w.s)
+    batch_bind(w.s, NULL)
     if w.c.statements != NULL:  # batches are numbered by their server
         w.c.statements.names_batch = w.c.statements.unnamed_batch = 0
     status = align_server(w.r, w.c, w.s)
@@ -178,7 +184,7 @@ cdef RelayStatus on_attach(Walk *w) noexcept nogil:
 cdef RelayStatus on_attach_unless_known(Walk *w) noexcept nogil:
     """A lone Parse or Close needs none if nothing but its answer is missing."""
     cdef size_t taken = 0
-    if w.c.pool.max_prepared_statements and w.c.state != CLIENT_WAITING:
+    if w.c.pool.config.max_prepared_statements and w.c.state != CLIENT_WAITING:
         taken = prepare_alone(
             &w.r.statements, w.c, &w.r.to_client, w.src + w.found.start,
             w.n - w.found.start,
@@ -282,8 +288,8 @@ cdef RelayStatus relay_client_bytes(
     if w.s != NULL:
         if w.pos > w.start:
             output_add(&r.to_server, src + w.start, w.pos - w.start)
-        c.pool.received_bytes += w.pos
-        if w.s.tracked and not r.to_server.failed:
+        count_received(c.pool, w.pos)
+        if w.s.tracking.on and not r.to_server.failed:
             replay_collect(w.s, &r.to_server)
     consumed[0] = w.pos
     if r.to_server.failed or r.to_client.failed:

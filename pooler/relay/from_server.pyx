@@ -10,18 +10,17 @@ from pooler.relay.shared cimport (
     RELAY_SERVER_PROTO, RELAY_STATEMENT_XACT, RELAY_TEST_FAILED,
 )
 from pooler.session.records cimport (
-    COPY_IN_FAILED, COPY_IN_NONE, COPY_IN_OPEN, ClientSession, MODE_SESSION,
-    MODE_STATEMENT, REPLAY_OFF, REQUEST_ALIGN, REQUEST_DESCRIBE, REQUEST_SKIP,
-    REQUEST_SQL, request_closes, request_code, request_has_effect, request_is_fake,
-    requests_at, requests_copy_in, requests_fail, requests_first, requests_last,
-    requests_pop, requests_ready,
+    COPY_IN_NONE, COPY_IN_OPEN, ClientSession, MODE_SESSION, MODE_STATEMENT,
+    REQUEST_ALIGN, REQUEST_DESCRIBE, REQUEST_SKIP, REQUEST_SQL, request_closes,
+    request_code, request_has_effect, request_is_fake, requests_at, requests_fail,
+    requests_first, requests_last, requests_pop, requests_ready,
 )
 from pooler.statements.effects cimport (
     effects_commit, effects_undo, note_parameters, note_shape, note_tag,
 )
 from pooler.statements.error_text cimport put_refusal, put_renamed_error
 from pooler.statements.install cimport send_again
-from pooler.statements.replay cimport is_stale_plan, replay_possible
+from pooler.statements.replay cimport is_stale_plan, replay_forget, replay_possible
 from pooler.tables.effect_queue cimport (
     EFFECT_FAILED, EFFECT_REFUSED, Effect, effects_at,
 )
@@ -33,6 +32,12 @@ from pooler._wire cimport (
     IDLE_SERVER_RULES, SCAN_EPROTO, SCAN_MESSAGE, SERVER_RULES, ScanStatus,
     error_is_fatal, scan_next, scan_undo,
 )
+from pooler.session.batch cimport batch_fail, batch_open, batch_synced, settled
+from pooler.session.copy_in cimport copy_fail, copy_open
+from pooler.session.counters cimport count_query, count_sent
+from pooler.session.fate cimport mark_obsolete, note_fatal
+from pooler.session.tracking cimport no_prepares, tell_error
+from pooler.tables.server_statements cimport server_statements_doubt
 
 cdef enum:
     ERROR_HELD_BYTES = 16384  # a longer error is shown as it is
@@ -93,7 +98,7 @@ cdef RelayStatus give_back(Walk *w) noexcept nogil:
 cdef inline void go_on(Walk *w) noexcept nogil:
     """The batches are answered that the client's names depended on."""
     if w.c != NULL and w.c.settling:
-        w.c.settling = False
+        settled(w.c)
         w.r.resume = True
 
 
@@ -108,21 +113,19 @@ cdef void count_ready(Walk *w) noexcept nogil:
     cdef ServerSession *s = w.s
     cdef uint32_t effects
     requests_ready(&s.requests, &effects)
-    s.skip_to_sync = False
-    if s.tracked:
+    batch_synced(s)
+    if s.tracking.on:
         effects_commit(&w.r.statements, s, effects)
         if s.requests.closing_count == 0:
             go_on(w)
         if s.requests.head == s.requests.tail:
-            s.mapped_prepares = 0
+            no_prepares(s)
     if w.first & REQUEST_SKIP:
         if w.first == REQUEST_ALIGN and w.c != NULL:
             server_aligned(w.r, s, w.c)
         return
-    s.error_told = False
-    s.pool.query_count += 1
-    if s.xact_status == c"I":
-        s.pool.xact_count += 1
+    tell_error(s, False)
+    count_query(s.pool, s.xact_status == c"I")
 
 
 cdef RelayStatus on_ready(Walk *w) noexcept nogil:
@@ -133,7 +136,7 @@ cdef RelayStatus on_ready(Walk *w) noexcept nogil:
         return RELAY_SERVER_PROTO
     s.xact_status = status
     if (
-        s.pool.mode == MODE_STATEMENT and status != c"I"
+        s.pool.config.mode == MODE_STATEMENT and status != c"I"
         and w.c != NULL and not w.first & REQUEST_SKIP
     ):
         count_ready(w)
@@ -151,10 +154,10 @@ cdef RelayStatus on_ready(Walk *w) noexcept nogil:
 
 cdef RelayStatus on_ends(Walk *w) noexcept nogil:
     cdef ServerSession *s = w.s
-    if s.tracked and w.first == c"Q":
-        s.replay.state = REPLAY_OFF  # the client sees an answer
+    if s.tracking.on and w.first == c"Q":
+        replay_forget(s)  # the client sees an answer
     if w.found.ends == request_code(w.first):
-        if s.tracked and request_has_effect(w.first):
+        if s.tracking.on and request_has_effect(w.first):
             effects_commit(&w.r.statements, s, 1)
         requests_pop(&s.requests)
         if not is_cut(w):
@@ -163,7 +166,7 @@ cdef RelayStatus on_ends(Walk *w) noexcept nogil:
 
 
 cdef RelayStatus on_tag(Walk *w) noexcept nogil:
-    if w.s.tracked:
+    if w.s.tracking.on:
         note_tag(
             &w.r.statements, w.s, NULL if w.drop else w.c, body_of(w), body_size(w)
         )
@@ -212,15 +215,11 @@ cdef RelayStatus on_parameter(Walk *w) noexcept nogil:
 
 cdef RelayStatus on_copy_in(Walk *w) noexcept nogil:
     cdef ServerSession *s = w.s
-    s.syncs_ignored = False
-    s.copy_in = (
-        COPY_IN_OPEN if requests_copy_in(&s.requests, &s.syncs_ignored)
-        else COPY_IN_NONE
-    )
-    if s.copy_in == COPY_IN_OPEN:
+    copy_open(s)
+    if s.copy.state == COPY_IN_OPEN:
         go_on(w)  # it is the client that must go on now
-    if s.syncs_ignored:  # one that closed the batch does not count
-        s.batch_open = not request_closes(requests_last(&s.requests))
+    if s.copy.syncs_ignored:  # one that closed the batch does not count
+        batch_open(s, not request_closes(requests_last(&s.requests)))
     return RELAY_OK
 
 
@@ -244,7 +243,7 @@ cdef void show_error(Walk *w, const Effect *effect) noexcept nogil:
     undone, so the client's names are those that this request was sent with.
     """
     keep_until(w, w.found.start)
-    if w.s.error_told:
+    if w.s.tracking.error_told:
         w.drop = True
     elif effect != NULL and effect.flags & EFFECT_REFUSED:
         put_refusal(&w.r.to_client, effect.refusal)
@@ -278,16 +277,16 @@ cdef void undo_failed(Walk *w, uint32_t skipped) noexcept nogil:
     if skipped and effect != NULL:
         effects_undo(&w.r.statements, s, 0, 1)
     if failed & 0x7F == REQUEST_SQL:  # undone at ReadyForQuery
-        s.error_told = failed & REQUEST_SKIP != 0
+        tell_error(s, failed & REQUEST_SKIP != 0)
     elif failed & REQUEST_SKIP and query_is_next(s):
-        s.error_told = True
+        tell_error(s, True)
 
 
 cdef inline bint owes_nothing(const ServerSession *s) noexcept nogil:
     """It has answered everything, and no transaction, batch or COPY is open."""
     return (
-        s.xact_status == c"I" and s.copy_in == COPY_IN_NONE
-        and not s.batch_open and not s.skip_to_sync
+        s.xact_status == c"I" and s.copy.state == COPY_IN_NONE
+        and not s.batch.open and not s.batch.failed
     )
 
 
@@ -297,11 +296,11 @@ cdef RelayStatus on_error(Walk *w) noexcept nogil:
         return RELAY_SERVER_DEAD
     if w.first == (c"Q" | REQUEST_SKIP) and w.c == NULL:
         return RELAY_TEST_FAILED
-    if w.first == 0 and w.s.pool.mode != MODE_SESSION and owes_nothing(w.s):
+    if w.first == 0 and w.s.pool.config.mode != MODE_SESSION and owes_nothing(w.s):
         # said by a server that is free again: no client of it shall hear of it
         keep_until(w, w.found.start)
         w.drop = True
-        w.s.obsolete = True
+        mark_obsolete(w.s)
         return RELAY_OK
     if w.first == REQUEST_ALIGN and w.c != NULL:
         if is_cut(w):  # the client shall read all of it, or nothing
@@ -309,7 +308,7 @@ cdef RelayStatus on_error(Walk *w) noexcept nogil:
         output_add(&w.r.to_client, w.src + w.found.start, w.pos - w.found.start)
         w.start = w.pos
         return RELAY_ALIGN_FAILED
-    if w.s.tracked and w.c != NULL and w.first != 0:
+    if w.s.tracking.on and w.c != NULL and w.first != 0:
         if is_cut(w) and body_size(w) < ERROR_HELD_BYTES:
             return give_back(w)
         if not is_cut(w) and is_stale_plan(
@@ -317,7 +316,7 @@ cdef RelayStatus on_error(Walk *w) noexcept nogil:
         ):
             if replay_possible(w.s):
                 return send_batch_again(w)
-            w.s.statements.generation += 1  # whoever comes next prepares anew
+            server_statements_doubt(&w.s.statements)  # whoever comes next prepares anew
     return on_client_error(w)
 
 
@@ -336,16 +335,17 @@ cdef RelayStatus on_client_error(Walk *w) noexcept nogil:
     cdef ServerSession *s = w.s
     cdef bint cut = is_cut(w)
     cdef uint32_t effects = 0
-    if s.copy_in == COPY_IN_OPEN:
-        s.copy_in = COPY_IN_FAILED
+    if s.copy.state == COPY_IN_OPEN:
+        copy_fail(s)
         # how many ReadyForQuery are still to come cannot be known then
-        s.obsolete = s.obsolete or s.syncs_ignored
-    s.skip_to_sync = requests_fail(&s.requests, &effects)
-    if s.skip_to_sync:  # its Query, too, was skipped
+        if s.copy.syncs_ignored:
+            mark_obsolete(s)
+    batch_fail(s, requests_fail(&s.requests, &effects))
+    if s.batch.failed:  # its Query, too, was skipped
         go_on(w)
-    if s.tracked:
+    if s.tracking.on:
         undo_failed(w, effects)
-    s.fatal_seen = cut or error_is_fatal(body_of(w), body_size(w))
+    note_fatal(s, cut or error_is_fatal(body_of(w), body_size(w)))
     if cut:
         w.first = requests_first(&s.requests)
     else:
@@ -395,7 +395,7 @@ cdef RelayStatus walk_messages(Walk *w) noexcept nogil:
         # a server that owes no answer may only say what nobody has to ask for
         scan = scan_next(
             &s.scan,
-            &SERVER_RULES[0] if w.first or s.syncs_ignored else &IDLE_SERVER_RULES[0],
+            &SERVER_RULES[0] if w.first or s.copy.syncs_ignored else &IDLE_SERVER_RULES[0],
             w.src, w.n, &w.pos, &w.found,
         )
         if scan != SCAN_MESSAGE:
@@ -430,7 +430,7 @@ cdef RelayStatus relay_server_bytes(
     status = walk_messages(&w)
     keep_until(&w, w.pos)
     s.dropping = w.drop
-    s.pool.sent_bytes += r.to_client.n
+    count_sent(s.pool, r.to_client.n)
     consumed[0] = w.pos
     if r.to_client.failed or r.to_server.failed:
         return RELAY_NO_MEMORY

@@ -7,8 +7,8 @@ from libc.string cimport memcpy
 from pooler.relay.orders cimport order_send_to_server
 from pooler.relay.shared cimport RELAY_NO_MEMORY, RELAY_OK, RELAY_WAIT
 from pooler.session.records cimport (
-    COPY_IN_NONE, COPY_IN_OPEN, REQUEST_FAKE, REQUEST_SKIP, request_is_fake,
-    requests_first, requests_pop, requests_push,
+    COPY_IN_OPEN, REQUEST_FAKE, REQUEST_SKIP, request_is_fake, requests_first,
+    requests_pop, requests_push,
 )
 from pooler.statements.effects cimport effects_commit
 from pooler.wire.buffers cimport output_room
@@ -17,6 +17,8 @@ from pooler._wire cimport (
     SCAN_MESSAGE, ScanState, error_response_bytes, put_error_response, put_header,
     scan_next,
 )
+from pooler.session.batch cimport batch_open, batch_synced
+from pooler.session.copy_in cimport copy_end
 
 cdef enum:
     SYNC_BYTES = 5
@@ -64,19 +66,20 @@ cdef int inject_end(Relay *r, ServerSession *s) noexcept nogil:
     COPY is failed, and an open batch gets a request that fails before its Sync, which
     alone would commit it. -1 without memory.
     """
-    if s.copy_in == COPY_IN_OPEN:
+    if s.copy.state == COPY_IN_OPEN:
         order_send_to_server(
             &r.orders, s, <const uint8_t *> COPY_FAIL, COPY_FAIL_BYTES
         )
-    s.copy_in = COPY_IN_NONE
-    if not s.skip_to_sync and not s.batch_open:
+    copy_end(s)
+    if not s.batch.failed and not s.batch.open:
         return 0
-    if s.batch_open and not s.skip_to_sync:
+    if s.batch.open and not s.batch.failed:
         order_send_to_server(&r.orders, s, <const uint8_t *> FAILURE, FAILURE_BYTES)
         if requests_push(&s.requests, c"D" | REQUEST_SKIP) < 0:
             return -1
     order_send_to_server(&r.orders, s, <const uint8_t *> SYNC, SYNC_BYTES)
-    s.skip_to_sync = s.batch_open = False
+    batch_synced(s)
+    batch_open(s, False)
     return requests_push(&s.requests, c"S" | REQUEST_SKIP)
 
 

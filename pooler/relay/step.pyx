@@ -6,12 +6,14 @@ from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memset
 
 from pooler.relay.align cimport client_params_begin, server_params_begin
-from pooler.relay.cancels cimport cancel_begins, cancel_ended
+from pooler.relay.cancels cimport cancel_begins, cancel_ended, cancel_when_aligned
 from pooler.relay.clean cimport (
     cancel_again, check_idle_server, close_server, note_unwanted, settle,
     tested_too_long,
 )
-from pooler.relay.ends cimport close_client, let_leave, lose_server, say_goodbye
+from pooler.relay.ends cimport (
+    close_client, let_leave, lose_server, note_goodbye, say_goodbye,
+)
 from pooler.relay.from_client cimport relay_client_bytes
 from pooler.relay.from_server cimport relay_server_bytes
 from pooler.relay.injected cimport answer_cancelled
@@ -23,13 +25,14 @@ from pooler.relay.shared cimport (
     RELAY_SERVER_DEAD, RELAY_SERVER_PROTO, RELAY_STATEMENT_XACT, RELAY_STATUSES,
     RELAY_TERMINATE, RELAY_TEST_FAILED, RELAY_WAIT, RelayStatus,
 )
-from pooler.relay.wakes cimport wake_pool, want_servers
+from pooler.relay.wakes cimport no_wake, wake_pool, want_servers
 from pooler.session.deadlines cimport (
     CLIENT_DEADLINES, DEADLINE_CANCEL_AGAIN, DEADLINE_LOGIN, DEADLINE_QUERY_WAIT,
     DEADLINE_TESTED, SERVER_DEADLINES, Timer, wheel_pop,
 )
 from pooler.session.pool cimport (
-    pool_add_client, pool_add_server, pool_give_up, pool_head_stale,
+    pool_add_client, pool_add_server, pool_begin, pool_connected, pool_free,
+    pool_give_up, pool_head_stale,
 )
 from pooler.session.records cimport (
     CLOSE_CLIENT_EOF, CLOSE_CLIENT_PARAMETER, CLOSE_CLIENT_PROTO, CLOSE_CLIENT_REQUEST,
@@ -44,6 +47,8 @@ from pooler.wire.buffers cimport (
 from pooler._wire cimport (
     ACTION_TERMINATE, Found, LONE_CLIENT_RULES, SCAN_MESSAGE, ScanState, scan_next,
 )
+from pooler.session.fate cimport mark_obsolete, note_fatal
+from pooler.session.tracking cimport tracking_begin
 
 
 # ---------------------------------------------------------------- begin and end
@@ -61,9 +66,7 @@ cdef void relay_free(Relay *r) noexcept nogil:
     """Free what the relay owns; its sessions are closed already."""
     cdef uint32_t i
     for i in range(r.pool_count):
-        free(r.pools[i].reset_query.message)
-        free(r.pools[i].check_query.message)
-        free(r.pools[i])
+        pool_free(r.pools[i])
     free(r.pools)
     queue_reset(&r.pending.block)
     free(r.rollback.message)
@@ -82,8 +85,7 @@ cdef Pool *relay_add_pool(Relay *r, uint32_t max_servers) noexcept nogil:
     if p == NULL or pools == NULL:
         free(p)
         return NULL
-    p.id = r.pool_count
-    p.max_servers = max_servers
+    pool_begin(p, r.pool_count, max_servers)
     r.pools[p.id] = p
     r.pool_count += 1
     return p
@@ -129,8 +131,7 @@ cdef bint serve_waiting(Relay *r) noexcept nogil:
                 return True
             if check_idle_server(r, p):
                 return True
-        r.wakes = p.next_wake
-        p.wake_listed = False
+        no_wake(r)
     return False
 
 
@@ -266,7 +267,7 @@ cdef void step_client_vanished(Relay *r, ClientSession *c) noexcept nogil:
     there to read the answers.
     """
     if c.state == CLIENT_WAITING and not c.leaving and says_goodbye(c):
-        c.leaving = True
+        note_goodbye(c)
     else:
         step_client_end(r, c)
 
@@ -307,9 +308,8 @@ cdef void step_server_begin(
     Takes the reference to ``values``. early[0:n) came behind its ReadyForQuery.
     """
     server_params_begin(s, values)
-    s.tracked = p.max_prepared_statements != 0
-    if p.connecting_count:
-        p.connecting_count -= 1
+    tracking_begin(s, p.config.max_prepared_statements != 0)
+    pool_connected(p)
     pool_add_server(p, s, r.now_us)
     if n:
         step_server_bytes(r, s, early, n)
@@ -345,10 +345,10 @@ cdef void step_server_bytes(
 
 cdef void fail_server(Relay *r, ServerSession *s, RelayStatus status) noexcept nogil:
     if status == RELAY_TEST_FAILED:
-        close_server(r, s, CLOSE_SERVER_CHECK if s.checking else CLOSE_SERVER_RESET)
+        close_server(r, s, CLOSE_SERVER_CHECK if s.cleaning.checking else CLOSE_SERVER_RESET)
         return
     if status == RELAY_ALIGN_FAILED:
-        s.fatal_seen = True
+        note_fatal(s, True)
     if status == RELAY_SERVER_PROTO and s.state == SERVER_IDLE:
         lose_server(r, s, CLOSE_SERVER_DIRTY)
     else:
@@ -381,7 +381,7 @@ cdef void step_server_close(
 
 cdef void step_server_retire(Relay *r, ServerSession *s) noexcept nogil:
     """Close a server now if it is idle, else when it is free."""
-    s.obsolete = True
+    mark_obsolete(s)
     if s.state == SERVER_IDLE:
         close_server(r, s, CLOSE_SERVER_OBSOLETE)
 
@@ -425,7 +425,7 @@ cdef ServerSession *step_cancel(Relay *r, ClientSession *c) noexcept nogil:
     if c.state != CLIENT_ACTIVE:
         return NULL
     if align_is_outstanding(c.server):
-        c.server.cancel_late = True
+        cancel_when_aligned(c.server)
         return NULL
     cancel_begins(c.server)
     return c.server
@@ -435,5 +435,5 @@ cdef void step_cancelled(Relay *r, ServerSession *s, bint uncertain) noexcept no
     """The cancel request to a server is over; ``uncertain``: it may still strike."""
     cancel_ended(s)
     if uncertain:
-        s.obsolete = True
+        mark_obsolete(s)
     r.pending.settle = s

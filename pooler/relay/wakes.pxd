@@ -9,4 +9,5 @@ from pooler.relay.shared cimport Relay
 from pooler.session.records cimport Pool
 
 cdef void wake_pool(Relay *r, Pool *p) noexcept nogil
+cdef void no_wake(Relay *r) noexcept nogil
 cdef void want_servers(Relay *r, Pool *p) noexcept nogil

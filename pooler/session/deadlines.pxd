@@ -64,13 +64,20 @@ cdef inline void deadline_stop(Timer *t, uint8_t kind) noexcept nogil:
     t.due_us[kind] = 0
 
 
+cdef inline void deadline_start_since(
+    Timer *t, uint8_t kind, uint64_t since_us, uint64_t limit_us
+) noexcept nogil:
+    """As ``deadline_start``, but the time has begun at ``since_us``."""
+    if limit_us == 0:
+        t.due_us[kind] = 0
+        return
+    t.due_us[kind] = since_us + limit_us
+    if t.link == NULL or t.due_us[kind] <= (t.tick - 1) << TICK_BITS:
+        wheel_insert(t, t.due_us[kind])
+
+
 cdef inline void deadline_start(
     Timer *t, uint8_t kind, uint64_t limit_us
 ) noexcept nogil:
     """Start it anew, ``limit_us`` from now; 0 is no limit, and stops it."""
-    if limit_us == 0:
-        t.due_us[kind] = 0
-        return
-    t.due_us[kind] = t.wheel.now_us + limit_us
-    if t.link == NULL or t.due_us[kind] <= (t.tick - 1) << TICK_BITS:
-        wheel_insert(t, t.due_us[kind])
+    deadline_start_since(t, kind, t.wheel.now_us, limit_us)

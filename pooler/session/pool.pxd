@@ -13,9 +13,11 @@ link, list and count of a pool changes here and nowhere else:
 from libc.stdint cimport uint32_t, uint64_t
 
 from pooler.session.records cimport (
-    CLIENT_ACTIVE, CLIENT_IDLE, CLIENT_WAITING, ClientSession, Pool, SERVER_ACTIVE,
-    SERVER_IDLE, SERVER_TESTED, ServerSession, set_client_state, set_server_state,
+    CLIENT_ACTIVE, CLIENT_IDLE, CLIENT_WAITING, ClientSession, Pool, PoolConfig,
+    SERVER_ACTIVE, SERVER_IDLE, SERVER_TESTED, ServerSession, set_client_state,
+    set_server_state,
 )
+from pooler.session.counters cimport count_wait
 
 
 cdef inline void pool_unlist_idle(Pool *p, ServerSession *s) noexcept nogil:
@@ -50,7 +52,7 @@ cdef inline void pool_attach(
     """Link an idle server and a client that is idle or waiting."""
     if c.state == CLIENT_WAITING:
         pool_unlist_waiting(p, c)
-        p.wait_us += now_us - c.waiting_since_us
+        count_wait(p, now_us - c.waiting_since_us)
     pool_unlist_idle(p, s)
     s.checked = False
     set_client_state(c, CLIENT_ACTIVE)
@@ -91,10 +93,10 @@ cdef inline void pool_detach(
 cdef inline bint pool_head_stale(const Pool *p, uint64_t now_us) noexcept nogil:
     """The server that would be taken next has been idle too long to be trusted."""
     return (
-        p.check_query.n != 0
+        p.config.check_query.n != 0
         and p.idle_head != NULL
         and not p.idle_head.checked
-        and now_us >= p.idle_head.idle_since_us + p.check_delay_us
+        and now_us >= p.idle_head.idle_since_us + p.config.check_delay_us
     )
 
 
@@ -113,6 +115,16 @@ cdef inline ServerSession *pool_take(
     pool_attach(p, c, s, now_us)
     return s
 
+cdef void pool_begin(Pool *p, uint32_t id, uint32_t max_servers) noexcept nogil
+cdef void pool_configure(Pool *p, const PoolConfig *config) noexcept nogil
+cdef void pool_resize(Pool *p, uint32_t max_servers) noexcept nogil
+cdef void pool_pause(Pool *p, bint closing) noexcept nogil
+cdef void pool_resume(Pool *p) noexcept nogil
+cdef bint pool_ask_launch(Pool *p) noexcept nogil
+cdef uint32_t pool_launch(Pool *p, uint32_t at_most) noexcept nogil
+cdef bint pool_prelaunch(Pool *p) noexcept nogil
+cdef void pool_connected(Pool *p) noexcept nogil
+cdef void pool_free(Pool *p) noexcept nogil
 cdef void pool_abandon(Pool *p, ServerSession *s) noexcept nogil
 cdef void pool_drained(Pool *p, ServerSession *s) noexcept nogil
 cdef void pool_test(Pool *p, ServerSession *s) noexcept nogil

@@ -1,7 +1,85 @@
 # SPDX-License-Identifier: MIT
 """The parts of a pool that are not on the way of every transaction."""
 
-from pooler.session.records cimport CLIENT_CLOSED, SERVER_CLOSED, SERVER_TESTED
+from libc.stdlib cimport free
+
+from pooler.session.records cimport (
+    CLIENT_CLOSED, PoolConfig, SERVER_CLOSED, SERVER_TESTED,
+)
+from pooler.session.deadlines cimport DEADLINE_QUERY_WAIT, deadline_start_since
+
+
+cdef void pool_begin(Pool *p, uint32_t id, uint32_t max_servers) noexcept nogil:
+    """A pool whose memory is zero."""
+    p.id = id
+    p.max_servers = max_servers
+
+
+cdef void pool_free(Pool *p) noexcept nogil:
+    """Nobody is in it any more."""
+    free(p.config.reset_query.message)
+    free(p.config.check_query.message)
+    free(p)
+
+
+cdef void pool_configure(Pool *p, const PoolConfig *config) noexcept nogil:
+    """Set how it works, for those who wait as well; takes the scripts over."""
+    cdef ClientSession *c = p.waiting_head
+    free(p.config.reset_query.message)
+    free(p.config.check_query.message)
+    p.config = config[0]
+    while c != NULL:
+        deadline_start_since(
+            &c.timer, DEADLINE_QUERY_WAIT, c.waiting_since_us,
+            config.client_limit_us[<int> DEADLINE_QUERY_WAIT],
+        )
+        c = c.next
+
+
+cdef void pool_resize(Pool *p, uint32_t max_servers) noexcept nogil:
+    p.max_servers = max_servers
+
+
+cdef void pool_pause(Pool *p, bint closing) noexcept nogil:
+    """Hand out no server and open none; ``closing``: for good."""
+    p.paused = True
+    p.closing = p.closing or closing
+
+
+cdef void pool_resume(Pool *p) noexcept nogil:
+    p.paused = p.closing = False
+
+
+cdef bint pool_ask_launch(Pool *p) noexcept nogil:
+    """Whether servers are wanted, and Python was not asked for them yet."""
+    if p.launch_wanted or pool_servers_wanted(p) == 0:
+        return False
+    p.launch_wanted = True
+    return True
+
+
+cdef uint32_t pool_launch(Pool *p, uint32_t at_most) noexcept nogil:
+    """How many servers are opened now; they count as connecting from here on."""
+    cdef uint32_t wanted = pool_servers_wanted(p)
+    p.launch_wanted = False
+    if wanted > at_most:
+        wanted = at_most
+    p.connecting_count += wanted
+    return wanted
+
+
+cdef bint pool_prelaunch(Pool *p) noexcept nogil:
+    """Count one server as connecting that nobody waits for; False: there is no room."""
+    if p.server_count + p.connecting_count >= p.max_servers:
+        return False
+    p.connecting_count += 1
+    return True
+
+
+cdef void pool_connected(Pool *p) noexcept nogil:
+    """A server that was connecting is there, or will not be."""
+    if p.connecting_count:
+        p.connecting_count -= 1
 
 
 cdef void pool_abandon(Pool *p, ServerSession *s) noexcept nogil:

@@ -129,18 +129,35 @@ cdef struct Replay:  # a batch that may have to be sent again; see _replay
     uint8_t state
     bint repeated
 
-cdef struct Pool:
-    uint32_t id
+cdef struct PoolConfig:  # how a pool works; written by pool
     uint8_t mode
     uint32_t max_prepared_statements  # on one server; 0: names are left alone
     bint reset_always  # the reset query runs after every release, not just sessions
     bint cancel_abandoned  # cancel what a lost client left running, and keep the server
     bint dedicated  # made for one client; its server ends with it
-    Script reset_query
-    Script check_query
+    Script reset_query  # own
+    Script check_query  # own
     uint64_t check_delay_us  # idle for longer: check before use
     uint64_t client_limit_us[CLIENT_DEADLINES]  # 0: none
     uint64_t server_limit_us[SERVER_DEADLINES]
+
+cdef struct PoolCounters:  # totals since the pool was made; written by counters
+    uint64_t xacts
+    uint64_t queries
+    uint64_t received_bytes  # from clients
+    uint64_t sent_bytes  # to clients
+    uint64_t wait_us
+    uint64_t client_parses
+    uint64_t server_parses
+    uint64_t binds
+    uint64_t parse_hits  # client Parses that no server had to read
+    uint64_t evictions
+    uint64_t replays  # batches that were sent again after a plan had gone stale
+
+cdef struct Pool:
+    uint32_t id
+    PoolConfig config
+    PoolCounters counters
     uint32_t max_servers
     uint32_t server_count  # idle + active
     uint32_t connecting_count  # being opened by Python
@@ -159,82 +176,86 @@ cdef struct Pool:
     ServerSession *idle_tail
     ClientSession *waiting_head  # borrow: waits longest
     ClientSession *waiting_tail
-    uint64_t xact_count
-    uint64_t query_count
-    uint64_t received_bytes
-    uint64_t sent_bytes
-    uint64_t wait_us
-    uint64_t client_parse_count
-    uint64_t server_parse_count
-    uint64_t bind_count
-    uint64_t parse_hit_count  # client Parses that no server had to read
-    uint64_t eviction_count
-    uint64_t replay_count  # batches that were sent again after a plan had gone stale
 
 cdef struct ClientSession:
     void *io  # borrow: the connection this session lives in
+    uint8_t state
     Pool *pool
     ServerSession *server  # borrow until detach
-    ParamSet *params  # own: one reference
-    ClientStatements *statements  # own; NULL: has prepared nothing
     ClientSession *next  # borrow: waiting list
     ClientSession *prev
+    uint64_t waiting_since_us
     Stream stream
     ScanState scan
-    uint8_t state
+    ParamSet *params  # own: one reference
     bint aligning  # held back until the server has accepted its parameters
+    ClientStatements *statements  # own; NULL: has prepared nothing
     bint settling  # held back until all batches that it has sent are answered
     bint leaving  # has said goodbye behind a request that is not answered yet
     Timer timer
     uint64_t opened_us
-    uint64_t waiting_since_us
     uint8_t cancel_key_n
     uint8_t cancel_key[CANCEL_KEY_MAX_BYTES]
 
-cdef struct ServerSession:
-    void *io
-    Pool *pool
-    ClientSession *client  # borrow until detach
-    ParamSet *params
-    ServerSession *next  # borrow: idle list
-    ServerSession *prev
-    Stream stream
-    ScanState scan
-    uint8_t state
-    uint8_t xact_status  # 'I', 'T' or 'E' of the last ReadyForQuery
-    uint8_t copy_in  # CopyInState
+cdef struct Batch:  # extended messages since the last Sync; written by batch
+    bint open  # messages were sent that no Sync has closed, so an implicit transaction
+    # may be under way
+    bint executed  # one of them is an Execute
+    bint failed  # one of them failed and no Sync was sent yet: PostgreSQL skips to it
+    ClientStatement *bound  # borrow: the statement of its unnamed portal
+
+cdef struct CopyIn:  # a COPY from the client; written by copy_in
+    uint8_t state  # CopyInState
     bint syncs_ignored  # Syncs were sent into an open COPY: nobody can say whether
     # PostgreSQL saw them there, or after it had given the COPY up
-    bint batch_open  # extended messages were sent that no Sync has closed, so an
-    # implicit transaction may be under way
-    bint skip_to_sync  # an extended message failed and no Sync was sent yet
-    bint fatal_seen  # the client has been told why this server goes away
+
+cdef struct Fate:  # written by fate
     bint obsolete  # close instead of going idle
+    bint fatal_seen  # the client has been told why this server goes away
+
+cdef struct Tracking:  # what is known of its prepared statements; written by tracking
+    bint on  # names of prepared statements are ours; does not change
+    bint unnamed_own  # its unnamed statement was parsed by the client attached now
+    bint unnamed_maybe  # it may have one, of whomever
+    bint stray  # SQL has prepared a name that we do not know
+    bint error_told  # an error of ours was shown in place of the next Query's own
+    uint32_t prepares  # PREPAREs with names of ours whose tags are to come
+
+cdef struct Cleaning:  # of a server that a client has left; written by clean
     bint reset_wanted  # run the reset query before going idle
     bint rolling_back  # our ROLLBACK is under way
     bint checking  # our check query is under way
-    bint checked  # it has answered, and nobody has used the server since
-    bint draining  # still at work for a client that has left
     bint abandoned  # nobody wants what it is at work on: it is being cancelled
     uint32_t unwanted_bytes  # sent by it since its client said goodbye
+
+cdef struct ServerSession:
+    void *io
+    uint8_t state
+    Pool *pool
+    ClientSession *client  # borrow until detach
+    ServerSession *next  # borrow: idle list
+    ServerSession *prev
+    uint64_t idle_since_us
+    bint checked  # the check query has answered, and nobody has used it since
+    bint draining  # still at work for a client that has left
+    Stream stream
+    ScanState scan
+    uint8_t xact_status  # 'I', 'T' or 'E' of the last ReadyForQuery
     bint dropping  # the body under way belongs to a message that nobody gets
-    uint32_t cancels  # cancel requests under way to this server
+    ParamSet *params
     RequestQueue requests
-    bint tracked  # names of prepared statements are ours; does not change
-    bint unnamed_own  # its unnamed statement was parsed by the client attached now
-    bint unnamed_maybe  # it may have one, of whomever
-    bint batch_executed  # the open batch has an Execute
-    ClientStatement *bound  # borrow: the statement of the open batch's unnamed portal
-    bint stray_statements  # SQL has prepared a name that we do not know
-    bint error_told  # an error of ours was shown in place of the next Query's own
-    uint32_t mapped_prepares  # PREPAREs with names of ours whose tags are to come
+    Batch batch
+    CopyIn copy
+    Fate fate
+    Cleaning cleaning
+    uint32_t cancels  # cancel requests under way to this server
+    bint cancel_late  # a cancel request waits until our SET is answered
+    Tracking tracking
     ServerStatements statements
     EffectQueue effects
     Replay replay
-    bint cancel_late  # a cancel request waits until our SET is answered
     Timer timer
     uint64_t opened_us
-    uint64_t idle_since_us
 
 cdef inline uint32_t requests_count(const RequestQueue *q) noexcept nogil:
     return q.tail - q.head
@@ -341,6 +362,9 @@ cdef bint requests_copy_in(RequestQueue *q, bint *syncs_ignored) noexcept nogil
 cdef bint set_client_state(ClientSession *c, ClientState new) noexcept nogil
 cdef bint set_server_state(ServerSession *s, ServerState new) noexcept nogil
 cdef void client_begin(ClientSession *c, Wheel *w, void *io) noexcept nogil
+cdef void client_cancel_key(
+    ClientSession *c, const uint8_t *key, uint8_t n
+) noexcept nogil
 cdef void server_begin(ServerSession *s, Wheel *w, void *io) noexcept nogil
 
 
@@ -359,9 +383,9 @@ cdef inline bint server_side_is_quiet(const ServerSession *s) noexcept nogil:
     """``server_is_quiet``, but for the client."""
     return (
         s.requests.head == s.requests.tail
-        and s.copy_in == COPY_IN_NONE
-        and not s.batch_open
-        and not s.skip_to_sync
+        and s.copy.state == COPY_IN_NONE
+        and not s.batch.open
+        and not s.batch.failed
         and s.cancels == 0
         and s.scan.body_left == 0
         and s.stream.out.cap == 0

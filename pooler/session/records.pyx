@@ -2,7 +2,7 @@
 """State edges and the queue of outstanding requests."""
 
 from libc.stdlib cimport free, malloc
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
 from pooler.session.deadlines cimport (
     DEADLINE_LOGIN, DEADLINE_QUERY_WAIT, DEADLINE_TESTED, NO_DEADLINE, Wheel,
@@ -61,7 +61,7 @@ cdef inline uint64_t client_limit_us(
 ) noexcept nogil:
     if c.pool == NULL:
         return c.timer.wheel.login_limit_us
-    return c.pool.client_limit_us[deadline]
+    return c.pool.config.client_limit_us[deadline]
 
 
 cdef void client_begin(ClientSession *c, Wheel *w, void *io) noexcept nogil:
@@ -70,6 +70,14 @@ cdef void client_begin(ClientSession *c, Wheel *w, void *io) noexcept nogil:
     c.opened_us = w.now_us
     timer_init(&c.timer, w, c, False)
     set_client_state(c, CLIENT_LOGIN)
+
+
+cdef void client_cancel_key(
+    ClientSession *c, const uint8_t *key, uint8_t n
+) noexcept nogil:
+    """The key by which its requests can be cancelled, n <= CANCEL_KEY_MAX_BYTES."""
+    memcpy(c.cancel_key, key, n)
+    c.cancel_key_n = n
 
 
 cdef void server_begin(ServerSession *s, Wheel *w, void *io) noexcept nogil:
@@ -114,7 +122,7 @@ cdef bint set_server_state(ServerSession *s, ServerState new) noexcept nogil:
     s.state = new
     deadline = SERVER_STATE_DEADLINE[<int> new]
     if deadline != NO_DEADLINE:
-        deadline_start(&s.timer, deadline, s.pool.server_limit_us[deadline])
+        deadline_start(&s.timer, deadline, s.pool.config.server_limit_us[deadline])
     return True
 
 

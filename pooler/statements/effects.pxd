@@ -19,6 +19,7 @@ from pooler.session.records cimport (
 )
 from pooler.tables.effect_queue cimport Effect, effects_push
 from pooler.tables.texts cimport StatementTable
+from pooler.statements.replay cimport replay_forget
 
 
 cdef inline Effect *push_with_effect(ServerSession *s, uint8_t request) noexcept nogil:
@@ -28,7 +29,7 @@ cdef inline Effect *push_with_effect(ServerSession *s, uint8_t request) noexcept
     is not sent again.
     """
     if s.replay.state == REPLAY_OPEN and request != REQUEST_DESCRIBE:
-        s.replay.state = REPLAY_OFF
+        replay_forget(s)
     if requests_push(&s.requests, request) < 0:
         return NULL
     return effects_push(&s.effects)

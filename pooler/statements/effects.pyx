@@ -17,9 +17,11 @@ from pooler.tables.effect_queue cimport (
 )
 from pooler.tables.server_statements cimport (
     ServerStatement, server_statement_add, server_statement_find,
-    server_statement_remove, server_statements_free,
+    server_statement_remove, server_statements_doubt, server_statements_free,
 )
 from pooler.tables.texts cimport Statement, statement_unref
+from pooler.session.batch cimport batch_bind
+from pooler.session.tracking cimport no_strays, prepare_answered, unnamed_of_another
 
 
 cdef void effect_end(StatementTable *t, Effect *effect) noexcept nogil:
@@ -82,7 +84,7 @@ cdef void undo_unnamed(
             break
         at += 1
     else:
-        s.unnamed_own = False
+        unnamed_of_another(s)
         if s.client.statements.unnamed_batch != batch_answered(&s.requests):
             return  # a Query that was sent since has dropped it
     statement_unref(t, restored[0])
@@ -151,7 +153,7 @@ cdef void effects_undo(
     if count > s.effects.tail - first:
         count = s.effects.tail - first
     at = first + count
-    s.bound = NULL
+    batch_bind(s, NULL)
     while at != first:  # newest first
         at -= 1
         undo(t, s, effects_at(&s.effects, at), first + count)
@@ -214,7 +216,7 @@ cdef void note_shape(ServerSession *s, uint64_t shape) noexcept nogil:
 cdef void forget_entries(ServerSession *s) noexcept nogil:
     """The client's names go: no Describe under way may point to one."""
     cdef uint32_t at = s.effects.head
-    s.bound = NULL
+    batch_bind(s, NULL)
     while at != s.effects.tail:
         if effects_at(&s.effects, at).flags & EFFECT_DESCRIBES:
             effects_at(&s.effects, at).entry = NULL
@@ -251,14 +253,11 @@ cdef void note_tag(
         t.schema_count += 1
     if n and tag[0] == c"P":
         if is_tag(tag, n, b"PREPARE", 7):
-            if s.mapped_prepares:
-                s.mapped_prepares -= 1
-            else:
-                s.stray_statements = True
+            prepare_answered(s)
     elif n and tag[0] == c"D":
         if is_tag(tag, n, b"DEALLOCATE ALL", 14) or is_tag(tag, n, b"DISCARD ALL", 11):
-            s.statements.generation += 1
-            s.stray_statements = False
+            server_statements_doubt(&s.statements)
+            no_strays(s)
             if c != NULL and c.statements != NULL:
                 forget_entries(s)
                 client_statements_clear(t, c.statements)

@@ -21,6 +21,10 @@ from pooler.tables.texts cimport (
     statement_ref,
 )
 from pooler._wire cimport HEADER_BYTES, load_be32, put_cstring, put_header
+from pooler.session.batch cimport batch_open, batch_synced
+from pooler.session.counters cimport count_eviction, count_replay, count_server_parse
+from pooler.session.tracking cimport prepare_sent
+from pooler.statements.replay cimport replay_repeats
 
 cdef const char *SYNC = b"S\0\0\0\4"
 cdef const char *FLUSH = b"H\0\0\0\4"
@@ -29,7 +33,8 @@ cdef const char *SCRATCH_SUFFIX = b"scratch"
 
 
 cdef inline uint32_t most_statements(const ServerSession *s) noexcept nogil:
-    return s.pool.max_prepared_statements if s.pool.max_prepared_statements else 1
+    cdef uint32_t most = s.pool.config.max_prepared_statements
+    return most if most else 1
 
 
 cdef int put_named(
@@ -97,7 +102,7 @@ cdef int make_room(
     while s.statements.count >= most_statements(s) + (st.target != NULL):
         if s.statements.oldest.target_batch == batch_number(&s.requests):
             break  # SQL that was bound, and is still to be run, needs it
-        s.pool.eviction_count += 1
+        count_eviction(s.pool)
         if forget(t, s, out, s.statements.oldest) < 0:
             return -1
     return 0
@@ -126,7 +131,7 @@ cdef int put_parse(
 cdef int end_own_batch(ServerSession *s, Output *out) noexcept nogil:
     """Close the batch that messages of ours have opened, before a Query follows."""
     cdef uint8_t last
-    if s.batch_open or s.requests.head == s.requests.tail:
+    if s.batch.open or s.requests.head == s.requests.tail:
         return 0
     last = requests_at(&s.requests, s.requests.tail - 1)[0]
     if request_closes(last):
@@ -151,7 +156,7 @@ cdef int put_prepare_query(
     room += put_quoted(room, st.name, st.name_n)
     memcpy(room, st.text, st.n)
     effect.installed = statement_ref(st)
-    s.mapped_prepares += 1
+    prepare_sent(s)
     return 0
 
 
@@ -170,7 +175,7 @@ cdef int put_prepare_messages(
     if effect == NULL:
         return -1
     effect.installed = statement_ref(st)
-    s.mapped_prepares += 1
+    prepare_sent(s)
     if put_named(
         out, c"P", NULL, 0, scratch, scratch_n, word + quoted_n + st.n + 2
     ) < 0:
@@ -212,7 +217,7 @@ cdef int install(
         return -1
     if note_installed(t, s, st) == NULL:
         return -1
-    s.pool.server_parse_count += 1
+    count_server_parse(s.pool)
     if st.kind == STATEMENT_SQL:
         if for_query:
             return put_prepare_query(s, out, st)
@@ -231,7 +236,7 @@ cdef int use_target(
     """See to the statement that this one's text names."""
     cdef ServerStatement *entry
     if st.target_use == TARGET_PREPARED:
-        s.mapped_prepares += 1
+        prepare_sent(s)
         if make_room(t, s, out, st.target) < 0:
             return -1
         entry = note_installed(t, s, st.target)
@@ -257,7 +262,7 @@ cdef int describe_first(
         return -1
     effect.flags = EFFECT_DESCRIBES
     effect.installed = statement_ref(st)
-    s.batch_open = True
+    batch_open(s, True)
     output_add(out, <const uint8_t *> FLUSH, HEADER_BYTES)
     return 0 if not out.failed else -1
 
@@ -300,22 +305,22 @@ cdef int send_again(
                 described.told_shape = 0
     at = 0
     effects_undo(t, s, 0, skipped)
-    s.pool.replay_count += 1
-    s.replay.repeated = True
+    count_replay(s.pool)
+    replay_repeats(s)
     if open:
         if put_sync(s, out) < 0:
             return -1
     else:
         requests_at(&s.requests, s.requests.head)[0] |= REQUEST_SKIP
-    s.skip_to_sync = False
-    s.batch_open = False
+    batch_synced(s)
+    batch_open(s, False)
     if install(t, s, out, s.replay.statement, is_query) < 0:
         return -1
     if is_query and end_own_batch(s, out) < 0:
         return -1
     while at + HEADER_BYTES <= n:
         if batch[at] != c"H":
-            s.batch_open = not request_closes(batch[at])
+            batch_open(s, not request_closes(batch[at]))
             if requests_push(&s.requests, batch[at]) < 0:
                 return -1
         at += 1 + <size_t> load_be32(batch + at + 1)

@@ -33,6 +33,10 @@ from pooler.tables.texts cimport (
     STATEMENT_PARSE, Statement, statement_ref, statement_unref, text_seen,
 )
 from pooler._wire cimport HEADER_BYTES
+from pooler.session.counters cimport (
+    count_client_parse, count_parse_hit, count_server_parse,
+)
+from pooler.session.tracking cimport unnamed_of_another, unnamed_sent
 
 cdef enum:
     PARSE_HELD_BYTES = 16384  # a longer Parse is not held in the receive buffer
@@ -107,7 +111,7 @@ cdef Effect *send_parse(
     ):
         return NULL
     effect.installed = statement_ref(st)
-    s.pool.server_parse_count += 1
+    count_server_parse(s.pool)
     return effect
 
 
@@ -134,7 +138,7 @@ cdef PrepareResult parse_unnamed(
             cached = is_stable(st)
             if cached:
                 server_statement_use(&s.statements, entry)
-                s.pool.parse_hit_count += 1
+                count_parse_hit(s.pool)
                 effect = push_with_effect(s, c"P" | REQUEST_FAKE)
         elif (entry != NULL or text_seen(t, st.hash)) and is_stable(st):
             cached = True
@@ -149,11 +153,13 @@ cdef PrepareResult parse_unnamed(
             output_add(out, text, n)
         else:
             output_add(out, st.text, st.n)
-        s.pool.server_parse_count += 1
-        s.unnamed_maybe = True
+        count_server_parse(s.pool)
     if effect == NULL or out.failed:
         return PREPARE_NO_MEMORY
-    s.unnamed_own = not cached
+    if cached:
+        unnamed_of_another(s)
+    else:
+        unnamed_sent(s)
     names.unnamed_batch = batch_number(&s.requests)
     effect.flags |= EFFECT_UNNAMED
     effect.unnamed_before = names.unnamed
@@ -228,7 +234,7 @@ cdef PrepareResult parse_named(
     there = server_statement_find(&s.statements, st)
     if server_has(s, there) and there.parsed_at == t.schema_count and may_answer(s):
         server_statement_use(&s.statements, there)
-        s.pool.parse_hit_count += 1
+        count_parse_hit(s.pool)
         effect = push_with_effect(s, c"P" | REQUEST_FAKE)
         if effect == NULL:
             return PREPARE_NO_MEMORY
@@ -256,7 +262,7 @@ cdef PrepareResult parse_whole(
         body + name_end, query_end - name_end - 1
     ):
         return PREPARE_WAIT
-    s.pool.client_parse_count += 1
+    count_client_parse(s.pool)
     if name_end == 1:
         return parse_unnamed(
             t, c, s, out, body + 1, n - 1, query_end - 2
@@ -277,7 +283,7 @@ cdef PrepareResult absorb(
     if names.part == NULL:
         return PREPARE_NO_MEMORY
     names.code = found.code
-    names.in_batch = s.batch_open
+    names.in_batch = s.batch.open
     names.part_n = found.length - 4
     t.bytes += names.part_n
     names.part_have = <uint32_t> (here - HEADER_BYTES)
@@ -323,8 +329,8 @@ cdef PrepareResult prepare_parse(
     effect.flags = EFFECT_UNNAMED
     effect.unnamed_before = c.statements.unnamed
     c.statements.unnamed = NULL
-    s.unnamed_own = s.unnamed_maybe = True
+    unnamed_sent(s)
     c.statements.unnamed_batch = batch_number(&s.requests)
-    s.pool.client_parse_count += 1
-    s.pool.server_parse_count += 1
+    count_client_parse(s.pool)
+    count_server_parse(s.pool)
     return PREPARE_DONE

@@ -14,11 +14,21 @@ Source: PostgreSQL documentation, "PREPARE" (Notes), "Pipelining".
 from libc.stdint cimport uint8_t
 
 from pooler.wire.buffers cimport Output
-from pooler.session.records cimport ServerSession
+from pooler.session.records cimport REPLAY_OFF, ServerSession
 from pooler.tables.texts cimport Statement, StatementTable
 
 cdef enum:
     REPLAY_MAX_BYTES = 16384
+
+cdef inline void replay_forget(ServerSession *s) noexcept nogil:
+    """The batch is not sent again, whatever comes of it."""
+    s.replay.state = REPLAY_OFF
+
+
+cdef inline void replay_repeats(ServerSession *s) noexcept nogil:
+    """The batch is sent again, which happens once only."""
+    s.replay.repeated = True
+
 
 cdef void replay_arm(
     StatementTable *t, ServerSession *s, const Output *out, Statement *st

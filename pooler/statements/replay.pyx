@@ -36,7 +36,7 @@ cdef void replay_arm(
     if (
         s.replay.state == REPLAY_OFF
         and s.xact_status == c"I"
-        and not s.batch_executed
+        and not s.batch.executed
         and s.requests.closing_count == 0
     ):
         begin(t, s, out, st)
@@ -47,7 +47,7 @@ cdef void replay_arm_query(
     StatementTable *t, ServerSession *s, const Output *out, Statement *st
 ) noexcept nogil:
     """The next request is a Query that is nothing but one EXECUTE."""
-    if s.xact_status == c"I" and not s.batch_open:
+    if s.xact_status == c"I" and not s.batch.open:
         begin(t, s, out, st)
         s.replay.state = REPLAY_ENDING
 

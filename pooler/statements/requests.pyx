@@ -41,6 +41,9 @@ from pooler.tables.texts cimport (
     statement_unref,
 )
 from pooler._wire cimport HEADER_BYTES, load_be32, put_header
+from pooler.session.batch cimport batch_bind, batch_open
+from pooler.session.counters cimport count_bind, count_client_parse, count_parse_hit
+from pooler.session.fate cimport mark_obsolete
 
 cdef const char *SYNC = b"S\0\0\0\4"
 cdef const char *DESCRIBE_PORTAL = b"D\0\0\0\6P"
@@ -52,7 +55,7 @@ cdef const char *CLOSED_AND_READY = b"3\0\0\0\4Z\0\0\0\5I"
 
 cdef int close_unnamed(ServerSession *s, Output *out) noexcept nogil:
     """Whatever unnamed statement the server has, it is not this client's."""
-    if not s.unnamed_maybe:
+    if not s.tracking.unnamed_maybe:
         return 0
     if push_with_effect(s, c"C" | REQUEST_SKIP) == NULL:
         return -1
@@ -84,7 +87,7 @@ cdef PrepareResult find_unnamed(
     ):
         return PREPARE_WAIT
     st = c.statements.unnamed if c.statements != NULL else NULL
-    if s.unnamed_own:
+    if s.tracking.unnamed_own:
         if st != NULL and st.target != NULL and use_target(t, s, out, st, False) < 0:
             return PREPARE_NO_MEMORY
         return PREPARE_FORWARD
@@ -212,7 +215,7 @@ cdef PrepareResult prepare_named(
             replay_arm(t, s, out, st)
     taken[0] = name_end
     if found.code == c"B" and name_at == HEADER_BYTES + 1:
-        s.bound = entry
+        batch_bind(s, entry)
     return put_renamed(t, s, out, found, message, name_at, name_end, st, entry)
 
 
@@ -236,14 +239,15 @@ cdef PrepareResult prepare_bind(
     if name_end == 0:
         return names_missing(t, c, s, out, found, here, taken)
     if portal_end == HEADER_BYTES + 1:
-        s.bound = NULL
+        batch_bind(s, NULL)
     told = portal_end == HEADER_BYTES + 1 and is_describe_of_unnamed_portal(
         message + here, behind
     )
     result = prepare_named(
         t, c, s, out, found, message, here, portal_end, name_end, told, taken
     )
-    s.pool.bind_count += result != PREPARE_WAIT
+    if result != PREPARE_WAIT:
+        count_bind(s.pool)
     return result
 
 
@@ -258,7 +262,7 @@ cdef PrepareResult prepare_close(
         return PREPARE_NO_MEMORY
     if name_n and names_unsettled(c, s):
         return PREPARE_WAIT
-    if name_n == 0 and s.unnamed_own:  # it is really there
+    if name_n == 0 and s.tracking.unnamed_own:  # it is really there
         effect = push_with_effect(s, c"C")
     else:
         effect = push_with_effect(s, c"C" | REQUEST_FAKE)
@@ -274,8 +278,8 @@ cdef PrepareResult prepare_close(
     entry = client_statement_find(c.statements, name, name_n)
     if entry != NULL:
         client_statement_unlink(c.statements, entry)
-        if s.bound == entry:
-            s.bound = NULL
+        if s.batch.bound == entry:
+            batch_bind(s, NULL)
         c.statements.names_batch = batch_number(&s.requests)
         effect.flags = EFFECT_DROPS_NAME
         effect.entry = entry
@@ -290,8 +294,10 @@ cdef PrepareResult prepare_describe_or_close(
     cdef size_t name_end
     if here <= found.length:
         return PREPARE_HOLD  # these are short messages
-    if s.bound != NULL and is_describe_of_unnamed_portal(message, here):
-        return PREPARE_DONE if queue_describe(s, s.bound) == 0 else PREPARE_NO_MEMORY
+    if s.batch.bound != NULL and is_describe_of_unnamed_portal(message, here):
+        if queue_describe(s, s.batch.bound) < 0:
+            return PREPARE_NO_MEMORY
+        return PREPARE_DONE
     if message[HEADER_BYTES] != c"S":
         return PREPARE_FORWARD
     name_end = after_cstring(message, here, name_at)
@@ -378,17 +384,17 @@ cdef PrepareResult prepare_absorbed(
     cdef uint8_t *body = names.part
     cdef size_t n = names.part_n
     cdef PrepareResult result = PREPARE_FORWARD
-    if s.skip_to_sync:
+    if s.batch.failed:
         absorbed_free(t, names)
         return PREPARE_DONE
     if names.code == c"P":
         result = parse_whole(t, c, s, out, body, n)
     elif n and body[n - 1] == 0:
-        s.batch_open = names.in_batch  # as it was in front of this Query
+        batch_open(s, names.in_batch)  # as it was in front of this Query
         result = rename_query(t, c, s, out, body, n - 1)
-        s.batch_open = False
+        batch_open(s, False)
     if result == PREPARE_WAIT:
-        s.obsolete = True  # it cannot wait here, so the server gets the client's name
+        mark_obsolete(s)  # it cannot wait here, so the server gets the client's name
         result = PREPARE_FORWARD
     if result == PREPARE_FORWARD:
         result = forward_absorbed(s, out, names)
@@ -497,8 +503,8 @@ cdef size_t prepare_alone(
         if client_statement_link(c.statements, entry) < 0:
             client_statement_free(t, entry)
             return 0
-        c.pool.client_parse_count += 1
-        c.pool.parse_hit_count += 1
+        count_client_parse(c.pool)
+        count_parse_hit(c.pool)
         output_add(to_client, <const uint8_t *> PARSED_AND_READY, 11)
     elif close_alone(t, c, body, end - HEADER_BYTES):
         output_add(to_client, <const uint8_t *> CLOSED_AND_READY, 11)

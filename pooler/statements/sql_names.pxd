@@ -17,6 +17,7 @@ from pooler.statements.outcomes cimport PrepareResult, Refusal
 from pooler.tables.client_names cimport ClientStatements
 from pooler.tables.texts cimport Statement, StatementTable
 
+cdef void forget_names(StatementTable *t, ClientSession *c) noexcept nogil
 cdef ClientStatements *names_of(ClientSession *c) noexcept nogil
 cdef bint is_stable(Statement *st) noexcept nogil
 cdef Refusal over_limit(

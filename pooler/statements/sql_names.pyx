@@ -25,7 +25,7 @@ from pooler.statements.outcomes cimport (
 from pooler.tables.client_names cimport (
     ClientStatement, client_statement_find, client_statement_free,
     client_statement_link, client_statement_new, client_statement_unlink,
-    client_statements_new,
+    client_statements_free, client_statements_new,
 )
 from pooler.tables.effect_queue cimport (
     EFFECT_ADDS_NAME, EFFECT_DROPS_NAME, EFFECT_DUPLICATE, EFFECT_REFUSED, Effect,
@@ -39,6 +39,9 @@ from pooler.tables.texts cimport (
     statement_intern, statement_ref, statement_unref,
 )
 from pooler._wire cimport HEADER_BYTES, put_header
+from pooler.session.batch cimport hold_until_settled
+from pooler.session.counters cimport count_bind, count_client_parse, count_server_parse
+from pooler.session.tracking cimport prepare_sent
 
 cdef enum:
     RENAMES_MAX = 16  # names in one Query that are replaced
@@ -68,6 +71,12 @@ cdef ClientStatements *names_of(ClientSession *c) noexcept nogil:
     if c.statements == NULL:
         c.statements = client_statements_new()
     return c.statements
+
+
+cdef void forget_names(StatementTable *t, ClientSession *c) noexcept nogil:
+    """The client goes, and its names with it."""
+    client_statements_free(t, c.statements)
+    c.statements = NULL
 
 
 cdef bint is_stable(Statement *st) noexcept nogil:
@@ -277,7 +286,7 @@ cdef int query_prepare(
                 return -1
             r.effect.flags = EFFECT_DUPLICATE
             r.effect.installed = statement_ref(st)
-        s.mapped_prepares += 1
+        prepare_sent(s)
         return add_rename(r, command, st.name, st.name_n)
     if names_of(c) == NULL:
         return -1
@@ -295,9 +304,9 @@ cdef int query_prepare(
     there = note_installed(t, s, st)
     if there == NULL:
         return -1
-    s.mapped_prepares += 1
-    s.pool.client_parse_count += 1
-    s.pool.server_parse_count += 1
+    prepare_sent(s)
+    count_client_parse(s.pool)
+    count_server_parse(s.pool)
     add_rename(r, command, st.name, st.name_n)
     if r.alone:
         entry.pending = True
@@ -324,7 +333,7 @@ cdef int query_execute(
         return 0
     if ensure(t, s, out, entry.statement, True) < 0:
         return -1
-    s.pool.bind_count += 1
+    count_bind(s.pool)
     if r.alone:
         r.executed = entry.statement
         r.executed_end = command.end
@@ -397,7 +406,7 @@ cdef int read_query(
             if query_deallocate(t, c, s, out, &command, r) < 0:
                 return -1
         elif command.verb == SQL_FORGET_ALL:
-            c.settling = True
+            hold_until_settled(c)
     for i in range(r.doubtful_count):
         r.doubtful[i].generation = s.statements.generation - 1
     return 0

@@ -49,3 +49,8 @@ cdef void server_statements_free(
 cdef void server_statement_use(
     ServerStatements *has, ServerStatement *entry
 ) noexcept nogil
+
+
+cdef inline void server_statements_doubt(ServerStatements *has) noexcept nogil:
+    """Nobody can say any more which of them are there."""
+    has.generation += 1

@@ -341,9 +341,9 @@ cdef class Bench:
     ):
         relay_init(&self.relay)
         self.pool = relay_add_pool(&self.relay, max_servers)
-        self.pool.mode = MODE_TRANSACTION
-        self.pool.max_prepared_statements = max_prepared_statements
-        self.pool.cancel_abandoned = cancel_abandoned
+        self.pool.config.mode = MODE_TRANSACTION
+        self.pool.config.max_prepared_statements = max_prepared_statements
+        self.pool.config.cancel_abandoned = cancel_abandoned
         params_init(&self.relay.params)
         statements_init(&self.relay.statements, &self.relay.params, b"p_")
         self.relay.statements.cache_unnamed = True
@@ -636,8 +636,8 @@ cdef class Bench:
 
     def limit(self, uint64_t query_wait_us=0, uint64_t tested_us=0):
         """The time limits of the pool; 0 is none."""
-        self.pool.client_limit_us[<int> DEADLINE_QUERY_WAIT] = query_wait_us
-        self.pool.server_limit_us[<int> DEADLINE_TESTED] = tested_us
+        self.pool.config.client_limit_us[<int> DEADLINE_QUERY_WAIT] = query_wait_us
+        self.pool.config.server_limit_us[<int> DEADLINE_TESTED] = tested_us
 
     def wait_until(self, uint64_t now_us):
         """Let time go on, and deadlines pass."""
@@ -741,17 +741,17 @@ cdef class Bench:
 
     def stray(self, int i):
         """Whether a server has names that are not ours."""
-        return bool(self.servers[i].stray_statements)
+        return bool(self.servers[i].tracking.stray)
 
     def statement_stats(self):
         """The pool's counters of prepared statements."""
         return {
-            "client_parses": self.pool.client_parse_count,
-            "server_parses": self.pool.server_parse_count,
-            "binds": self.pool.bind_count,
-            "hits": self.pool.parse_hit_count,
-            "evictions": self.pool.eviction_count,
-            "replays": self.pool.replay_count,
+            "client_parses": self.pool.counters.client_parses,
+            "server_parses": self.pool.counters.server_parses,
+            "binds": self.pool.counters.binds,
+            "hits": self.pool.counters.parse_hits,
+            "evictions": self.pool.counters.evictions,
+            "replays": self.pool.counters.replays,
         }
 
     def counts(self):
@@ -781,7 +781,7 @@ cdef class Bench:
 
     def fatal_seen(self, int i):
         """Whether the server's last ErrorResponse was a FATAL one."""
-        return bool(self.servers[i].fatal_seen)
+        return bool(self.servers[i].fate.fatal_seen)
 
     def parameter_counts(self):
         """(interned values, interned sets)."""

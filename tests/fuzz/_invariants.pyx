@@ -85,7 +85,7 @@ cdef void check_requests(ServerSession *s) noexcept nogil:
         closing += request_closes(request) and request != REQUEST_ALIGN
     check(closing == s.requests.closing_count, "closing_count")
     check(
-        s.effects.tail - s.effects.head == (effects if s.tracked else 0),
+        s.effects.tail - s.effects.head == (effects if s.tracking.on else 0),
         "requests and effects differ in number",
     )
 
@@ -113,14 +113,17 @@ cdef void check_server(World *w, ServerSession *s) noexcept nogil:
                 found += not entry.closing
                 entry = entry.next
     check(listed == has.count and found == has.count, "a server's count")
-    check(s.tracked or has.count == 0, "an untracked server has statements")
+    check(s.tracking.on or has.count == 0, "an untracked server has statements")
     # Not counted: what SQL in a bound portal names, which is kept until it has run;
     # and one more: SQL that names another statement.
     check(
-        sure <= w.pool.max_prepared_statements + s.tracked,
+        sure <= w.pool.config.max_prepared_statements + s.tracking.on,
         "more statements than are allowed",
     )
-    check(has.count <= w.pool.max_prepared_statements + SURPLUS, "too many statements")
+    check(
+        has.count <= w.pool.config.max_prepared_statements + SURPLUS,
+        "too many statements",
+    )
 
 
 cdef bint is_pending(ServerSession *s, const ClientStatement *name) noexcept nogil:
@@ -168,14 +171,15 @@ cdef void check_borrowed(ServerSession *s) noexcept nogil:
         ):
             check(is_name(s.client, s, effect.entry), "an effect, but the name is gone")
     check(
-        s.bound == NULL or is_name(s.client, s, s.bound), "bound, but the name is gone"
+        s.batch.bound == NULL or is_name(s.client, s, s.batch.bound),
+        "bound, but the name is gone",
     )
 
 
 cdef bint is_awaited(ServerSession *s) noexcept nogil:
     """Whether an answer is to come that lets a client go on that settles."""
     cdef uint32_t k
-    if s == NULL or s.copy_in == COPY_IN_OPEN:
+    if s == NULL or s.copy.state == COPY_IN_OPEN:
         return False
     for k in range(s.requests.head, s.requests.tail):
         if requests_at(&s.requests, k)[0] == (REQUEST_DESCRIBE | REQUEST_SKIP):

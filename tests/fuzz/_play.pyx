@@ -134,7 +134,7 @@ cdef size_t next_step(
     cdef size_t rest
     if not w.bytewise:
         return n
-    if w.pool.max_prepared_statements == 0:
+    if w.pool.config.max_prepared_statements == 0:
         return piece if piece < n else n
     rest = lone_request(c, src, n)
     if rest:
@@ -343,10 +343,10 @@ cdef void compare(const World *whole, const World *split) noexcept nogil:
 
 cdef void set_options(World *w, int options) noexcept nogil:
     """``options`` < 0: the servers are not tracked."""
-    w.pool.mode = MODE_TRANSACTION
-    w.pool.cancel_abandoned = options < 0 or not options & OPTION_CLOSE
-    w.pool.client_limit_us[<int> DEADLINE_QUERY_WAIT] = QUERY_WAIT_US
-    w.pool.server_limit_us[<int> DEADLINE_TESTED] = TESTED_US
+    w.pool.config.mode = MODE_TRANSACTION
+    w.pool.config.cancel_abandoned = options < 0 or not options & OPTION_CLOSE
+    w.pool.config.client_limit_us[<int> DEADLINE_QUERY_WAIT] = QUERY_WAIT_US
+    w.pool.config.server_limit_us[<int> DEADLINE_TESTED] = TESTED_US
     if options >= 0:
         set_statement_options(w, <uint8_t> options)
 
@@ -354,9 +354,9 @@ cdef void set_options(World *w, int options) noexcept nogil:
 cdef void set_statement_options(World *w, uint8_t options) noexcept nogil:
     cdef bint limits = options & OPTION_LIMITS != 0
     cdef uint8_t most = options & PREPARED_MASK
-    w.pool.max_prepared_statements = MANY_STATEMENTS if most == 3 else 1 << most
+    w.pool.config.max_prepared_statements = MANY_STATEMENTS if most == 3 else 1 << most
     if options & OPTION_STATEMENT_MODE:
-        w.pool.mode = MODE_STATEMENT
+        w.pool.config.mode = MODE_STATEMENT
     relay.statements.cache_unnamed = options & OPTION_CACHE != 0
     relay.statements.max_client_count = MAX_CLIENT_STATEMENTS if limits else 0
     relay.statements.max_client_bytes = MAX_CLIENT_BYTES if limits else 0

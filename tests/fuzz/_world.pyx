@@ -250,7 +250,7 @@ cdef void note_world(World *w) noexcept nogil:
         s = w.servers[i]
         note(w, c"S", 255 if s == NULL else s.state)
         if s != NULL:
-            note(w, s.xact_status, s.copy_in)
+            note(w, s.xact_status, s.copy.state)
             for k in range(s.requests.head, s.requests.tail):
                 note(w, c"r", requests_at(&s.requests, k)[0])
             note_statements(w, s)

@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: MIT
+"""The open batch of a server: extended messages that no Sync has closed yet.
+
+Layer session, sans-IO, hot. Writes ``ServerSession.batch``, and ``settling`` of a
+client that waits until its batches are answered.
+
+Source: PostgreSQL documentation, "Extended Query", "Pipelining".
+"""
+
+from libc.stdint cimport uint8_t
+
+from pooler.session.records cimport ClientSession, ServerSession, request_closes
+from pooler.tables.client_names cimport ClientStatement
+
+
+cdef inline void batch_request(ServerSession *s, uint8_t code) noexcept nogil:
+    """A request goes out that PostgreSQL will answer."""
+    s.batch.open = not request_closes(code)
+    if not s.batch.open:
+        s.batch.bound = NULL
+    s.batch.executed = s.batch.open and (s.batch.executed or code == c"E")
+
+
+cdef inline void batch_open(ServerSession *s, bint still) noexcept nogil:
+    """Whether one is open after what we have put in, or what was taken back."""
+    s.batch.open = still
+
+
+cdef inline void batch_fail(ServerSession *s, bint skips) noexcept nogil:
+    """A request has failed; ``skips``: PostgreSQL ignores all up to a Sync to come."""
+    s.batch.failed = skips
+
+
+cdef inline void batch_synced(ServerSession *s) noexcept nogil:
+    """The Sync that a failed batch has waited for is sent, or answered."""
+    s.batch.failed = False
+
+
+cdef inline void batch_bind(ServerSession *s, ClientStatement *entry) noexcept nogil:
+    """The unnamed portal is made of this statement; NULL: not known, or none."""
+    s.batch.bound = entry
+
+
+cdef inline void hold_until_settled(ClientSession *c) noexcept nogil:
+    """What comes next depends on batches that are not answered yet."""
+    c.settling = True
+
+
+cdef inline void settled(ClientSession *c) noexcept nogil:
+    c.settling = False

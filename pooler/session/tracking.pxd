@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: MIT
+"""What is known of a server's prepared statements beside their map.
+
+Layer session, sans-IO, hot. Writes ``ServerSession.tracking``.
+
+Source: PostgreSQL documentation, "Extended Query", "PREPARE".
+"""
+
+from pooler.session.records cimport ServerSession
+
+
+cdef inline void tracking_begin(ServerSession *s, bint on) noexcept nogil:
+    """A server has logged in; ``on``: names of prepared statements are ours."""
+    s.tracking.on = on
+
+
+cdef inline void unnamed_of_another(ServerSession *s) noexcept nogil:
+    """Its unnamed statement, if any, is not the attached client's."""
+    s.tracking.unnamed_own = False
+
+
+cdef inline void unnamed_sent(ServerSession *s) noexcept nogil:
+    """The client's Parse of the unnamed statement went to the server."""
+    s.tracking.unnamed_own = s.tracking.unnamed_maybe = True
+
+
+cdef inline void prepare_sent(ServerSession *s) noexcept nogil:
+    """A PREPARE with a name of ours is on its way."""
+    s.tracking.prepares += 1
+
+
+cdef inline void prepare_answered(ServerSession *s) noexcept nogil:
+    """The tag of a PREPARE; if none of ours, it has left a name we do not know."""
+    if s.tracking.prepares:
+        s.tracking.prepares -= 1
+    else:
+        s.tracking.stray = True
+
+
+cdef inline void no_prepares(ServerSession *s) noexcept nogil:
+    """Everything is answered: PREPAREs that failed had no tag."""
+    s.tracking.prepares = 0
+
+
+cdef inline void no_strays(ServerSession *s) noexcept nogil:
+    """All names are gone that SQL has made, or will be before the next client."""
+    s.tracking.stray = False
+
+
+cdef inline void tell_error(ServerSession *s, bint told) noexcept nogil:
+    """Whether the error of the next Query was shown already, for what ran before it."""
+    s.tracking.error_told = told
