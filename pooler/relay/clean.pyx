@@ -2,6 +2,7 @@
 """How a server comes back to its pool; see ``clean.pxd``."""
 
 from libc.stdint cimport uint32_t, uint8_t
+from libc.string cimport memset
 
 from pooler.relay.align cimport server_params_end, stop_aligning
 from pooler.relay.cancels cimport cancel_work
@@ -148,7 +149,7 @@ cdef void cleaned(Relay *r, ServerSession *s) noexcept nogil:
     """Nothing is left in a server: it may have the next client."""
     deadline_stop(&s.timer, DEADLINE_CANCEL_AGAIN)
     pool_tested(s.pool, s, s.cleaning.checking, r.now_us)
-    s.cleaning.rolling_back = s.cleaning.reset_wanted = s.cleaning.checking = s.cleaning.abandoned = False
+    memset(&s.cleaning, 0, sizeof(s.cleaning))
     if s.pool.waiting_head != NULL:
         wake_pool(r, s.pool)
 

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The relay from client to server; see ``from_client.pxd``."""
 
-from libc.stdint cimport uint32_t, uint8_t
-from libc.string cimport memcpy
+from libc.stdint cimport uint8_t
 
 from pooler.relay.align cimport align_server
 from pooler.relay.injected cimport answer_fakes
@@ -17,13 +16,12 @@ from pooler.session.records cimport (
 )
 from pooler.statements.effects cimport push_with_effect
 from pooler.statements.replay cimport replay_collect, replay_request
-from pooler.statements.requests cimport prepare_absorbed, prepare_alone, prepare_request
+from pooler.statements.requests cimport prepare_alone, prepare_request, prepare_rest
 from pooler.statements.outcomes cimport PrepareResult
-from pooler.tables.client_names cimport ClientStatements
 from pooler.statements.outcomes cimport (
     PREPARE_DONE, PREPARE_FORWARD, PREPARE_HOLD, PREPARE_NO_MEMORY, PREPARE_WAIT,
 )
-from pooler.tables.client_names cimport ABSORB_DROP, ABSORB_NONE
+from pooler.tables.client_names cimport ABSORB_NONE
 from pooler.wire.buffers cimport output_add
 from pooler._wire cimport (
     ACTIONS, ACTION_ATTACH, ACTION_ATTACH_UNLESS_KNOWN, ACTION_COPY_END, ACTION_DROP,
@@ -211,25 +209,6 @@ ON_MESSAGE[<int> ACTION_ATTACH_UNLESS_KNOWN] = on_attach_unless_known
 ON_MESSAGE[<int> ACTION_DROP] = on_drop
 
 
-cdef int take_rest(
-    Relay *r, ClientSession *c, ServerSession *s, const uint8_t *src, size_t n
-) noexcept nogil:
-    """More of a message whose body is not forwarded: src[0:n) belongs to it."""
-    cdef ClientStatements *names = c.statements
-    cdef bint complete = n == c.scan.body_left
-    if names.absorbing == ABSORB_DROP:
-        if complete:
-            names.absorbing = ABSORB_NONE
-        return 0
-    memcpy(names.part + names.part_have, src, n)
-    names.part_have += <uint32_t> n
-    if not complete:
-        return 0
-    if prepare_absorbed(&r.statements, c, s, &r.to_server) == PREPARE_NO_MEMORY:
-        return -1
-    return 0
-
-
 cdef RelayStatus go_on_in_body(Walk *w) noexcept nogil:
     """The read begins inside a message: pass over what is not to be forwarded."""
     cdef size_t here = w.c.scan.body_left if w.c.scan.body_left < w.n else w.n
@@ -238,7 +217,9 @@ cdef RelayStatus go_on_in_body(Walk *w) noexcept nogil:
         return RELAY_OK
     if w.c.statements == NULL or w.c.statements.absorbing == ABSORB_NONE:
         return RELAY_OK
-    if take_rest(w.r, w.c, w.s, w.src, here) < 0:
+    if prepare_rest(
+        &w.r.statements, w.c, w.s, &w.r.to_server, w.src, here
+    ) == PREPARE_NO_MEMORY:
         return RELAY_NO_MEMORY
     w.start = here
     if not w.c.settling:

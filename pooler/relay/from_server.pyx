@@ -395,7 +395,8 @@ cdef RelayStatus walk_messages(Walk *w) noexcept nogil:
         # a server that owes no answer may only say what nobody has to ask for
         scan = scan_next(
             &s.scan,
-            &SERVER_RULES[0] if w.first or s.copy.syncs_ignored else &IDLE_SERVER_RULES[0],
+            &SERVER_RULES[0] if w.first or s.copy.syncs_ignored
+            else &IDLE_SERVER_RULES[0],
             w.src, w.n, &w.pos, &w.found,
         )
         if scan != SCAN_MESSAGE:

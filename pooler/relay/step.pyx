@@ -345,7 +345,9 @@ cdef void step_server_bytes(
 
 cdef void fail_server(Relay *r, ServerSession *s, RelayStatus status) noexcept nogil:
     if status == RELAY_TEST_FAILED:
-        close_server(r, s, CLOSE_SERVER_CHECK if s.cleaning.checking else CLOSE_SERVER_RESET)
+        close_server(
+            r, s, CLOSE_SERVER_CHECK if s.cleaning.checking else CLOSE_SERVER_RESET
+        )
         return
     if status == RELAY_ALIGN_FAILED:
         note_fatal(s, True)

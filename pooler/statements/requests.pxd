@@ -28,6 +28,7 @@ cdef size_t prepare_alone(
     StatementTable *t, ClientSession *c, Output *to_client, const uint8_t *message,
     size_t here,
 ) noexcept nogil
-cdef PrepareResult prepare_absorbed(
-    StatementTable *t, ClientSession *c, ServerSession *s, Output *out
+cdef PrepareResult prepare_rest(
+    StatementTable *t, ClientSession *c, ServerSession *s, Output *out,
+    const uint8_t *src, size_t n,
 ) noexcept nogil

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Requests that concern prepared statements; see ``_prepare.pxd``."""
 
-from libc.stdint cimport uint8_t
+from libc.stdint cimport uint32_t, uint8_t
 from libc.string cimport memcmp, memcpy
 
 from pooler.wire.buffers cimport output_add, output_room
@@ -10,6 +10,7 @@ from pooler.statements.install cimport (
     describe_first, ensure, looks_like_ours, put_close, put_named, use_target,
 )
 from pooler.tables.params cimport ParamSet, params_context
+from pooler.statements.long_query cimport end_draft, rename_first
 from pooler.statements.parse cimport (
     NAMES_MOST_BYTES, absorb, after_cstring, names_missing, names_unsettled, no_room,
     parse_whole, prepare_parse, refuse_cut,
@@ -28,9 +29,9 @@ from pooler.statements.outcomes cimport (
     REFUSED_NOT, REFUSED_STALE,
 )
 from pooler.tables.client_names cimport (
-    ClientStatement, ClientStatements, STATEMENT_NAME_BYTES, absorbed_free,
-    client_statement_find, client_statement_free, client_statement_link,
-    client_statement_new, client_statement_unlink,
+    ABSORB_DROP, ABSORB_NONE, ABSORB_TEE, ClientStatement, ClientStatements,
+    STATEMENT_NAME_BYTES, absorbed_free, client_statement_find, client_statement_free,
+    client_statement_link, client_statement_new, client_statement_unlink,
 )
 from pooler.tables.effect_queue cimport (
     EFFECT_DESCRIBES, EFFECT_DROPS_NAME, EFFECT_UNNAMED, Effect,
@@ -340,13 +341,15 @@ cdef PrepareResult prepare_query(
         statement_unref(t, c.statements.unnamed)
         c.statements.unnamed = NULL
         c.statements.unnamed_batch = batch_number(&s.requests)
-    if not ours or (whole and message[here - 1] != 0):
+    if not ours:
+        return PREPARE_FORWARD
+    if found.length > t.long_query_bytes or (not whole and no_room(t, found.length)):
+        return rename_first(t, c, s, out, found, message, here, &first, taken)
+    if whole and message[here - 1] != 0:
         return PREPARE_FORWARD
     if whole:
         taken[0] = here
         return rename_query(t, c, s, out, text, text_n)
-    if no_room(t, found.length):
-        return PREPARE_FORWARD
     if names_of(c) == NULL:
         return PREPARE_NO_MEMORY
     return absorb(t, c, s, found, message, here, taken)
@@ -374,6 +377,32 @@ cdef PrepareResult prepare_request(
     if found.code == c"P":
         return prepare_parse(t, c, s, out, found, message, here, taken)
     return prepare_describe_or_close(t, c, s, out, found, message, here, taken)
+
+
+cdef PrepareResult prepare_rest(
+    StatementTable *t, ClientSession *c, ServerSession *s, Output *out,
+    const uint8_t *src, size_t n,
+) noexcept nogil:
+    """More of a message whose body is kept or dropped.
+
+    In:      src[0:n) borrowed, all of it belongs to this message; c.scan.body_left is
+             not counted down yet
+    Out:     out: what goes to the server
+    """
+    cdef ClientStatements *names = c.statements
+    cdef bint complete = n == c.scan.body_left
+    if names.absorbing == ABSORB_DROP:
+        if complete:
+            names.absorbing = ABSORB_NONE
+        return PREPARE_DONE
+    if names.absorbing == ABSORB_TEE:
+        output_add(out, src, n)
+        memcpy(names.draft.statement.text + names.part_have, src, n)
+        names.part_have += <uint32_t> n
+        return end_draft(t, c, s) if complete else PREPARE_DONE
+    memcpy(names.part + names.part_have, src, n)
+    names.part_have += <uint32_t> n
+    return prepare_absorbed(t, c, s, out) if complete else PREPARE_DONE
 
 
 cdef PrepareResult prepare_absorbed(

@@ -15,8 +15,8 @@ from pooler.tables.params cimport ParamSet, params_context
 from pooler.statements.replay cimport replay_arm_query
 from pooler.session.records cimport REQUEST_SQL, batch_number, requests_push
 from pooler.statements.sql_text cimport (
-    SQL_DEALLOCATE, SQL_EXECUTE, SQL_FORGET_ALL, SQL_NAME_BYTES, SQL_PREPARE,
-    SqlCommand, sql_concerns, sql_is_stable, sql_next,
+    SQL_DEALLOCATE, SQL_EXECUTE, SQL_FORGET_ALL, SQL_PREPARE, sql_concerns,
+    sql_is_stable, sql_next,
 )
 from pooler.statements.outcomes cimport (
     PREPARE_DONE, PREPARE_FORWARD, PREPARE_NO_MEMORY, REFUSED_CLIENT_BYTES,
@@ -42,26 +42,6 @@ from pooler._wire cimport HEADER_BYTES, put_header
 from pooler.session.batch cimport hold_until_settled
 from pooler.session.counters cimport count_bind, count_client_parse, count_server_parse
 from pooler.session.tracking cimport prepare_sent
-
-cdef enum:
-    RENAMES_MAX = 16  # names in one Query that are replaced
-    RENAME_BYTES = SQL_NAME_BYTES * 2 + 8  # quoted, every byte a quote
-
-cdef struct Rename:  # text[start:end) becomes name[0:n)
-    size_t start
-    size_t end
-    size_t n
-    char name[RENAME_BYTES]
-
-cdef struct Renaming:  # of one Query
-    Rename rows[RENAMES_MAX]
-    int count
-    bint alone  # the Query is one command of these, so its error is that one's
-    ServerStatement *doubtful[RENAMES_MAX]  # borrow: there or not once it has run
-    int doubtful_count
-    Effect effect
-    Statement *executed  # borrow: what the one command executes
-    size_t executed_end
 
 cdef const char *REFUSED_QUERY = b"EXECUTE "
 
@@ -233,6 +213,14 @@ cdef bint query_names(const uint8_t *text, size_t n) noexcept nogil:
     return sql_concerns(text, n) and sql_next(text, n, &pos, &command)
 
 
+cdef void renaming_begin(Renaming *r) noexcept nogil:
+    """Nothing is renamed yet."""
+    r.count = r.doubtful_count = 0
+    r.alone = False
+    r.executed = NULL
+    memset(&r.effect, 0, sizeof(Effect))
+
+
 cdef int add_rename(
     Renaming *r, const SqlCommand *command, const char *name, size_t n
 ) noexcept nogil:
@@ -375,6 +363,13 @@ cdef int query_deallocate(
     return 0
 
 
+cdef void doubt_renamed(ServerSession *s, Renaming *r) noexcept nogil:
+    """Nobody will be able to say whether the server has these statements."""
+    cdef int i
+    for i in range(r.doubtful_count):
+        r.doubtful[i].generation = s.statements.generation - 1
+
+
 cdef bint ends_with(const uint8_t *text, size_t n, size_t at) noexcept nogil:
     """Whether nothing but blanks and semicolons stands from ``at`` on."""
     while at < n and (text[at] <= c" " or text[at] == c";"):
@@ -390,7 +385,6 @@ cdef int read_query(
     cdef SqlCommand command
     cdef size_t pos = 0
     cdef int commands = 0
-    cdef int i
     while sql_next(text, n, &pos, &command):
         commands += 1
     r.alone = commands == 1 and ends_with(text, n, pos)
@@ -407,8 +401,7 @@ cdef int read_query(
                 return -1
         elif command.verb == SQL_FORGET_ALL:
             hold_until_settled(c)
-    for i in range(r.doubtful_count):
-        r.doubtful[i].generation = s.statements.generation - 1
+    doubt_renamed(s, r)
     return 0
 
 
@@ -438,9 +431,25 @@ cdef int put_query(
     return 0
 
 
-cdef int put_refused_query(
-    const StatementTable *t, Output *out
-) noexcept nogil:
+cdef int queue_renamed(ServerSession *s, const Renaming *r) noexcept nogil:
+    """Queue a Query, with its effect if it has one; -1 without memory."""
+    cdef Effect *effect
+    if r.effect.flags == 0:
+        return requests_push(&s.requests, c"Q")
+    effect = push_with_effect(s, REQUEST_SQL)
+    if effect == NULL:
+        return -1
+    effect[0] = r.effect
+    if r.count:
+        effect.moved_from = <uint32_t> r.rows[0].start
+        effect.moved_by = <int32_t> r.rows[0].n - <int32_t> (
+            r.rows[0].end - r.rows[0].start
+        )
+    return 0
+
+
+cdef int put_refused_query(const StatementTable *t, Output *out) noexcept nogil:
+    """A Query that PostgreSQL fails, in the place of one that may not be."""
     cdef Renaming instead
     cdef char name[OWN_NAME_BYTES]
     cdef SqlCommand command
@@ -460,14 +469,11 @@ cdef PrepareResult rename_query(
     or by a Query of its own.
     """
     cdef Renaming renaming
-    cdef Effect *effect
     cdef int code
     cdef bint quiet = s.requests.closing_count == 0  # before anything of ours
     if not sql_concerns(text, n):
         return PREPARE_FORWARD
-    renaming.count = renaming.doubtful_count = 0
-    renaming.executed = NULL
-    memset(&renaming.effect, 0, sizeof(Effect))
+    renaming_begin(&renaming)
     if read_query(t, c, s, out, text, n, &renaming) < 0:
         return PREPARE_NO_MEMORY
     if renaming.count == 0 and renaming.effect.flags == 0:
@@ -480,21 +486,10 @@ cdef PrepareResult rename_query(
         ends_with(text, n, renaming.executed_end)
     ):
         replay_arm_query(t, s, out, renaming.executed)
-    if renaming.effect.flags:
-        effect = push_with_effect(s, REQUEST_SQL)
-        if effect == NULL:
-            return PREPARE_NO_MEMORY
-        effect[0] = renaming.effect
-        if renaming.count:
-            effect.moved_from = <uint32_t> renaming.rows[0].start
-            effect.moved_by = <int32_t> renaming.rows[0].n - <int32_t> (
-                renaming.rows[0].end - renaming.rows[0].start
-            )
-        if effect.flags & EFFECT_REFUSED:
-            code = put_refused_query(t, out)
-            return PREPARE_DONE if code == 0 else PREPARE_NO_MEMORY
-    elif requests_push(&s.requests, c"Q") < 0:
+    if queue_renamed(s, &renaming) < 0:
         return PREPARE_NO_MEMORY
-    if put_query(out, text, n, &renaming) < 0:
-        return PREPARE_NO_MEMORY
-    return PREPARE_DONE
+    if renaming.effect.flags & EFFECT_REFUSED:
+        code = put_refused_query(t, out)
+    else:
+        code = put_query(out, text, n, &renaming)
+    return PREPARE_DONE if code == 0 else PREPARE_NO_MEMORY

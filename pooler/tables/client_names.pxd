@@ -28,6 +28,7 @@ cdef struct ClientStatement:  # a name that a client has given
 cdef enum Absorbing:  # what happens to the body of the client message under way
     ABSORB_NONE  # forwarded
     ABSORB_KEEP  # kept until it is complete
+    ABSORB_TEE  # forwarded, and kept as the text of a statement
     ABSORB_DROP
 
 cdef struct ClientStatements:
@@ -42,8 +43,9 @@ cdef struct ClientStatements:
     uint8_t code  # of the message being kept
     bint in_batch  # a batch was open when it began
     uint8_t *part  # own: its body
-    uint32_t part_n
-    uint32_t part_have
+    ClientStatement *draft  # own, and its statement: a name to be, its text is coming
+    uint32_t part_n  # bytes of part, or of the draft's text
+    uint32_t part_have  # of these, how many have come
 
 cdef ClientStatements *client_statements_new() noexcept nogil
 cdef void client_statements_free(

@@ -6,7 +6,7 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcmp, memcpy
 
 from pooler.tables.hashing cimport hash_bytes
-from pooler.tables.texts cimport statement_ref, statement_unref
+from pooler.tables.texts cimport statement_discard, statement_ref, statement_unref
 
 cdef enum:
     FIRST_NAMES = 8  # buckets; a power of two
@@ -52,6 +52,10 @@ cdef void absorbed_free(StatementTable *t, ClientStatements *names) noexcept nog
         t.bytes -= names.part_n
         free(names.part)
         names.part = NULL
+    if names.draft != NULL:
+        statement_discard(t, names.draft.statement)
+        free(names.draft)
+        names.draft = NULL
     names.absorbing = ABSORB_NONE
 
 

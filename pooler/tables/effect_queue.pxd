@@ -17,6 +17,7 @@ cdef enum EffectFlag:
     EFFECT_UNNAMED = 16  # changes the client's unnamed statement
     EFFECT_FAILED = 32  # of a Query: it has answered with an error
     EFFECT_DESCRIBES = 64  # installed is being described; entry: borrow, or NULL
+    EFFECT_STREAMS = 128  # of a PREPARE whose text is coming; nothing else is set yet
 
 cdef struct Effect:  # of a request, taken back if PostgreSQL never carries it out
     Statement *installed  # own: one reference

@@ -61,6 +61,7 @@ cdef struct StatementTable:  # one per worker
     uint32_t max_client_count  # names of one client; 0: no limit
     uint64_t max_client_bytes  # texts behind the names of one client; 0: no limit
     bint cache_unnamed
+    uint32_t long_query_bytes  # a longer Query is not kept: see long_query
     uint32_t schema_count  # commands seen that may change what a text means
     uint32_t next_id
     uint8_t prefix_n  # what all names on servers begin with
@@ -78,6 +79,13 @@ cdef Statement *statement_find(
     const StatementTable *t, const ParamSet *context, uint8_t kind,
     const uint8_t *text, size_t n, uint64_t h,
 ) noexcept nogil
+cdef Statement *statement_draft(
+    StatementTable *t, ParamSet *context, uint8_t kind, size_t n
+) noexcept nogil
+cdef Statement *statement_publish(
+    StatementTable *t, Statement *draft, size_t n
+) noexcept nogil
+cdef void statement_discard(StatementTable *t, Statement *draft) noexcept nogil
 cdef Statement *statement_intern(
     StatementTable *t, ParamSet *context, uint8_t kind, const uint8_t *text, size_t n,
     uint64_t h, bint shared,

@@ -2,7 +2,7 @@
 """Shared texts; see ``texts.pxd``."""
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc, free, malloc
+from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcmp, memcpy, memset
 
 from pooler.tables.hashing cimport hash_behind, hash_bytes
@@ -13,6 +13,7 @@ cdef extern from "<stdio.h>" nogil:
 
 cdef enum:
     FIRST_STATEMENTS = 1024  # buckets; a power of two
+    LONG_QUERY_BYTES = 1048576
 
 
 cdef int statements_init(
@@ -25,6 +26,7 @@ cdef int statements_init(
     t.params = params
     memcpy(t.prefix, <const char *> prefix, len(prefix) + 1)
     t.prefix_n = <uint8_t> len(prefix)
+    t.long_query_bytes = LONG_QUERY_BYTES
     t.buckets = <Statement **> calloc(FIRST_STATEMENTS, sizeof(Statement *))
     t.seen = <uint64_t *> calloc(SEEN_TEXTS, sizeof(uint64_t))
     t.mask = FIRST_STATEMENTS - 1
@@ -86,6 +88,71 @@ cdef Statement *statement_find(
     return st
 
 
+cdef Statement *statement_draft(
+    StatementTable *t, ParamSet *context, uint8_t kind, size_t n
+) noexcept nogil:
+    """A statement with room for a text of n bytes, which nobody shall share.
+
+    It has a name and is counted, but is in no table before ``statement_publish``.
+
+    In:      n < 2**31
+    Out:     refs is 1; NULL when memory or max_bytes forbids it
+    """
+    cdef size_t size = sizeof(Statement) + n
+    cdef Statement *st
+    if t.max_bytes and t.bytes + size > t.max_bytes:
+        return NULL
+    st = <Statement *> malloc(size)
+    if st == NULL:
+        return NULL
+    memset(st, 0, sizeof(Statement))
+    st.context = params_ref(context)
+    st.refs = 1
+    st.n = <uint32_t> n
+    st.kind = kind
+    st.is_private = True
+    t.next_id += 1
+    st.name_n = <uint8_t> snprintf(
+        st.name, SERVER_NAME_BYTES, b"%s%u", t.prefix, t.next_id
+    )
+    st.hash = hash_bytes(<const uint8_t *> st.name, st.name_n)
+    t.bytes += size
+    return st
+
+
+cdef void link_statement(StatementTable *t, Statement *st) noexcept nogil:
+    if t.count > t.mask:
+        grow_table(t)
+    st.next = t.buckets[st.hash & t.mask]
+    t.buckets[st.hash & t.mask] = st
+    t.count += 1
+
+
+cdef Statement *statement_publish(
+    StatementTable *t, Statement *draft, size_t n
+) noexcept nogil:
+    """Put a draft into the table; of its text the first n bytes count.
+
+    Returns it; it may have moved, so nobody may have a reference but the caller.
+    """
+    cdef Statement *st = draft
+    if n < draft.n:
+        t.bytes -= draft.n - n
+        draft.n = <uint32_t> n
+        st = <Statement *> realloc(draft, sizeof(Statement) + n)
+        if st == NULL:
+            st = draft
+    link_statement(t, st)
+    return st
+
+
+cdef void statement_discard(StatementTable *t, Statement *draft) noexcept nogil:
+    """Give up a draft."""
+    t.bytes -= sizeof(Statement) + draft.n
+    params_unref(t.params, draft.context)
+    free(draft)
+
+
 cdef Statement *statement_intern(
     StatementTable *t, ParamSet *context, uint8_t kind, const uint8_t *text, size_t n,
     uint64_t h, bint shared,
@@ -99,36 +166,18 @@ cdef Statement *statement_intern(
     which there may be thousands.
     """
     cdef Statement *st = NULL
-    cdef size_t size = sizeof(Statement) + n
     if shared:
         st = statement_find(t, context, kind, text, n, h)
         if st != NULL:
             return statement_ref(st)
-    if t.max_bytes and t.bytes + size > t.max_bytes:
-        return NULL
-    st = <Statement *> malloc(size)
+    st = statement_draft(t, context, kind, n)
     if st == NULL:
         return NULL
-    memset(st, 0, sizeof(Statement))
-    if t.count > t.mask:
-        grow_table(t)
-    st.context = params_ref(context)
-    st.refs = 1
-    st.n = <uint32_t> n
-    st.kind = kind
-    st.is_private = not shared
-    t.next_id += 1
-    st.name_n = <uint8_t> snprintf(
-        st.name, SERVER_NAME_BYTES, b"%s%u", t.prefix, t.next_id
-    )
-    if not shared:
-        h = hash_bytes(<const uint8_t *> st.name, st.name_n)
-    st.hash = h
     memcpy(st.text, text, n)
-    st.next = t.buckets[h & t.mask]
-    t.buckets[h & t.mask] = st
-    t.count += 1
-    t.bytes += size
+    if shared:
+        st.is_private = False
+        st.hash = h
+    link_statement(t, st)
     return st
 
 

@@ -693,13 +693,14 @@ cdef class Bench:
 
     def limit_statements(
         self, uint32_t client_count=0, uint64_t client_bytes=0, uint64_t total_bytes=0,
-        bint cache_unnamed=True,
+        bint cache_unnamed=True, uint32_t long_query_bytes=1048576,
     ):
-        """Limits of prepared statements; 0 is none."""
+        """Limits of prepared statements; 0 is none, but of ``long_query_bytes``."""
         self.relay.statements.max_client_count = client_count
         self.relay.statements.max_client_bytes = client_bytes
         self.relay.statements.max_bytes = total_bytes
         self.relay.statements.cache_unnamed = cache_unnamed
+        self.relay.statements.long_query_bytes = long_query_bytes
 
     def statement_counts(self):
         """(texts kept, bytes of them)."""

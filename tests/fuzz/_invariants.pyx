@@ -9,7 +9,7 @@ from pooler.session.records cimport (
     request_closes, request_has_effect, requests_at,
 )
 from pooler.tables.client_names cimport (
-    ABSORB_DROP, ABSORB_KEEP, ClientStatement, ClientStatements,
+    ABSORB_DROP, ABSORB_KEEP, ABSORB_TEE, ClientStatement, ClientStatements,
 )
 from pooler.tables.effect_queue cimport (
     EFFECT_ADDS_NAME, EFFECT_DESCRIBES, EFFECT_DROPS_NAME, EFFECT_DUPLICATE, Effect,
@@ -209,7 +209,8 @@ cdef void check_client(ClientSession *c) noexcept nogil:
             name = name.next
     check(count == names.count and size == names.bytes, "a client's count of names")
     check((names.absorbing == ABSORB_KEEP) == (names.part != NULL), "a part is left")
-    if names.absorbing == ABSORB_KEEP:
+    check((names.absorbing == ABSORB_TEE) == (names.draft != NULL), "a draft is left")
+    if names.absorbing == ABSORB_KEEP or names.absorbing == ABSORB_TEE:
         check(c.server != NULL, "a message is kept for no server")
         check(
             names.part_n - names.part_have == c.scan.body_left,
@@ -300,6 +301,8 @@ cdef void check_references(World *w) noexcept nogil:
             names = w.clients[i].statements
             if names != NULL and names.part != NULL:
                 size += names.part_n
+            if names != NULL and names.draft != NULL:
+                size += sizeof(Statement) + names.part_n
     check(count == relay.statements.count, "the count of statements")
     check(size == relay.statements.bytes, "the bytes of statements")
 

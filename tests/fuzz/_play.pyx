@@ -61,6 +61,9 @@ cdef enum:
     OPTION_STATEMENT_MODE = 8
     OPTION_LIMITS = 16
     OPTION_CLOSE = 32  # not cancel_abandoned
+    OPTION_LONG = 64  # Queries are not kept that would be as a rule
+    LONG_QUERY_BYTES = 40
+    KEPT_QUERY_BYTES = 1048576
     MAX_CLIENT_STATEMENTS = 3
     MAX_CLIENT_BYTES = 120
     MAX_BYTES = 1000
@@ -361,6 +364,9 @@ cdef void set_statement_options(World *w, uint8_t options) noexcept nogil:
     relay.statements.max_client_count = MAX_CLIENT_STATEMENTS if limits else 0
     relay.statements.max_client_bytes = MAX_CLIENT_BYTES if limits else 0
     relay.statements.max_bytes = MAX_BYTES if limits else 0
+    relay.statements.long_query_bytes = (
+        LONG_QUERY_BYTES if options & OPTION_LONG else KEPT_QUERY_BYTES
+    )
 
 
 cdef void play_twice(

@@ -56,7 +56,7 @@ OPERATIONS = 11
 FILL_BYTES = 512
 RECORD_BYTES = 255
 ONE_STATEMENT, TWO_STATEMENTS, MANY_STATEMENTS = 0, 1, 3
-CACHE, STATEMENT_MODE, LIMITS, CLOSE_SERVERS = 4, 8, 16, 32
+CACHE, STATEMENT_MODE, LIMITS, CLOSE_SERVERS, LONG = 4, 8, 16, 32, 64
 
 # Choices as _server.pyx reads them.
 SUCCESS, FAILURE, ASYNC = 0, 6, 7
@@ -382,6 +382,40 @@ def sql_talks() -> Iterator[Talk]:
     yield [(CLIENT, 0, query("x")), answer(PREPARED), answer()]
 
 
+def long_query_talks() -> Iterator[Talk]:
+    """Queries that are too long to be kept, with the option LONG."""
+    blanks = " " * 60
+    made = [(CLIENT, 0, query(f"prepare a as x{blanks}")), answer(PREPARED)]
+    execute_a = [(CLIENT, 0, query(f"execute a{blanks}")), answer()]
+    yield [*made, *execute_a, *on(run("a") + SYNC, query("deallocate a"))]
+    yield [*made, (LOSE_SERVER, 1, b""), *execute_a[:1], answer(server=0)]
+    yield [*made, (CLIENT, 0, query(f"deallocate a{blanks}")), answer(DEALLOCATED),
+           *execute_a]  # fmt: skip
+    yield [*made[:1], answer(FAILURE), *execute_a, *on(run("a") + SYNC)]
+    yield [*made, (CLIENT, 0, query(f"prepare a as y{blanks}")), answer(TAKEN),
+           *execute_a]  # fmt: skip
+    for more in ("; execute a", "; prepare b as y", ";;", "; deallocate a"):
+        long = query(f"prepare a as x{blanks}{more}")
+        yield [(CLIENT, 0, long), answer(PREPARED), *execute_a]
+        yield [(CLIENT, 0, long[:60]), (LOSE_CLIENT, 0, b"")]
+        yield [(CLIENT, 0, long[:60]), (LOSE_SERVER, 1, b"")]
+        yield [(CLIENT, 0, long[:60]), (SERVER, 1, ERROR + READY),
+               (CLIENT, 0, long[60:]), answer(), *execute_a]  # fmt: skip
+        yield [(CLIENT, 0, long[:60]), (SERVER, 1, ROWS + READY),
+               (CLIENT, 0, long[60:]), answer(), *execute_a]  # fmt: skip
+        yield [(CLIENT, 0, parse("x", "b") + long[:60]), answer(FAILURE),
+               (CLIENT, 0, long[60:] + SYNC), answer(), *execute_a]  # fmt: skip
+        yield [(CLIENT, 0, parse("x", "a") + close("a") + long[:60]), answer(FAILURE),
+               (CLIENT, 0, long[60:] + SYNC), answer(), *execute_a]  # fmt: skip
+    for word, choice in (("deallocate all", ALL_FORGOTTEN), ("discard all", DISCARDED)):
+        yield [*made, (CLIENT, 0, query(word + blanks) + run("a") + SYNC),
+               answer(choice), answer()]  # fmt: skip
+    yield [(CLIENT, 0, query(f"execute p_9{blanks}")), answer(MADE_UP)]
+    yield filled("Q", b"prepare a as x", b"\0")
+    yield [*on(named("a") + SYNC), *filled("Q", b"execute a", b"\0"), answer()]
+    yield filled("Q", b"prepare a as x", b"x")
+
+
 def statement_talks() -> Iterator[Talk]:
     """Conversations about prepared statements."""
     yield from named_talks()
@@ -449,6 +483,9 @@ def statements() -> Iterator[bytes]:
     """All conversations, behind the byte of options."""
     for talk in statement_talks():
         for options in (ONE_STATEMENT | CACHE, TWO_STATEMENTS, MANY_STATEMENTS | CACHE):
+            yield bytes((options,)) + records(talk)
+    for talk in (*sql_talks(), *long_query_talks()):
+        for options in (ONE_STATEMENT | LONG, TWO_STATEMENTS | LONG | LIMITS):
             yield bytes((options,)) + records(talk)
     for talk in (*talks(), *statement_talks()):
         for options in (LIMITS | CACHE, TWO_STATEMENTS | STATEMENT_MODE):
