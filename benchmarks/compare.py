@@ -70,6 +70,11 @@ SERVER_SETTINGS = {"autovacuum": "off", "shared_buffers": "256MB"}
     type=click.Path(exists=True, dir_okay=False),
     help="Repeatable. Default: the one that is installed.",
 )
+@click.option(
+    "--before",
+    type=click.Path(exists=True, dir_okay=False),
+    help="The pooler program of another build, shown beside as pooler-before.",
+)
 @click.option("--odyssey", multiple=True, type=click.Path(exists=True, dir_okay=False))
 @click.option("--rounds", type=click.IntRange(1), default=5, show_default=True)
 @click.option("--seconds", type=click.IntRange(1), default=5, show_default=True)
@@ -94,6 +99,7 @@ def main(
     case_names: Sequence[str],
     target_names: Sequence[str],
     pgbouncer: Sequence[str],
+    before: str | None,
     odyssey: Sequence[str],
     rounds: int,
     seconds: int,
@@ -118,7 +124,7 @@ def main(
                 )
             cases = [CASES_BY_NAME[name] for name in case_names] or list(CASES)
             targets = choose(
-                find_targets(pgbouncer, odyssey, target_names), target_names
+                find_targets(pgbouncer, before, odyssey, target_names), target_names
             )
             results = run(console, cases, targets, rounds, seconds, quick)
             save(console, results, output)
@@ -130,12 +136,15 @@ def main(
 
 
 def find_targets(
-    pgbouncer: Sequence[str], odyssey: Sequence[str], wanted: Sequence[str]
+    pgbouncer: Sequence[str],
+    before: str | None,
+    odyssey: Sequence[str],
+    wanted: Sequence[str],
 ) -> list[Target]:
     """Return every target there is; ours only when it is wanted."""
     targets = [direct_target(find_installation().version)]
     if not wanted or any(name.startswith("pooler") for name in wanted):
-        targets += pooler_targets(core_count())
+        targets += pooler_targets(core_count(), before)
     installed = find_pgbouncer()
     peers = pgbouncer or ([installed] if installed else [])
     targets += [probe_target("pgbouncer", (os.path.abspath(path),)) for path in peers]

@@ -138,12 +138,18 @@ def probe_target(brand: str, program: tuple[str, ...]) -> Target:
     )
 
 
-def pooler_targets(cores: int) -> list[Target]:
-    """Return our pooler with one worker and, on several cores, with one for each."""
+def pooler_targets(cores: int, before: str | None = None) -> list[Target]:
+    """Return our pooler with one worker and, on several cores, with one for each.
+
+    ``before`` is the program of another build, which is measured with one worker.
+    """
     probed = probe_target("pooler", (sys.executable, "-m", "pooler"))
     targets = [replace(probed, name="pooler")]
     if cores > 1:
         targets.append(replace(probed, name="pooler-all", workers=cores))
+    if before is not None:
+        other = probe_target("pooler", (os.path.abspath(before),))
+        targets.append(replace(other, name="pooler-before"))
     return targets
 
 

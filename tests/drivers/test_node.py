@@ -26,7 +26,7 @@ def node() -> str:
     return found
 
 
-@pytest.mark.parametrize(("script", "least"), [("pg.mjs", 10), ("postgres.mjs", 10)])
+@pytest.mark.parametrize(("script", "least"), [("pg.mjs", 11), ("postgres.mjs", 10)])
 def test_driver(target: Target, node: str, script: str, least: int) -> None:
     done = target.run([node, SCRIPTS / script], NODE_DRIVERS=str(PACKAGES))
     found = results(done.stdout)

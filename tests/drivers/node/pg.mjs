@@ -53,6 +53,18 @@ const checks = {
     });
   },
 
+  // It sends Terminate and nothing else; the connection ends, and nobody complains.
+  async endedBeforeItBegan() {
+    const complaints = [];
+    for (let round = 0; round < 20; round += 1) {
+      const client = new pg.Client();
+      client.on("error", (error) => complaints.push(error.message));
+      client.connect().catch((error) => complaints.push(error.message));
+      await client.end();
+    }
+    assert.deepEqual(complaints, []);
+  },
+
   // It sends the next query when the one before is ready; all are asked at once.
   async queued() {
     await withClient(async (client) => {
