@@ -194,6 +194,19 @@ def test_copy(target: Target) -> None:
     run(work())
 
 
+def test_close_after_an_argument_that_cannot_be_encoded(target: Target) -> None:
+    """Parse, Describe and Flush are answered, no Sync was sent, and it says goodbye."""
+
+    async def work() -> None:
+        for _ in range(3):
+            conn = await asyncpg.connect(**options(target))
+            with pytest.raises(asyncpg.DataError):
+                await conn.fetch("SELECT $1::int", "no number")
+            await conn.close(timeout=5)
+
+    run(work())
+
+
 def test_cancel_by_timeout(target: Target) -> None:
     async def work() -> None:
         async with Connected(target) as conn:

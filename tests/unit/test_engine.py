@@ -4,12 +4,17 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from pooler.io.engine import Engine
+from pooler.wire.messages import HELD
+
+PACKAGE = Path(__file__).resolve().parents[2] / "pooler"
 
 
 @pytest.fixture
@@ -83,3 +88,20 @@ def test_a_link_that_cannot_become_a_server_is_closed(engine: Engine) -> None:
             engine.link_take(handle)
         assert engine.counters()["links"] == 0
         assert engine.counters()["parameter_sets"] == 0
+
+
+def test_every_limit_of_what_is_held_fits_the_receive_buffer() -> None:
+    """Else a message could be held for ever: the engine checks against the largest."""
+    found = {
+        f"{path.stem}.{name}": int(value)
+        for path in PACKAGE.rglob("*.p[yx][xd]")
+        for name, value in re.findall(
+            r"^    (\w*(?:HELD|NAMES)_\w*BYTES) = (\d+)", path.read_text(), re.MULTILINE
+        )
+        if path.parent.name != "io"
+    }
+    most = found.pop("_wire.HELD_MOST_BYTES")
+    assert {"from_server.SHAPE_HELD_BYTES", "parse.PARSE_HELD_BYTES"} <= set(found)
+    assert {name for name, value in found.items() if value > most} == set()
+    assert most >= HELD
+    Engine([], recv_bytes=2 * most).close()
