@@ -6,7 +6,7 @@ from libc.string cimport memchr
 
 from pooler.relay.cancels cimport cancel_if_late
 from pooler.relay.shared cimport RELAY_ALIGN, RELAY_NO_MEMORY, RELAY_OK
-from pooler.session.records cimport REQUEST_ALIGN, requests_push
+from pooler.session.requests cimport REQUEST_ALIGN, requests_push
 from pooler.tables.params cimport (
     PARAM_VALUE_MAX, params_index, params_ref, params_unref, params_with,
     put_set_query, set_query_bytes,

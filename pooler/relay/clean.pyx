@@ -19,9 +19,11 @@ from pooler.session.pool cimport (
 from pooler.session.records cimport (
     CLOSE_CLIENT_IN_PROGRESS, CLOSE_CLIENT_NOT_READY, CLOSE_CLIENT_REQUEST,
     CLOSE_NO_MEMORY, CLOSE_REPLICATION, CLOSE_SERVER_ABANDONED, CLOSE_SERVER_OBSOLETE,
-    COPY_IN_OPEN, MODE_SESSION, REQUEST_SKIP, SERVER_ACTIVE, SERVER_CLOSED,
-    SERVER_TESTED, Script, requests_count, requests_first, requests_free,
+    COPY_IN_OPEN, MODE_SESSION, SERVER_ACTIVE, SERVER_CLOSED, SERVER_TESTED, Script,
     server_is_free, server_is_quiet, server_side_is_quiet,
+)
+from pooler.session.requests cimport (
+    REQUEST_SKIP, requests_count, requests_first, requests_free,
 )
 from pooler.statements.effects cimport session_statements_free
 from pooler.wire.buffers cimport queue_reset

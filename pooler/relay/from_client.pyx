@@ -11,9 +11,9 @@ from pooler.relay.shared cimport (
 )
 from pooler.session.pool cimport pool_take, pool_wait
 from pooler.session.records cimport (
-    CLIENT_WAITING, COPY_IN_NONE, COPY_IN_OPEN, REQUEST_COPY_END, ServerSession,
-    request_has_effect, requests_push,
+    CLIENT_WAITING, COPY_IN_NONE, COPY_IN_OPEN, ServerSession,
 )
+from pooler.session.requests cimport REQUEST_COPY_END, request_has_effect, requests_push
 from pooler.statements.effects cimport push_with_effect
 from pooler.statements.replay cimport replay_collect, replay_request
 from pooler.statements.requests cimport prepare_alone, prepare_request, prepare_rest

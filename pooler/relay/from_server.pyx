@@ -11,6 +11,8 @@ from pooler.relay.shared cimport (
 )
 from pooler.session.records cimport (
     COPY_IN_NONE, COPY_IN_OPEN, ClientSession, MODE_SESSION, MODE_STATEMENT,
+)
+from pooler.session.requests cimport (
     REQUEST_ALIGN, REQUEST_DESCRIBE, REQUEST_SKIP, REQUEST_SQL, request_closes,
     request_code, request_has_effect, request_is_fake, requests_at, requests_fail,
     requests_first, requests_last, requests_pop, requests_ready,

@@ -6,9 +6,10 @@ from libc.string cimport memcpy
 
 from pooler.relay.orders cimport order_send_to_server
 from pooler.relay.shared cimport RELAY_NO_MEMORY, RELAY_OK, RELAY_WAIT
-from pooler.session.records cimport (
-    COPY_IN_OPEN, REQUEST_FAKE, REQUEST_SKIP, request_is_fake, requests_first,
-    requests_pop, requests_push,
+from pooler.session.records cimport COPY_IN_OPEN
+from pooler.session.requests cimport (
+    REQUEST_FAKE, REQUEST_SKIP, request_is_fake, requests_first, requests_pop,
+    requests_push,
 )
 from pooler.statements.effects cimport effects_commit
 from pooler.wire.buffers cimport output_room

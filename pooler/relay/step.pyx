@@ -39,8 +39,9 @@ from pooler.session.records cimport (
     CLOSE_INTERNAL, CLOSE_LOGIN_TIMEOUT, CLOSE_NO_MEMORY, CLOSE_QUERY_WAIT,
     CLOSE_SERVER_CHECK, CLOSE_SERVER_DIRTY, CLOSE_SERVER_EOF, CLOSE_SERVER_OBSOLETE,
     CLOSE_SERVER_PROTO, CLOSE_SERVER_RESET, CLOSE_SHUTDOWN, CLOSE_STATEMENT_XACT,
-    REQUEST_ALIGN, SERVER_IDLE, requests_at, script_fill,
+    SERVER_IDLE, script_fill,
 )
+from pooler.session.requests cimport REQUEST_ALIGN, requests_at
 from pooler.wire.buffers cimport (
     Queue, output_clear, queue_keep, queue_reset, queue_size,
 )

@@ -9,7 +9,8 @@ Source: PostgreSQL documentation, "Extended Query", "Pipelining".
 
 from libc.stdint cimport uint8_t
 
-from pooler.session.records cimport ClientSession, ServerSession, request_closes
+from pooler.session.records cimport ClientSession, ServerSession
+from pooler.session.requests cimport request_closes
 from pooler.tables.client_names cimport ClientStatement
 
 

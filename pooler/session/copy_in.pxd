@@ -7,8 +7,9 @@ Source: PostgreSQL documentation, "COPY Operations".
 """
 
 from pooler.session.records cimport (
-    COPY_IN_FAILED, COPY_IN_NONE, COPY_IN_OPEN, ServerSession, requests_copy_in,
+    COPY_IN_FAILED, COPY_IN_NONE, COPY_IN_OPEN, ServerSession,
 )
+from pooler.session.requests cimport requests_copy_in
 
 
 cdef inline void copy_open(ServerSession *s) noexcept nogil:

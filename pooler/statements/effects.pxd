@@ -14,9 +14,9 @@ Source: PostgreSQL documentation, "Pipelining", "Extended Query".
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from pooler.session.records cimport (
-    ClientSession, REPLAY_OFF, REPLAY_OPEN, REQUEST_DESCRIBE, ServerSession,
-    requests_push,
+    ClientSession, REPLAY_OFF, REPLAY_OPEN, ServerSession,
 )
+from pooler.session.requests cimport REQUEST_DESCRIBE, requests_push
 from pooler.tables.effect_queue cimport Effect, effects_push
 from pooler.tables.texts cimport StatementTable
 from pooler.statements.replay cimport replay_forget

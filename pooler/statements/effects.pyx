@@ -6,7 +6,7 @@ from libc.stdlib cimport free
 from libc.string cimport memcmp
 
 from pooler.statements.replay cimport replay_free
-from pooler.session.records cimport batch_answered
+from pooler.session.requests cimport batch_answered
 from pooler.tables.client_names cimport (
     client_statement_find, client_statement_free, client_statement_link,
     client_statement_unlink, client_statements_clear,

@@ -6,9 +6,10 @@ from libc.string cimport memcpy, strlen
 
 from pooler.wire.buffers cimport QUEUE_MAX_BYTES, Output, output_add, output_room
 from pooler.statements.effects cimport effects_undo, push_with_effect
-from pooler.session.records cimport (
+from pooler.session.records cimport server_has
+from pooler.session.requests cimport (
     REQUEST_DESCRIBE, REQUEST_SKIP, REQUEST_SQL, batch_number, request_closes,
-    requests_at, requests_fail, requests_push, server_has,
+    requests_at, requests_fail, requests_push,
 )
 from pooler.tables.client_names cimport ClientStatement
 from pooler.tables.effect_queue cimport EFFECT_DESCRIBES, Effect, effects_at

@@ -5,7 +5,7 @@ from libc.stdint cimport uint32_t
 from libc.string cimport memcpy
 
 from pooler._wire cimport HEADER_BYTES, put_header
-from pooler.session.records cimport batch_number
+from pooler.session.requests cimport batch_number
 from pooler.statements.install cimport end_own_batch, make_room, note_installed
 from pooler.statements.outcomes cimport (
     PREPARE_DONE, PREPARE_FORWARD, PREPARE_NO_MEMORY, REFUSED_MEMORY, REFUSED_NOT,

@@ -13,7 +13,8 @@ from libc.stdint cimport uint8_t
 from libc.string cimport memchr
 
 from pooler.wire.buffers cimport Output
-from pooler.session.records cimport ClientSession, ServerSession, batch_unsettled
+from pooler.session.records cimport ClientSession, ServerSession
+from pooler.session.requests cimport batch_unsettled
 from pooler.statements.outcomes cimport PrepareResult, Refusal
 from pooler.tables.texts cimport StatementTable
 from pooler._wire cimport Found

@@ -11,7 +11,8 @@ from pooler.statements.install cimport (
     OWN_NAME_BYTES, ensure, make_room, note_installed, own_name, put_named, put_parse,
     use_target,
 )
-from pooler.session.records cimport REQUEST_FAKE, batch_number, server_has
+from pooler.session.records cimport server_has
+from pooler.session.requests cimport REQUEST_FAKE, batch_number
 from pooler.statements.sql_names cimport (
     intern, intern_parse, is_stable, names_of, over_limit, query_names,
 )

@@ -16,9 +16,10 @@ from pooler.statements.parse cimport (
     parse_whole, prepare_parse, refuse_cut,
 )
 from pooler.statements.replay cimport replay_arm
-from pooler.session.records cimport (
+from pooler.session.records cimport server_has
+from pooler.session.requests cimport (
     REQUEST_DESCRIBE, REQUEST_FAKE, REQUEST_SKIP, batch_number, batch_unsettled,
-    requests_push, server_has,
+    requests_push,
 )
 from pooler.statements.sql_text cimport SqlCommand, sql_concerns, sql_first
 from pooler.statements.sql_names cimport (

@@ -13,7 +13,7 @@ from pooler.statements.install cimport (
 )
 from pooler.tables.params cimport ParamSet, params_context
 from pooler.statements.replay cimport replay_arm_query
-from pooler.session.records cimport REQUEST_SQL, batch_number, requests_push
+from pooler.session.requests cimport REQUEST_SQL, batch_number, requests_push
 from pooler.statements.sql_text cimport (
     SQL_DEALLOCATE, SQL_EXECUTE, SQL_FORGET_ALL, SQL_PREPARE, sql_concerns,
     sql_is_stable, sql_next,

@@ -31,9 +31,9 @@ from pooler.session.records cimport (
     CLOSE_CLIENT_PROTO, CLOSE_CLIENT_REQUEST, CLOSE_NO_MEMORY, CLOSE_SERVER_CHECK,
     CLOSE_SERVER_DIRTY, CLOSE_SERVER_EOF, CLOSE_SERVER_OBSOLETE, CLOSE_SERVER_PROTO,
     CLOSE_SERVER_RESET, CLOSE_SHUTDOWN, CLOSE_STATEMENT_XACT, ClientSession,
-    MODE_TRANSACTION, Pool, ServerSession, client_begin, requests_at, server_begin,
-    server_has,
+    MODE_TRANSACTION, Pool, ServerSession, client_begin, server_begin, server_has,
 )
+from pooler.session.requests cimport requests_at
 from pooler.statements.sql_text cimport (
     SqlCommand, sql_concerns, sql_first, sql_is_stable, sql_next,
 )

@@ -4,9 +4,12 @@
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from pooler.session.records cimport (
-    CLIENT_WAITING, COPY_IN_OPEN, ClientSession, REQUEST_ALIGN, REQUEST_DESCRIBE,
-    REQUEST_SKIP, SERVER_ACTIVE, SERVER_IDLE, SERVER_TESTED, ServerSession,
-    request_closes, request_has_effect, requests_at,
+    CLIENT_WAITING, COPY_IN_OPEN, ClientSession, SERVER_ACTIVE, SERVER_IDLE,
+    SERVER_TESTED, ServerSession,
+)
+from pooler.session.requests cimport (
+    REQUEST_ALIGN, REQUEST_DESCRIBE, REQUEST_SKIP, request_closes, request_has_effect,
+    requests_at,
 )
 from pooler.tables.client_names cimport (
     ABSORB_DROP, ABSORB_KEEP, ABSORB_TEE, ClientStatement, ClientStatements,

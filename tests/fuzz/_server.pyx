@@ -4,9 +4,9 @@
 from libc.stdint cimport uint8_t, uint32_t
 from libc.string cimport memcpy, strlen
 
-from pooler.session.records cimport (
-    REQUEST_COPY_END, REQUEST_DESCRIBE, ServerSession, request_closes, request_is_fake,
-    requests_at,
+from pooler.session.records cimport ServerSession
+from pooler.session.requests cimport (
+    REQUEST_COPY_END, REQUEST_DESCRIBE, request_closes, request_is_fake, requests_at,
 )
 from pooler._wire cimport put_header
 from tests.fuzz._checks cimport check

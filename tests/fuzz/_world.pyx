@@ -17,8 +17,9 @@ from pooler.relay.step cimport (
     step_client_sent, step_more, step_server_begin,
 )
 from pooler.session.records cimport (
-    CLIENT_CLOSED, SERVER_CLOSED, client_begin, requests_at, server_begin,
+    CLIENT_CLOSED, SERVER_CLOSED, client_begin, server_begin,
 )
+from pooler.session.requests cimport requests_at
 from pooler.tables.hashing cimport hash_key
 from pooler.tables.params cimport (
     ParamSet, params_empty, params_init, params_track, params_unref, params_with,

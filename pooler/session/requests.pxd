@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: MIT
+"""The queue of outstanding requests of a server.
+
+Layer session, sans-IO, hot. It holds the code of every client message that PostgreSQL
+has still to answer, oldest first. REQUEST_SKIP marks a request of ours: its answers do
+not reach the client. REQUEST_FAKE marks a Parse or Close that PostgreSQL never sees:
+its answer is made when it is its turn.
+
+Source: PostgreSQL documentation, "Message Flow" (Extended Query, Pipelining, COPY
+Operations).
+"""
+
+from libc.stdint cimport int32_t, uint8_t, uint32_t
+
+cdef enum:
+    REQUEST_SKIP = 0x80  # or-ed to the message code
+    REQUEST_FAKE = 0x20  # or-ed to the code of Parse or Close
+    REQUEST_SQL = 0x71  # "q": a Query whose SQL prepares or deallocates; has an effect
+    REQUEST_DESCRIBE = 0x64  # "d": a Describe whose answer is noted; has an effect
+    REQUEST_ALIGN = 0xC1  # "A", skipped: our SET in front of a client's message
+    REQUEST_COPY_END = 0x59  # "Y": CopyDone or CopyFail
+    REQUESTS_INLINE = 32  # a power of two
+    REQUESTS_MAX = 0x1000000  # outstanding requests of one server
+
+cdef struct RequestQueue:
+    uint8_t *grown  # own: NULL while the inline ring is enough
+    uint32_t mask  # size of the ring - 1; a power of two minus one
+    uint32_t head
+    uint32_t tail  # head == tail: empty; both run on without wrapping to 0
+    uint32_t closing_count  # of these, what ReadyForQuery answers, our SETs excepted
+    uint32_t closing_total  # all there ever were
+    uint8_t inline_ring[REQUESTS_INLINE]
+
+cdef inline uint32_t requests_count(const RequestQueue *q) noexcept nogil:
+    return q.tail - q.head
+
+
+cdef inline uint8_t *requests_at(RequestQueue *q, uint32_t i) noexcept nogil:
+    cdef uint8_t *ring = q.grown if q.grown != NULL else q.inline_ring
+    return &ring[i & q.mask]
+
+
+cdef inline uint8_t requests_first(RequestQueue *q) noexcept nogil:
+    """Oldest outstanding request, 0 when there is none."""
+    if q.head == q.tail:
+        return 0
+    return requests_at(q, q.head)[0]
+
+
+cdef inline void requests_pop(RequestQueue *q) noexcept nogil:
+    """The oldest request is answered.
+
+    The end of a COPY behind it belonged to none, so PostgreSQL ignores it.
+    """
+    q.head += 1
+    while q.head != q.tail and requests_at(q, q.head)[0] == REQUEST_COPY_END:
+        q.head += 1
+
+
+cdef inline bint request_closes(uint8_t request) noexcept nogil:
+    """Whether ReadyForQuery answers it, so that nothing stays open behind it."""
+    cdef uint8_t code = request & ~<uint8_t> REQUEST_SKIP
+    return (
+        code == c"S" or code == c"Q" or code == c"F" or code == REQUEST_SQL
+        or request == REQUEST_ALIGN
+    )
+
+
+cdef inline bint request_is_fake(uint8_t request) noexcept nogil:
+    return request == (c"P" | REQUEST_FAKE) or request == (c"C" | REQUEST_FAKE)
+
+
+cdef inline bint request_has_effect(uint8_t request) noexcept nogil:
+    """Whether it has a row in ServerSession.effects, if the server is tracked."""
+    cdef uint8_t code = request & ~<uint8_t> REQUEST_SKIP
+    return (
+        code | 0x20 == c"p" or code | 0x20 == c"c" or code == REQUEST_SQL
+        or code == REQUEST_DESCRIBE
+    )
+
+
+cdef inline uint8_t request_code(uint8_t request) noexcept nogil:
+    """The code of the message that PostgreSQL answers."""
+    cdef uint8_t code = request & ~<uint8_t> REQUEST_SKIP
+    return <uint8_t> c"D" if code == REQUEST_DESCRIBE else code
+
+
+cdef inline uint8_t requests_last(RequestQueue *q) noexcept nogil:
+    """Newest outstanding request that is not the end of a COPY, 0 if there is none."""
+    cdef uint32_t at = q.tail
+    while at != q.head:
+        at -= 1
+        if requests_at(q, at)[0] != REQUEST_COPY_END:
+            return requests_at(q, at)[0] & ~REQUEST_SKIP
+    return 0
+
+cdef int requests_grow(RequestQueue *q) noexcept nogil
+
+
+cdef inline int requests_push(RequestQueue *q, uint8_t code) noexcept nogil:
+    """-1 when there are REQUESTS_MAX already, or no memory."""
+    if q.tail - q.head > q.mask and requests_grow(q) < 0:
+        return -1
+    requests_at(q, q.tail)[0] = code
+    q.tail += 1
+    if request_closes(code) and code != REQUEST_ALIGN:
+        q.closing_count += 1
+        q.closing_total += 1
+    return 0
+
+
+cdef inline uint32_t batch_number(const RequestQueue *q) noexcept nogil:
+    """Number of the batch that the next request belongs to, never 0."""
+    return q.closing_total + 1
+
+
+cdef inline uint32_t batch_answered(const RequestQueue *q) noexcept nogil:
+    """Number of the batch that PostgreSQL is at."""
+    return q.closing_total - q.closing_count + 1
+
+
+cdef inline bint batch_unsettled(const RequestQueue *q, uint32_t batch) noexcept nogil:
+    """Whether this is an earlier batch that is not answered yet; 0 is none."""
+    return (
+        batch != 0 and batch != batch_number(q)
+        and <int32_t> (batch - batch_answered(q)) >= 0
+    )
+
+cdef void requests_init(RequestQueue *q) noexcept nogil
+cdef void requests_free(RequestQueue *q) noexcept nogil
+cdef void requests_ready(RequestQueue *q, uint32_t *effects) noexcept nogil
+cdef bint requests_fail(RequestQueue *q, uint32_t *effects) noexcept nogil
+cdef bint requests_copy_in(RequestQueue *q, bint *syncs_ignored) noexcept nogil
