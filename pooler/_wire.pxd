@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Framing: walk messages in bytes that arrived, write the few that we send ourselves.
 
-Protocol layer, sans-IO, hot. The scanner never copies and never looks past the
+Wire layer, sans-IO, hot. The scanner never copies and never looks past the
 header of a message that nobody asked about: cost per message, not per byte.
 Between two reads it remembers only how much of a body is still to come; a header
 or a WHOLE message that is cut by the end of the read is given back to be held.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The ``pooler`` command, with PgBouncer's options. Layer: command line.
+"""The ``pooler`` command, with PgBouncer's options. Layer: command.
 
 The one reader of argv. Order of a start: configuration, log, pid file check,
 sockets, daemon, user, master. So everything that can be wrong is told on the

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Exceptions and the SQLSTATE codes we send. Protocol layer; imports nothing."""
+"""Exceptions and the SQLSTATE codes we send. Base layer; imports nothing."""
 
 from __future__ import annotations
 

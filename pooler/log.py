@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Logging in PgBouncer's line form, shared by every process. Layer: process.
+"""Logging in PgBouncer's line form, shared by every process. Layer: base.
 
     2026-11-22 07:15:49.120 UTC [PID] LEVEL TAG: message
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Syntax of ``pgbouncer.ini`` and of connect strings. Process layer.
+"""Syntax of ``pgbouncer.ini`` and of connect strings. Config layer.
 
 Knows lines, sections, names, values and includes; knows no setting. Never shows the
 value of an entry in an error: it may hold a password.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a setting can be: kinds, choices, text to value and back. Process layer.
+"""What a setting can be: kinds, choices, text to value and back. Config layer.
 
 ``Row`` is everything that is known about a key; ``setting()`` declares one as the
 field of a table in ``pooler.config.settings``. ``parse_value`` and ``format_value``

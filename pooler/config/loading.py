@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The configuration: one frozen value, and a reload as a diff. Process layer.
+"""The configuration: one frozen value, and a reload as a diff. Config layer.
 
 ``load`` reads the file, the files it includes and the auth_file, and either returns a
 whole ``Config`` or raises one ConfigError; it changes nothing, so a bad file leaves the

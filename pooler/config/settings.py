@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
 # ruff: noqa: RUF009 - setting() makes a dataclass field, which is what a row is
-"""THE table of settings: every key of the configuration file. Process layer.
+"""THE table of settings: every key of the configuration file. Config layer.
 
 The fields of ``Settings`` ([pgbouncer]), ``Database``, ``User`` and ``Peer`` are the
 rows; ``rows(cls)`` lists them. Parsing, printing, reload, documentation and SHOW CONFIG

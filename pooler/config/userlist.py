@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The ``auth_file``: users and their secrets. Process layer; opens no file.
+"""The ``auth_file``: users and their secrets. Config layer; opens no file.
 
 One user per line: ``"user" "secret"``, ``""`` for a quote inside, the rest of the line
 ignored, ``;`` for a comment line. A secret is a plain password, an md5 hash or a SCRAM

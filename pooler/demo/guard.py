@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""How a started server ends: its last words, its guard. Process layer.
+"""How a started server ends: its last words, its guard. Demo layer.
 
 Nothing may be left behind, however the starting process ends. So each
 directory has a *guard*: a small process that holds the reading end of a pipe.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A throw-away PostgreSQL for the demo, the tests and the benchmarks. Process layer.
+"""A throw-away PostgreSQL for the demo, the tests and the benchmarks. Demo layer.
 
 ``Postgres`` makes a data directory in a temporary place, starts a server on a
 free port of 127.0.0.1 and removes both again; a guard (``pooler.demo.guard``) does so

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """``make run``: a PostgreSQL of its own, the pooler before it, and how to use them.
 
-Process layer. Everything lives in temporary directories and is gone when the
+Demo layer. Everything lives in temporary directories and is gone when the
 demo ends, by Ctrl-C, by SIGTERM, or because one of the two servers ended.
 Only the user ``demo``, who is no superuser, may log in over TCP.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Counters and addresses as Python objects; see ``_stats.pxd``."""
+"""Counters and addresses as Python objects; see ``stats.pxd``."""
 
 import socket
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The shared page: one row of 64-bit counters per worker slot. Layer: process.
+"""The shared page: one row of 64-bit counters per worker slot. Layer: ipc.
 
 An anonymous MAP_SHARED mapping made before the fork, so every process sees the
 same memory and nothing has to be cleaned up. Invariant: a row has one writer,

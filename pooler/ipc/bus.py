@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Messages between the processes: one inbox each. Layer: process.
+"""Messages between the processes: one inbox each. Layer: ipc.
 
 An inbox is an AF_UNIX SOCK_SEQPACKET pair made before the first fork: everybody
 holds the sending ends of all inboxes, only the owner and the master hold a

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Signals as bytes in a pipe, for the loop of a process to read. Layer: process.
+"""Signals as bytes in a pipe, for the loop of a process to read. Layer: ipc.
 
 A handler runs between any two steps of Python, so ours do nothing: the byte that
 Python writes for each signal is the queue. asyncio's own handlers will not do: its

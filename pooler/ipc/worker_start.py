@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What the master hands to a worker at its start. Layer: process; pure data."""
+"""What the master hands to a worker at its start. Layer: ipc; pure data."""
 
 from __future__ import annotations
 

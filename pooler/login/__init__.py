@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Logins: of clients to us and of us to servers. Process layer, sans-IO.
+"""Logins: of clients to us and of us to servers. Login layer, sans-IO.
 
 ``packets`` holds the few messages of the start-up phase, ``startup`` reads a
 client's first packet, ``md5`` and ``scram`` hold the arithmetic, ``client``

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""One client, from its first byte until it is who it says. Process layer, sans-IO.
+"""One client, from its first byte until it is who it says. Login layer, sans-IO.
 
 Give ``ClientLogin.receive`` all bytes that are not consumed yet, send what it
 returns, drop what it consumed; repeat until there is an outcome. Bytes behind

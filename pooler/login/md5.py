@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The md5 password method. Process layer, sans-IO.
+"""The md5 password method. Login layer, sans-IO.
 
 PostgreSQL stores ``"md5" + md5(password + user)``; the client proves that it
 knows it by ``"md5" + md5(stored hash + salt)``. So the stored form is as good

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Messages of the start-up phase: writers and bounded readers. Process layer.
+"""Messages of the start-up phase: writers and bounded readers. Login layer.
 
 A message is a type byte, a length that counts itself, and a body. The packets
 that open a connection have no type byte. A length is checked against its bounds

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""SCRAM-SHA-256, both sides. Process layer, sans-IO.
+"""SCRAM-SHA-256, both sides. Login layer, sans-IO.
 
 From a password, a salt and an iteration count come two keys. The client proves
 that it holds ClientKey by a signature which the other side can check, and undo,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""We log in to a PostgreSQL server. Process layer, sans-IO.
+"""We log in to a PostgreSQL server. Login layer, sans-IO.
 
 Send ``start()``, give ``receive`` all bytes not consumed yet, send what it
 returns; the login is over when ``greeting`` is set. Bytes behind ReadyForQuery

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The first packet of a client: bytes in, one of five requests out. Process layer.
+"""The first packet of a client: bytes in, one of five requests out. Login layer.
 
 The packet has no type byte: a length and a code, where the code is a protocol
 version or one of three request numbers that no version will ever use. All of it

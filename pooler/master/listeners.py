@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Make the listening sockets. Layer: process; used by the master only.
+"""Make the listening sockets. Layer: master.
 
 Every worker slot gets its own SO_REUSEPORT socket per TCP address, so the kernel
 spreads new connections without a shared lock; the Unix socket is one, shared by

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The pid file: one pooler per file, removed by nobody but its owner.
 
-Layer: process. The file appears whole (written aside, then linked into place),
+Layer: master. The file appears whole (written aside, then linked into place),
 so a reader never sees half a number and two poolers never both win.
 """
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The master: forks the workers, watches them, takes the signals. Layer: process.
+"""The master: forks the workers, watches them, takes the signals. Layer: master.
 
 It owns the listening sockets, the bus and the board for as long as the pooler
 lives, so a worker that dies loses nothing but its own clients: the backlog, the

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The limit of open files, which is the limit of connections. Layer: process.
+"""The limit of open files, which is the limit of connections. Layer: master.
 
 Every worker may end up with all the clients, so the need is counted for one
 process and not divided by the number of workers.

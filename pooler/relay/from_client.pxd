@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 """The relay from client to server.
 
-Session layer, sans-IO, hot. Attaches a server when one is needed, notes what
+Relay layer, sans-IO, hot. Attaches a server when one is needed, notes what
 PostgreSQL will have to answer, and forwards. Messages that concern prepared
-statements go through ``_prepare``.
+statements go through ``statements.requests``.
 
 Source: PostgreSQL documentation, "Message Flow".
 """

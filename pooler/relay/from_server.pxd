@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The relay from server to client.
 
-Session layer, sans-IO, hot. Settles the queue of outstanding requests, keeps what
+Relay layer, sans-IO, hot. Settles the queue of outstanding requests, keeps what
 answers requests of ours from the client, answers what the server does not know, and
 follows parameters.
 

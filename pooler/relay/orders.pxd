@@ -2,8 +2,8 @@
 """Orders: what a step decides, for the io layer to carry out.
 
 Relay layer, sans-IO, hot. One step leaves a few rows, in the order in which they are
-to be carried out; bytes are borrowed until then. What becomes of a send is told to the
-step (``step_client_lost``, ``step_server_lost``) before the next one begins.
+to be carried out; bytes are borrowed until then. That a send to a client failed is told
+to the step (``step_client_end``) before the next order.
 """
 
 from libc.stdint cimport uint8_t, uint32_t

@@ -3,7 +3,7 @@
 
 Session layer, sans-IO, hot. A session is the protocol state of a connection; it
 knows nothing of sockets. ``io`` leads back to the connection that owns the session
-and is opaque here. All links between sessions are borrowed; ``_pool`` makes and
+and is opaque here. All links between sessions are borrowed; ``pool`` makes and
 breaks them, and only ``set_client_state`` / ``set_server_state`` change a state.
 
     client  LOGIN -> IDLE <-> ACTIVE -> CLOSED      IDLE -> WAITING -> ACTIVE | IDLE

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """What a request changes in the maps of prepared statements, and how it is taken back.
 
-Session layer, sans-IO, hot. A client's names and a server's statements change when a
+Statements layer, sans-IO, hot. A client's names and a server's statements change when a
 request is sent, because the next message may build on it. Each Parse, Close and
 REQUEST_SQL in the queue has an ``Effect``: it is committed when PostgreSQL has
 answered, and undone, newest first, when PostgreSQL has skipped the request. Within a

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Commit and undo; see ``_effects.pxd``."""
+"""Commit and undo; see ``effects.pxd``."""
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free

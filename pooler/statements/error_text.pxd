@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Errors of PostgreSQL in a client's own words.
 
-Session layer, sans-IO, cold. An error about a prepared statement bears its name on the
-server; the client shall read the name that it gave. A request that we made fail on
+Statements layer, sans-IO, cold. An error about a prepared statement bears its name on
+the server; the client shall read the name that it gave. A request that we made fail on
 purpose has a text of ours.
 """
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Errors in a client's own words; see ``_error_text.pxd``."""
+"""Errors in a client's own words; see ``error_text.pxd``."""
 
 from libc.stdint cimport uint8_t, uint32_t
 from libc.stdlib cimport strtol

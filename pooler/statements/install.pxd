@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """What a server is sent so that it has the statements of the client it works for.
 
-Session layer, sans-IO, hot. Everything goes out in front of the client's message, in
+Statements layer, sans-IO, hot. Everything goes out in front of the client's message, in
 the same send; the answers stop here. In stream order a statement that is dropped to
 make room cannot be missed by a message that was sent before.
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a server is sent to have its client's statements; see ``_install.pxd``."""
+"""What a server is sent to have its client's statements; see ``install.pxd``."""
 
 from libc.stdint cimport uint8_t, uint32_t
 from libc.string cimport memcpy, strlen

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Parse: what a client prepares by the extended protocol.
 
-Session layer, sans-IO, hot. A named statement is sent to the server under its shared
+Statements layer, sans-IO, hot. A named statement is sent to the server under its shared
 name, or answered here if the server has it. An unnamed one goes as it is when its text
 is new, and from the second time on like a named one. A Parse that may not be is sent
 as a request that PostgreSQL fails, so that everything behind it is skipped.

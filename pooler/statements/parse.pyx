@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Parse; see ``_parse.pxd``."""
+"""Parse; see ``parse.pxd``."""
 
 from libc.stdint cimport uint32_t
 from libc.stdlib cimport malloc

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """A copy of the batch under way, to send it once more if its plan has gone stale.
 
-Session layer, sans-IO. PostgreSQL refuses to run a prepared statement whose result
+Statements layer, sans-IO. PostgreSQL refuses to run a prepared statement whose result
 type has changed since it was prepared (0A000), and a name that it has lost (26000). A
 client that shares its server is not to blame, so its statement is prepared again and
 the batch repeated, once, if nothing of it can have been carried out: it runs outside a

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Recording of a batch; see ``_replay.pxd``."""
+"""Recording of a batch; see ``replay.pxd``."""
 
 from libc.stdint cimport uint8_t, uint32_t
 from libc.stdlib cimport free, realloc

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Prepared statements over shared servers: what becomes of a client's requests.
 
-Session layer, sans-IO, hot. A client's name is replaced by the statement's name on the
-server, and a server that lacks the statement is given it first, in the same send.
+Statements layer, sans-IO, hot. A client's name is replaced by the statement's name on
+the server, and a server that lacks the statement is given it first, in the same send.
 Nothing is answered here that PostgreSQL would refuse: a name that is taken, unknown or
 over a limit is sent as a request that PostgreSQL itself fails, at its place in the
 stream, so that transaction and pipeline end up as they must. What is answered here is

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Requests that concern prepared statements; see ``_prepare.pxd``."""
+"""Requests that concern prepared statements; see ``requests.pxd``."""
 
 from libc.stdint cimport uint32_t, uint8_t
 from libc.string cimport memcmp, memcpy

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Names of prepared statements that stand in SQL: PREPARE, EXECUTE, DEALLOCATE.
 
-Session layer, sans-IO. They are the same names as those of the extended protocol, so
+Statements layer, sans-IO. They are the same names as those of the extended protocol, so
 a client may PREPARE by SQL what it Binds later, and the other way round. In a Query
 they are replaced where they stand. A Parse whose text is one of these commands becomes
 a statement with a ``target``.

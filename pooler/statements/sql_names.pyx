@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Names in SQL; see ``_sqlnames.pxd``."""
+"""Names in SQL; see ``sql_names.pxd``."""
 
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """The little SQL that a pooler must read: PREPARE, EXECUTE, DEALLOCATE.
 
-Session layer, sans-IO. Every Query and Parse pays for ``sql_concerns``, which looks at
-the first letter; only what may be one of these statements is read further. Nothing
+Statements layer, sans-IO. Every Query and Parse pays for ``sql_concerns``, which looks
+at the first letter; only what may be one of these statements is read further. Nothing
 else of SQL is understood: a statement is where its keyword stands, a name, and where
 it ends.
 

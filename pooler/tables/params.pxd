@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Parameters that follow a client: interned values, interned sets of values.
 
-Session layer, sans-IO. All sessions with equal values share one ``ParamSet``, so
+Tables layer, sans-IO. All sessions with equal values share one ``ParamSet``, so
 "does this server have what this client wants" is one pointer comparison and a
 client pays eight bytes. Values and sets are counted; the last user frees them. The
 tables grow with what is in them and do not shrink: eight bytes for each of the most

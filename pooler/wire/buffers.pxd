@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Bytes at rest: what a connection holds back, and what one read produced.
 
-Protocol layer, sans-IO, hot. An idle connection owns no memory here. Bytes move
+Wire layer, sans-IO, hot. An idle connection owns no memory here. Bytes move
 from the worker's receive buffer straight to the peer; only what the kernel did
 not take (``Queue out``) or what cannot be judged yet (``Queue held``) is stored.
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Clients from accept to admission. Process layer, cold.
+"""Clients from accept to admission. Worker layer, cold.
 
 The engine keeps what a client sends before it is logged in; here it is read by a
 ``ClientLogin``, checked against the limits and, once a server of its pool has said

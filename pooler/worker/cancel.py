@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Cancel requests, also for clients of another worker or host. Process layer, cold.
+"""Cancel requests, also for clients of another worker or host. Worker layer, cold.
 
 A key tells who can find its client:
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The pools of one worker, seen from Python: when to open servers, what to tell.
 
-Process layer, cold. The engine decides that a pool wants servers and hands them out;
+Worker layer, cold. The engine decides that a pool wants servers and hands them out;
 this module opens them, remembers what a server of the pool says at login (the
 welcome that every client gets) and what went wrong last.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A worker process: the engine inside an asyncio loop. Process layer.
+"""A worker process: the engine inside an asyncio loop. Worker layer.
 
 One worker per core, each with its own listening sockets, engine and pools. It ends
 when it is told to, or when the master is gone.

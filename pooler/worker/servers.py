@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Open a connection to a PostgreSQL server and log in. Process layer, cold.
+"""Open a connection to a PostgreSQL server and log in. Worker layer, cold.
 
 Everything here is plain asyncio; a server that is ready leaves this module as a
 socket and its greeting, and is handed to the engine.
