@@ -8,8 +8,8 @@ from libc.string cimport memcmp
 from pooler.statements.replay cimport replay_free
 from pooler.session.requests cimport batch_answered
 from pooler.tables.client_names cimport (
-    client_statement_find, client_statement_free, client_statement_link,
-    client_statement_unlink, client_statements_clear,
+    ClientStatement, client_statement_find, client_statement_free,
+    client_statement_link, client_statement_unlink, client_statements_clear,
 )
 from pooler.tables.effect_queue cimport (
     EFFECT_ADDS_NAME, EFFECT_DESCRIBES, EFFECT_DROPS_NAME, EFFECT_DUPLICATE,
@@ -67,8 +67,10 @@ cdef void commit(StatementTable *t, ServerSession *s, Effect *effect) noexcept n
         doubt(s, effect.installed, False)
         if s.client == NULL or client_statement_find(
             s.client.statements, effect.entry.name, effect.entry.name_n
-        ) != NULL or client_statement_link(s.client.statements, effect.entry) < 0:
+        ) != NULL:
             client_statement_free(t, effect.entry)
+        else:
+            client_statement_link(s.client.statements, effect.entry)
     effect_end(t, effect)
 
 
@@ -94,6 +96,24 @@ cdef void undo_unnamed(
         effect.unnamed_before = NULL
 
 
+cdef void restore_name(
+    StatementTable *t, ClientSession *c, ClientStatement *entry
+) noexcept nogil:
+    """A name whose Close was skipped is its client's again; without one it is freed.
+
+    Whatever has the name now came with a later request of the batch, skipped as well.
+    """
+    cdef ClientStatement *later
+    if c == NULL:
+        client_statement_free(t, entry)
+        return
+    later = client_statement_find(c.statements, entry.name, entry.name_n)
+    if later != NULL:
+        client_statement_unlink(c.statements, later)
+        client_statement_free(t, later)
+    client_statement_link(c.statements, entry)
+
+
 cdef void undo(
     StatementTable *t, ServerSession *s, Effect *effect, uint32_t later
 ) noexcept nogil:
@@ -111,14 +131,8 @@ cdef void undo(
     if effect.flags & EFFECT_ADDS_NAME and c != NULL:
         client_statement_unlink(c.statements, effect.entry)
         client_statement_free(t, effect.entry)
-    if effect.flags & EFFECT_DROPS_NAME and (
-        c == NULL
-        or client_statement_find(
-            c.statements, effect.entry.name, effect.entry.name_n
-        ) != NULL
-        or client_statement_link(c.statements, effect.entry) < 0
-    ):
-        client_statement_free(t, effect.entry)
+    if effect.flags & EFFECT_DROPS_NAME:
+        restore_name(t, c, effect.entry)
     if effect.flags & EFFECT_DUPLICATE:
         client_statement_free(t, effect.entry)
     if effect.flags & EFFECT_UNNAMED and c != NULL:

@@ -21,8 +21,7 @@ from pooler.statements.sql_text cimport (
 )
 from pooler.tables.client_names cimport (
     ABSORB_DROP, ABSORB_NONE, ABSORB_TEE, ClientStatement, ClientStatements,
-    absorbed_free, client_statement_find, client_statement_free, client_statement_link,
-    client_statement_new,
+    absorbed_free, client_statement_find, client_statement_link, client_statement_new,
 )
 from pooler.tables.effect_queue cimport (
     EFFECT_ADDS_NAME, EFFECT_REFUSED, EFFECT_STREAMS, Effect, effects_at,
@@ -182,9 +181,7 @@ cdef PrepareResult end_draft(
     names.draft = NULL
     st = statement_publish(t, st, end + 1)
     entry.statement = st
-    if client_statement_link(names, entry) < 0:
-        client_statement_free(t, entry)
-        return PREPARE_NO_MEMORY
+    client_statement_link(names, entry)
     there = note_installed(t, s, st)
     if there == NULL:
         return PREPARE_NO_MEMORY

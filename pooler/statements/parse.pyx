@@ -228,8 +228,9 @@ cdef PrepareResult parse_named(
         return refuse(t, s, out, REFUSED_MEMORY)
     entry = client_statement_new(name, name_n, st)
     statement_unref(t, st)
-    if entry == NULL or client_statement_link(names, entry) < 0:
+    if entry == NULL:
         return PREPARE_NO_MEMORY
+    client_statement_link(names, entry)
     entry.pending = True
     names.names_batch = batch_number(&s.requests)
     there = server_statement_find(&s.statements, st)

@@ -530,9 +530,7 @@ cdef size_t prepare_alone(
         )
         if entry == NULL:
             return 0
-        if client_statement_link(c.statements, entry) < 0:
-            client_statement_free(t, entry)
-            return 0
+        client_statement_link(c.statements, entry)
         count_client_parse(c.pool)
         count_parse_hit(c.pool)
         output_add(to_client, <const uint8_t *> PARSED_AND_READY, 11)

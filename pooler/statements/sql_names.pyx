@@ -146,8 +146,9 @@ cdef int note_query(
         if target[0] == NULL:
             return 0
         made = client_statement_new(command.name, command.name_n, target[0])
-        if made == NULL or client_statement_link(c.statements, made) < 0:
+        if made == NULL:
             return -1
+        client_statement_link(c.statements, made)
         use[0] = TARGET_PREPARED
     if target[0] != NULL and target[0].target != NULL:
         # a statement that names another one can hardly be named itself
@@ -285,8 +286,9 @@ cdef int query_prepare(
         r.effect.refusal = <uint8_t> (why if why != REFUSED_NOT else REFUSED_MEMORY)
         return 0
     entry = client_statement_new(command.name, command.name_n, st)
-    if entry == NULL or client_statement_link(c.statements, entry) < 0:
+    if entry == NULL:
         return -1
+    client_statement_link(c.statements, entry)
     if make_room(t, s, out, st) < 0 or end_own_batch(s, out) < 0:
         return -1
     there = note_installed(t, s, st)

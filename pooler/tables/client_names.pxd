@@ -61,7 +61,7 @@ cdef ClientStatement *client_statement_find(
 cdef ClientStatement *client_statement_new(
     const uint8_t *name, size_t n, Statement *st
 ) noexcept nogil
-cdef int client_statement_link(
+cdef void client_statement_link(
     ClientStatements *names, ClientStatement *entry
 ) noexcept nogil
 cdef void client_statement_unlink(

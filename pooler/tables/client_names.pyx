@@ -120,32 +120,37 @@ cdef ClientStatement *client_statement_new(
     return entry
 
 
-cdef int client_statement_link(
+cdef void grow_names(ClientStatements *names) noexcept nogil:
+    """Twice as many buckets; without memory the chains just get longer."""
+    cdef uint32_t mask = names.mask * 2 + 1
+    cdef ClientStatement **buckets = <ClientStatement **> calloc(
+        <size_t> mask + 1, sizeof(ClientStatement *)
+    )
+    cdef ClientStatement *entry
+    cdef uint32_t i
+    if buckets == NULL:
+        return
+    for i in range(names.mask + 1):
+        while names.buckets[i] != NULL:
+            entry = names.buckets[i]
+            names.buckets[i] = entry.next
+            entry.next = buckets[entry.hash & mask]
+            buckets[entry.hash & mask] = entry
+    free(names.buckets)
+    names.buckets = buckets
+    names.mask = mask
+
+
+cdef void client_statement_link(
     ClientStatements *names, ClientStatement *entry
 ) noexcept nogil:
     """Put an entry into the map, which owns it then; its name must be free."""
-    cdef uint32_t size = names.mask + 1
-    cdef uint32_t i
-    cdef ClientStatement **buckets
-    cdef ClientStatement *moved
     if names.count > names.mask:
-        buckets = <ClientStatement **> calloc(size * 2, sizeof(ClientStatement *))
-        if buckets == NULL:
-            return -1
-        for i in range(size):
-            while names.buckets[i] != NULL:
-                moved = names.buckets[i]
-                names.buckets[i] = moved.next
-                moved.next = buckets[moved.hash & (size * 2 - 1)]
-                buckets[moved.hash & (size * 2 - 1)] = moved
-        free(names.buckets)
-        names.buckets = buckets
-        names.mask = size * 2 - 1
+        grow_names(names)
     entry.next = names.buckets[entry.hash & names.mask]
     names.buckets[entry.hash & names.mask] = entry
     names.count += 1
     names.bytes += entry.statement.n
-    return 0
 
 
 cdef void client_statement_unlink(

@@ -274,6 +274,23 @@ def test_syntax_error_goes_before_the_taken_name(make: Make) -> None:
     assert error_of(said)["C"] == "42601"
 
 
+@pytest.mark.parametrize("more", ["", "; select 1"])
+@pytest.mark.parametrize("end", ["skip", "lose"])
+def test_name_that_is_given_closed_and_given_again_in_vain(
+    make: Make, more: str, end: str
+) -> None:
+    """The whole batch is skipped, as its first Parse fails: nothing is left of it."""
+    world = make()
+    first = parse("bad" if end == "skip" else "one", "a")
+    raw = first + close("a") + query(f"prepare a as two{more}")
+    if end == "skip":
+        assert codes(messages_in(world.ask(0, raw, SYNC))) == "EZ"
+    else:
+        world.bench.client_feed(0, raw)
+        assert world.bench.drop_server(0) == 0
+    assert world.bench.client_names(0) == {}
+
+
 def test_failed_parse_leaves_nothing(make: Make) -> None:
     world = make()
     assert codes(messages_in(world.ask(0, parse("bad", "a"), run("a")))) == "EZ"
