@@ -100,7 +100,8 @@ cdef RelayStatus answer_cancelled(
 
     In:      src[0:n) what the client holds
     Out:     r.to_client; RELAY_OK: *consumed bytes are answered, the rest is a new
-             request; RELAY_WAIT: the batch has no Sync yet, nothing was done
+             request; RELAY_WAIT: the batch has no Sync yet, or the rest of the request
+             would go to the server that the client has: nothing was done
     """
     cdef ScanState scan = c.scan
     cdef Found found
@@ -118,6 +119,8 @@ cdef RelayStatus answer_cancelled(
         if found.action == ACTION_ATTACH or found.action == ACTION_ATTACH_UNLESS_KNOWN:
             batch = True
     else:
+        return RELAY_WAIT
+    if scan.body_left and c.server != NULL:
         return RELAY_WAIT
     room_n = error_response_bytes(CANCEL_TEXT) + READY_BYTES
     room = output_room(&r.to_client, room_n)

@@ -282,6 +282,21 @@ def test_cancel_while_our_set_is_tried(world: World) -> None:
     assert world.say(SELECTED) == SELECTED
 
 
+@pytest.mark.parametrize("cut", range(5, len(query("1"))))
+def test_cancel_while_our_set_is_tried_and_more_is_to_come(
+    world: World, cut: int
+) -> None:
+    """PostgreSQL has not begun with what is not all there: nothing to cancel."""
+    client = world.client(X)
+    assert world.ask(client, query("1")[:cut]) == "align"
+    assert world.bench.cancel(client) is None
+    assert world.told(client) == b""
+    world.ask(client, query("1")[cut:])
+    world.say(parameter("application_name", "x"), message("C", b"SET\0"), ready())
+    assert world.sent() == query("1")
+    assert world.say(SELECTED) == SELECTED
+
+
 def test_cancel_while_our_set_runs_in_front_of_the_request(world: World) -> None:
     """PostgreSQL is asked once the SET is done, or it would be hit instead."""
     client = world.client(X)
