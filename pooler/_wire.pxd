@@ -17,7 +17,7 @@ cdef enum:
     LENGTH_BYTES = 4  # the length counts itself
     HELD_MOST_BYTES = 65536  # of a message that is held until it is complete
 
-cdef enum Action:  # messages.Action, in its order
+cpdef enum Action:  # messages.Action, in its order
     ACTION_PASS
     ACTION_REQUEST
     ACTION_NAMED_REQUEST

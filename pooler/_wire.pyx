@@ -7,7 +7,9 @@ from pooler.wire.messages import MESSAGES, Phase, Sender
 from pooler.wire.messages import Action as MessageAction
 
 
-if len(MessageAction) != ACTIONS:
+if {f"ACTION_{row.name}": int(row) for row in MessageAction} != {
+    row.name: int(row) for row in Action if row.name != "ACTIONS"
+}:
     raise ImportError("messages.Action and _wire.Action differ")
 
 

@@ -158,6 +158,16 @@ CARRY_OUT[<int> ORDER_CANCEL] = cancel
 CARRY_OUT[<int> ORDER_LAUNCH] = launch
 
 
+cdef int check_orders() except -1:
+    cdef int kind
+    for kind in range(ORDER_KINDS):
+        if CARRY_OUT[kind] == NULL:
+            raise ImportError(f"nothing carries out order {kind}")
+    return 0
+
+check_orders()
+
+
 cdef void carry_out(Loop *L) noexcept nogil:
     """Carry out all orders, and those that follow from them, until none is left."""
     cdef uint32_t i

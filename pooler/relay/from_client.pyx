@@ -37,6 +37,8 @@ from pooler.session.counters cimport count_received
 from pooler.session.fate cimport mark_obsolete
 from pooler.session.tracking cimport unnamed_of_another
 
+from pooler.wire.messages import MESSAGES, Action, Sender
+
 cdef struct Walk:  # over the bytes of one read
     Relay *r
     ClientSession *c
@@ -207,6 +209,18 @@ ON_MESSAGE[<int> ACTION_TERMINATE] = on_terminate
 ON_MESSAGE[<int> ACTION_ATTACH] = on_attach
 ON_MESSAGE[<int> ACTION_ATTACH_UNLESS_KNOWN] = on_attach_unless_known
 ON_MESSAGE[<int> ACTION_DROP] = on_drop
+
+
+cdef int check_actions() except -1:
+    for row in MESSAGES:
+        if row.sender is not Sender.CLIENT:
+            continue
+        for action in (row.action, row.without_server):
+            if action is not Action.PASS and ON_MESSAGE[<int> action] == NULL:
+                raise ImportError(f"{row.symbol}: nothing does {action.name}")
+    return 0
+
+check_actions()
 
 
 cdef RelayStatus go_on_in_body(Walk *w) noexcept nogil:

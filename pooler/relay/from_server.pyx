@@ -41,6 +41,8 @@ from pooler.session.fate cimport mark_obsolete, note_fatal
 from pooler.session.tracking cimport no_prepares, tell_error
 from pooler.tables.server_statements cimport server_statements_doubt
 
+from pooler.wire.messages import MESSAGES, Action, Sender
+
 cdef enum:
     ERROR_HELD_BYTES = 16384  # a longer error is shown as it is
     SHAPE_HELD_BYTES = 65536  # a longer RowDescription is not remembered
@@ -368,6 +370,16 @@ ON_MESSAGE[<int> ACTION_PARAMETER_TYPES] = on_parameter_types
 ON_MESSAGE[<int> ACTION_ERROR] = on_error
 ON_MESSAGE[<int> ACTION_PARAMETER] = on_parameter
 ON_MESSAGE[<int> ACTION_COPY_IN] = on_copy_in
+
+
+cdef int check_actions() except -1:
+    for row in MESSAGES:
+        if row.sender is Sender.SERVER and row.action is not Action.PASS:
+            if ON_MESSAGE[<int> row.action] == NULL:
+                raise ImportError(f"{row.symbol}: nothing does {row.action.name}")
+    return 0
+
+check_actions()
 
 
 cdef void go_on_in_body(Walk *w) noexcept nogil:

@@ -188,6 +188,19 @@ SERVER_DUE[<int> DEADLINE_TESTED] = tested_too_long
 SERVER_DUE[<int> DEADLINE_CANCEL_AGAIN] = cancel_again
 
 
+cdef int check_deadlines() except -1:
+    cdef int kind
+    for kind in range(CLIENT_DEADLINES):
+        if CLIENT_DUE[kind] == NULL:
+            raise ImportError(f"nothing follows from client deadline {kind}")
+    for kind in range(SERVER_DEADLINES):
+        if SERVER_DUE[kind] == NULL:
+            raise ImportError(f"nothing follows from server deadline {kind}")
+    return 0
+
+check_deadlines()
+
+
 # ---------------------------------------------------------------- clients
 
 cdef void step_client_admit(

@@ -5,8 +5,9 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
 from pooler.session.deadlines cimport (
-    DEADLINE_LOGIN, DEADLINE_QUERY_WAIT, DEADLINE_TESTED, NO_DEADLINE, Wheel,
-    deadline_start, deadline_stop, timer_init,
+    CLIENT_DEADLINES, DEADLINES_OF_ONE, DEADLINE_LOGIN, DEADLINE_QUERY_WAIT,
+    DEADLINE_TESTED, NO_DEADLINE, SERVER_DEADLINES, Wheel, deadline_start,
+    deadline_stop, timer_init,
 )
 from pooler.wire.debug cimport POOLER_DEBUG
 from pooler._wire cimport HEADER_BYTES, put_cstring, put_header
@@ -51,6 +52,8 @@ cdef void fill_edges() except *:
         CLIENT_STATE_DEADLINE[<int> state] = _CLIENT_DEADLINES.get(state, NO_DEADLINE)
     for state in _SERVER_EDGES:
         SERVER_STATE_DEADLINE[<int> state] = _SERVER_DEADLINES.get(state, NO_DEADLINE)
+    if max(int(CLIENT_DEADLINES), int(SERVER_DEADLINES)) > DEADLINES_OF_ONE:
+        raise ImportError("a timer has too few deadlines (DEADLINES_OF_ONE)")
     if len(CLOSE_REASON_ROWS) != CLOSE_REASONS:
         raise ImportError("errors.CLOSE_REASON_ROWS and CloseReason differ")
 
