@@ -436,9 +436,12 @@ class PoolMachine(RuleBasedStateMachine):
     def has_to_wait(self, i: int) -> bool:
         """Whether a client that has said goodbye is still owed something."""
         c = self.clients[i]
-        if c.server is None or self.servers[c.server].copy:
+        if c.server is None:
             return False
-        return any(m.owner != ASYNC or m.taken for m in self.servers[c.server].said)
+        s = self.servers[c.server]
+        if s.copy and not any(m.code == "G" and not m.taken for m in s.said):
+            return False
+        return any(m.owner != ASYNC or m.taken for m in s.said)
 
     def client_gone(self, i: int, how: str) -> None:
         c = self.clients[i]
