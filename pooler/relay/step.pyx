@@ -427,6 +427,8 @@ cdef ServerSession *step_cancel(Relay *r, ClientSession *c) noexcept nogil:
     cdef Queue *held = &c.stream.held
     cdef size_t consumed = 0
     if c.state == CLIENT_WAITING or c.aligning:
+        if queue_size(held) == 0:  # was cancelled before, while it is aligned
+            return NULL
         output_clear(&r.to_client)
         if answer_cancelled(
             r, c, held.data + held.start, queue_size(held), &consumed

@@ -96,7 +96,7 @@ cdef enum ReplayState:
     REPLAY_ENDING  # the read under way has its end
     REPLAY_WHOLE
 
-cdef struct Replay:  # a batch that may have to be sent again; see _replay
+cdef struct Replay:  # a batch that may have to be sent again; see statements.replay
     uint8_t *bytes  # own
     uint32_t n
     uint32_t cap

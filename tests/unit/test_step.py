@@ -275,6 +275,8 @@ def test_cancel_while_our_set_is_tried(world: World) -> None:
     told = world.told(client)
     assert b"C57014\0" in told
     assert told.endswith(ready())
+    assert world.bench.cancel(client) is None, "there is nothing left to cancel"
+    assert world.told(client) == b""
     world.say(parameter("application_name", "x"), message("C", b"SET\0"), ready())
     assert world.sent() == b""
     assert world.is_in(ServerState.SERVER_IDLE)
