@@ -62,8 +62,8 @@ class LocalResourceError(LoginError):
     """We, not the server, ran out of something; it is worth trying again soon."""
 
 
-# Why a connection was closed: the enumerator of session.records.CloseReason, what the log
-# and the client read, the client's SQLSTATE. The texts are PgBouncer's.
+# Why a connection was closed: the enumerator of session.records.CloseReason, what the
+# log and the client read, the client's SQLSTATE. The texts are PgBouncer's.
 CLOSE_REASON_ROWS: tuple[tuple[str, str, str], ...] = (
     ("CLOSE_NONE", "", ""),
     ("CLOSE_CLIENT_REQUEST", "client close request", ""),

@@ -160,7 +160,7 @@ class Pooler:
         )
 
     def reload(self, **settings: object) -> None:
-        """Change settings and return when every worker has taken them over."""
+        """Change settings; the master is told, its workers may not have reloaded."""
         self.settings.update(settings)
         self.write()
         before = self.log().count("got SIGHUP")
