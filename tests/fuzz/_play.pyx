@@ -236,6 +236,8 @@ cdef void operate_server(
 ) noexcept nogil:
     if w.servers[who] == NULL:
         make_server(w, who)
+    if w.servers[who] == NULL:
+        return  # whoever waited for it has been closed, and it with him
     if op == OP_SERVER:
         server_feed(w, who, src, n)
     elif op == OP_ANSWER:
