@@ -21,6 +21,7 @@ from pooler.tables.server_statements cimport (
 )
 from pooler.tables.texts cimport Statement, statement_unref
 from pooler.session.batch cimport batch_bind
+from pooler.session.changes cimport changes_discarded
 from pooler.session.tracking cimport no_strays, prepare_answered, unnamed_of_another
 
 
@@ -269,6 +270,8 @@ cdef void note_tag(
         if is_tag(tag, n, b"PREPARE", 7):
             prepare_answered(s)
     elif n and tag[0] == c"D":
+        if is_tag(tag, n, b"DISCARD ALL", 11) and c != NULL:
+            changes_discarded(s)
         if is_tag(tag, n, b"DEALLOCATE ALL", 14) or is_tag(tag, n, b"DISCARD ALL", 11):
             server_statements_doubt(&s.statements)
             no_strays(s)

@@ -23,6 +23,7 @@ from pooler.tables.texts cimport (
 )
 from pooler._wire cimport HEADER_BYTES, load_be32, put_cstring, put_header
 from pooler.session.batch cimport batch_open, batch_synced
+from pooler.session.changes cimport CHANGE_MEANING
 from pooler.session.counters cimport count_eviction, count_replay, count_server_parse
 from pooler.session.tracking cimport prepare_sent
 from pooler.statements.replay cimport replay_repeats
@@ -117,6 +118,8 @@ cdef ServerStatement *note_installed(
     if entry != NULL:
         entry.batch = batch_number(&s.requests)
         entry.parsed_at = t.schema_count
+        if not st.is_private and (s.changes.xact | s.changes.left) & CHANGE_MEANING:
+            entry.epoch = s.statements.epoch + 1
     return entry
 
 

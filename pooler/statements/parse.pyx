@@ -12,6 +12,7 @@ from pooler.statements.install cimport (
     use_target,
 )
 from pooler.session.records cimport server_has
+from pooler.statements.runs cimport runs_unseen
 from pooler.session.requests cimport REQUEST_FAKE, batch_number
 from pooler.statements.sql_names cimport (
     intern, intern_parse, is_stable, names_of, over_limit, query_names,
@@ -34,6 +35,7 @@ from pooler.tables.texts cimport (
     STATEMENT_PARSE, Statement, statement_ref, statement_unref, text_seen,
 )
 from pooler._wire cimport HEADER_BYTES
+from pooler.session.changes cimport meaning_comes_back, meaning_is_unsure
 from pooler.session.counters cimport (
     count_client_parse, count_parse_hit, count_server_parse,
 )
@@ -92,9 +94,12 @@ cdef inline bint may_answer(const ServerSession *s) noexcept nogil:
     """Whether a Parse can be answered here: PostgreSQL would surely accept it.
 
     It does not in a failed transaction, nor can anybody say before what was sent
-    earlier is answered.
+    earlier is answered, or while it would be read under settings that nobody knows.
     """
-    return s.xact_status != c"E" and s.requests.closing_count == 0
+    return (
+        s.xact_status != c"E" and s.requests.closing_count == 0
+        and not meaning_is_unsure(s)
+    )
 
 
 cdef Effect *send_parse(
@@ -132,6 +137,7 @@ cdef PrepareResult parse_unnamed(
     cdef bint cached = False
     if (
         st != NULL and st.target == NULL and t.cache_unnamed
+        and s.xact_status == c"I" and not s.batch.open
         and may_answer(s)
     ):
         entry = server_statement_find(&s.statements, st)
@@ -264,6 +270,8 @@ cdef PrepareResult parse_whole(
         body + name_end, query_end - name_end - 1
     ):
         return PREPARE_WAIT
+    if name_end > 1 and meaning_comes_back(s):
+        return PREPARE_WAIT
     count_client_parse(s.pool)
     if name_end == 1:
         return parse_unnamed(
@@ -325,6 +333,7 @@ cdef PrepareResult prepare_parse(
             return refuse_cut(t, c, s, out, found, here, taken, why)
         return absorb(t, c, s, found, message, here, taken)
     # Too long to be worth remembering: it streams, and lives as long as this link.
+    runs_unseen(s)
     effect = push_with_effect(s, c"P")
     if effect == NULL:
         return PREPARE_NO_MEMORY

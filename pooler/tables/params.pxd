@@ -61,6 +61,19 @@ cdef size_t put_set_query(
 ) noexcept nogil
 
 
+cdef inline bint params_mean_the_same(
+    const ParamTable *t, const ParamSet *a, const ParamSet *b
+) noexcept nogil:
+    """Whether texts mean the same under both: all but application_name is equal."""
+    cdef int i
+    if a == b:
+        return True
+    for i in range(t.count):
+        if i != t.label and a.value[i] != b.value[i]:
+            return False
+    return True
+
+
 cdef inline ParamSet *params_ref(ParamSet *s) noexcept nogil:
     s.refs += 1
     return s
