@@ -19,6 +19,7 @@ from pooler.session.requests cimport (
 )
 from pooler.statements.effects cimport (
     effects_commit, effects_undo, note_parameters, note_shape, note_tag,
+    read_otherwise,
 )
 from pooler.statements.error_text cimport put_refusal, put_renamed_error
 from pooler.statements.install cimport send_again
@@ -40,12 +41,11 @@ from pooler.session.counters cimport count_query, count_sent
 from pooler.session.fate cimport mark_obsolete, note_fatal
 from pooler.session.tracking cimport no_prepares, tell_error
 from pooler.session.changes cimport changes_answered
-from pooler.session.requests cimport batch_answered
 from pooler.tables.params cimport (
     ParamSet, params_mean_the_same, params_ref, params_unref,
 )
 from pooler.tables.server_statements cimport (
-    server_statements_doubt, server_statements_doubt_since, server_statements_sure,
+    server_statements_doubt, server_statements_sure,
 )
 
 from pooler.wire.messages import MESSAGES, Action, Sender
@@ -226,8 +226,8 @@ cdef RelayStatus on_parameter(Walk *w) noexcept nogil:
     )
     if done and w.first != REQUEST_ALIGN and not params_mean_the_same(
         &w.r.params, before, w.s.params
-    ):  # what was prepared since may have been read under either
-        server_statements_doubt_since(&w.s.statements, batch_answered(&w.s.requests))
+    ):
+        read_otherwise(&w.r.statements, w.s)
     params_unref(&w.r.params, before)
     if done:
         return RELAY_OK

@@ -55,6 +55,14 @@ cdef ParamSet *params_with(
 ) noexcept nogil
 cdef void params_unref(ParamTable *t, ParamSet *s) noexcept nogil
 cdef ParamSet *params_context(ParamTable *t, ParamSet *s) noexcept nogil
+cdef bint params_differ(
+    const ParamTable *t, const ParamSet *want, const ParamSet *have
+) noexcept nogil
+cdef size_t local_set_bytes(const ParamTable *t, const ParamSet *want) noexcept nogil
+cdef size_t put_local_set(
+    uint8_t *p, const ParamTable *t, const ParamSet *want, const ParamSet *have,
+    bint back,
+) noexcept nogil
 cdef size_t set_query_bytes(const ParamTable *t, const ParamSet *want) noexcept nogil
 cdef size_t put_set_query(
     uint8_t *p, const ParamTable *t, const ParamSet *want, const ParamSet *have
