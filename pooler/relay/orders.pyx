@@ -72,3 +72,7 @@ cdef void order_cancel(Orders *o, ServerSession *s) noexcept nogil:
 
 cdef void order_launch(Orders *o, Pool *p) noexcept nogil:
     put_order(o, ORDER_LAUNCH).pool = p
+
+
+cdef void order_tell_changed(Orders *o, Pool *p) noexcept nogil:
+    put_order(o, ORDER_TELL_CHANGED).pool = p

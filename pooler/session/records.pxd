@@ -82,6 +82,21 @@ cpdef enum CloseReason:
     CLOSE_INTERNAL
     CLOSE_REASONS
 
+cpdef enum Change:  # what a text may change; or-ed
+    CHANGE_TRACKED = 1  # a parameter that follows its client
+    CHANGE_MEANING = 2  # what texts mean
+    CHANGE_BACK = 4  # takes back what the transaction has set
+    CHANGE_FORGETS = 8  # prepared statements may be gone
+    CHANGE_CLEANS = 16  # DISCARD ALL
+    CHANGE_SETTING = 32  # from here on: what is left in the session
+    CHANGE_TEMPORARY = 64
+    CHANGE_LISTEN = 128
+    CHANGE_LOCK = 256
+    CHANGE_CURSOR = 512
+    CHANGE_HIDDEN = 1024  # a text that can do anything: DO, CALL
+    CHANGE_FOR_GOOD = 2048  # no command takes it back: LOAD
+    CHANGES_LEFT = 4064  # all of these
+
 cdef enum CopyInState:
     COPY_IN_NONE
     COPY_IN_OPEN  # CopyInResponse seen; the client has not ended the COPY
@@ -133,7 +148,7 @@ cdef struct PoolCounters:  # totals since the pool was made; written by counters
     uint64_t evictions
     uint64_t changed  # how often a client has left something in a server's session
     uint64_t cleaned  # how often that was cleared away for another client
-    uint32_t left  # what it ever was: or-ed session.changes.Change
+    uint32_t left  # what it ever was: or-ed Change
     uint64_t replays  # batches that were sent again after a plan had gone stale
 
 cdef struct Pool:

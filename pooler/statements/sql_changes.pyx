@@ -3,7 +3,7 @@
 
 from libc.string cimport memcmp, memcpy
 
-from pooler.session.changes cimport (
+from pooler.session.records cimport (
     CHANGE_BACK, CHANGE_CLEANS, CHANGE_CURSOR, CHANGE_FORGETS, CHANGE_FOR_GOOD,
     CHANGE_HIDDEN, CHANGE_LISTEN, CHANGE_LOCK, CHANGE_MEANING, CHANGE_SETTING,
     CHANGE_TEMPORARY, CHANGE_TRACKED,
@@ -86,7 +86,8 @@ cdef inline int look(const uint8_t *text, size_t n) noexcept nogil:
     """Whether there is a semicolon, or a part of a name that reaches into the session.
 
     The parts are "t_" of set_config and its like, "y_" of pg_advisory_lock, "k_" of
-    dblink_connect, "mp" of temp, "ee" of setseed. A semicolon at the end does not count.
+    dblink_connect, "mp" of temp, "ee" of setseed. A semicolon as the last byte does not
+    count.
 
     Cost: O(n), some twenty instructions for each 16 bytes
     """

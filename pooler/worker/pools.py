@@ -30,7 +30,7 @@ from pooler.login import packets
 from pooler.login.scram import ScramKeys
 from pooler.login.server import ServerLoginError
 from pooler.parameters import TRACKED_PARAMETERS
-from pooler.session.records import CloseReason
+from pooler.session.records import Change, CloseReason
 from pooler.session.records import PoolMode as EngineMode
 from pooler.worker.servers import Address, ReadyServer, ServerOpener
 
@@ -47,6 +47,16 @@ ENGINE_MODES = {
     PoolMode.SESSION: EngineMode.MODE_SESSION,
     PoolMode.TRANSACTION: EngineMode.MODE_TRANSACTION,
     PoolMode.STATEMENT: EngineMode.MODE_STATEMENT,
+}
+
+LEFT_TEXTS: Mapping[int, str] = {
+    Change.CHANGE_SETTING: "settings (SET, RESET, ROLE, set_config)",
+    Change.CHANGE_TEMPORARY: "temporary tables",
+    Change.CHANGE_LISTEN: "LISTEN",
+    Change.CHANGE_LOCK: "advisory locks",
+    Change.CHANGE_CURSOR: "cursors WITH HOLD",
+    Change.CHANGE_HIDDEN: "what DO, CALL or a long text may have done",
+    Change.CHANGE_FOR_GOOD: "what no command takes back (LOAD, setseed)",
 }
 
 
@@ -76,6 +86,7 @@ class Pool:
     # Of a replication client: what its own server is started with.
     startup: Mapping[str, str] | None = None
     abandoned: bool = False
+    told_left: int = 0  # of LEFT_TEXTS, what the log has said
 
     @property
     def tag(self) -> str:
@@ -469,6 +480,19 @@ class Pools:
             f"closing because: {text} (age={age_us // 1_000_000}s)",
             tag=f"S-{server.backend_pid}: {server.pool.tag}@{server.address}",
         )
+
+    def servers_changed(self, pool: Pool) -> None:
+        """Say what clients leave in the pool's servers: once of each kind."""
+        left = self._engine.pool_stats(pool.pool_id)["left"]
+        new = [text for bit, text in LEFT_TEXTS.items() if left & bit & ~pool.told_left]
+        pool.told_left |= left
+        if new:
+            log.write(
+                log.LOG,
+                f"clients leave {', '.join(new)} in the session of a server: it is"
+                " cleaned before another client gets it (clean_changed_servers)",
+                tag=pool.tag,
+            )
 
     # ------------------------------------------------------------ end
 

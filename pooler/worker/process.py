@@ -105,6 +105,7 @@ class Worker:
             Notice.NOTICE_CLIENT_CLOSED: self._on_client_closed,
             Notice.NOTICE_SERVER_CLOSED: self._on_server_closed,
             Notice.NOTICE_LAUNCH: self._on_launch,
+            Notice.NOTICE_CHANGED: self._on_changed,
             Notice.NOTICE_ACCEPT_PAUSED: self._on_accept_paused,
             Notice.NOTICE_CANCEL: self._on_cancel,
             Notice.NOTICE_LINK: self._on_link,
@@ -181,6 +182,11 @@ class Worker:
         pool = self._pools.by_id(row[3])
         if pool is not None:
             self._pools.launch(pool)
+
+    def _on_changed(self, row: NoticeRow) -> None:
+        pool = self._pools.by_id(row[3])
+        if pool is not None:
+            self._pools.servers_changed(pool)
 
     def _on_cancel(self, row: NoticeRow) -> None:
         self._cancels.abandoned(row[1])
