@@ -19,6 +19,7 @@ cdef enum OrderKind:
     ORDER_CLOSE_SERVER
     ORDER_CANCEL  # have PostgreSQL cancel what the server is at; then step_cancelled
     ORDER_LAUNCH  # the pool wants servers
+    ORDER_INQUIRED  # what a server of the pool was asked is answered
     ORDER_KINDS
 
 cdef enum:
@@ -55,3 +56,4 @@ cdef void order_close_server(
 ) noexcept nogil
 cdef void order_cancel(Orders *o, ServerSession *s) noexcept nogil
 cdef void order_launch(Orders *o, Pool *p) noexcept nogil
+cdef void order_inquired(Orders *o, Pool *p) noexcept nogil
