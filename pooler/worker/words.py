@@ -10,7 +10,8 @@ to become free. What is learned is bounded in number and forgotten with the welc
 What a DateStyle leaves out comes from the server's default, so it is learned against
 that, and only from a server whose default is that of the welcome. Where a role or a
 database has its own default, PostgreSQL reads a startup packet before it, so only a
-login can tell: one is made for it, and closed.
+login can tell: one is made for it, and closed; also when no server is idle, because
+the SET of a first transaction would be completed by that default.
 
 Source: PostgreSQL documentation, "Asynchronous Operations" (ParameterStatus); "System
 Administration Functions" (set_config).
@@ -38,6 +39,7 @@ from pooler.login import packets
 
 MOMENT_S = 0.2  # that a login waits for words
 REFUSED_S = 60.0  # what was refused is asked for again: a time zone may come to be
+LOGIN_RETRY_S = 1.0  # after a login that was to learn a value has failed
 WORDS_KEPT = 256
 LONGEST_KEPT_BYTES = 255
 QUESTIONS_KEPT = 64
@@ -226,6 +228,18 @@ def as_at_startup(body: bytes) -> bytes:
     return b"".join(packets.cstring(key + text) for key, text in fields.items()) + b"\0"
 
 
+def _refusal(name: str, body: bytes, now_s: float) -> Refusal | None:
+    """What an error says of a value: nothing, unless it names the parameter.
+
+    A server may lack what the question needs, or have no memory for it.
+    """
+    report = packets.read_report(body)
+    names_it = name.lower() in report.get("M", "").lower()
+    if report.get("C") not in REFUSALS or not names_it:
+        return None
+    return Refusal(as_at_startup(body), now_s + REFUSED_S)
+
+
 def read_answer(
     name: str, answer: bytes, welcome: Mapping[str, str], now_s: float
 ) -> Known | Learn | None:
@@ -234,10 +248,7 @@ def read_answer(
     try:
         for one in messages_of(answer):
             if one.kind == b"E":
-                report = packets.read_report(one.body)
-                if report.get("C") not in REFUSALS:
-                    return None
-                return Refusal(as_at_startup(one.body), now_s + REFUSED_S)
+                return _refusal(name, one.body, now_s)
             if one.kind == b"D":
                 rows.append(only_column(one.body))
     except (LoginError, ValueError, struct.error):
@@ -281,6 +292,7 @@ class Questions:
     _under_way: _Question | None = None
     _logins: set[asyncio.Task[None]] = field(default_factory=set)
     _login_turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _next_login_s: float = 0.0
 
     async def ask(self, unknown: list[Asked]) -> None:
         """Return when all of this is known, or cannot be for now, or in a moment."""
@@ -316,6 +328,8 @@ class Questions:
             one = self._line.popleft()
             if self.engine.pool_inquire(self.pool_id, question(*one.asked)):
                 self._under_way = one
+            elif one.asked[0] == PARTIAL:
+                self._start_login(one)  # a SET might complete it in another way
             else:
                 self._end(one, None)
 
@@ -325,7 +339,8 @@ class Questions:
             self.words.learn(*one.asked, known)
         if self._pending.get(one.asked) is one:
             del self._pending[one.asked]
-        one.answered.set_result(None)
+        if not one.answered.done():
+            one.answered.set_result(None)
 
     def inquired(self) -> None:
         """The engine has an answer, or has lost the server that was asked."""
@@ -337,20 +352,25 @@ class Questions:
             one.asked[0], answer, self.welcome() or {}, time.monotonic()
         )
         if isinstance(known, Learn):
-            task = asyncio.get_running_loop().create_task(self._learn_by_login(one))
-            self._logins.add(task)
-            task.add_done_callback(self._logins.discard)
+            self._start_login(one)
         else:
             self._end(one, known)
         self._go_on()
+
+    def _start_login(self, one: _Question) -> None:
+        task = asyncio.get_running_loop().create_task(self._learn_by_login(one))
+        self._logins.add(task)
+        task.add_done_callback(self._logins.discard)
 
     async def _learn_by_login(self, one: _Question) -> None:
         """One at a time: PostgreSQL forks a process for each."""
         known: str | None = None
         try:
             async with self._login_turn:
-                known = await self.log_in(*one.asked)
+                if time.monotonic() >= self._next_login_s:
+                    known = await self.log_in(*one.asked)
         except LoginError as error:
+            self._next_login_s = time.monotonic() + LOGIN_RETRY_S
             log.write(log.DEBUG, f"{one.asked[0]} is not learned: {error.message}")
         finally:
             self._end(one, known)

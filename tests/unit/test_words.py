@@ -3,17 +3,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import struct
+from typing import cast
 
 import pytest
 
 from pooler.errors import LoginError
+from pooler.io.engine import Engine
 from pooler.login import packets
 from pooler.worker.words import (
+    LOGIN_RETRY_S,
     LONGEST_KEPT_BYTES,
+    QUESTIONS_KEPT,
     REFUSED_S,
     WORDS_KEPT,
     Learn,
+    Questions,
     Refusal,
     RefusedValueError,
     Words,
@@ -47,8 +53,8 @@ def report(**fields: str) -> bytes:
     return body + b"\0"
 
 
-def failed(code: str) -> bytes:
-    body = report(S="FEHLER", V="ERROR", C=code, M="falsch", R="f")
+def failed(code: str, said: str = "ungültiger Wert für »timezone«") -> bytes:
+    body = report(S="FEHLER", V="ERROR", C=code, M=said, R="f")
     return packets.message(b"E", body) + READY
 
 
@@ -178,6 +184,8 @@ def test_the_refusal_of_an_answer(code: str) -> None:
         packets.message(b"D", struct.pack("!hii", 2, -1, -1)) + READY,
         *(failed(code) for code in ("57014", "53200", "42501", "XX000", "25P02")),
         packets.message(b"E", b"\0") + READY,
+        failed("0A000", "SET LOCAL is not supported"),
+        failed("22023", "no such function"),
     ],
 )
 def test_what_says_nothing_of_the_value(answer: bytes) -> None:
@@ -260,3 +268,132 @@ def test_label_of_newer_versions_is_escaped() -> None:
 def test_label_in_a_single_byte_encoding_is_cut_anywhere() -> None:
     latin = {**WELCOME, "server_encoding": "LATIN1"}
     assert label(b"x" * 62 + "é".encode(), latin)[0] == "x" * 62 + "?"
+
+
+# Questions
+
+
+class Server:
+    """What ``Questions`` asks: an engine whose server is idle or not, and logins."""
+
+    def __init__(self, *, idle: bool) -> None:
+        self.idle = idle
+        self.asked: list[bytes] = []
+        self.answer = b""
+        self.logins: list[tuple[str, str]] = []
+        self.login_error: LoginError | None = None
+        self.words = Words()
+        self.questions = Questions(
+            cast("Engine", self), 0, self.words, lambda: WELCOME, self.log_in
+        )
+
+    def pool_inquire(self, _pool: int, query: bytes) -> bool:
+        if self.idle:
+            self.asked.append(query)
+        return self.idle
+
+    def pool_inquiry_answer(self, _pool: int) -> bytes:
+        return self.answer
+
+    async def log_in(self, name: str, value: str) -> str | None:
+        self.logins.append((name, value))
+        if self.login_error is not None:
+            raise self.login_error
+        return "ISO, YMD"
+
+    async def ask(self, *asked: tuple[str, str], answers: tuple[bytes, ...]) -> None:
+        """Ask, and answer what is put, one after the other."""
+        asking = asyncio.ensure_future(self.questions.ask(list(asked)))
+        for number, answer in enumerate(answers, len(self.asked) + 1):
+            self.answer = answer
+            while len(self.asked) < number:
+                await asyncio.sleep(0)
+            self.questions.inquired()
+        await asking
+
+
+UTC = ("TimeZone", "utc")
+ISO = ("DateStyle", "iso")
+
+
+def test_a_question_puts_one_value() -> None:
+    server = Server(idle=True)
+    answers = (row("UTC") + READY, row("iso_8601") + READY)
+    asyncio.run(server.ask(UTC, ("IntervalStyle", "ISO_8601"), answers=answers))
+    assert server.asked == [question(*UTC), question("IntervalStyle", "ISO_8601")]
+    assert server.words.look_up(*UTC) == "UTC"
+    assert server.words.look_up("IntervalStyle", "ISO_8601") == "iso_8601"
+    assert server.logins == []
+
+
+def test_nothing_is_asked_behind_a_refusal() -> None:
+    server = Server(idle=True)
+    asyncio.run(server.ask(UTC, ISO, answers=(failed("22023"),)))
+    assert server.asked == [question(*UTC)]
+    assert isinstance(server.words.look_up(*UTC), Refusal)
+
+
+def test_nobody_waits_for_a_server_to_become_free() -> None:
+    server = Server(idle=False)
+    asyncio.run(server.ask(UTC, answers=()))
+    assert len(server.words) == 0
+
+
+def test_an_answer_from_before_a_reload_is_not_learned() -> None:
+    server = Server(idle=True)
+
+    async def play() -> None:
+        asking = asyncio.ensure_future(server.questions.ask([UTC]))
+        await asyncio.sleep(0)
+        server.words.forget()
+        again = asyncio.ensure_future(server.questions.ask([UTC]))
+        await asyncio.sleep(0)
+        server.answer = row("old") + READY
+        server.questions.inquired()
+        await asking
+        assert len(server.words) == 0
+        server.answer = row("UTC") + READY
+        server.questions.inquired()
+        await again
+
+    asyncio.run(play())
+    assert server.asked == [question(*UTC)] * 2
+    assert server.words.look_up(*UTC) == "UTC"
+
+
+def test_questions_are_bounded() -> None:
+    server = Server(idle=True)
+
+    async def play() -> None:
+        asked = [("TimeZone", f"+{number}") for number in range(QUESTIONS_KEPT + 9)]
+        tasks = [asyncio.ensure_future(server.questions.ask([one])) for one in asked]
+        while len([task for task in tasks if task.done()]) < 9:
+            await asyncio.sleep(0)
+        server.answer = row("x") + READY
+        for _ in range(QUESTIONS_KEPT):
+            server.questions.inquired()
+        await asyncio.gather(*tasks)
+
+    asyncio.run(play())
+    assert len(server.words) == len(server.asked) == QUESTIONS_KEPT
+
+
+@pytest.mark.parametrize("idle", [True, False])
+def test_a_part_may_need_a_login(idle: bool) -> None:
+    server = Server(idle=idle)
+    answer = row("user") + row("ISO, MDY") + row("ISO, MDY") + READY
+    asyncio.run(server.ask(ISO, answers=(answer,) if idle else ()))
+    assert server.logins == [ISO]
+    assert server.words.look_up(*ISO) == "ISO, YMD"
+
+
+def test_a_login_that_fails_is_not_made_again_at_once(clock: list[float]) -> None:
+    server = Server(idle=False)
+    server.login_error = LoginError("too many clients", "53300")
+    for _ in range(3):
+        asyncio.run(server.ask(ISO, answers=()))
+    assert server.logins == [ISO]
+    clock[0] += LOGIN_RETRY_S
+    server.login_error = None
+    asyncio.run(server.ask(ISO, answers=()))
+    assert server.words.look_up(*ISO) == "ISO, YMD"
