@@ -22,6 +22,8 @@ cdef bint inquiry_begin(
     cdef ServerSession *s = p.idle_head
     if s == NULL or p.waiting_head != NULL or p.paused or p.inquiry.server != NULL:
         return False
+    if s.scan.body_left:  # the rest of it would be read as a part of the answer
+        return False
     if requests_push(&s.requests, REQUEST_ALIGN) < 0:
         return False
     queue_reset(&p.inquiry.answer)

@@ -99,6 +99,20 @@ def test_who_comes_meanwhile_is_served_next(bench: Any) -> None:
     assert bench.take_inquiries() == [ANSWER]
 
 
+@pytest.mark.parametrize("cut", range(len(NOTICE) + 1))
+def test_the_answer_begins_with_a_message(bench: Any, cut: int) -> None:
+    """What is under way unasked is not taken for a part of it."""
+    bench.server_feed(0, NOTICE[:cut])
+    if bench.inquire(ASK):
+        bench.server_feed(0, NOTICE[cut:] + ANSWER)
+        [answer] = bench.take_inquiries()
+        assert answer in (ANSWER, NOTICE + ANSWER)
+    else:
+        assert 4 < cut < len(NOTICE)
+        bench.server_feed(0, NOTICE[cut:])
+        assert bench.inquire(ASK)
+
+
 def test_a_paused_pool_is_not_asked(bench: Any) -> None:
     bench.pause()
     assert not bench.inquire(ASK)
