@@ -247,6 +247,30 @@ def test_part_of_a_date_style_behind_another_client(
             assert client.parameters["DateStyle"] == real.parameters["DateStyle"]
 
 
+@pytest.mark.parametrize("more", ["", "--datestyle=European"])
+@pytest.mark.parametrize(
+    "first",
+    ["iso,dmy", "german", "dmy", "bad", "default", "German,MDY", "us", "POSTGRESX"],
+)
+def test_a_date_style_that_is_given_more_than_once(
+    pooler: Pooler, postgres: Postgres, first: str, more: str
+) -> None:
+    """A driver says ISO (pgjdbc), and ``options`` the order: PostgreSQL keeps both."""
+    for second in ("ISO", "sql", "german", "ymd", "noneuropean", "", "iso,bad"):
+        given = {"options": f"-c DateStyle={first} {more}", "DateStyle": second}
+        real, ours = (login_of(port, given) for port in (postgres.port, pooler.port))
+        assert ours == real, given
+
+
+def login_of(port: int, given: dict[str, str]) -> str:
+    """The DateStyle that a login is told, or its error."""
+    with WireClient(port) as client:
+        client.send(startup(USER, DATABASE, **given))
+        while (one := client.read()).code not in "ZE":
+            client.note(one)
+        return one.fields["M"] if one.code == "E" else client.parameters["DateStyle"]
+
+
 # What a server refuses
 
 

@@ -145,6 +145,7 @@ TOGETHER: tuple[Items, ...] = (
     (("options", "-c TimeZone=Mars"), ("DateStyle", "bad")),
     (("DateStyle", "bad"), ("options", "-c TimeZone=Mars")),
     (("TimeZone", "utc"), ("DateStyle", "bad")),
+    (("DateStyle", "SQL"), ("datestyle", "dmy"), ("DATESTYLE", "noneuropean")),
 )
 
 
