@@ -30,6 +30,7 @@ cpdef enum Notice:
     NOTICE_CANCEL  # PostgreSQL is to be asked; cancel_end is due
     NOTICE_LINK  # a link is connected, has got bytes, or has ended
     NOTICE_INQUIRED  # pool_id: pool_inquiry_answer is due
+    NOTICE_LEARNED  # pool_id: pool_learned is due
 
 cdef struct Transport:
     # The operations of a connection, the same for every kind. Bytes or -errno;

@@ -27,7 +27,7 @@ from pooler.io.poll cimport (
 from pooler.io.stats cimport loop_counters, peer_name, pool_counters
 from pooler.io.syscalls cimport sys_now_us
 from pooler.io.transport cimport stream_swallow, stream_write
-from pooler.relay.inquire cimport inquiry_forget
+from pooler.relay.inquire cimport inquiry_forget, words_forget
 from pooler.relay.step cimport (
     relay_add_pool, step_cancel, step_cancelled, step_client_admit, step_client_close,
     step_client_end, step_pool_inquire, step_pool_wants, step_server_begin,
@@ -68,6 +68,13 @@ LIST_PARAMETERS = frozenset(
 
 cdef const uint8_t *bytes_of(bytes data) except NULL:
     return <const uint8_t *> PyBytes_AsString(data)
+
+
+cdef bytes bytes_in(const Queue *q):
+    """A copy of what a queue holds."""
+    if q.cap == 0:
+        return b""
+    return PyBytes_FromStringAndSize(<const char *> q.data + q.start, queue_size(q))
 
 
 @cython.final
@@ -261,15 +268,8 @@ cdef class Engine:
     def login_bytes(self, uint64_t handle):
         """What a client in state LOGIN has sent and Python has not consumed."""
         cdef ClientConn *cc = self.client(handle)
-        cdef const uint8_t *data = (
-            cc.session.stream.held.data + cc.session.stream.held.start
-        )
         cc.login_noticed = False
-        if cc.session.stream.held.cap == 0:
-            return b""
-        return PyBytes_FromStringAndSize(
-            <const char *> data, queue_size(&cc.session.stream.held)
-        )
+        return bytes_in(&cc.session.stream.held)
 
     def login_consume(self, uint64_t handle, size_t n, uint32_t wanted_bytes=0):
         """Forget the first n of ``login_bytes``.
@@ -452,14 +452,16 @@ cdef class Engine:
 
     def pool_inquiry_answer(self, uint32_t pool_id):
         """All messages up to ReadyForQuery; empty when the server was lost."""
-        cdef Queue *answer = &self.pool(pool_id).inquiry.answer
-        cdef bytes data = b""
-        if answer.cap:
-            data = PyBytes_FromStringAndSize(
-                <const char *> answer.data + answer.start, queue_size(answer)
-            )
-            inquiry_forget(self.pool(pool_id))
+        cdef bytes data = bytes_in(&self.pool(pool_id).inquiry.answer)
+        inquiry_forget(self.pool(pool_id))
         return data
+
+    def pool_learned(self, uint32_t pool_id):
+        """Parameter, what clients asked for, what servers made of it: all of it new."""
+        cdef bytes data = bytes_in(&self.pool(pool_id).inquiry.learned)
+        words_forget(self.pool(pool_id))
+        parts = iter(data.split(b"\0")[:-1])
+        return list(zip(parts, parts, parts))
 
     def pool_stats(self, uint32_t pool_id):
         """Counts and totals of one pool."""
@@ -516,14 +518,9 @@ cdef class Engine:
         Reading goes on from here.
         """
         cdef LinkConn *link = self.link(handle)
-        cdef bytes data = b""
+        cdef bytes data = bytes_in(&link.stream.held)
         cdef int code
-        if link.stream.held.cap:
-            data = PyBytes_FromStringAndSize(
-                <const char *> link.stream.held.data + link.stream.held.start,
-                queue_size(&link.stream.held),
-            )
-            queue_reset(&link.stream.held)
+        queue_reset(&link.stream.held)
         code = link_listen(&self.loop, link)
         if code < 0:
             raise OSError(-code, os.strerror(-code))

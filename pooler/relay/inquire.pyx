@@ -1,13 +1,18 @@
 # SPDX-License-Identifier: MIT
 """Inquiries; see ``inquire.pxd``."""
 
-from pooler.relay.orders cimport order_inquired, order_send_to_server
+from libc.stdint cimport uint32_t
+
+from pooler.relay.orders cimport (
+    order_inquired, order_learned, order_send_to_server,
+)
 from pooler.session.pool cimport pool_test
 from pooler.session.requests cimport REQUEST_ALIGN, requests_count, requests_push
-from pooler.wire.buffers cimport queue_add, queue_reset, queue_size
+from pooler.wire.buffers cimport Queue, queue_add, queue_reset, queue_size
 
 cdef enum:
     ANSWER_MAX_BYTES = 32768  # of a value and its error, told at most three times
+    LEARNED_MAX_BYTES = 8192  # until Python has taken it
 
 
 cdef bint inquiry_begin(
@@ -62,3 +67,38 @@ cdef void inquiry_lost(Relay *r, Pool *p) noexcept nogil:
 cdef void inquiry_forget(Pool *p) noexcept nogil:
     """Python has read the answer, or nobody will."""
     queue_reset(&p.inquiry.answer)
+
+
+cdef int put_part(Queue *q, const void *text, uint32_t n) noexcept nogil:
+    """A text, and its terminator."""
+    if n and queue_add(q, <const uint8_t *> text, n) < 0:
+        return -1
+    return queue_add(q, <const uint8_t *> b"\0", 1)
+
+
+cdef void words_learned(
+    Relay *r, Pool *p, int index, const ParamValue *asked, const ParamValue *told
+) noexcept nogil:
+    """A server has made ``told`` of what a client had asked for.
+
+    What there is no room for is learned another time. The first of many orders Python.
+    """
+    cdef Queue *q = &p.inquiry.learned
+    cdef bint first = q.cap == 0
+    cdef size_t n = <size_t> r.params.name_n[index] + asked.n + told.n + 3
+    if queue_size(q) + n > LEARNED_MAX_BYTES:
+        return
+    if (
+        put_part(q, r.params.name[index], r.params.name_n[index]) < 0
+        or put_part(q, asked.text, asked.n) < 0
+        or put_part(q, told.text, told.n) < 0
+    ):
+        queue_reset(q)  # half of it would be read as something else
+        return
+    if first:
+        order_learned(&r.orders, p)
+
+
+cdef void words_forget(Pool *p) noexcept nogil:
+    """Python has taken it, or nobody will."""
+    queue_reset(&p.inquiry.learned)

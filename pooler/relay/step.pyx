@@ -17,7 +17,9 @@ from pooler.relay.ends cimport (
 from pooler.relay.from_client cimport relay_client_bytes
 from pooler.relay.from_server cimport relay_server_bytes
 from pooler.relay.injected cimport answer_cancelled
-from pooler.relay.inquire cimport inquiry_begin, inquiry_bytes, inquiry_forget
+from pooler.relay.inquire cimport (
+    inquiry_begin, inquiry_bytes, inquiry_forget, words_forget,
+)
 from pooler.relay.orders cimport (
     order_read_client, order_read_server, order_send_to_client, order_send_to_server,
 )
@@ -69,6 +71,7 @@ cdef void relay_free(Relay *r) noexcept nogil:
     cdef uint32_t i
     for i in range(r.pool_count):
         inquiry_forget(r.pools[i])
+        words_forget(r.pools[i])
         pool_free(r.pools[i])
     free(r.pools)
     queue_reset(&r.pending.block)

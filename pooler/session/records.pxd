@@ -135,6 +135,8 @@ cdef struct Inquiry:  # what an idle server makes of a value; written by inquire
     ServerSession *server  # borrow: it has not answered yet; NULL: none
     Queue answer  # own: its messages, up to ReadyForQuery
     bint failed  # the answer is longer than any that is awaited
+    Queue learned  # own: name, what a client asked for, what a server made of it; each
+    # with a terminator, and again
 
 cdef struct Pool:
     uint32_t id

@@ -281,6 +281,7 @@ class Pools:
         self._databases.clear()
         for pool in list(self._by_key.values()):
             pool.words.forget()
+            self._engine.pool_learned(pool.pool_id)  # what is on its way, as well
             database = self.database(pool.database.name)
             if database is None:
                 continue
@@ -384,6 +385,14 @@ class Pools:
         pool = self._by_id.get(pool_id)
         if pool is not None and pool.questions is not None:
             pool.questions.inquired()
+
+    def learned(self, pool_id: int) -> None:
+        """Servers have put values of clients into their own words."""
+        found = self._engine.pool_learned(pool_id)
+        pool = self._by_id.get(pool_id)
+        if pool is not None:
+            for name, asked, told in found:
+                pool.words.learn(name.decode(), asked.decode(), told.decode())
 
     # ------------------------------------------------------------ servers
 

@@ -109,6 +109,7 @@ class Worker:
             Notice.NOTICE_CANCEL: self._on_cancel,
             Notice.NOTICE_LINK: self._on_link,
             Notice.NOTICE_INQUIRED: self._on_inquired,
+            Notice.NOTICE_LEARNED: self._on_learned,
         }
         self._messages: dict[str, Callable[[BusMessage], None]] = {
             "reload": self._on_reload,
@@ -191,6 +192,9 @@ class Worker:
 
     def _on_inquired(self, row: NoticeRow) -> None:
         self._pools.inquired(row[3])
+
+    def _on_learned(self, row: NoticeRow) -> None:
+        self._pools.learned(row[3])
 
     def _on_accept_paused(self, row: NoticeRow) -> None:
         _, handle, code, _, _, _ = row

@@ -12,7 +12,7 @@ from libc.stdlib cimport calloc, free
 
 from pooler.relay.orders cimport (
     ORDER_CANCEL, ORDER_CLOSE_CLIENT, ORDER_CLOSE_SERVER, ORDER_INQUIRED, ORDER_LAUNCH,
-    ORDER_READ_CLIENT, ORDER_SEND_TO_CLIENT, ORDER_SEND_TO_SERVER, Order,
+    ORDER_LEARNED, ORDER_READ_CLIENT, ORDER_SEND_TO_CLIENT, ORDER_SEND_TO_SERVER, Order,
 )
 from pooler.relay.shared cimport Relay
 from pooler.relay.step cimport (
@@ -333,6 +333,7 @@ cdef class Bench:
     cdef list sent  # ("client" or "server", index, bytes) in the order of sending
     cdef list closed  # ("client" or "server", index, how) in order
     cdef set gone  # ("client" or "server", index) of what was closed
+    cdef list learned  # what servers have made of values, in order
     cdef list inquiries  # what inquiries have brought, in order
     cdef list cancels  # servers whose work is to be cancelled
     cdef readonly int launches
@@ -358,6 +359,7 @@ cdef class Bench:
         self.sent = []
         self.closed = []
         self.inquiries = []
+        self.learned = []
         self.cancels = []
         self.gone = set()
         self.held = []
@@ -432,6 +434,8 @@ cdef class Bench:
                 self.cancels.append(<int> <size_t> order.server.io)
             elif order.kind == ORDER_INQUIRED:
                 self.inquiries.append(self.take_held(&self.pool.inquiry.answer))
+            elif order.kind == ORDER_LEARNED:
+                self.learned.append(self.take_held(&self.pool.inquiry.learned))
             elif order.kind == ORDER_LAUNCH:
                 self.launches += 1
             i += 1
@@ -691,6 +695,11 @@ cdef class Bench:
         """What inquiries have brought since the last call; empty: nothing."""
         inquiries, self.inquiries = self.inquiries, []
         return inquiries
+
+    def take_learned(self):
+        """Names, what was asked for and what became of it, since the last call."""
+        learned, self.learned = self.learned, []
+        return learned
 
     def take_cancels(self):
         """Servers that PostgreSQL was to be asked about since the last call."""

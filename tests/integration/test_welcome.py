@@ -227,6 +227,22 @@ def directly(postgres: Postgres, **parameters: str) -> WireClient:
     return WireClient(postgres.port).login(USER, DATABASE, **parameters)
 
 
+def test_what_a_first_transaction_has_shown_is_known(make_pooler: MakePooler) -> None:
+    """Also where no server is ever idle when somebody logs in."""
+    pooler = make_pooler(default_pool_size=1)
+    asked = {"TimeZone": "utc", "IntervalStyle": "ISO_8601", LABEL: "é" * 40}
+    words = {"TimeZone": "UTC", "IntervalStyle": "iso_8601", LABEL: "?" * 62}
+    with pooler.client(TimeZone="Asia/Tokyo") as holder:
+        for known in (False, True):
+            holder.ask(query("BEGIN"))
+            with pooler.client(**asked) as client:
+                told = {name: client.parameters[name] for name in asked}
+                assert told == (words if known else {**asked, LABEL: "?" * 62})
+                holder.ask(query("COMMIT"))
+                assert client.value("SHOW TimeZone") == "UTC"
+                assert client.parameters["IntervalStyle"] == "iso_8601"
+
+
 def test_a_bad_value_that_could_not_be_asked(make_pooler: MakePooler) -> None:
     """The login goes on; the first transaction ends it, and nobody else."""
     pooler = make_pooler(default_pool_size=1)

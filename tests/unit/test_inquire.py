@@ -185,3 +185,69 @@ def test_a_transaction_that_stays_open_is_rolled_back(bench: Any) -> None:
     assert bench.take_sent() == [("server", 0, query("ROLLBACK"))]
     bench.server_feed(0, message("C", b"ROLLBACK\0") + ready())
     assert state(bench) == ServerState.SERVER_IDLE
+
+
+# What our SET has shown
+
+
+TRACKED = ("application_name", "TimeZone", "DateStyle")
+HAS = (b"", b"GMT", b"ISO, MDY")
+
+
+@pytest.fixture
+def pair(probe: ModuleType) -> Any:
+    """A pool whose server has three parameters."""
+    made = probe.Bench(max_servers=1, tracked=TRACKED)
+    made.add_server(HAS)
+    return made
+
+
+def align(bench: Any, values: tuple[bytes, ...], *reports: bytes) -> list[bytes]:
+    """Let a client with these values work; what was learned."""
+    client = bench.add_client(values)
+    bench.client_feed(client, query())
+    bench.server_feed(0, message("C", b"SET\0") + b"".join(reports) + ready())
+    bench.server_feed(0, SELECTED)
+    bench.drop_client(client)
+    learned: list[bytes] = bench.take_learned()
+    return learned
+
+
+def test_the_words_of_a_set_are_learned(pair: Any) -> None:
+    said = parameter("TimeZone", "UTC")
+    assert align(pair, (b"", b"utc", b"ISO, MDY"), said) == [b"TimeZone\0utc\0UTC\0"]
+
+
+def test_a_value_in_the_servers_words_teaches_nothing(pair: Any) -> None:
+    assert align(pair, (b"", b"UTC", b"ISO, MDY"), parameter("TimeZone", "UTC")) == []
+
+
+def test_what_the_server_does_not_report_is_not_learned(pair: Any) -> None:
+    """It has that value already, or never says."""
+    assert align(pair, (b"", b"gmt", b"ISO, MDY")) == []
+
+
+def test_neither_date_styles_nor_labels_are_learned_so(pair: Any) -> None:
+    reports = (
+        parameter("application_name", "cut"),
+        parameter("DateStyle", "SQL, MDY"),
+    )
+    assert align(pair, (b"uncut", b"GMT", b"sql"), *reports) == []
+
+
+def test_a_report_of_a_client_s_own_set_is_not_learned(pair: Any) -> None:
+    client = pair.add_client(HAS)
+    pair.client_feed(client, query("set timezone to utc"))
+    pair.server_feed(0, parameter("TimeZone", "UTC") + COMPLETE + ready())
+    assert pair.take_learned() == []
+
+
+def test_what_is_learned_is_bounded(probe: ModuleType) -> None:
+    """Long values, of which there is room for two."""
+    bench = probe.Bench(max_servers=1, tracked=("a", "b", "c"))
+    bench.add_server((b"", b"", b""))
+    values = tuple(b"%d" % number * 4000 for number in range(3))
+    reports = [parameter(name, "x" * 50) for name in "abc"]
+    [learned] = align(bench, values, *reports)
+    assert learned.count(b"\0") == 3 * 2
+    assert align(bench, values, *reports) != []
