@@ -30,6 +30,8 @@ cpdef enum Notice:
     NOTICE_ACCEPT_PAUSED  # handle is a listener; argument: errno
     NOTICE_CANCEL  # PostgreSQL is to be asked; cancel_end is due
     NOTICE_LINK  # a link is connected, has got bytes, or has ended
+    NOTICE_INQUIRED  # pool_id: pool_inquiry_answer is due
+    NOTICE_LEARNED  # pool_id: pool_learned is due
 
 cdef struct Transport:
     # The operations of a connection, the same for every kind. Bytes or -errno;

@@ -6,6 +6,7 @@ from libc.string cimport memset
 
 from pooler.relay.align cimport server_params_end, stop_aligning
 from pooler.relay.cancels cimport cancel_work
+from pooler.relay.inquire cimport inquiry_lost
 from pooler.relay.injected cimport inject_end, inject_query
 from pooler.relay.orders cimport (
     order_close_server, order_read_server, order_tell_changed,
@@ -51,6 +52,8 @@ cdef void close_server(Relay *r, ServerSession *s, CloseReason reason) noexcept 
         stop_aligning(s.client)
     if r.pending.settle == s:
         r.pending.settle = NULL
+    if p.inquiry.server == s:
+        inquiry_lost(r, p)
     session_statements_free(&r.statements, s)
     pool_remove_server(p, s)
     timer_end(&s.timer)

@@ -20,6 +20,8 @@ cdef enum OrderKind:
     ORDER_CANCEL  # have PostgreSQL cancel what the server is at; then step_cancelled
     ORDER_LAUNCH  # the pool wants servers
     ORDER_TELL_CHANGED  # a client has left something new in a server of the pool
+    ORDER_INQUIRED  # what a server of the pool was asked is answered
+    ORDER_LEARNED  # what a server has made of a client's values is kept for Python
     ORDER_KINDS
 
 cdef enum:
@@ -57,3 +59,5 @@ cdef void order_close_server(
 cdef void order_cancel(Orders *o, ServerSession *s) noexcept nogil
 cdef void order_launch(Orders *o, Pool *p) noexcept nogil
 cdef void order_tell_changed(Orders *o, Pool *p) noexcept nogil
+cdef void order_inquired(Orders *o, Pool *p) noexcept nogil
+cdef void order_learned(Orders *o, Pool *p) noexcept nogil

@@ -18,7 +18,7 @@ from pooler.session.deadlines cimport (
     CLIENT_DEADLINES, NO_DEADLINE, SERVER_DEADLINES, Timer, Wheel, deadline_start,
     deadline_stop,
 )
-from pooler.wire.buffers cimport Stream
+from pooler.wire.buffers cimport Queue, Stream
 from pooler.tables.params cimport ParamSet
 from pooler.tables.client_names cimport ClientStatement, ClientStatements
 from pooler.tables.effect_queue cimport EffectQueue
@@ -151,6 +151,13 @@ cdef struct PoolCounters:  # totals since the pool was made; written by counters
     uint32_t left  # what it ever was: or-ed Change
     uint64_t replays  # batches that were sent again after a plan had gone stale
 
+cdef struct Inquiry:  # what an idle server makes of a value; written by inquire
+    ServerSession *server  # borrow: it has not answered yet; NULL: none
+    Queue answer  # own: its messages, up to ReadyForQuery
+    bint failed  # the answer is longer than any that is awaited
+    Queue learned  # own: name, what a client asked for, what a server made of it; each
+    # with a terminator, and again
+
 cdef struct Pool:
     uint32_t id
     PoolConfig config
@@ -169,6 +176,7 @@ cdef struct Pool:
     bint closing  # paused for good: who asks for a server is sent away
     bint wake_listed  # in the list of pools whose waiting clients are to be served
     Pool *next_wake  # borrow
+    Inquiry inquiry
     ServerSession *idle_head  # borrow: most recently used
     ServerSession *idle_tail
     ClientSession *waiting_head  # borrow: waits longest

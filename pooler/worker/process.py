@@ -109,6 +109,8 @@ class Worker:
             Notice.NOTICE_ACCEPT_PAUSED: self._on_accept_paused,
             Notice.NOTICE_CANCEL: self._on_cancel,
             Notice.NOTICE_LINK: self._on_link,
+            Notice.NOTICE_INQUIRED: self._on_inquired,
+            Notice.NOTICE_LEARNED: self._on_learned,
         }
         self._messages: dict[str, Callable[[BusMessage], None]] = {
             "reload": self._on_reload,
@@ -193,6 +195,12 @@ class Worker:
 
     def _on_link(self, row: NoticeRow) -> None:
         self._links.happened(row[1])
+
+    def _on_inquired(self, row: NoticeRow) -> None:
+        self._pools.inquired(row[3])
+
+    def _on_learned(self, row: NoticeRow) -> None:
+        self._pools.learned(row[3])
 
     def _on_accept_paused(self, row: NoticeRow) -> None:
         _, handle, code, _, _, _ = row
