@@ -105,6 +105,9 @@ cdef struct Replay:  # a batch that may have to be sent again; see statements.re
     Statement *statement  # own: one reference: the one that it needs
     uint8_t state
     bint repeated
+    bint inert  # of a Query: its arguments cannot have done anything
+    bint bind_follows  # a Bind that may be repeated is here behind the Parse looked at
+    bint unproven  # first is a Parse that is answered here if the Bind succeeds
 
 cdef struct PoolConfig:  # how a pool works; written by pool
     uint8_t mode

@@ -178,6 +178,12 @@ cdef void effects_undo(
     s.effects.head += count
 
 
+cdef Effect effects_take(ServerSession *s) noexcept nogil:
+    """Take the oldest effect out of the queue, neither committed nor undone."""
+    s.effects.head += 1
+    return effects_at(&s.effects, s.effects.head - 1)[0]
+
+
 cdef void session_statements_free(
     StatementTable *t, ServerSession *s
 ) noexcept nogil:

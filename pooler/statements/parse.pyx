@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Parse; see ``parse.pxd``."""
 
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint8_t, uint32_t
 from libc.stdlib cimport malloc
 from libc.string cimport memcpy
 
@@ -12,7 +12,11 @@ from pooler.statements.install cimport (
     use_target,
 )
 from pooler.session.records cimport server_has
-from pooler.session.requests cimport REQUEST_FAKE, batch_number
+from pooler.session.requests cimport (
+    REQUEST_ALIGN, REQUEST_FAKE, batch_number, requests_at,
+)
+from pooler.statements.peek cimport bind_follows, types_are_given
+from pooler.statements.replay cimport replay_arm_parse, replay_foresee
 from pooler.statements.sql_names cimport (
     intern, intern_parse, is_stable, names_of, over_limit, query_names,
 )
@@ -88,13 +92,53 @@ cdef PrepareResult names_missing(
     return PREPARE_HOLD
 
 
-cdef inline bint may_answer(const ServerSession *s) noexcept nogil:
-    """Whether a Parse can be answered here: PostgreSQL would surely accept it.
+cdef inline bint may_keep(const ServerSession *s) noexcept nogil:
+    """Whether PostgreSQL would surely look at the text of a Parse.
 
     It does not in a failed transaction, nor can anybody say before what was sent
     earlier is answered.
     """
     return s.xact_status != c"E" and s.requests.closing_count == 0
+
+
+cdef bint may_answer(
+    const StatementTable *t, ServerSession *s, const Statement *st,
+    const ServerStatement *there, size_t query_n,
+) noexcept nogil:
+    """Whether a Parse of what the server has, ``there``, may be answered here.
+
+    It must be as if PostgreSQL had read the text now. So all types of its parameters
+    are given (else they are found out anew), it names no other statement, a Bind comes
+    behind it, not a Describe, and should that fail, the client's own Parse can still be
+    sent (``replay``): no transaction block is open, and nothing was asked for before
+    but the Close of names.
+    """
+    cdef uint32_t at = s.requests.head
+    cdef uint8_t request
+    if (
+        not s.replay.bind_follows or s.xact_status != c"I" or st.target != NULL
+        or not server_has(s, there) or there.parsed_at != t.schema_count
+    ):
+        return False
+    while at != s.requests.tail:
+        request = requests_at(&s.requests, at)[0]
+        if request != (c"C" | REQUEST_FAKE) and request != REQUEST_ALIGN:
+            return False
+        at += 1
+    return types_are_given(st.text, st.n, query_n)
+
+
+cdef Effect *answer_parse(
+    StatementTable *t, ServerSession *s, const Output *out, ServerStatement *there
+) noexcept nogil:
+    """Answer a client's Parse here, once the Bind behind it has succeeded."""
+    cdef Effect *effect
+    server_statement_use(&s.statements, there)
+    count_parse_hit(s.pool)
+    effect = push_with_effect(s, c"P" | REQUEST_FAKE)
+    if effect != NULL:
+        replay_arm_parse(t, s, out, there.statement)
+    return effect
 
 
 cdef Effect *send_parse(
@@ -132,15 +176,13 @@ cdef PrepareResult parse_unnamed(
     cdef bint cached = False
     if (
         st != NULL and st.target == NULL and t.cache_unnamed
-        and may_answer(s)
+        and may_keep(s)
     ):
         entry = server_statement_find(&s.statements, st)
-        if server_has(s, entry) and entry.parsed_at == t.schema_count:
+        if may_answer(t, s, st, entry, query_n):
             cached = is_stable(st)
             if cached:
-                server_statement_use(&s.statements, entry)
-                count_parse_hit(s.pool)
-                effect = push_with_effect(s, c"P" | REQUEST_FAKE)
+                effect = answer_parse(t, s, out, entry)
         elif (entry != NULL or text_seen(t, st.hash)) and is_stable(st):
             cached = True
             effect = send_parse(t, s, out, st)
@@ -234,13 +276,14 @@ cdef PrepareResult parse_named(
     entry.pending = True
     names.names_batch = batch_number(&s.requests)
     there = server_statement_find(&s.statements, st)
-    if server_has(s, there) and there.parsed_at == t.schema_count and may_answer(s):
-        server_statement_use(&s.statements, there)
-        count_parse_hit(s.pool)
-        effect = push_with_effect(s, c"P" | REQUEST_FAKE)
+    if may_answer(t, s, st, there, query_n):
+        effect = answer_parse(t, s, out, there)
         if effect == NULL:
             return PREPARE_NO_MEMORY
     else:
+        if not types_are_given(text, n, query_n):
+            t.parse_count += 1
+            entry.born = t.parse_count
         if st.target != NULL and use_target(t, s, out, st, False) < 0:
             return PREPARE_NO_MEMORY
         effect = send_parse(t, s, out, st)
@@ -297,8 +340,10 @@ cdef PrepareResult absorb(
 
 cdef PrepareResult prepare_parse(
     StatementTable *t, ClientSession *c, ServerSession *s, Output *out,
-    const Found *found, const uint8_t *message, size_t here, size_t *taken,
+    const Found *found, const uint8_t *message, size_t here, size_t behind,
+    size_t *taken,
 ) noexcept nogil:
+    """A Parse; ``behind``: bytes of what follows it that are here as well."""
     cdef size_t name_end = after_cstring(message, here, HEADER_BYTES)
     cdef Effect *effect
     cdef Refusal why
@@ -308,6 +353,9 @@ cdef PrepareResult prepare_parse(
         return PREPARE_NO_MEMORY
     if name_end > HEADER_BYTES + 1 and names_unsettled(c, s):
         return PREPARE_WAIT
+    replay_foresee(s, here > found.length and bind_follows(
+        message + here, behind, message + HEADER_BYTES, name_end - HEADER_BYTES
+    ))
     if here > found.length:
         taken[0] = here
         return parse_whole(

@@ -63,6 +63,7 @@ cdef struct StatementTable:  # one per worker
     bint cache_unnamed
     uint32_t long_query_bytes  # a longer Query is not kept: see long_query
     uint32_t schema_count  # commands seen that may change what a text means
+    uint64_t parse_count  # Parses of clients that named a statement
     uint32_t next_id
     uint8_t prefix_n  # what all names on servers begin with
     char prefix[16]
