@@ -28,7 +28,9 @@ from pooler.statements.replay cimport (
 from pooler.tables.effect_queue cimport (
     EFFECT_FAILED, EFFECT_REFUSED, Effect, effects_at,
 )
-from pooler.tables.shapes cimport shape_of_parameters, shape_of_rows
+from pooler.tables.shapes cimport (
+    SHAPE_OF_NOTHING, shape_add, shape_begin, shape_end,
+)
 from pooler.wire.buffers cimport output_add
 from pooler._wire cimport (
     ACTIONS, ACTION_COPY_IN, ACTION_ENDS, ACTION_ERROR, ACTION_PARAMETER,
@@ -47,9 +49,7 @@ from pooler.wire.messages import MESSAGES, Action, Sender
 
 cdef enum:
     ERROR_HELD_BYTES = 16384  # a longer error is shown as it is
-    SHAPE_HELD_BYTES = 65536  # a longer RowDescription is not remembered
-    SHAPE_OF_NOTHING = 2
-    SHAPE_TOO_LONG = 3
+    TYPES_HELD_BYTES = 65536  # a longer ParameterDescription is told at once
 
 cdef struct Walk:  # over the bytes of one read
     Relay *r
@@ -190,29 +190,52 @@ cdef RelayStatus on_tag(Walk *w) noexcept nogil:
     return on_ends(w)
 
 
-cdef void note_rows(Walk *w) noexcept nogil:
-    """A Describe whose answer matters is answered: RowDescription or NoData."""
-    cdef uint64_t shape = SHAPE_OF_NOTHING
-    if w.found.code == c"T":
-        shape = SHAPE_TOO_LONG if is_cut(w) else shape_of_rows(
-            body_of(w), body_size(w)
-        )
-    note_shape(w.s, shape)
-    if w.first & REQUEST_SKIP:  # somebody waits for it
-        go_on(w)
-
-
 cdef inline bint describes(const Walk *w) noexcept nogil:
     """Whether what a Describe says of a statement is remembered."""
     return w.first & 0x7F == REQUEST_DESCRIBE
 
 
+cdef void end_description(Walk *w) noexcept nogil:
+    """All of a description has passed whose number matters; the request is its own.
+
+    A RowDescription or NoData ends the Describe as well.
+    """
+    cdef ServerSession *s = w.s
+    cdef bint rows = s.shaping.code == c"T"
+    cdef uint64_t shape = shape_end(&s.shaping)
+    if rows:
+        end_describe(w, shape)
+    else:
+        note_parameters(s, shape)
+
+
+cdef void end_describe(Walk *w, uint64_t shape) noexcept nogil:
+    """A Describe whose answer matters is answered, up to ``pos``."""
+    note_shape(w.s, shape)
+    if w.first & REQUEST_SKIP:  # somebody waits for it
+        go_on(w)
+    effects_commit(&w.r.statements, w.s, 1)
+    requests_pop(&w.s.requests)
+    next_request(w)
+
+
+cdef void begin_description(Walk *w) noexcept nogil:
+    """Its bytes are taken in as they pass, in whatever pieces."""
+    cdef size_t start = w.found.start + HEADER_BYTES
+    shape_begin(&w.s.shaping, w.found.code)
+    shape_add(&w.s.shaping, w.src + start, w.pos - start)
+    if not is_cut(w):
+        end_description(w)
+
+
 cdef RelayStatus on_rows(Walk *w) noexcept nogil:
-    if describes(w):
-        if is_cut(w) and w.found.length < SHAPE_HELD_BYTES:
-            return give_back(w)
-        note_rows(w)
-    return on_ends(w)
+    if not describes(w):
+        return on_ends(w)
+    if w.found.code == c"T":
+        begin_description(w)
+    else:
+        end_describe(w, SHAPE_OF_NOTHING)
+    return RELAY_OK
 
 
 cdef bint next_is_here(Walk *w) noexcept nogil:
@@ -236,7 +259,7 @@ cdef RelayStatus tell_types_once(Walk *w) noexcept nogil:
     cdef const uint8_t *following = w.src + w.pos
     cdef uint32_t length
     if is_cut(w) or not next_is_here(w):
-        if w.found.length < SHAPE_HELD_BYTES:
+        if w.found.length < TYPES_HELD_BYTES:
             return give_back(w)
         replay_forget(w.s)  # too long to be held: they are told, whatever follows
         return RELAY_OK
@@ -258,9 +281,7 @@ cdef RelayStatus on_parameter_types(Walk *w) noexcept nogil:
         if tell_types_once(w) == RELAY_HOLD:
             return RELAY_HOLD
     if describes(w):
-        if is_cut(w):
-            return give_back(w) if w.found.length < SHAPE_HELD_BYTES else RELAY_OK
-        note_parameters(w.s, shape_of_parameters(body_of(w), body_size(w)))
+        begin_description(w)
     return RELAY_OK
 
 
@@ -449,6 +470,10 @@ cdef void go_on_in_body(Walk *w) noexcept nogil:
         w.pos = s.scan.body_left
         s.scan.body_left = 0
     keep_until(w, w.pos)
+    if s.shaping.code:
+        shape_add(&s.shaping, w.src, w.pos)
+        if s.scan.body_left == 0:
+            end_description(w)
 
 
 cdef RelayStatus walk_messages(Walk *w) noexcept nogil:

@@ -22,6 +22,7 @@ from pooler.wire.buffers cimport Stream
 from pooler.tables.params cimport ParamSet
 from pooler.tables.client_names cimport ClientStatement, ClientStatements
 from pooler.tables.effect_queue cimport EffectQueue
+from pooler.tables.shapes cimport Shaping
 from pooler.tables.server_statements cimport ServerStatement, ServerStatements
 from pooler.tables.texts cimport Statement
 from pooler._wire cimport ScanState
@@ -221,6 +222,7 @@ cdef struct ServerSession:
     Stream stream
     ScanState scan
     uint8_t xact_status  # 'I', 'T' or 'E' of the last ReadyForQuery
+    Shaping shaping  # of the description that passes by, if it matters
     bint dropping  # the body under way belongs to a message that nobody gets
     ParamSet *params
     RequestQueue requests
