@@ -25,6 +25,7 @@ from pooler.statements.install cimport send_again
 from pooler.statements.replay cimport (
     replay_forget, replay_possible, replay_proven, replay_wanted, says_stale,
 )
+from pooler.statements.schema cimport schema_ready, schema_tag
 from pooler.tables.effect_queue cimport (
     EFFECT_FAILED, EFFECT_REFUSED, Effect, effects_at,
 )
@@ -150,6 +151,7 @@ cdef RelayStatus on_ready(Walk *w) noexcept nogil:
         w.pos = w.found.start
         return RELAY_SERVER_PROTO
     s.xact_status = status
+    schema_ready(&w.r.statements, s)
     if (
         s.pool.config.mode == MODE_STATEMENT and status != c"I"
         and w.c != NULL and not w.first & REQUEST_SKIP
@@ -183,6 +185,7 @@ cdef RelayStatus on_ends(Walk *w) noexcept nogil:
 
 
 cdef RelayStatus on_tag(Walk *w) noexcept nogil:
+    schema_tag(&w.r.statements, w.s, body_of(w), body_size(w))
     if w.s.tracking.on:
         note_tag(
             &w.r.statements, w.s, NULL if w.drop else w.c, body_of(w), body_size(w)

@@ -199,6 +199,7 @@ cdef struct Tracking:  # what is known of its prepared statements; written by tr
     bint unnamed_own  # its unnamed statement was parsed by the client attached now
     bint unnamed_maybe  # it may have one, of whomever
     bint stray  # SQL has prepared a name that we do not know
+    bint changing  # a command of its open transaction may change what texts mean
     bint error_told  # an error of ours was shown in place of the next Query's own
     uint32_t prepares  # PREPAREs with names of ours whose tags are to come
 

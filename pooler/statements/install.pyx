@@ -19,7 +19,7 @@ from pooler.tables.server_statements cimport (
 )
 from pooler.tables.texts cimport (
     SERVER_NAME_BYTES, STATEMENT_SQL, Statement, TARGET_EXECUTED, TARGET_PREPARED,
-    statement_ref,
+    schema_count, statement_ref,
 )
 from pooler._wire cimport HEADER_BYTES, load_be32, put_cstring, put_header
 from pooler.session.batch cimport batch_bind, batch_open, batch_synced
@@ -116,7 +116,7 @@ cdef ServerStatement *note_installed(
     cdef ServerStatement *entry = server_statement_add(&s.statements, st)
     if entry != NULL:
         entry.batch = batch_number(&s.requests)
-        entry.parsed_at = t.schema_count
+        entry.parsed_at = schema_count(t)
         entry.parse_number = t.parse_count
     return entry
 

@@ -35,7 +35,7 @@ from pooler.tables.server_statements cimport (
     ServerStatement, server_statement_find, server_statement_use,
 )
 from pooler.tables.texts cimport (
-    STATEMENT_PARSE, Statement, statement_ref, statement_unref, text_seen,
+    STATEMENT_PARSE, Statement, schema_count, statement_ref, statement_unref, text_seen,
 )
 from pooler._wire cimport HEADER_BYTES
 from pooler.session.counters cimport (
@@ -117,7 +117,7 @@ cdef bint may_answer(
     cdef uint8_t request
     if (
         not s.replay.bind_follows or s.xact_status != c"I" or st.target != NULL
-        or not server_has(s, there) or there.parsed_at != t.schema_count
+        or not server_has(s, there) or there.parsed_at != schema_count(t)
     ):
         return False
     while at != s.requests.tail:

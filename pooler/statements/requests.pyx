@@ -40,8 +40,8 @@ from pooler.tables.effect_queue cimport (
 )
 from pooler.tables.server_statements cimport ServerStatement, server_statement_find
 from pooler.tables.texts cimport (
-    STATEMENT_PARSE, Statement, statement_find, statement_hash, statement_ref,
-    statement_unref,
+    STATEMENT_PARSE, Statement, schema_count, statement_find, statement_hash,
+    statement_ref, statement_unref,
 )
 from pooler._wire cimport HEADER_BYTES, load_be32, put_header
 from pooler.session.batch cimport batch_bind, batch_open
@@ -487,7 +487,7 @@ cdef Statement *known_statement(
         statement_hash(context, STATEMENT_PARSE, body + name_end, n - name_end),
     )
     if (
-        st == NULL or st.parsed_in != c.pool or st.parsed_at != t.schema_count
+        st == NULL or st.parsed_in != c.pool or st.parsed_at != schema_count(t)
         or not is_stable(st)
     ):
         return NULL

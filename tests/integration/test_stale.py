@@ -510,3 +510,64 @@ def test_parameters_of_many_types(make_pooler: MakePooler, tables: Postgres) -> 
             other.ask(query("BEGIN" if begin else "COMMIT"))
             assert codes(client.ask(asked)) == "2CZ"
             assert codes(client.ask(describe("a", "S"), SYNC)) == "tTZ"
+
+
+# ------------------------------------------------------------ changes that are seen
+
+CHOOSES = typed_parse("SELECT chosen($1::int)", "n", 23)
+
+
+def chosen(pooler: Pooler, clients: int = 16) -> set[bytes | None]:
+    """What new clients, of all workers, get from a text that all of them prepare."""
+    found = set()
+    for _ in range(clients):
+        with pooler.client() as client:
+            read = client.ask(CHOOSES, bind(b"1", statement="n"), execute(), SYNC)
+            found |= {one.row[0] for one in read if one.code == "D"}
+            assert codes(read) == "12DCZ"
+    return found
+
+
+def make_chosen(of: str) -> str:
+    """PostgreSQL prefers that of int, if it is there when a text is read."""
+    return (
+        f"CREATE FUNCTION chosen({of}) RETURNS text LANGUAGE sql AS $$ SELECT '{of}' $$"
+    )
+
+
+@pytest.fixture
+def overloads(postgres: Postgres) -> Iterator[Postgres]:
+    change(postgres, make_chosen("float8"))
+    yield postgres
+    change(
+        postgres,
+        "DROP FUNCTION chosen(float8), chosen(int)",
+    )
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("form", ["alone", "do", "batch", "many", "transaction"])
+def test_a_change_is_seen_by_all_workers(
+    make_pooler: MakePooler, overloads: Postgres, workers: int, form: str
+) -> None:
+    pooler = make_pooler(default_pool_size=2 * workers, workers=workers)
+    assert chosen(pooler) == {b"float8"}
+    made = make_chosen("int")
+    with pooler.client() as client, pooler.client() as other:
+        other.ask(query("SELECT 1"))
+        if form == "alone":
+            client.ask(query(made))
+        elif form == "do":
+            client.ask(query(f"DO $do$ BEGIN EXECUTE $made${made}$made$; END $do$"))
+        elif form == "batch":
+            client.ask(parse(made), bind(), execute(), SYNC)
+        elif form == "many":
+            client.ask(query(f"SELECT 1; {made}; SELECT 1"))
+        else:
+            client.ask(query("BEGIN"))
+            client.ask(query(made))
+            assert chosen(pooler) == {b"float8"}
+            client.ask(query("SELECT 1"))
+            assert chosen(pooler) == {b"float8"}
+            client.ask(query("COMMIT"))
+        assert chosen(pooler) == {b"int"}
