@@ -35,6 +35,7 @@ cpdef enum Action:  # messages.Action, in its order
     ACTION_ERROR
     ACTION_PARAMETER
     ACTION_COPY_IN
+    ACTION_FUNCTION_CALL
     ACTIONS
 
 cdef enum ScanStatus:

@@ -94,6 +94,7 @@ CLOSE_REASON_ROWS: tuple[tuple[str, str, str], ...] = (
         "abandoned query did not end (cancel_wait_timeout)",
         CONNECTION_FAILURE,
     ),
+    ("CLOSE_SERVER_CHANGED", "session changed by a client", CONNECTION_FAILURE),
     (
         "CLOSE_STATEMENT_XACT",
         "transaction blocks not allowed in statement pooling mode",

@@ -102,6 +102,12 @@ class Settings:
     cancel_wait_timeout: float = setting(10.0, TIME,
         "Give up a cancel request that waited this long for a connection; 0 is off.",
         unit="s", off=0.0, built=True)
+    clean_changed_servers: bool = setting(True, BOOL,
+        "In transaction or statement mode: 1 keeps a server in which a client has left"
+        " something (SET, ROLE, LISTEN, a temporary table, an advisory lock, a cursor"
+        " WITH HOLD) for that client, and runs DISCARD ALL before anybody else gets it;"
+        " with 0 the next client finds what was left, as behind PgBouncer. Not a"
+        " PgBouncer setting.", built=True)
     client_idle_timeout: float = setting(0.0, TIME,
         "Close a client that is idle outside a transaction this long; 0 is off.",
         unit="s")

@@ -64,6 +64,7 @@ class Engine:
         check_delay_us: int,
         cancel_abandoned: bool,
         max_prepared_statements: int = ...,
+        clean_changed: bool = ...,
         dedicated: bool = ...,
         query_wait_us: int = ...,
         tested_us: int = ...,

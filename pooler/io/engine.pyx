@@ -28,7 +28,8 @@ from pooler.io.syscalls cimport sys_now_us
 from pooler.io.transport cimport stream_swallow, stream_write
 from pooler.relay.step cimport (
     relay_add_pool, step_cancel, step_cancelled, step_client_admit, step_client_close,
-    step_client_end, step_pool_wants, step_server_begin, step_server_close,
+    step_client_end, step_pool_waits, step_pool_wants, step_server_begin,
+    step_server_close,
 )
 from pooler.session.deadlines cimport DEADLINE_QUERY_WAIT, DEADLINE_TESTED
 from pooler.session.pool cimport (
@@ -366,6 +367,7 @@ cdef class Engine:
         self, uint32_t pool_id, *, int mode, bytes reset_query, bint reset_always,
         bytes check_query, uint64_t check_delay_us, bint cancel_abandoned,
         uint32_t max_prepared_statements=0, bint dedicated=False,
+        bint clean_changed=False,
         uint64_t query_wait_us=0, uint64_t tested_us=0,
     ):
         """Set how a pool works; scripts are SQL, empty for none.
@@ -389,6 +391,7 @@ cdef class Engine:
         config.reset_always = reset_always
         config.check_delay_us = check_delay_us
         config.cancel_abandoned = cancel_abandoned
+        config.clean_changed = clean_changed
         config.dedicated = dedicated
         config.client_limit_us[<int> DEADLINE_QUERY_WAIT] = query_wait_us
         config.server_limit_us[<int> DEADLINE_TESTED] = tested_us
@@ -409,7 +412,12 @@ cdef class Engine:
 
     def pool_launching(self, uint32_t pool_id, uint32_t at_most):
         """How many servers to open now; they count as connecting from here on."""
-        return pool_launch(self.pool(pool_id), at_most)
+        cdef Pool *p = self.pool(pool_id)
+        cdef uint32_t launched = pool_launch(p, at_most)
+        if launched == 0:
+            step_pool_waits(&self.loop.relay, p)
+            carry_out(&self.loop)
+        return launched
 
     def pool_prelaunch(self, uint32_t pool_id):
         """Count one server as connecting that no waiting client asked for."""
@@ -417,7 +425,10 @@ cdef class Engine:
 
     def pool_launch_failed(self, uint32_t pool_id):
         """A server that was connecting did not come to be."""
-        pool_connected(self.pool(pool_id))
+        cdef Pool *p = self.pool(pool_id)
+        pool_connected(p)
+        step_pool_waits(&self.loop.relay, p)
+        carry_out(&self.loop)
 
     def pool_drop_waiting(self, uint32_t pool_id, bytes farewell):
         """Close all clients that wait; they are told ``farewell``."""

@@ -45,6 +45,9 @@ cdef dict pool_counters(const Pool *p):
         "parse_hits": p.counters.parse_hits,
         "evictions": p.counters.evictions,
         "replays": p.counters.replays,
+        "changed": p.counters.changed,
+        "cleaned": p.counters.cleaned,
+        "left": p.counters.left,
     }
 
 

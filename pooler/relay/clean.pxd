@@ -12,7 +12,8 @@ from pooler.session.records cimport ClientSession, CloseReason, Pool, ServerSess
 cdef void settle(Relay *r, ServerSession *s) noexcept nogil
 cdef void take_over(Relay *r, ClientSession *c, CloseReason reason) noexcept nogil
 cdef void note_unwanted(Relay *r, ServerSession *s, size_t n) noexcept nogil
-cdef bint check_idle_server(Relay *r, Pool *p) noexcept nogil
+cdef bint make_fit(Relay *r, Pool *p, ServerSession *s) noexcept nogil
+cdef void clean_kept(Relay *r, ServerSession *s) noexcept nogil
 cdef void close_server(
     Relay *r, ServerSession *s, CloseReason reason
 ) noexcept nogil

@@ -13,21 +13,25 @@ from pooler.session.deadlines cimport (
     DEADLINE_CANCEL_AGAIN, DEADLINE_TESTED, deadline_start, deadline_stop, timer_end,
 )
 from pooler.session.pool cimport (
-    pool_abandon, pool_detach, pool_drained, pool_head_stale, pool_remove_server,
-    pool_test, pool_tested,
+    pool_abandon, pool_detach, pool_drained, pool_keep, pool_remove_server, pool_test,
+    pool_tested,
 )
 from pooler.session.records cimport (
     CLOSE_CLIENT_IN_PROGRESS, CLOSE_CLIENT_NOT_READY, CLOSE_CLIENT_REQUEST,
-    CLOSE_NO_MEMORY, CLOSE_REPLICATION, CLOSE_SERVER_ABANDONED, CLOSE_SERVER_OBSOLETE,
-    COPY_IN_OPEN, MODE_SESSION, SERVER_ACTIVE, SERVER_CLOSED, SERVER_TESTED, Script,
-    server_is_free, server_is_quiet, server_side_is_quiet,
+    CLOSE_NO_MEMORY, CLOSE_REPLICATION, CLOSE_SERVER_ABANDONED, CLOSE_SERVER_CHANGED,
+    CLOSE_SERVER_OBSOLETE, COPY_IN_OPEN, MODE_SESSION, PoolConfig, SERVER_ACTIVE,
+    SERVER_CLOSED, SERVER_TESTED, Script, server_is_free, server_is_quiet,
+    server_side_is_quiet,
 )
 from pooler.session.requests cimport (
     REQUEST_SKIP, requests_count, requests_first, requests_free,
 )
 from pooler.statements.effects cimport session_statements_free
 from pooler.wire.buffers cimport queue_reset
+from pooler.session.changes cimport CHANGE_FOR_GOOD, changes_cleaned
+from pooler.session.counters cimport count_changed, count_cleaned
 from pooler.session.tracking cimport no_strays
+from pooler.tables.server_statements cimport server_statements_sure
 
 cdef enum:
     UNWANTED_MAX_BYTES = 262144  # of answers that nobody reads, before it is cancelled
@@ -80,6 +84,9 @@ cdef void release(Relay *r, ServerSession *s) noexcept nogil:
     if server_is_surplus(s):
         close_server(r, s, CLOSE_SERVER_OBSOLETE)
         return
+    if s.changes.left:
+        keep_changed(r, s)
+        return
     if s.pool.config.reset_always or s.tracking.stray:
         pool_abandon(s.pool, s)
         s.cleaning.reset_wanted = s.pool.config.reset_always
@@ -88,6 +95,26 @@ cdef void release(Relay *r, ServerSession *s) noexcept nogil:
     pool_detach(s.pool, s, r.now_us)
     if s.pool.waiting_head != NULL:
         wake_pool(r, s.pool)
+
+
+cdef void keep_changed(Relay *r, ServerSession *s) noexcept nogil:
+    """A client has left something in its server: it is offered that one again, until
+    somebody else needs it, who gets it clean.
+    """
+    count_changed(s.pool, s.changes.left)
+    if s.pool.waiting_head != NULL or s.pool.config.reset_always:
+        pool_abandon(s.pool, s)
+        s.cleaning.reset_wanted = True
+        clean_server(r, s)
+    else:
+        pool_keep(s.pool, s, r.now_us)
+
+
+cdef void clean_kept(Relay *r, ServerSession *s) noexcept nogil:
+    """Nobody may have an idle server back as it was left."""
+    pool_test(s.pool, s)
+    s.cleaning.reset_wanted = True
+    clean_server(r, s)
 
 
 cdef void limit_test(ServerSession *s) noexcept nogil:
@@ -104,13 +131,17 @@ cdef void run_script(Relay *r, ServerSession *s, const Script *q) noexcept nogil
     limit_test(s)
 
 
-cdef inline const Script *reset_script(const Relay *r, const Pool *p) noexcept nogil:
-    """What clears a session; without it, others would see what a lost client has set.
+cdef inline const Script *reset_script(
+    const Relay *r, const ServerSession *s
+) noexcept nogil:
+    """What clears a session; without it, others would see what a client has set.
 
-    In session mode a pool without a reset query wants none.
+    In session mode a pool without a reset query wants none. One that was made for
+    session mode may clear too little of what is known to be left.
     """
-    if p.config.reset_query.n or p.config.mode == MODE_SESSION:
-        return &p.config.reset_query
+    cdef const PoolConfig *config = &s.pool.config
+    if config.mode == MODE_SESSION or (config.reset_query.n and s.changes.left == 0):
+        return &config.reset_query
     return &r.discard
 
 
@@ -137,9 +168,12 @@ cdef void clean_server(Relay *r, ServerSession *s) noexcept nogil:
         else:
             s.cleaning.rolling_back = True
             run_script(r, s, &r.rollback)
-    elif s.cleaning.reset_wanted and reset_script(r, s.pool).n:
+    elif s.changes.left & CHANGE_FOR_GOOD:
+        close_server(r, s, CLOSE_SERVER_CHANGED)
+    elif s.cleaning.reset_wanted and reset_script(r, s).n:
         s.cleaning.reset_wanted = False
-        run_script(r, s, reset_script(r, s.pool))
+        s.cleaning.resetting = True
+        run_script(r, s, reset_script(r, s))
     elif s.tracking.stray:
         no_strays(s)
         run_script(r, s, &r.deallocate)
@@ -150,22 +184,31 @@ cdef void clean_server(Relay *r, ServerSession *s) noexcept nogil:
 cdef void cleaned(Relay *r, ServerSession *s) noexcept nogil:
     """Nothing is left in a server: it may have the next client."""
     deadline_stop(&s.timer, DEADLINE_CANCEL_AGAIN)
+    if s.cleaning.resetting:
+        if s.changes.left:
+            count_cleaned(s.pool)
+        changes_cleaned(s)
+        server_statements_sure(&s.statements)
     pool_tested(s.pool, s, s.cleaning.checking, r.now_us)
     memset(&s.cleaning, 0, sizeof(s.cleaning))
     if s.pool.waiting_head != NULL:
         wake_pool(r, s.pool)
 
 
-cdef bint check_idle_server(Relay *r, Pool *p) noexcept nogil:
-    """Run the check query on a server that has been idle too long to be trusted.
+cdef bint make_fit(Relay *r, Pool *p, ServerSession *s) noexcept nogil:
+    """Clean an idle server that somebody has changed, or run the check query on one
+    that has been idle too long to be trusted.
 
-    Returns whether another one may be usable, or may be checked as well.
+    A client keeps what it has left as long as another server can be opened. Returns
+    whether another one may be usable, or may be made so as well.
     """
-    cdef ServerSession *s = p.idle_head
-    if not pool_head_stale(p, r.now_us):
-        return True
     if p.tested_count >= p.waiting_count:
         return False
+    if s.changes.left:
+        if p.launch_wanted or p.connecting_count:
+            return False
+        clean_kept(r, s)
+        return True
     pool_test(p, s)
     s.cleaning.checking = True
     run_script(r, s, &p.config.check_query)
@@ -233,7 +276,7 @@ cdef void take_over(Relay *r, ClientSession *c, CloseReason reason) noexcept nog
     if p.config.dedicated:
         close_server(r, s, CLOSE_REPLICATION)
         return
-    if p.config.mode != MODE_SESSION and free:
+    if p.config.mode != MODE_SESSION and free and s.changes.left == 0:
         release(r, s)
         return
     running = requests_count(&s.requests) != 0 or s.copy.state == COPY_IN_OPEN

@@ -2,7 +2,7 @@
 """How clients and servers end; see ``ends.pxd``."""
 
 from pooler.relay.align cimport client_params_end
-from pooler.relay.clean cimport close_server, take_over
+from pooler.relay.clean cimport clean_kept, close_server, take_over
 from pooler.relay.injected cimport inject_flush
 from pooler.relay.orders cimport order_close_client
 from pooler.session.deadlines cimport timer_end
@@ -30,6 +30,8 @@ cdef void close_client(
     order_close_client(&r.orders, c, reason, tell)
     if c.state == CLIENT_ACTIVE:
         take_over(r, c, reason)
+    if c.kept != NULL:  # its locks, and whatever else it has left, end with it
+        clean_kept(r, c.kept)
     if c.state == CLIENT_LOGIN:
         set_client_state(c, CLIENT_CLOSED)
     else:

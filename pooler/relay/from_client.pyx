@@ -18,18 +18,21 @@ from pooler.statements.effects cimport push_with_effect
 from pooler.statements.replay cimport (
     ReplayTakes, TAKES_IT, TAKES_NO_MORE, replay_collect, replay_request, replay_takes,
 )
+from pooler.statements.runs cimport (
+    is_watched, runs_function, runs_query, runs_unseen,
+)
 from pooler.statements.requests cimport prepare_alone, prepare_request, prepare_rest
 from pooler.statements.outcomes cimport PrepareResult
 from pooler.statements.outcomes cimport (
     PREPARE_DONE, PREPARE_FORWARD, PREPARE_HOLD, PREPARE_NO_MEMORY, PREPARE_WAIT,
 )
-from pooler.tables.client_names cimport ABSORB_NONE
+from pooler.tables.client_names cimport ABSORB_KEEP, ABSORB_NONE
 from pooler.wire.buffers cimport output_add
 from pooler._wire cimport (
     ACTIONS, ACTION_ATTACH, ACTION_ATTACH_UNLESS_KNOWN, ACTION_COPY_END, ACTION_DROP,
-    ACTION_FLUSH, ACTION_NAMED_REQUEST, ACTION_REQUEST, ACTION_TERMINATE, CLIENT_RULES,
-    Found, HEADER_BYTES, LONE_CLIENT_RULES, SCAN_EPROTO, SCAN_MESSAGE, ScanStatus,
-    scan_next, scan_undo,
+    ACTION_FLUSH, ACTION_FUNCTION_CALL, ACTION_NAMED_REQUEST, ACTION_REQUEST,
+    ACTION_TERMINATE, CLIENT_RULES, Found, HEADER_BYTES, LONE_CLIENT_RULES, SCAN_EPROTO,
+    SCAN_MESSAGE, ScanStatus, scan_next, scan_undo,
 )
 from pooler.session.batch cimport (
     batch_bind, batch_request, batch_synced, hold_until_settled,
@@ -40,6 +43,9 @@ from pooler.session.fate cimport mark_obsolete
 from pooler.session.tracking cimport unnamed_of_another
 
 from pooler.wire.messages import MESSAGES, Action, Sender
+
+cdef extern from "<string.h>" nogil:
+    size_t strnlen(const char *text, size_t n)
 
 cdef const char *FLUSH = b"H\0\0\0\4"
 
@@ -128,6 +134,8 @@ cdef RelayStatus on_named_request(Walk *w) noexcept nogil:
         status = prove_first(w)
         if status != RELAY_OK:
             return status
+    if is_watched(s) and (code == c"Q" or not s.tracking.on):
+        note_text(w)
     if s.tracking.on:
         replay_request(s, code)
         # into an open COPY PostgreSQL takes no request: it fails the COPY
@@ -140,12 +148,50 @@ cdef RelayStatus on_named_request(Walk *w) noexcept nogil:
             )
             if prepared == PREPARE_HOLD or prepared == PREPARE_WAIT:
                 return give_back(w, prepared == PREPARE_WAIT)
+    if code == c"Q" and w.c.scan.body_left and not is_kept(w.c):
+        runs_unseen(s)  # it goes on piece by piece
     note_request(s, code)
     if prepared == PREPARE_DONE:
         w.start = w.found.start + taken
     elif prepared == PREPARE_NO_MEMORY or queue_request(s, code) < 0:
         return RELAY_NO_MEMORY
     return RELAY_ALIGN if w.c.settling else RELAY_OK
+
+
+cdef inline bint is_kept(const ClientSession *c) noexcept nogil:
+    """Whether the message under way is kept until it is whole."""
+    return c.statements != NULL and c.statements.absorbing == ABSORB_KEEP
+
+
+cdef void note_text(Walk *w) noexcept nogil:
+    """What the text of a Query may change, or of a Parse where these are not tracked.
+
+    One that will be kept until it is whole is looked at then.
+    """
+    cdef const uint8_t *text = w.src + w.found.start + HEADER_BYTES
+    cdef size_t n = w.found.length - 4
+    cdef size_t name_n
+    if w.found.code != c"Q" and w.found.code != c"P":
+        return
+    if w.c.scan.body_left:
+        if not w.s.tracking.on:
+            runs_unseen(w.s)
+        return
+    if w.found.code == c"P":
+        name_n = strnlen(<const char *> text, n)
+        if name_n == n:
+            return
+        text += name_n + 1
+        n -= name_n + 1
+    runs_query(&w.r.statements, w.s, text, strnlen(<const char *> text, n))
+
+
+cdef RelayStatus on_function_call(Walk *w) noexcept nogil:
+    if not is_ignored(w.s, c"F"):
+        runs_function(w.s, w.src + w.found.start + HEADER_BYTES, (
+            w.pos - w.found.start - HEADER_BYTES
+        ))
+    return on_request(w)
 
 
 cdef RelayStatus give_back(Walk *w, bint settling) noexcept nogil:
@@ -236,6 +282,7 @@ ctypedef RelayStatus (*OnMessage)(Walk *w) noexcept nogil
 cdef OnMessage ON_MESSAGE[<int> ACTIONS]
 ON_MESSAGE[<int> ACTION_REQUEST] = on_request
 ON_MESSAGE[<int> ACTION_NAMED_REQUEST] = on_named_request
+ON_MESSAGE[<int> ACTION_FUNCTION_CALL] = on_function_call
 ON_MESSAGE[<int> ACTION_FLUSH] = on_flush
 ON_MESSAGE[<int> ACTION_COPY_END] = on_copy_end
 ON_MESSAGE[<int> ACTION_TERMINATE] = on_terminate

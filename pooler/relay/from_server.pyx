@@ -19,6 +19,7 @@ from pooler.session.requests cimport (
 )
 from pooler.statements.effects cimport (
     effects_commit, effects_undo, note_parameters, note_shape, note_tag,
+    read_otherwise,
 )
 from pooler.statements.error_text cimport put_refusal, put_renamed_error
 from pooler.statements.install cimport send_again
@@ -44,7 +45,13 @@ from pooler.session.copy_in cimport copy_fail, copy_open
 from pooler.session.counters cimport count_query, count_sent
 from pooler.session.fate cimport mark_obsolete, note_fatal
 from pooler.session.tracking cimport no_prepares, tell_error
-from pooler.tables.server_statements cimport server_statements_doubt
+from pooler.session.changes cimport changes_answered
+from pooler.tables.params cimport (
+    ParamSet, params_mean_the_same, params_ref, params_unref,
+)
+from pooler.tables.server_statements cimport (
+    server_statements_doubt, server_statements_sure,
+)
 
 from pooler.wire.messages import MESSAGES, Action, Sender
 
@@ -136,6 +143,8 @@ cdef void count_ready(Walk *w) noexcept nogil:
             go_on(w)
         if s.requests.head == s.requests.tail:
             no_prepares(s)
+    if s.requests.head == s.requests.tail and changes_answered(s):
+        server_statements_sure(&s.statements)
     if w.first & REQUEST_SKIP:
         if w.first == REQUEST_ALIGN and w.c != NULL:
             server_aligned(w.r, s, w.c)
@@ -289,7 +298,16 @@ cdef RelayStatus on_parameter_types(Walk *w) noexcept nogil:
 
 
 cdef RelayStatus on_parameter(Walk *w) noexcept nogil:
-    if note_parameter(w.r, w.s, not w.drop, body_of(w), body_size(w)):
+    cdef ParamSet *before = params_ref(w.s.params)
+    cdef bint done = note_parameter(
+        w.r, w.s, not w.drop, body_of(w), body_size(w)
+    )
+    if done and w.first != REQUEST_ALIGN and not params_mean_the_same(
+        &w.r.params, before, w.s.params
+    ):
+        read_otherwise(&w.r.statements, w.s)
+    params_unref(&w.r.params, before)
+    if done:
         return RELAY_OK
     w.pos = w.found.start
     return RELAY_SERVER_PROTO

@@ -92,3 +92,4 @@ cdef ServerSession *step_cancel(Relay *r, ClientSession *c) noexcept nogil
 cdef void step_cancelled(Relay *r, ServerSession *s, bint uncertain) noexcept nogil
 cdef void step_server_retire(Relay *r, ServerSession *s) noexcept nogil
 cdef void step_pool_wants(Relay *r, Pool *p) noexcept nogil
+cdef void step_pool_waits(Relay *r, Pool *p) noexcept nogil

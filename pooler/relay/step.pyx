@@ -8,7 +8,7 @@ from libc.string cimport memset
 from pooler.relay.align cimport client_params_begin, server_params_begin
 from pooler.relay.cancels cimport cancel_begins, cancel_ended, cancel_when_aligned
 from pooler.relay.clean cimport (
-    cancel_again, check_idle_server, close_server, note_unwanted, settle,
+    cancel_again, close_server, make_fit, note_unwanted, settle,
     tested_too_long,
 )
 from pooler.relay.ends cimport (
@@ -32,7 +32,7 @@ from pooler.session.deadlines cimport (
 )
 from pooler.session.pool cimport (
     pool_add_client, pool_add_server, pool_begin, pool_connected, pool_free,
-    pool_give_up, pool_head_stale,
+    pool_first_for, pool_give_up, server_fits,
 )
 from pooler.session.records cimport (
     CLOSE_CLIENT_EOF, CLOSE_CLIENT_PARAMETER, CLOSE_CLIENT_PROTO, CLOSE_CLIENT_REQUEST,
@@ -124,13 +124,15 @@ cdef bint step_more(Relay *r) noexcept nogil:
 cdef bint serve_waiting(Relay *r) noexcept nogil:
     """Serve one waiting client, or look at one idle server; False: there is none."""
     cdef Pool *p
+    cdef ServerSession *s
     while r.wakes != NULL:
         p = r.wakes
         if p.waiting_head != NULL and p.idle_head != NULL and not p.paused:
-            if not pool_head_stale(p, r.now_us):
+            s = pool_first_for(p, p.waiting_head)
+            if server_fits(s, p.waiting_head, r.now_us):
                 serve_first(r, p)
                 return True
-            if check_idle_server(r, p):
+            if make_fit(r, p, s):
                 return True
         no_wake(r)
     return False
@@ -405,6 +407,11 @@ cdef void step_server_retire(Relay *r, ServerSession *s) noexcept nogil:
 cdef void step_pool_wants(Relay *r, Pool *p) noexcept nogil:
     """How many servers a pool may have, or whether it hands them out, has changed."""
     want_servers(r, p)
+
+
+cdef void step_pool_waits(Relay *r, Pool *p) noexcept nogil:
+    """Servers that were wanted do not come, or not yet: make do with what is there."""
+    wake_pool(r, p)
 
 
 # ---------------------------------------------------------------- cancel

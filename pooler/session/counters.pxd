@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Totals of a pool. Layer session, sans-IO, hot. Writes ``Pool.counters``."""
 
-from libc.stdint cimport uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 
 from pooler.session.records cimport Pool
 
@@ -41,6 +41,16 @@ cdef inline void count_bind(Pool *p) noexcept nogil:
 
 cdef inline void count_eviction(Pool *p) noexcept nogil:
     p.counters.evictions += 1
+
+
+cdef inline void count_changed(Pool *p, uint32_t left) noexcept nogil:
+    """A client has left something in a server's session."""
+    p.counters.changed += 1
+    p.counters.left |= left
+
+
+cdef inline void count_cleaned(Pool *p) noexcept nogil:
+    p.counters.cleaned += 1
 
 
 cdef inline void count_replay(Pool *p) noexcept nogil:

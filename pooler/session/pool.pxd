@@ -46,6 +46,13 @@ cdef inline void pool_unlist_waiting(Pool *p, ClientSession *c) noexcept nogil:
     p.waiting_count -= 1
 
 
+cdef inline void pool_unkeep(ServerSession *s) noexcept nogil:
+    """A server is kept for nobody any more, whatever was left in it."""
+    if s.kept_for != NULL:
+        s.kept_for.kept = NULL
+        s.kept_for = NULL
+
+
 cdef inline void pool_attach(
     Pool *p, ClientSession *c, ServerSession *s, uint64_t now_us
 ) noexcept nogil:
@@ -54,6 +61,7 @@ cdef inline void pool_attach(
         pool_unlist_waiting(p, c)
         count_wait(p, now_us - c.waiting_since_us)
     pool_unlist_idle(p, s)
+    pool_unkeep(s)
     s.checked = False
     set_client_state(c, CLIENT_ACTIVE)
     set_server_state(s, SERVER_ACTIVE)
@@ -90,14 +98,30 @@ cdef inline void pool_detach(
     pool_idle(p, s, now_us)
 
 
-cdef inline bint pool_head_stale(const Pool *p, uint64_t now_us) noexcept nogil:
-    """The server that would be taken next has been idle too long to be trusted."""
+cdef inline bint server_is_stale(
+    const ServerSession *s, uint64_t now_us
+) noexcept nogil:
+    """An idle server has been so for too long to be trusted."""
     return (
-        p.config.check_query.n != 0
-        and p.idle_head != NULL
-        and not p.idle_head.checked
-        and now_us >= p.idle_head.idle_since_us + p.config.check_delay_us
+        s.pool.config.check_query.n != 0 and not s.checked
+        and now_us >= s.idle_since_us + s.pool.config.check_delay_us
     )
+
+
+cdef inline bint server_fits(
+    const ServerSession *s, const ClientSession *c, uint64_t now_us
+) noexcept nogil:
+    """Whether a client may have an idle server as it is."""
+    return (
+        s.changes.left == 0 or s.kept_for == c
+    ) and not server_is_stale(s, now_us)
+
+
+cdef inline ServerSession *pool_first_for(
+    const Pool *p, const ClientSession *c
+) noexcept nogil:
+    """The idle server that a client would get, if it is fit; NULL: there is none."""
+    return c.kept if c.kept != NULL else p.idle_head
 
 
 cdef inline ServerSession *pool_take(
@@ -105,10 +129,11 @@ cdef inline ServerSession *pool_take(
 ) noexcept nogil:
     """Attach an idle server to a client; NULL when there is none or others wait.
 
-    A client that does not wait yet never overtakes one that does.
+    A client that does not wait yet never overtakes one that does. It has back the
+    server in which it has left something.
     """
-    cdef ServerSession *s = p.idle_head
-    if s == NULL or p.paused or pool_head_stale(p, now_us):
+    cdef ServerSession *s = pool_first_for(p, c)
+    if s == NULL or p.paused or not server_fits(s, c, now_us):
         return NULL
     if p.waiting_head != NULL and p.waiting_head != c:
         return NULL
@@ -126,6 +151,7 @@ cdef bint pool_prelaunch(Pool *p) noexcept nogil
 cdef void pool_connected(Pool *p) noexcept nogil
 cdef void pool_free(Pool *p) noexcept nogil
 cdef void pool_abandon(Pool *p, ServerSession *s) noexcept nogil
+cdef void pool_keep(Pool *p, ServerSession *s, uint64_t now_us) noexcept nogil
 cdef void pool_drained(Pool *p, ServerSession *s) noexcept nogil
 cdef void pool_test(Pool *p, ServerSession *s) noexcept nogil
 cdef void pool_tested(

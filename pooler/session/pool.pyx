@@ -96,6 +96,27 @@ cdef void pool_abandon(Pool *p, ServerSession *s) noexcept nogil:
         p.draining_count += 1
 
 
+cdef void pool_keep(Pool *p, ServerSession *s, uint64_t now_us) noexcept nogil:
+    """Break the link; the server is the last to be taken, but by its client."""
+    cdef ClientSession *c = s.client
+    c.server = NULL
+    s.client = NULL
+    c.kept = s
+    s.kept_for = c
+    set_client_state(c, CLIENT_IDLE)
+    set_server_state(s, SERVER_IDLE)
+    p.active_count -= 1
+    s.idle_since_us = now_us
+    s.next = NULL
+    s.prev = p.idle_tail
+    if p.idle_tail != NULL:
+        p.idle_tail.next = s
+    else:
+        p.idle_head = s
+    p.idle_tail = s
+    p.idle_count += 1
+
+
 cdef void pool_drained(Pool *p, ServerSession *s) noexcept nogil:
     """A server has ended its work for a client that has left."""
     if s.draining:
@@ -106,6 +127,7 @@ cdef void pool_drained(Pool *p, ServerSession *s) noexcept nogil:
 cdef void pool_test(Pool *p, ServerSession *s) noexcept nogil:
     """Take an idle server out of reach while it is checked."""
     pool_unlist_idle(p, s)
+    pool_unkeep(s)
     set_server_state(s, SERVER_TESTED)
     p.tested_count += 1
 
@@ -168,6 +190,7 @@ cdef void pool_remove_server(Pool *p, ServerSession *s) noexcept nogil:
     cdef ClientSession *c = s.client
     if s.state == SERVER_IDLE:
         pool_unlist_idle(p, s)
+        pool_unkeep(s)
     elif s.state == SERVER_ACTIVE:
         p.active_count -= 1
         if c != NULL:

@@ -73,6 +73,7 @@ cpdef enum CloseReason:
     CLOSE_SERVER_RESET
     CLOSE_SERVER_CHECK
     CLOSE_SERVER_ABANDONED
+    CLOSE_SERVER_CHANGED
     CLOSE_STATEMENT_XACT
     CLOSE_REPLICATION
     CLOSE_QUERY_WAIT
@@ -116,6 +117,7 @@ cdef struct PoolConfig:  # how a pool works; written by pool
     bint reset_always  # the reset query runs after every release, not just sessions
     bint cancel_abandoned  # cancel what a lost client left running, and keep the server
     bint dedicated  # made for one client; its server ends with it
+    bint clean_changed  # what a client has left in a server goes before the next one
     Script reset_query  # own
     Script check_query  # own
     uint64_t check_delay_us  # idle for longer: check before use
@@ -133,6 +135,9 @@ cdef struct PoolCounters:  # totals since the pool was made; written by counters
     uint64_t binds
     uint64_t parse_hits  # client Parses that no server had to read
     uint64_t evictions
+    uint64_t changed  # how often a client has left something in a server's session
+    uint64_t cleaned  # how often that was cleared away for another client
+    uint32_t left  # what it ever was: or-ed session.changes.Change
     uint64_t replays  # batches that were sent again after a plan had gone stale
 
 cdef struct Pool:
@@ -163,6 +168,7 @@ cdef struct ClientSession:
     uint8_t state
     Pool *pool
     ServerSession *server  # borrow until detach
+    ServerSession *kept  # borrow: an idle one, with what this client has left in it
     ClientSession *next  # borrow: waiting list
     ClientSession *prev
     uint64_t waiting_since_us
@@ -203,8 +209,15 @@ cdef struct Tracking:  # what is known of its prepared statements; written by tr
     bint error_told  # an error of ours was shown in place of the next Query's own
     uint32_t prepares  # PREPAREs with names of ours whose tags are to come
 
+cdef struct Changes:  # by requests of its clients, or-ed Change; written by changes
+    uint32_t pending  # by what is not answered yet
+    uint32_t xact  # in the transaction under way
+    uint32_t left  # in the session
+    uint32_t batch  # the last one that had any, as batch_number counts
+
 cdef struct Cleaning:  # of a server that a client has left; written by clean
     bint reset_wanted  # run the reset query before going idle
+    bint resetting  # it was sent
     bint rolling_back  # our ROLLBACK is under way
     bint checking  # our check query is under way
     bint abandoned  # nobody wants what it is at work on: it is being cancelled
@@ -215,6 +228,7 @@ cdef struct ServerSession:
     uint8_t state
     Pool *pool
     ClientSession *client  # borrow until detach
+    ClientSession *kept_for  # borrow: has left something in it, and may have it back
     ServerSession *next  # borrow: idle list
     ServerSession *prev
     uint64_t idle_since_us
@@ -230,6 +244,7 @@ cdef struct ServerSession:
     Batch batch
     CopyIn copy
     Fate fate
+    Changes changes
     Cleaning cleaning
     uint32_t cancels  # cancel requests under way to this server
     bint cancel_late  # a cancel request waits until our SET is answered
@@ -258,6 +273,7 @@ cdef inline bint server_has(
     return (
         entry != NULL and not entry.closing
         and entry.generation == s.statements.generation
+        and (entry.epoch == 0 or entry.epoch == s.statements.epoch + 1)
         and not batch_unsettled(&s.requests, entry.batch)
     )
 

@@ -50,3 +50,4 @@ cdef void note_tag(
 cdef void session_statements_free(
     StatementTable *t, ServerSession *s
 ) noexcept nogil
+cdef void read_otherwise(StatementTable *t, ServerSession *s) noexcept nogil

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: MIT
 """Commit and undo; see ``effects.pxd``."""
 
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memcmp
 
 from pooler.statements.replay cimport replay_free
 from pooler.session.requests cimport batch_answered
 from pooler.tables.client_names cimport (
-    ClientStatement, client_statement_find, client_statement_free,
+    ClientStatement, ClientStatements, client_statement_find, client_statement_free,
     client_statement_link, client_statement_unlink, client_statements_clear,
 )
 from pooler.tables.effect_queue cimport (
@@ -17,10 +17,14 @@ from pooler.tables.effect_queue cimport (
 )
 from pooler.tables.server_statements cimport (
     ServerStatement, server_statement_add, server_statement_find,
-    server_statement_remove, server_statements_doubt, server_statements_free,
+    server_statement_remove, server_statements_doubt, server_statements_doubt_since,
+    server_statements_free,
 )
-from pooler.tables.texts cimport Statement, statement_unref
+from pooler.tables.texts cimport (
+    Statement, statement_intern, statement_ref, statement_unref,
+)
 from pooler.session.batch cimport batch_bind
+from pooler.session.changes cimport changes_discarded
 from pooler.session.tracking cimport no_strays, prepare_answered, unnamed_of_another
 
 
@@ -246,6 +250,57 @@ cdef void forget_entries(ServerSession *s) noexcept nogil:
         at += 1
 
 
+cdef Statement *adrift_copy(StatementTable *t, Statement *st) noexcept nogil:
+    """The same text as its client's own, of which nobody knows how it was read."""
+    cdef Statement *own = statement_intern(
+        t, st.context, st.kind, st.text, st.n, 0, False
+    )
+    if own != NULL:
+        own.is_adrift = True
+        own.target = statement_ref(st.target)
+        own.target_use = st.target_use
+    return own
+
+
+cdef void make_adrift(
+    StatementTable *t, ServerSession *s, uint32_t batch, Statement **at
+) noexcept nogil:
+    """If ``at`` was sent in this batch or later, it is its client's own from now on."""
+    cdef ServerStatement *there
+    cdef Statement *own
+    if at[0] == NULL or at[0].is_private:
+        return
+    there = server_statement_find(&s.statements, at[0])
+    if there == NULL or <int32_t> (there.batch - batch) < 0:
+        return
+    own = adrift_copy(t, at[0])
+    if own != NULL:
+        statement_unref(t, at[0])
+        at[0] = own
+
+
+cdef void read_otherwise(StatementTable *t, ServerSession *s) noexcept nogil:
+    """A parameter has changed that no text has told of: what was prepared since the
+    last answered batch may have been read under another value than was believed.
+
+    Others shall not get it, and whoever has prepared it keeps what it means now.
+    """
+    cdef uint32_t batch = batch_answered(&s.requests)
+    cdef ClientStatements *names = NULL
+    cdef ClientStatement *entry
+    cdef uint32_t i
+    if s.client != NULL:
+        names = s.client.statements
+    if names != NULL:
+        for i in range(names.mask + 1):
+            entry = names.buckets[i]
+            while entry != NULL:
+                make_adrift(t, s, batch, &entry.statement)
+                entry = entry.next
+        make_adrift(t, s, batch, &names.unnamed)
+    server_statements_doubt_since(&s.statements, batch)
+
+
 cdef inline bint is_tag(
     const uint8_t *tag, size_t n, const char *text, size_t text_n
 ) noexcept nogil:
@@ -265,6 +320,8 @@ cdef void note_tag(
         if is_tag(tag, n, b"PREPARE", 7):
             prepare_answered(s)
     elif n and tag[0] == c"D":
+        if is_tag(tag, n, b"DISCARD ALL", 11) and c != NULL:
+            changes_discarded(s)
         if is_tag(tag, n, b"DEALLOCATE ALL", 14) or is_tag(tag, n, b"DISCARD ALL", 11):
             server_statements_doubt(&s.statements)
             no_strays(s)

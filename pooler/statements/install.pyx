@@ -2,6 +2,7 @@
 """What a server is sent to have its client's statements; see ``install.pxd``."""
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, strlen
 
 from pooler.wire.buffers cimport QUEUE_MAX_BYTES, Output, output_add, output_room
@@ -23,6 +24,10 @@ from pooler.tables.texts cimport (
 )
 from pooler._wire cimport HEADER_BYTES, load_be32, put_cstring, put_header
 from pooler.session.batch cimport batch_bind, batch_open, batch_synced
+from pooler.session.changes cimport CHANGE_MEANING, CHANGE_TRACKED
+from pooler.tables.params cimport (
+    ParamSet, local_set_bytes, params_differ, put_local_set,
+)
 from pooler.session.counters cimport count_eviction, count_replay, count_server_parse
 from pooler.session.tracking cimport prepare_sent
 from pooler.statements.replay cimport replay_repeats
@@ -118,6 +123,8 @@ cdef ServerStatement *note_installed(
         entry.batch = batch_number(&s.requests)
         entry.parsed_at = schema_count(t)
         entry.parse_number = t.parse_count
+        if not st.is_private and (s.changes.xact | s.changes.left) & CHANGE_MEANING:
+            entry.epoch = s.statements.epoch + 1
     return entry
 
 
@@ -165,26 +172,47 @@ cdef int put_prepare_query(
 cdef int put_prepare_messages(
     StatementTable *t, ServerSession *s, Output *out, Statement *st
 ) noexcept nogil:
-    """Prepare a statement by SQL inside a batch: Parse, Bind, Execute, twice Close."""
-    cdef char scratch[OWN_NAME_BYTES]
-    cdef size_t scratch_n = own_name(t, SCRATCH_SUFFIX, scratch)
+    """Prepare a statement by SQL inside a batch."""
     cdef size_t word = strlen(PREPARE_WORD)
-    cdef Effect *effect = push_with_effect(s, c"P" | REQUEST_SKIP)
     cdef uint8_t quoted[SERVER_NAME_BYTES + 2]
     cdef size_t quoted_n = put_quoted(quoted, st.name, st.name_n)
-    cdef uint8_t zeros[6]
-    zeros[:] = [0, 0, 0, 0, 0, 0]
+    cdef Effect *effect = put_scratch(t, s, out, word + quoted_n + st.n)
     if effect == NULL:
         return -1
     effect.installed = statement_ref(st)
     prepare_sent(s)
-    if put_named(
-        out, c"P", NULL, 0, scratch, scratch_n, word + quoted_n + st.n + 2
-    ) < 0:
-        return -1
     output_add(out, <const uint8_t *> PREPARE_WORD, word)
     output_add(out, quoted, quoted_n)
     output_add(out, st.text, st.n)
+    return run_scratch(t, s, out)
+
+
+cdef Effect *put_scratch(
+    const StatementTable *t, ServerSession *s, Output *out, size_t text_n
+) noexcept nogil:
+    """Begin to run SQL of ours inside a batch: Parse, Bind, Execute, twice Close.
+
+    ``text_n`` bytes of text follow, with their terminator; then ``run_scratch``. NULL
+    without memory.
+    """
+    cdef char scratch[OWN_NAME_BYTES]
+    cdef size_t scratch_n = own_name(t, SCRATCH_SUFFIX, scratch)
+    cdef Effect *effect = push_with_effect(s, c"P" | REQUEST_SKIP)
+    if effect == NULL or put_named(
+        out, c"P", NULL, 0, scratch, scratch_n, text_n + 2
+    ) < 0:
+        return NULL
+    return effect
+
+
+cdef int run_scratch(
+    const StatementTable *t, ServerSession *s, Output *out
+) noexcept nogil:
+    """The text is there: run it."""
+    cdef char scratch[OWN_NAME_BYTES]
+    cdef size_t scratch_n = own_name(t, SCRATCH_SUFFIX, scratch)
+    cdef uint8_t zeros[6]
+    zeros[:] = [0, 0, 0, 0, 0, 0]
     output_add(out, zeros, 2)
     if (
         requests_push(&s.requests, c"B" | REQUEST_SKIP) < 0
@@ -205,20 +233,83 @@ cdef int put_prepare_messages(
     return put_close(out, c"S", scratch, scratch_n)
 
 
+cdef bint depends_on_settings(const Statement *st) noexcept nogil:
+    """Whether it may matter to a text under which settings it is read: literals."""
+    cdef uint32_t i
+    for i in range(st.n):
+        if st.text[i] == c"'" or st.text[i] >= 0x80 or (
+            st.text[i] == c"$" and not c"0" <= st.text[i + 1] <= c"9"
+        ):
+            return True
+    return False
+
+
+cdef inline const ParamSet *settings_of(const ServerSession *s) noexcept nogil:
+    """What is set on a server where the next message is read; NULL: not known."""
+    return NULL if s.changes.pending & CHANGE_TRACKED else s.params
+
+
+cdef int put_settings(
+    StatementTable *t, ServerSession *s, Output *out, const Statement *st, bint back
+) noexcept nogil:
+    """Set what a statement's client had set when it parsed it, or take that back."""
+    cdef const ParamSet *have = settings_of(s)
+    cdef size_t most = local_set_bytes(t.params, st.context)
+    cdef uint8_t *text = <uint8_t *> malloc(most)
+    cdef size_t n
+    if text == NULL:
+        return -1
+    n = put_local_set(text, t.params, st.context, have, back)
+    if put_scratch(t, s, out, n) == NULL:
+        free(text)
+        return -1
+    output_add(out, text, n)
+    free(text)
+    return run_scratch(t, s, out)
+
+
 cdef int install(
     StatementTable *t, ServerSession *s, Output *out, Statement *st, bint for_query
 ) noexcept nogil:
-    """Give the server a statement that it lacks, in front of what needs it."""
-    cdef Effect *effect
+    """Give the server a statement that it lacks, in front of what needs it.
+
+    It is read under the settings of its client's own Parse, whatever is set now.
+    """
     if out.ours > QUEUE_MAX_BYTES:  # each Bind of a few bytes may ask for megabytes
         return -1
     out.ours += st.n
     if make_room(t, s, out, st) < 0:
         return -1
+    if is_read_elsewhere(t, s, st):
+        if (
+            note_installed(t, s, st) == NULL
+            or put_settings(t, s, out, st, False) < 0
+            or put_install(t, s, out, st, False) < 0
+        ):
+            return -1
+        return put_settings(t, s, out, st, True)
     if for_query and st.kind == STATEMENT_SQL and end_own_batch(s, out) < 0:
         return -1
     if note_installed(t, s, st) == NULL:
         return -1
+    return put_install(t, s, out, st, for_query)
+
+
+cdef inline bint is_read_elsewhere(
+    const StatementTable *t, const ServerSession *s, const Statement *st
+) noexcept nogil:
+    """Whether what is set on the server is not what its client had set at its Parse."""
+    return (
+        not st.is_adrift
+        and params_differ(t.params, st.context, settings_of(s))
+        and depends_on_settings(st)
+    )
+
+
+cdef int put_install(
+    StatementTable *t, ServerSession *s, Output *out, Statement *st, bint for_query
+) noexcept nogil:
+    cdef Effect *effect
     count_server_parse(s.pool)
     if st.kind == STATEMENT_SQL:
         if for_query:

@@ -17,6 +17,7 @@ from pooler.session.requests cimport (
 )
 from pooler.statements.peek cimport bind_follows, types_are_given
 from pooler.statements.replay cimport replay_arm_parse, replay_foresee
+from pooler.statements.runs cimport runs_unseen
 from pooler.statements.sql_names cimport (
     intern, intern_parse, is_stable, names_of, over_limit, query_names,
 )
@@ -38,6 +39,7 @@ from pooler.tables.texts cimport (
     STATEMENT_PARSE, Statement, schema_count, statement_ref, statement_unref, text_seen,
 )
 from pooler._wire cimport HEADER_BYTES
+from pooler.session.changes cimport meaning_comes_back, meaning_is_unsure
 from pooler.session.counters cimport (
     count_client_parse, count_parse_hit, count_server_parse,
 )
@@ -96,9 +98,12 @@ cdef inline bint may_keep(const ServerSession *s) noexcept nogil:
     """Whether PostgreSQL would surely look at the text of a Parse.
 
     It does not in a failed transaction, nor can anybody say before what was sent
-    earlier is answered.
+    earlier is answered, or while it would be read under settings that nobody knows.
     """
-    return s.xact_status != c"E" and s.requests.closing_count == 0
+    return (
+        s.xact_status != c"E" and s.requests.closing_count == 0
+        and not meaning_is_unsure(s)
+    )
 
 
 cdef bint may_answer(
@@ -111,13 +116,14 @@ cdef bint may_answer(
     are given (else they are found out anew), it names no other statement, a Bind comes
     behind it, not a Describe, and should that fail, the client's own Parse can still be
     sent (``replay``): no transaction block is open, and nothing was asked for before
-    but the Close of names.
+    but the Close of names. Nor under settings that nobody knows.
     """
     cdef uint32_t at = s.requests.head
     cdef uint8_t request
     if (
         not s.replay.bind_follows or s.xact_status != c"I" or st.target != NULL
         or not server_has(s, there) or there.parsed_at != schema_count(t)
+        or meaning_is_unsure(s)
     ):
         return False
     while at != s.requests.tail:
@@ -176,6 +182,7 @@ cdef PrepareResult parse_unnamed(
     cdef bint cached = False
     if (
         st != NULL and st.target == NULL and t.cache_unnamed
+        and s.xact_status == c"I" and not s.batch.open
         and may_keep(s)
     ):
         entry = server_statement_find(&s.statements, st)
@@ -307,6 +314,8 @@ cdef PrepareResult parse_whole(
         body + name_end, query_end - name_end - 1
     ):
         return PREPARE_WAIT
+    if name_end > 1 and meaning_comes_back(s):
+        return PREPARE_WAIT
     count_client_parse(s.pool)
     if name_end == 1:
         return parse_unnamed(
@@ -373,6 +382,7 @@ cdef PrepareResult prepare_parse(
             return refuse_cut(t, c, s, out, found, here, taken, why)
         return absorb(t, c, s, found, message, here, taken)
     # Too long to be worth remembering: it streams, and lives as long as this link.
+    runs_unseen(s)
     effect = push_with_effect(s, c"P")
     if effect == NULL:
         return PREPARE_NO_MEMORY

@@ -22,6 +22,7 @@ from pooler.session.requests cimport (
     REQUEST_DESCRIBE, REQUEST_FAKE, REQUEST_SKIP, batch_number, batch_unsettled,
     requests_push,
 )
+from pooler.statements.runs cimport is_watched, runs_query, runs_statement
 from pooler.statements.sql_text cimport SqlCommand, sql_concerns, sql_first
 from pooler.statements.sql_names cimport (
     is_stable, names_of, over_limit, query_names, rename_query,
@@ -78,7 +79,7 @@ cdef PrepareResult find_named(
 
 cdef PrepareResult find_unnamed(
     StatementTable *t, ClientSession *c, ServerSession *s, Output *out,
-    Statement **found,
+    bint is_bind, Statement **found,
 ) noexcept nogil:
     """The client's unnamed statement.
 
@@ -91,6 +92,8 @@ cdef PrepareResult find_unnamed(
         return PREPARE_WAIT
     st = c.statements.unnamed if c.statements != NULL else NULL
     if s.tracking.unnamed_own:
+        if st != NULL and is_bind:
+            runs_statement(t, s, st)
         if st != NULL and st.target != NULL and use_target(t, s, out, st, False) < 0:
             return PREPARE_NO_MEMORY
         return PREPARE_FORWARD
@@ -204,13 +207,15 @@ cdef PrepareResult prepare_named(
         result = find_named(c, s, name, name_n, &entry)
         st = entry.statement if entry != NULL else NULL
     else:
-        result = find_unnamed(t, c, s, out, &st)
+        result = find_unnamed(t, c, s, out, found.code == c"B", &st)
     if result == PREPARE_NO_MEMORY or result == PREPARE_WAIT:
         return result
+    if s.replay.unproven and st != NULL and st != s.replay.statement:
+        return PREPARE_WAIT  # what is put in front of it could not be sent again
+    if found.code == c"B" and st != NULL:
+        runs_statement(t, s, st)
     if st == NULL and not looks_like_ours(t, name, name_n):
         return PREPARE_FORWARD
-    if s.replay.unproven and (st == NULL or st != s.replay.statement):
-        return PREPARE_WAIT  # what is put in front of it could not be sent again
     told = told or entry == NULL or entry.told_shape == 0
     if not told and s.xact_status != c"E":
         result = check_shape(t, s, out, entry)
@@ -433,6 +438,8 @@ cdef PrepareResult prepare_absorbed(
     if names.code == c"P":
         result = parse_whole(t, c, s, out, body, n)
     elif n and body[n - 1] == 0:
+        if is_watched(s):
+            runs_query(t, s, body, n - 1)
         batch_open(s, names.in_batch)  # as it was in front of this Query
         result = rename_query(t, c, s, out, body, n - 1)
         batch_open(s, False)
@@ -487,7 +494,8 @@ cdef Statement *known_statement(
         statement_hash(context, STATEMENT_PARSE, body + name_end, n - name_end),
     )
     if (
-        st == NULL or st.parsed_in != c.pool or st.parsed_at != schema_count(t)
+        st == NULL or c.kept != NULL
+        or st.parsed_in != c.pool or st.parsed_at != schema_count(t)
         or not is_stable(st)
     ):
         return NULL

@@ -40,6 +40,7 @@ from pooler.tables.texts cimport (
 )
 from pooler._wire cimport HEADER_BYTES, put_header
 from pooler.session.batch cimport hold_until_settled
+from pooler.session.changes cimport meaning_is_unsure
 from pooler.session.counters cimport count_bind, count_client_parse, count_server_parse
 from pooler.session.tracking cimport prepare_sent
 
@@ -81,13 +82,21 @@ cdef Refusal over_limit(
 cdef Statement *intern(
     StatementTable *t, ClientSession *c, uint8_t kind, const uint8_t *text, size_t n
 ) noexcept nogil:
-    """The statement of this text for this client; the caller owns a reference."""
+    """The statement of this text for this client; the caller owns a reference.
+
+    While nobody can say what texts mean on its server, it is this client's own.
+    """
     cdef ParamSet *context = params_context(t.params, c.params)
+    cdef bint shared = c.server == NULL or not meaning_is_unsure(c.server)
+    cdef Statement *st
     if context == NULL:
         return NULL
-    return statement_intern(
-        t, context, kind, text, n, statement_hash(context, kind, text, n), True
+    st = statement_intern(
+        t, context, kind, text, n, statement_hash(context, kind, text, n), shared
     )
+    if st != NULL and not shared:
+        st.is_adrift = True
+    return st
 
 
 cdef Statement *intern_sql(
@@ -180,7 +189,7 @@ cdef Statement *intern_parse(
         return NULL
     if use == TARGET_NONE:
         st = intern(t, c, STATEMENT_PARSE, text, n)
-        if st != NULL and named and not is_stable(st):
+        if st != NULL and named and not st.is_private and not is_stable(st):
             context = st.context
             h = st.hash
             statement_unref(t, st)

@@ -31,6 +31,9 @@ cdef struct SqlCommand:
     uint8_t name_n
     uint8_t name[SQL_NAME_BYTES]  # as PostgreSQL reads it
 
+cdef size_t skip_blank(const uint8_t *text, size_t n, size_t at) noexcept nogil
+cdef size_t skip_word(const uint8_t *text, size_t n, size_t at) noexcept nogil
+cdef size_t skip_explain(const uint8_t *text, size_t n, size_t at) noexcept nogil
 cdef bint sql_first(const uint8_t *text, size_t n, SqlCommand *found) noexcept nogil
 cdef size_t sql_end(const uint8_t *text, size_t n, size_t at) noexcept nogil
 cdef bint sql_next(

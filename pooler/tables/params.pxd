@@ -55,10 +55,31 @@ cdef ParamSet *params_with(
 ) noexcept nogil
 cdef void params_unref(ParamTable *t, ParamSet *s) noexcept nogil
 cdef ParamSet *params_context(ParamTable *t, ParamSet *s) noexcept nogil
+cdef bint params_differ(
+    const ParamTable *t, const ParamSet *want, const ParamSet *have
+) noexcept nogil
+cdef size_t local_set_bytes(const ParamTable *t, const ParamSet *want) noexcept nogil
+cdef size_t put_local_set(
+    uint8_t *p, const ParamTable *t, const ParamSet *want, const ParamSet *have,
+    bint back,
+) noexcept nogil
 cdef size_t set_query_bytes(const ParamTable *t, const ParamSet *want) noexcept nogil
 cdef size_t put_set_query(
     uint8_t *p, const ParamTable *t, const ParamSet *want, const ParamSet *have
 ) noexcept nogil
+
+
+cdef inline bint params_mean_the_same(
+    const ParamTable *t, const ParamSet *a, const ParamSet *b
+) noexcept nogil:
+    """Whether texts mean the same under both: all but application_name is equal."""
+    cdef int i
+    if a == b:
+        return True
+    for i in range(t.count):
+        if i != t.label and a.value[i] != b.value[i]:
+            return False
+    return True
 
 
 cdef inline ParamSet *params_ref(ParamSet *s) noexcept nogil:

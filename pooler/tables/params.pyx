@@ -281,6 +281,21 @@ cdef inline size_t put_text(uint8_t *p, const char *text) noexcept nogil:
     return n
 
 
+cdef size_t put_escaped(uint8_t *p, const ParamValue *value) noexcept nogil:
+    """A value inside E''."""
+    cdef size_t n = 0
+    cdef uint32_t k
+    cdef uint8_t byte
+    for k in range(value.n):
+        byte = value.text[k]
+        if byte == c"'" or byte == c"\\":
+            p[n] = byte
+            n += 1
+        p[n] = byte
+        n += 1
+    return n
+
+
 cdef size_t put_set_query(
     uint8_t *p, const ParamTable *t, const ParamSet *want, const ParamSet *have
 ) noexcept nogil:
@@ -292,8 +307,6 @@ cdef size_t put_set_query(
     """
     cdef size_t n = HEADER_BYTES
     cdef int i
-    cdef uint32_t k
-    cdef uint8_t byte
     for i in range(t.count):
         if want.value[i] == NULL or want.value[i] == have.value[i]:
             continue
@@ -301,17 +314,97 @@ cdef size_t put_set_query(
         memcpy(p + n, t.name[i], t.name_n[i])
         n += t.name_n[i]
         n += put_text(p + n, LIST_MIDDLE if t.is_list[i] else SET_MIDDLE)
-        for k in range(want.value[i].n):
-            byte = want.value[i].text[k]
-            if byte == c"'" or byte == c"\\":
-                p[n] = byte
-                n += 1
-            p[n] = byte
-            n += 1
+        n += put_escaped(p + n, want.value[i])
         n += put_text(p + n, LIST_END if t.is_list[i] else SET_END)
     if n == HEADER_BYTES:
         return 0
     p[n] = 0
     n += 1
     put_header(p, c"Q", <uint32_t> (n - 1))
+    return n
+
+
+# ---------------------------------------------------------------- for one statement
+
+cdef const char *SELECT = b"SELECT "
+cdef const char *KEEP = b"pg_catalog.set_config('pooler.v"
+cdef const char *KEPT = b"',pg_catalog.current_setting('"
+cdef const char *KEEP_END = b"'),true),"
+cdef const char *PUT = b"pg_catalog.set_config('"
+cdef const char *BACK = b"',pg_catalog.current_setting('pooler.v"
+cdef const char *BACK_END = b"'),true)"
+cdef const char *PUT_END = b"',true)"
+
+cdef enum:
+    LOCAL_SET_BYTES = 192  # more than what surrounds names and value
+
+
+cdef inline bint is_to_be_set(
+    const ParamTable *t, const ParamSet *want, const ParamSet *have, int i
+) noexcept nogil:
+    return (
+        i != t.label and want.value[i] != NULL
+        and (have == NULL or want.value[i] != have.value[i])
+    )
+
+
+cdef bint params_differ(
+    const ParamTable *t, const ParamSet *want, const ParamSet *have
+) noexcept nogil:
+    """Whether a text would be read otherwise; have NULL: what there is is not known."""
+    cdef int i
+    for i in range(t.count):
+        if is_to_be_set(t, want, have, i):
+            return True
+    return False
+
+
+cdef size_t local_set_bytes(const ParamTable *t, const ParamSet *want) noexcept nogil:
+    """Room that ``put_local_set`` may need."""
+    cdef size_t n = 8
+    cdef int i
+    for i in range(t.count):
+        if want.value[i] != NULL:
+            n += 3 * <size_t> t.name_n[i] + 2 * <size_t> want.value[i].n
+            n += LOCAL_SET_BYTES
+    return n
+
+
+cdef size_t put_local_set(
+    uint8_t *p, const ParamTable *t, const ParamSet *want, const ParamSet *have,
+    bint back,
+) noexcept nogil:
+    """Write a SELECT that sets values for the transaction, or puts them ``back``.
+
+    What there was is kept in settings of our own meanwhile, so nobody need know it.
+    Returns its size, with a terminator. Source: "System Administration Functions"
+    """
+    cdef size_t n = put_text(p, SELECT)
+    cdef int i
+    cdef uint8_t digit
+    for i in range(t.count):
+        if not is_to_be_set(t, want, have, i):
+            continue
+        digit = <uint8_t> (c"a" + i)
+        if not back:
+            n += put_text(p + n, KEEP)
+            p[n] = digit
+            n += 1
+            n += put_text(p + n, KEPT)
+            n += put_text(p + n, t.name[i])
+            n += put_text(p + n, KEEP_END)
+        n += put_text(p + n, PUT)
+        n += put_text(p + n, t.name[i])
+        if back:
+            n += put_text(p + n, BACK)
+            p[n] = digit
+            n += 1
+            n += put_text(p + n, BACK_END)
+        else:
+            n += put_text(p + n, LIST_MIDDLE)
+            n += put_escaped(p + n, want.value[i])
+            n += put_text(p + n, PUT_END)
+        p[n] = c","
+        n += 1
+    p[n - 1] = 0  # in the place of the last comma
     return n

@@ -19,6 +19,7 @@ cdef struct ServerStatement:  # a statement that a server has
     uint32_t batch  # the one that it was sent in, as batch_number counts
     uint32_t target_batch  # the one in which SQL names it
     uint32_t parsed_at  # StatementTable.schema_count then
+    uint32_t epoch  # not 0: its text was read under settings that nobody knows
     uint64_t parse_number  # StatementTable.parse_count then
     uint64_t shape  # of its rows; 0: not known
     uint64_t parameters  # their types; 0: not known
@@ -31,6 +32,7 @@ cdef struct ServerStatements:
     ServerStatement *newest
     ServerStatement *oldest
     uint32_t generation
+    uint32_t epoch  # how often it has become sure again what texts mean
 
 cdef ServerStatement *server_statement_find(
     const ServerStatements *has, const Statement *st
@@ -44,12 +46,20 @@ cdef void server_statement_remove(
 cdef void server_statement_closing(
     ServerStatements *has, ServerStatement *entry
 ) noexcept nogil
+cdef void server_statements_doubt_since(
+    ServerStatements *has, uint32_t batch
+) noexcept nogil
 cdef void server_statements_free(
     StatementTable *t, ServerStatements *has
 ) noexcept nogil
 cdef void server_statement_use(
     ServerStatements *has, ServerStatement *entry
 ) noexcept nogil
+
+
+cdef inline void server_statements_sure(ServerStatements *has) noexcept nogil:
+    """What was read under unknown settings is not what others mean by its text."""
+    has.epoch = (has.epoch + 1) & 0x7FFFFFFF
 
 
 cdef inline void server_statements_doubt(ServerStatements *has) noexcept nogil:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """What a server has; see ``server_statements.pxd``."""
 
-from libc.stdint cimport uint32_t
+from libc.stdint cimport int32_t, uint32_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
@@ -68,6 +68,7 @@ cdef ServerStatement *server_statement_add(
             list_newest(has, entry)
             has.count += 1
         entry.generation = has.generation
+        entry.epoch = 0
         entry.shape = entry.parameters = 0
         return entry
     if has.buckets == NULL or has.count > has.mask:
@@ -120,6 +121,17 @@ cdef void server_statement_closing(
         unlist(has, entry)
         has.count -= 1
         entry.closing = True
+
+
+cdef void server_statements_doubt_since(
+    ServerStatements *has, uint32_t batch
+) noexcept nogil:
+    """Nobody can say what those mean that came in this batch or a later one."""
+    cdef ServerStatement *entry = has.newest
+    while entry != NULL:
+        if <int32_t> (entry.batch - batch) >= 0 and not entry.statement.is_private:
+            entry.generation = has.generation - 1
+        entry = entry.older
 
 
 cdef void server_statements_free(

@@ -47,6 +47,9 @@ cdef struct Statement:
     uint8_t target_use
     uint8_t stability  # Stability
     bint is_private  # not found by its text
+    bint is_adrift  # nobody knows under which settings its text was read
+    bint changes_known
+    uint32_t changes  # what running it changes: or-ed session.changes.Change
     uint8_t name_n
     char name[SERVER_NAME_BYTES]  # on every server, zero-terminated
     uint8_t text[1]

@@ -65,6 +65,8 @@ class Action(enum.IntEnum):
     ERROR = 14
     PARAMETER = 15
     COPY_IN = 16
+    # Of a client that has a server, again.
+    FUNCTION_CALL = 17  # a request that runs a function, without a text
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +109,7 @@ MESSAGES: tuple[Message, ...] = (
     Message(_C, "E", "Execute",              9, SMALL, _READY, _A.REQUEST,       _A.ATTACH),
     Message(_C, "C", "Close",                6, SMALL, _READY, _A.NAMED_REQUEST, _A.ATTACH_UNLESS_KNOWN),
     Message(_C, "S", "Sync",                 4,     4, _READY, _A.REQUEST,       _A.ATTACH),
-    Message(_C, "F", "FunctionCall",        14, LARGE, _READY, _A.REQUEST,       _A.ATTACH),
+    Message(_C, "F", "FunctionCall",        14, LARGE, _READY, _A.FUNCTION_CALL, _A.ATTACH),
     Message(_C, "H", "Flush",                4,     4, _READY, _A.FLUSH,         _A.DROP),
     Message(_C, "d", "CopyData",             4, LARGE, _READY, _A.PASS,          _A.DROP),
     Message(_C, "c", "CopyDone",             4,     4, _READY, _A.COPY_END,      _A.DROP),

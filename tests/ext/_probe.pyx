@@ -34,13 +34,14 @@ from pooler.session.records cimport (
     MODE_TRANSACTION, Pool, ServerSession, client_begin, server_begin, server_has,
 )
 from pooler.session.requests cimport requests_at
+from pooler.statements.sql_changes cimport sql_changes, sql_changes_of_plan
 from pooler.statements.sql_text cimport (
     SqlCommand, sql_concerns, sql_first, sql_is_stable, sql_next,
 )
 from pooler.tables.hashing cimport HashKey, siphash
 from pooler.tables.params cimport (
-    ParamSet, ParamValue, params_empty, params_free, params_init, params_track,
-    params_unref, params_with,
+    ParamSet, ParamTable, ParamValue, params_empty, params_free, params_init,
+    params_track, params_unref, params_with,
 )
 from pooler.tables.client_names cimport ClientStatement, ClientStatements
 from pooler.tables.server_statements cimport ServerStatement
@@ -185,6 +186,37 @@ def siphash_of(bytes key, bytes data, int rounds=1, int last_rounds=3):
     return siphash(
         k, <const uint8_t *> <const char *> data, len(data), rounds, last_rounds
     )
+
+
+CHANGES = (
+    "tracked", "meaning", "back", "forgets", "cleans", "setting", "temporary", "listen",
+    "lock", "cursor", "hidden", "for good",
+)
+
+
+def changes_of(bytes text, bint plan=False):
+    """``sql_changes`` where the server reports TimeZone and application_name.
+
+    With ``plan``, ``sql_changes_of_plan``.
+    """
+    cdef ParamTable params
+    cdef ParamSet *empty
+    cdef ParamSet *zone
+    cdef ParamSet *reported
+    cdef uint32_t found
+    cdef const uint8_t *p = <const uint8_t *> <const char *> text
+    params_init(&params)
+    for name in (b"TimeZone", b"application_name", b"search_path"):
+        params_track(&params, name, False)
+    empty = params_empty(&params)
+    zone = params_with(&params, empty, 0, b"UTC", 3)
+    reported = params_with(&params, zone, 1, b"me", 2)
+    if plan:
+        found = sql_changes_of_plan(p, len(text), &params, reported)
+    else:
+        found = sql_changes(p, len(text), &params, reported)
+    params_free(&params)
+    return {name for i, name in enumerate(CHANGES) if found >> i & 1}
 
 
 SQL_VERBS = ("other", "prepare", "execute", "deallocate", "forget all")

@@ -150,6 +150,7 @@ verbose 0
 OUR_OWN_KEYS = {
     "workers",
     "cancel_abandoned",
+    "clean_changed_servers",
     "cache_unnamed_statements",
     "max_client_prepared_bytes",
     "max_client_prepared_statements",
@@ -177,6 +178,7 @@ log_pooler_errors max_packet_size peer_id server_check_delay server_check_query
 server_reset_query server_reset_query_always track_extra_parameters
 unix_socket_group user verbose cache_unnamed_statements max_prepared_statements
 max_client_prepared_statements max_client_prepared_bytes max_prepared_memory
+clean_changed_servers
 """
 RECONNECT_KEYS = """
 dbname host port user connect_query auth_dbname auth_query load_balance_hosts

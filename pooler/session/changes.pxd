@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: MIT
+"""What requests may have changed on a server: what texts mean, what is left there.
+
+Layer session, sans-IO, hot. Writes ``ServerSession.changes``. A text is read by
+PostgreSQL under settings, a role and a catalog. While nobody can say which
+(``meaning_is_unsure``), what is prepared is its client's own. A parameter that the
+server reports is known again at the next ReadyForQuery, the rest when the transaction
+ends; what is left in the session stays until the server is cleaned.
+
+Source: PostgreSQL documentation, "SET", "Asynchronous Operations", "DISCARD".
+"""
+
+from libc.stdint cimport uint32_t
+
+from pooler.session.records cimport ServerSession
+from pooler.session.requests cimport batch_number, batch_unsettled
+
+cdef enum Change:  # what a text may change; or-ed
+    CHANGE_TRACKED = 1  # a parameter that follows its client
+    CHANGE_MEANING = 2  # what texts mean
+    CHANGE_BACK = 4  # takes back what the transaction has set
+    CHANGE_FORGETS = 8  # prepared statements may be gone
+    CHANGE_CLEANS = 16  # DISCARD ALL
+    CHANGE_SETTING = 32  # from here on: what is left in the session
+    CHANGE_TEMPORARY = 64
+    CHANGE_LISTEN = 128
+    CHANGE_LOCK = 256
+    CHANGE_CURSOR = 512
+    CHANGE_HIDDEN = 1024  # a text that can do anything: DO, CALL
+    CHANGE_FOR_GOOD = 2048  # no command takes it back: LOAD
+    CHANGES_LEFT = 4064  # all of these
+    CHANGE_KINDS = 12
+
+
+cdef inline bint meaning_is_unsure(const ServerSession *s) noexcept nogil:
+    """Whether nobody can say under which settings the next text will be read."""
+    return (
+        s.changes.pending | ((s.changes.xact | s.changes.left) & CHANGE_MEANING)
+    ) != 0
+
+
+cdef inline bint meaning_comes_back(const ServerSession *s) noexcept nogil:
+    """Whether it is known again once the batches before this one are answered."""
+    return (
+        s.changes.pending == CHANGE_TRACKED
+        and not (s.changes.xact | s.changes.left) & CHANGE_MEANING
+        and batch_unsettled(&s.requests, s.changes.batch)
+    )
+
+
+cdef inline void change_sent(ServerSession *s, uint32_t changes) noexcept nogil:
+    """A request goes out that may change these; 0 is none."""
+    if changes == 0:
+        return
+    if changes & CHANGE_BACK and s.changes.xact & CHANGE_TRACKED:
+        changes |= CHANGE_TRACKED
+    s.changes.pending |= changes & (CHANGE_TRACKED | CHANGE_MEANING)
+    s.changes.xact |= changes & ~<uint32_t> CHANGE_BACK
+    if changes & (CHANGE_TRACKED | CHANGE_MEANING):
+        s.changes.batch = batch_number(&s.requests)
+
+
+cdef inline bint changes_answered(ServerSession *s) noexcept nogil:
+    """Everything is answered: parameters are known, and at the end of a transaction
+    what it has left. Returns whether this has made the meaning of texts sure.
+    """
+    cdef bint unsure
+    if s.changes.pending | s.changes.xact == 0:
+        return False
+    unsure = meaning_is_unsure(s)
+    s.changes.pending = 0
+    if s.xact_status == c"I":
+        if s.changes.xact & CHANGES_LEFT and s.pool.config.clean_changed:
+            s.changes.left |= s.changes.xact & (CHANGES_LEFT | CHANGE_MEANING)
+        s.changes.xact = 0
+    return unsure and not meaning_is_unsure(s)
+
+
+cdef inline void changes_discarded(ServerSession *s) noexcept nogil:
+    """DISCARD ALL has run; what was sent behind it is not answered yet."""
+    s.changes.left = 0
+
+
+cdef inline void changes_cleaned(ServerSession *s) noexcept nogil:
+    """The session is as it was at its login, but for what follows a client."""
+    s.changes.left = s.changes.xact = s.changes.pending = 0

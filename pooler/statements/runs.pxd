@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: MIT
+"""SQL that is about to run: what it may change is noted with its server.
+
+Statements layer, sans-IO, hot. In session mode nothing is noted: a server has one
+client, and is reset behind it.
+
+Source: PostgreSQL documentation, "Message Formats" (Query, Bind, FunctionCall).
+"""
+
+from libc.stdint cimport uint8_t
+
+from pooler.session.records cimport MODE_SESSION, ServerSession
+from pooler.tables.texts cimport Statement, StatementTable
+
+
+cdef inline bint is_watched(const ServerSession *s) noexcept nogil:
+    """Whether a server is shared, so that what is left in it could show."""
+    return s.pool.config.mode != MODE_SESSION
+
+cdef void runs_query(
+    StatementTable *t, ServerSession *s, const uint8_t *text, size_t n
+) noexcept nogil
+cdef void runs_statement(
+    StatementTable *t, ServerSession *s, Statement *st
+) noexcept nogil
+cdef void runs_unseen(ServerSession *s) noexcept nogil
+cdef void runs_function(
+    ServerSession *s, const uint8_t *body, size_t n
+) noexcept nogil

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: MIT
+"""What SQL that runs may change; see ``runs.pxd``."""
+
+from libc.stdint cimport uint32_t
+
+from pooler._wire cimport load_be32
+from pooler.session.changes cimport (
+    CHANGE_FORGETS, CHANGE_HIDDEN, CHANGE_MEANING, change_sent,
+)
+from pooler.statements.sql_changes cimport sql_changes, sql_changes_of_plan
+from pooler.tables.server_statements cimport server_statements_doubt
+from pooler.tables.texts cimport STATEMENT_PARSE
+
+cdef extern from "<string.h>" nogil:
+    size_t strnlen(const char *text, size_t n)
+
+cdef enum:
+    LARGE_OBJECT_FUNCTIONS = 13
+
+# Functions that drivers call by their numbers (lo_open, loread …): their descriptors
+# end with the transaction.
+cdef uint32_t HARMLESS_FUNCTIONS[LARGE_OBJECT_FUNCTIONS]
+HARMLESS_FUNCTIONS[:] = [
+    715, 952, 953, 954, 955, 956, 957, 958, 964, 1004, 3170, 3171, 3172
+]
+
+
+cdef inline void note(ServerSession *s, uint32_t changes) noexcept nogil:
+    change_sent(s, changes)
+    if changes & CHANGE_FORGETS:
+        server_statements_doubt(&s.statements)
+
+
+cdef void runs_query(
+    StatementTable *t, ServerSession *s, const uint8_t *text, size_t n
+) noexcept nogil:
+    """A text of SQL that is all here runs when PostgreSQL comes to it."""
+    note(s, sql_changes(text, n, t.params, s.params))
+
+
+cdef void runs_statement(
+    StatementTable *t, ServerSession *s, Statement *st
+) noexcept nogil:
+    """A prepared statement is bound; its text is looked at once."""
+    cdef const uint8_t *text = st.text
+    if not is_watched(s):
+        return
+    if not st.changes_known:
+        st.changes_known = True
+        if st.kind == STATEMENT_PARSE:
+            st.changes = sql_changes(
+                text, strnlen(<const char *> text, st.n), t.params, s.params
+            )
+        else:
+            st.changes = sql_changes_of_plan(text, st.n, t.params, s.params)
+    note(s, st.changes)
+    if st.target != NULL:
+        runs_statement(t, s, st.target)
+
+
+cdef void runs_unseen(ServerSession *s) noexcept nogil:
+    """A text runs of which not all was here to be looked at: it can do anything."""
+    if is_watched(s):
+        note(s, CHANGE_MEANING | CHANGE_HIDDEN)
+
+
+cdef void runs_function(
+    ServerSession *s, const uint8_t *body, size_t n
+) noexcept nogil:
+    """A FunctionCall, of whose body n bytes are here."""
+    cdef uint32_t function = load_be32(body) if n >= 4 else 0
+    cdef int i
+    for i in range(LARGE_OBJECT_FUNCTIONS):
+        if function == HARMLESS_FUNCTIONS[i]:
+            return
+    runs_unseen(s)

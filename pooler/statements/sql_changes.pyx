@@ -1,0 +1,485 @@
+# SPDX-License-Identifier: MIT
+"""Reading of texts for what they change; see ``sql_changes.pxd``."""
+
+from libc.string cimport memcmp, memcpy
+
+from pooler.session.changes cimport (
+    CHANGE_BACK, CHANGE_CLEANS, CHANGE_CURSOR, CHANGE_FORGETS, CHANGE_FOR_GOOD,
+    CHANGE_HIDDEN, CHANGE_LISTEN, CHANGE_LOCK, CHANGE_MEANING, CHANGE_SETTING,
+    CHANGE_TEMPORARY, CHANGE_TRACKED,
+)
+from pooler.statements.sql_text cimport (
+    skip_blank, skip_explain, skip_word, sql_end,
+)
+from pooler.tables.params cimport PARAM_NAME_MAX, params_index
+
+cdef enum:
+    BLOCK = 16  # bytes that are looked at together
+    HAS_SEMICOLON = 1
+    HAS_PAIR = 2
+
+cdef struct Reader:  # of one command
+    const uint8_t *text
+    size_t n
+    size_t at  # behind the words that were read
+    const ParamTable *params
+    const ParamSet *reported
+
+
+# ---------------------------------------------------------------- a first look
+
+cdef inline uint8_t low(uint8_t byte) noexcept nogil:
+    """A letter as a small one; "_" becomes 0x7f."""
+    return byte | 0x20
+
+
+cdef inline uint8_t pair_at(const uint8_t *p) noexcept nogil:
+    """Whether two bytes are part of a name that reaches into the session.
+
+    "t_" of set_config and its like, "y_" of pg_advisory_lock, "k_" of dblink_connect,
+    "mp" of temp, "ee" of setseed.
+    """
+    cdef uint8_t one = p[0] | 0x20
+    cdef uint8_t two = p[1] | 0x20
+    return (
+        (two == 0x7F) & ((one == c"t") | (one == c"y") | (one == c"k"))
+        | ((one == c"m") & (two == c"p")) | ((one == c"e") & (two == c"e"))
+    )
+
+
+cdef int look(const uint8_t *text, size_t n) noexcept nogil:
+    """Whether there is a semicolon, or one of the pairs, somewhere in a text.
+
+    Cost: O(n), a few instructions for each 16 bytes; the loop inside is one for the
+    compiler to make vectors of.
+    """
+    cdef size_t at = 0
+    cdef uint8_t pairs = 0
+    cdef uint8_t semicolons = 0
+    cdef int i
+    while at + BLOCK < n:
+        for i in range(BLOCK):
+            pairs |= pair_at(text + at + i)
+            semicolons |= text[at + i] == c";"
+        at += BLOCK
+    while at + 1 < n:
+        pairs |= pair_at(text + at)
+        semicolons |= text[at] == c";"
+        at += 1
+    return (HAS_SEMICOLON if semicolons else 0) | (HAS_PAIR if pairs else 0)
+
+
+# ---------------------------------------------------------------- names of functions
+
+cdef inline bint in_name(uint8_t byte) noexcept nogil:
+    return (
+        c"a" <= low(byte) <= c"z" or byte == c"_" or c"0" <= byte <= c"9"
+        or byte == c"$" or byte >= 0x80
+    )
+
+
+cdef bint is_word(const Reader *r, size_t start, size_t end, const char *word,
+                  size_t word_n) noexcept nogil:
+    """Whether text[start:end) is this word, which is given in small letters."""
+    cdef size_t i
+    if end - start != word_n:
+        return False
+    for i in range(word_n):
+        if r.text[start + i] | (0x20 if word[i] != c"_" else 0) != <uint8_t> word[i]:
+            return False
+    return True
+
+
+cdef bint begins(const Reader *r, size_t start, size_t end, const char *word,
+                 size_t word_n) noexcept nogil:
+    return end - start >= word_n and is_word(r, start, start + word_n, word, word_n)
+
+
+cdef bint holds(const Reader *r, size_t start, size_t end, const char *word,
+                size_t word_n) noexcept nogil:
+    while end - start >= word_n:
+        if is_word(r, start, start + word_n, word, word_n):
+            return True
+        start += 1
+    return False
+
+
+cdef size_t word_before(const Reader *r, size_t at) noexcept nogil:
+    """Where the word begins that stands in front of ``at``, but for blanks."""
+    while at and r.text[at - 1] <= c" ":
+        at -= 1
+    while at and in_name(r.text[at - 1]):
+        at -= 1
+    return at
+
+
+cdef size_t word_end(const Reader *r, size_t at) noexcept nogil:
+    while at < r.n and in_name(r.text[at]):
+        at += 1
+    return at
+
+
+cdef bint is_called(const Reader *r, size_t end) noexcept nogil:
+    cdef size_t at = end
+    if at < r.n and r.text[at] == c'"':
+        at += 1
+    at = skip_blank(r.text, r.n, at)
+    return at < r.n and r.text[at] == c"("
+
+
+cdef uint32_t made_temporary(const Reader *r, size_t start) noexcept nogil:
+    """"temp" and "temporary", where a table is made of a query's rows."""
+    cdef size_t before = word_before(r, start)
+    cdef size_t end = word_end(r, before)
+    if is_word(r, before, end, b"local", 5) or is_word(r, before, end, b"global", 6):
+        before = word_before(r, before)
+        end = word_end(r, before)
+    if is_word(r, before, end, b"into", 4):
+        return CHANGE_TEMPORARY | CHANGE_MEANING
+    return 0
+
+
+cdef uint32_t named_change(
+    Reader *r, size_t start, size_t end
+) noexcept nogil:
+    """What follows from a name anywhere in a text."""
+    if begins(r, start, end, b"set_", 4):
+        if not is_called(r, end):
+            return 0
+        if is_word(r, start, end, b"set_config", 10):
+            r.at = end
+            return read_set_config(r)
+        return CHANGE_SETTING | CHANGE_MEANING
+    if holds(r, start, end, b"advisory_lock", 13):
+        return CHANGE_LOCK if is_called(r, end) else 0
+    if is_word(r, start, end, b"temp", 4) or is_word(r, start, end, b"temporary", 9):
+        return made_temporary(r, start)
+    if begins(r, start, end, b"pg_temp", 7):
+        return CHANGE_TEMPORARY | CHANGE_MEANING
+    if is_word(r, start, end, b"setseed", 7) or (
+        begins(r, start, end, b"dblink_connect", 14)
+    ):
+        return CHANGE_FOR_GOOD if is_called(r, end) else 0
+    return 0
+
+
+cdef uint32_t named_changes(Reader *r) noexcept nogil:
+    """What names anywhere in a text say, in literals and comments as well."""
+    cdef size_t at = 0
+    cdef size_t start
+    cdef uint32_t changes = 0
+    while at < r.n:
+        if not in_name(r.text[at]):
+            at += 1
+            continue
+        start = at
+        at = word_end(r, at)
+        if at - start >= 4:
+            changes |= named_change(r, start, at)
+    return changes
+
+
+# ---------------------------------------------------------------- SET and RESET
+
+cdef size_t read_word(Reader *r) noexcept nogil:
+    """Go behind the next word; where it begins. Behind the last it has no bytes."""
+    cdef size_t start = skip_blank(r.text, r.n, r.at)
+    r.at = skip_word(r.text, r.n, start)
+    return start
+
+
+cdef bint next_is(Reader *r, const char *word, size_t word_n) noexcept nogil:
+    """Whether the next word is this one; then the reader stands behind it."""
+    cdef size_t before = r.at
+    cdef size_t start = read_word(r)
+    if is_word(r, start, r.at, word, word_n):
+        return True
+    r.at = before
+    return False
+
+# Parameters that do not change what a text means.
+cdef const char *HARMLESS[13]
+HARMLESS[:] = [
+    b"application_name", b"statement_timeout", b"lock_timeout", b"work_mem",
+    b"idle_in_transaction_session_timeout", b"transaction_timeout",
+    b"idle_session_timeout", b"synchronous_commit", b"maintenance_work_mem",
+    b"client_min_messages", b"extra_float_digits", b"default_transaction_isolation",
+    b"default_transaction_read_only",
+]
+
+
+cdef bint is_harmless(const uint8_t *name, size_t n) noexcept nogil:
+    cdef Reader r
+    cdef size_t size
+    r.text = name
+    r.n = n
+    for known in HARMLESS:
+        size = 0
+        while known[size] != 0:
+            size += 1
+        if is_word(&r, 0, n, known, size):
+            return True
+    return False
+
+
+cdef uint32_t setting_changed(
+    const Reader *r, const char *name, size_t n, bint local
+) noexcept nogil:
+    """What SET of a parameter changes; ``local``: for the transaction only."""
+    cdef const uint8_t *p = <const uint8_t *> name
+    cdef int index = params_index(r.params, p, n)
+    cdef bint harmless = is_harmless(p, n)
+    if index >= 0 and r.reported != NULL and r.reported.value[index] != NULL:
+        return 0 if index == r.params.label else CHANGE_TRACKED
+    return (0 if harmless else CHANGE_MEANING) | (0 if local else CHANGE_SETTING)
+
+
+cdef size_t read_parameter(Reader *r, char *name) noexcept nogil:
+    """Read the name of a parameter, small; 0 when it cannot be read as one.
+
+    ``name``: room for PARAM_NAME_MAX bytes.
+    """
+    cdef size_t at = skip_blank(r.text, r.n, r.at)
+    cdef bint quoted = at < r.n and r.text[at] == c'"'
+    cdef size_t n = 0
+    at += quoted
+    while at < r.n and (in_name(r.text[at]) or r.text[at] == c"."):
+        if n == PARAM_NAME_MAX:
+            return 0
+        name[n] = r.text[at] | 0x20 if c"A" <= r.text[at] <= c"Z" else r.text[at]
+        n += 1
+        at += 1
+    if quoted and (at >= r.n or r.text[at] != c'"'):
+        return 0
+    r.at = at + quoted
+    return n
+
+
+cdef uint32_t read_set(Reader *r) noexcept nogil:
+    cdef char name[PARAM_NAME_MAX]
+    cdef bint local = next_is(r, b"local", 5)
+    cdef size_t n
+    if not local and next_is(r, b"session", 7):
+        if next_is(r, b"characteristics", 15):
+            return CHANGE_SETTING
+    n = read_parameter(r, name)
+    if n == 11 and memcmp(name, b"transaction", 11) == 0:
+        return 0
+    if n == 11 and memcmp(name, b"constraints", 11) == 0:
+        return 0
+    if n == 4 and memcmp(name, b"time", 4) == 0:
+        return setting_changed(r, b"timezone", 8, local)
+    if n == 5 and memcmp(name, b"names", 5) == 0:
+        return setting_changed(r, b"client_encoding", 15, local)
+    if n == 4 and memcmp(name, b"seed", 4) == 0:
+        return CHANGE_FOR_GOOD
+    if n == 0:
+        return CHANGE_MEANING | CHANGE_SETTING
+    return setting_changed(r, name, n, local)
+
+
+cdef uint32_t read_reset(Reader *r) noexcept nogil:
+    """What was set is as it was at the start of the session; nothing new is left."""
+    cdef char name[PARAM_NAME_MAX]
+    cdef size_t n
+    if next_is(r, b"all", 3):
+        return CHANGE_TRACKED | CHANGE_MEANING
+    n = read_parameter(r, name)
+    return setting_changed(r, name, n, True)
+
+
+cdef uint32_t read_set_config(Reader *r) noexcept nogil:
+    """set_config(name, value, is_local): a name and a truth that are literals."""
+    cdef char name[PARAM_NAME_MAX]
+    cdef size_t at = skip_blank(r.text, r.n, skip_blank(r.text, r.n, r.at) + 1)
+    cdef size_t last = at
+    cdef size_t n = 0
+    cdef int depth = 1
+    if at < r.n and r.text[at] == c"'":
+        r.at = at + 1
+        n = read_parameter(r, name)
+        if r.at >= r.n or r.text[r.at] != c"'":
+            n = 0
+    while at < r.n:
+        if r.text[at] == c"(":
+            depth += 1
+        elif r.text[at] == c")":
+            depth -= 1
+            if depth == 0:
+                break
+        elif r.text[at] == c"'":
+            at += 1
+            while at < r.n and r.text[at] != c"'":
+                at += 1
+        elif r.text[at] == c"," and depth == 1:
+            last = at + 1
+        at += 1
+    r.at = last
+    return setting_changed(r, name, n, next_is(r, b"true", 4))
+
+
+# ---------------------------------------------------------------- other commands
+
+cdef uint32_t read_create(Reader *r) noexcept nogil:
+    """A temporary one stays in the session, unless it goes with the transaction."""
+    cdef size_t end
+    cdef size_t start
+    if next_is(r, b"or", 2):
+        next_is(r, b"replace", 7)
+    if not next_is(r, b"local", 5):
+        next_is(r, b"global", 6)
+    if not next_is(r, b"temp", 4) and not next_is(r, b"temporary", 9):
+        return CHANGE_MEANING
+    end = sql_end(r.text, r.n, r.at)
+    while r.at < end:
+        start = read_word(r)
+        if start == r.at:
+            r.at += 1
+        elif is_word(r, start, r.at, b"commit", 6) and next_is(r, b"drop", 4):
+            return CHANGE_MEANING
+    return CHANGE_MEANING | CHANGE_TEMPORARY
+
+
+cdef uint32_t read_declare(Reader *r) noexcept nogil:
+    """A cursor WITH HOLD outlives its transaction."""
+    cdef size_t end = sql_end(r.text, r.n, r.at)
+    cdef size_t start
+    while r.at < end:
+        start = read_word(r)
+        if start == r.at:
+            r.at += 1
+        elif is_word(r, start, r.at, b"for", 3):
+            break
+        elif is_word(r, start, r.at, b"with", 4) and next_is(r, b"hold", 4):
+            return CHANGE_CURSOR
+    return 0
+
+
+cdef uint32_t read_explain(Reader *r) noexcept nogil:
+    """EXPLAIN ANALYZE runs what it explains."""
+    return command_changes(r, skip_explain(r.text, r.n, r.at))
+
+
+cdef uint32_t read_discard(Reader *r) noexcept nogil:
+    if next_is(r, b"all", 3):
+        return CHANGE_CLEANS | CHANGE_FORGETS | CHANGE_MEANING | CHANGE_TRACKED
+    return CHANGE_MEANING
+
+
+cdef uint32_t read_deallocate(Reader *r) noexcept nogil:
+    next_is(r, b"prepare", 7)
+    return CHANGE_FORGETS if next_is(r, b"all", 3) else 0
+
+ctypedef uint32_t (*Read)(Reader *r) noexcept nogil
+
+cdef enum:
+    COMMANDS = 19
+    WORD_BYTES = 12
+
+cdef struct Command:  # a first word; what it changes, or who reads on
+    char word[WORD_BYTES]
+    uint8_t word_n
+    uint32_t changes
+    Read read
+
+cdef Command COMMANDS_KNOWN[COMMANDS]
+
+# Every other command changes nothing but rows, or is none.
+_ANYTHING = CHANGE_MEANING | CHANGE_HIDDEN | CHANGE_FORGETS
+_COMMANDS = (
+    (b"set", 0), (b"reset", 0), (b"discard", 0), (b"deallocate", 0), (b"create", 0),
+    (b"declare", 0), (b"explain", 0), (b"commit", CHANGE_BACK), (b"end", CHANGE_BACK),
+    (b"rollback", CHANGE_BACK), (b"abort", CHANGE_BACK), (b"alter", CHANGE_MEANING),
+    (b"drop", CHANGE_MEANING), (b"import", CHANGE_MEANING),
+    (b"reassign", CHANGE_MEANING), (b"listen", CHANGE_LISTEN),
+    (b"load", CHANGE_FOR_GOOD | CHANGE_MEANING), (b"do", _ANYTHING),
+    (b"call", _ANYTHING),
+)
+
+
+cdef int fill_commands() except -1:
+    cdef int i
+    cdef bytes word
+    if len(_COMMANDS) != COMMANDS:
+        raise ImportError("COMMANDS is not the number of commands")
+    for i in range(COMMANDS):
+        word, changes = _COMMANDS[i]
+        memcpy(COMMANDS_KNOWN[i].word, <const char *> word, len(word))
+        COMMANDS_KNOWN[i].word_n = <uint8_t> len(word)
+        COMMANDS_KNOWN[i].changes = changes
+        COMMANDS_KNOWN[i].read = NULL
+    COMMANDS_KNOWN[0].read = read_set
+    COMMANDS_KNOWN[1].read = read_reset
+    COMMANDS_KNOWN[2].read = read_discard
+    COMMANDS_KNOWN[3].read = read_deallocate
+    COMMANDS_KNOWN[4].read = read_create
+    COMMANDS_KNOWN[5].read = read_declare
+    COMMANDS_KNOWN[6].read = read_explain
+    return 0
+
+fill_commands()
+
+
+cdef uint32_t command_changes(Reader *r, size_t at) noexcept nogil:
+    """What the command at ``at`` changes, by its first words."""
+    cdef const Command *command
+    cdef size_t end = skip_word(r.text, r.n, at)
+    cdef uint8_t first
+    cdef int i
+    if end - at < 2 or end - at > WORD_BYTES:
+        return 0
+    first = low(r.text[at])
+    for i in range(COMMANDS):
+        command = &COMMANDS_KNOWN[i]
+        if command.word[0] == first and is_word(
+            r, at, end, command.word, command.word_n
+        ):
+            r.at = end
+            return command.changes if command.read == NULL else command.read(r)
+    return 0
+
+
+cdef uint32_t sql_changes(
+    const uint8_t *text, size_t n, const ParamTable *params, const ParamSet *reported
+) noexcept nogil:
+    """What the commands of a text may change, or-ed ``Change``; mostly 0.
+
+    In:      text[0:n) borrowed; reported: what the server says of its parameters
+    Cost:    O(n), no allocation: a few instructions for each 16 bytes, more where
+             there are several commands or names that look suspicious
+    Source:  "SET", "RESET", "DISCARD", "CREATE TABLE", "DECLARE", "SELECT INTO"
+    """
+    cdef Reader r
+    cdef int seen = look(text, n)
+    cdef size_t at = skip_blank(text, n, 0)
+    cdef uint32_t changes
+    r.text = text
+    r.n = n
+    r.at = 0
+    r.params = params
+    r.reported = reported
+    changes = command_changes(&r, at)
+    if seen & HAS_PAIR:
+        changes |= named_changes(&r)
+    if seen & HAS_SEMICOLON:
+        at = sql_end(text, n, at)
+        while at < n:
+            at = skip_blank(text, n, at + 1)
+            changes |= command_changes(&r, at)
+            at = sql_end(text, n, at)
+    return changes
+
+
+cdef uint32_t sql_changes_of_plan(
+    const uint8_t *text, size_t n, const ParamTable *params, const ParamSet *reported
+) noexcept nogil:
+    """As sql_changes, of a text that cannot begin with a command: what PREPARE has."""
+    cdef Reader r
+    if not look(text, n) & HAS_PAIR:
+        return 0
+    r.text = text
+    r.n = n
+    r.at = 0
+    r.params = params
+    r.reported = reported
+    return named_changes(&r)

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: MIT
+"""What a text may change, told by its words."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+import pytest
+
+MEANING = {"meaning"}
+LEFT = {"meaning", "setting"}
+TEMPORARY = {"meaning", "temporary"}
+ANYTHING = {"meaning", "hidden", "forgets"}
+
+# The server of these reports TimeZone and application_name, but not search_path.
+TEXTS: dict[str, set[str]] = {
+    "": set(),
+    ";": set(),
+    "select 1": set(),
+    "select 'set x = 1; do'": set(),
+    "select $a$; set x = 1; $a$": set(),
+    "select 1 -- ; set x = 1": set(),
+    "begin; select 1; commit": {"back"},
+    "rollback to a": {"back"},
+    "set": LEFT,
+    "set x = 1": LEFT,
+    "SeT\n/* ; */ Session x to 1": LEFT,
+    'set "X" = 1': LEFT,
+    "set my.own = 1": LEFT,
+    "set search_path = a": LEFT,
+    "set local search_path = a": MEANING,
+    "set timezone = 'UTC'": {"tracked"},
+    "set local TimeZone = 'UTC'": {"tracked"},
+    'set "TimeZone" to 1': {"tracked"},
+    "set time zone 1": {"tracked"},
+    "set names 'x'": LEFT,  # not reported here
+    "set application_name = 'x'": set(),
+    "set statement_timeout = 1": {"setting"},
+    "set local statement_timeout = 1": set(),
+    "set transaction isolation level serializable": set(),
+    "set constraints all deferred": set(),
+    "set session characteristics as transaction read only": {"setting"},
+    "set session authorization x": LEFT,
+    "set role x": LEFT,
+    "set local role x": MEANING,
+    "set seed to 0.1": {"for good"},
+    "reset all": {"tracked", "meaning"},
+    "reset timezone": {"tracked"},
+    "reset search_path": MEANING,
+    "reset session authorization": MEANING,
+    "discard all": {"cleans", "forgets", "meaning", "tracked"},
+    "discard plans": MEANING,
+    "deallocate all": {"forgets"},
+    "deallocate prepare all": {"forgets"},
+    "deallocate a": set(),
+    "create table t (a int)": MEANING,
+    "create temp table t (a int)": TEMPORARY,
+    "create or replace temporary view t as select 1": TEMPORARY,
+    "create global temp sequence s": TEMPORARY,
+    "create temp table t (a int) on commit drop": MEANING,
+    "create temp table t (a int) on commit delete rows": TEMPORARY,
+    "create table pg_temp.t (a int)": TEMPORARY,
+    "create function pg_temp.f() returns int language sql as 'select 1'": TEMPORARY,
+    "select 1 into temp t": TEMPORARY,
+    "select 1 into local temporary table t": TEMPORARY,
+    "select temp from weather": set(),
+    "explain analyze create temp table t as select 1": TEMPORARY,
+    "alter table t add b int": MEANING,
+    "drop table t": MEANING,
+    "do $$ begin end $$": ANYTHING,
+    "call p()": ANYTHING,
+    "listen a": {"listen"},
+    "unlisten a": set(),
+    "load 'x'": {"for good", "meaning"},
+    "declare c cursor for select 1": set(),
+    "declare c no scroll cursor without hold for select 1": set(),
+    "declare c cursor with hold for select 1": {"cursor"},
+    "declare c cursor for select 1 with hold": set(),
+    "select set_config('x', 'y', false)": LEFT,
+    "select set_config('x', 'y', true)": MEANING,
+    "select set_config('timezone', 'y', true)": {"tracked"},
+    "select set_config('x', f(1, ')'), $1)": LEFT,
+    'select "set_config" (a, b, c)': LEFT,
+    "update t set a = set_config('x', 'y', false)": LEFT,
+    "select set_user(1)": LEFT,
+    "select offset_count from t": set(),
+    "select set_config from t": set(),
+    "select pg_advisory_lock(1)": {"lock"},
+    "select pg_try_advisory_lock_shared(1)": {"lock"},
+    "select pg_advisory_xact_lock(1)": set(),
+    "select pg_advisory_unlock(1)": set(),
+    "select setseed(0.1)": {"for good"},
+    "select dblink_connect('a', 'b')": {"for good"},
+    "select 1; set x = 1; select 2": LEFT,
+    "select ';'; listen a": {"listen"},
+    ";;; set x = 1;": LEFT,
+}
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_what_a_text_changes(probe: ModuleType, text: str) -> None:
+    assert probe.changes_of(text.encode()) == TEXTS[text]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_wherever_it_stands(probe: ModuleType, text: str) -> None:
+    """Behind blanks and comments, far from the beginning, before another command."""
+    for form in (
+        "  \n-- c\n/* /* ; */ set a = 1 */ {}",
+        "select 1; {}",
+        "select '%s'; {}" % ("x" * 100),
+        "{} ; select 1",
+    ):
+        assert probe.changes_of(form.format(text).encode()) == TEXTS[text], form
+
+
+def test_every_way_to_cut_a_text_is_read_within_it(probe: ModuleType) -> None:
+    """A text that ends anywhere is looked at up to its end, whatever it says."""
+    for text in TEXTS:
+        raw = text.encode()
+        for n in range(len(raw)):
+            probe.changes_of(raw[:n])
+            probe.changes_of(raw[:n], True)
+
+
+def test_what_a_plan_changes(probe: ModuleType) -> None:
+    assert probe.changes_of(b" as select set_config('x', 'y', false)", True) == LEFT
+    assert probe.changes_of(b"(int) as select $1", True) == set()
