@@ -15,7 +15,7 @@ from pooler.session.records cimport server_has
 from pooler.session.requests cimport (
     REQUEST_ALIGN, REQUEST_FAKE, batch_number, requests_at,
 )
-from pooler.statements.peek cimport bind_follows, types_are_given
+from pooler.statements.peek cimport bind_follows, bind_is_cut, types_are_given
 from pooler.statements.replay cimport replay_arm_parse, replay_foresee
 from pooler.statements.runs cimport runs_unseen
 from pooler.statements.sql_names cimport (
@@ -29,6 +29,7 @@ from pooler.tables.client_names cimport (
     ABSORB_DROP, ABSORB_KEEP, ClientStatement, ClientStatements, client_statement_find,
     client_statement_link, client_statement_new,
 )
+from pooler.tables.params cimport ParamSet, params_context
 from pooler.tables.effect_queue cimport (
     EFFECT_ADDS_NAME, EFFECT_DUPLICATE, EFFECT_REFUSED, EFFECT_UNNAMED, Effect,
 )
@@ -36,7 +37,8 @@ from pooler.tables.server_statements cimport (
     ServerStatement, server_statement_find, server_statement_use,
 )
 from pooler.tables.texts cimport (
-    STATEMENT_PARSE, Statement, schema_count, statement_ref, statement_unref, text_seen,
+    STATEMENT_PARSE, Statement, schema_count, statement_find, statement_hash,
+    statement_ref, statement_unref, text_seen,
 )
 from pooler._wire cimport HEADER_BYTES
 from pooler.session.changes cimport meaning_comes_back, meaning_is_unsure
@@ -132,6 +134,29 @@ cdef bint may_answer(
             return False
         at += 1
     return types_are_given(st.text, st.n, query_n)
+
+
+cdef bint would_answer(
+    StatementTable *t, ClientSession *c, ServerSession *s, const uint8_t *body, size_t n
+) noexcept nogil:
+    """Whether a Parse could be answered here if the right Bind came behind it."""
+    cdef size_t name_end = after_cstring(body, n, 0)
+    cdef size_t query_end = after_cstring(body, n, name_end)
+    cdef ParamSet *context = params_context(t.params, c.params)
+    cdef const uint8_t *text = body + name_end
+    cdef Statement *st
+    if query_end == 0 or context == NULL or (name_end == 1 and not t.cache_unnamed):
+        return False
+    st = statement_find(
+        t, context, STATEMENT_PARSE, text, n - name_end,
+        statement_hash(context, STATEMENT_PARSE, text, n - name_end),
+    )
+    if st == NULL:
+        return False
+    replay_foresee(s, True)
+    return may_answer(
+        t, s, st, server_statement_find(&s.statements, st), query_end - name_end - 1
+    )
 
 
 cdef Effect *answer_parse(
@@ -362,6 +387,11 @@ cdef PrepareResult prepare_parse(
         return PREPARE_NO_MEMORY
     if name_end > HEADER_BYTES + 1 and names_unsettled(c, s):
         return PREPARE_WAIT
+    if here > found.length and found.length <= PARSE_HELD_BYTES and (
+        bind_is_cut(message + here, behind)
+        and would_answer(t, c, s, message + HEADER_BYTES, found.length - 4)
+    ):
+        return PREPARE_HOLD  # what comes behind it decides
     replay_foresee(s, here > found.length and bind_follows(
         message + here, behind, message + HEADER_BYTES, name_end - HEADER_BYTES
     ))

@@ -4,13 +4,11 @@
 from libc.stdint cimport uint32_t, uint8_t
 from libc.string cimport memchr, memcmp
 
-from pooler.statements.replay cimport REPLAY_MAX_BYTES
 from pooler._wire cimport HEADER_BYTES, load_be32
 
 cdef enum:
     UNKNOWN_TYPE = 705  # PostgreSQL finds out what it stands for, as for 0
     MOST_PARAMETERS = 65535
-    MARGIN_BYTES = 64  # a name of ours may be longer than the client's
 
 
 cdef inline uint32_t load_be16(const uint8_t *p) noexcept nogil:
@@ -97,6 +95,15 @@ cdef bint knows_columns(
     return at + 2 > end or load_be16(message + at) > 1
 
 
+cdef bint bind_is_cut(const uint8_t *message, size_t n) noexcept nogil:
+    """Whether more has to be here to say what ``bind_follows`` says."""
+    cdef size_t length
+    if n < HEADER_BYTES:
+        return n == 0 or message[0] == c"B"
+    length = load_be32(message + 1)
+    return message[0] == c"B" and length + 1 > n and is_kept_bind(length)
+
+
 cdef bint bind_follows(
     const uint8_t *message, size_t n, const uint8_t *name, size_t name_n
 ) noexcept nogil:
@@ -111,7 +118,7 @@ cdef bint bind_follows(
     if n < HEADER_BYTES or message[0] != c"B":
         return False
     length = load_be32(message + 1)
-    if length < 4 or length + 1 > n or length + MARGIN_BYTES > REPLAY_MAX_BYTES:
+    if length < 4 or length + 1 > n or not is_kept_bind(length):
         return False
     end = <const uint8_t *> memchr(message + HEADER_BYTES, 0, length - 4)
     if end == NULL:

@@ -15,7 +15,7 @@ from pooler.statements.parse cimport (
     NAMES_MOST_BYTES, absorb, after_cstring, names_missing, names_unsettled, no_room,
     parse_whole, prepare_parse, refuse_cut,
 )
-from pooler.statements.peek cimport knows_columns
+from pooler.statements.peek cimport is_kept_bind, knows_columns
 from pooler.statements.replay cimport replay_arm
 from pooler.session.records cimport server_has
 from pooler.session.requests cimport (
@@ -256,6 +256,8 @@ cdef PrepareResult prepare_bind(
     cdef bint knows
     if name_end == 0:
         return names_missing(t, c, s, out, found, here, taken)
+    if here <= found.length and is_kept_bind(found.length):
+        return PREPARE_HOLD  # its formats decide whether it may be sent twice
     if portal_end == HEADER_BYTES + 1:
         batch_bind(s, NULL)
     knows = knows_columns(message, here, found.length, name_end)
