@@ -19,6 +19,7 @@ from pooler.session.records cimport Pool
 cdef class Engine:
     cdef Loop loop
     cdef tuple tracked
+    cdef uint32_t[::1] schema_cell  # shared with other workers; None: not
     cdef bint made  # there is a loop to close
 
     cpdef void close(self)

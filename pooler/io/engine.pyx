@@ -89,13 +89,16 @@ cdef class Engine:
     def __cinit__(
         self, tracked_parameters, *, size_t recv_bytes=131072,
         uint32_t max_message_bytes=0x7FFFFFFF, bytes statement_prefix=b"pooler_",
+        uint32_t[::1] schema_cell=None,
     ):
         """``tracked_parameters``: names of parameters that follow the client.
 
         ``recv_bytes``: the receive buffer; it must take any message that is held until
         it is complete. ``max_message_bytes`` bounds every message, for all engines of
         this process. ``statement_prefix``: what the names of prepared statements on
-        servers begin with, no other worker's being the same.
+        servers begin with, no other worker's being the same. ``schema_cell``: one
+        number that all workers share, of the changes that they have seen; it is lent
+        until ``close``.
         """
         if recv_bytes < 2 * HELD_MOST_BYTES:
             raise ValueError(
@@ -113,6 +116,9 @@ cdef class Engine:
         statements_init(
             &self.loop.relay.statements, &self.loop.relay.params, statement_prefix
         )
+        if schema_cell is not None:
+            self.schema_cell = schema_cell
+            self.loop.relay.statements.schema_cell = &schema_cell[0]
 
     def __dealloc__(self):
         if not self.made:
@@ -127,6 +133,10 @@ cdef class Engine:
         close_all(&self.loop)
         free_dead(&self.loop)
         poll_close(&self.loop)
+        self.loop.relay.statements.schema_cell = (
+            &self.loop.relay.statements.schema_own
+        )
+        self.schema_cell = None
 
     def fileno(self):
         """What ``run`` reports as readable when notices wait."""

@@ -5,7 +5,9 @@ An anonymous MAP_SHARED mapping made before the fork, so every process sees the
 same memory and nothing has to be cleaned up. Invariant: a row has one writer,
 the worker in that slot (and the master while the slot is empty); sums are made
 by the reader. An aligned 8-byte store is not torn on any CPU we run on, so no
-lock is needed. This module knows the layout and nothing about its use.
+lock is needed. Behind the rows is one cell that all workers count up, atomically: the
+changes of schemas that they have seen (``statements/schema``). This module knows the
+layout and nothing about its use.
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ COUNTERS = (
 INDEX = {counter.name: index for index, counter in enumerate(COUNTERS)}
 
 COUNTER_BYTES = 8
+CELL_BYTES = 4
 CACHE_LINE_BYTES = 64
 
 
@@ -48,7 +51,7 @@ def _row_counters() -> int:
 class Board:
     """The counters of all slots; made by the master before it forks."""
 
-    __slots__ = ("_map", "_row", "_values", "slots")
+    __slots__ = ("_map", "_row", "_rows_end", "_values", "slots")
 
     def __init__(self, slots: int) -> None:
         if slots < 1:
@@ -56,8 +59,9 @@ class Board:
         self.slots = slots
         self._row = _row_counters()
         # mmap(2): an anonymous mapping starts on a page and is filled with zeros.
-        self._map = mmap.mmap(-1, slots * self._row * COUNTER_BYTES)
-        self._values = memoryview(self._map).cast("Q")
+        self._rows_end = slots * self._row * COUNTER_BYTES
+        self._map = mmap.mmap(-1, self._rows_end + CACHE_LINE_BYTES)
+        self._values = memoryview(self._map)[: self._rows_end].cast("Q")
 
     @classmethod
     def for_slots(cls, slots: int) -> Board:
@@ -84,6 +88,11 @@ class Board:
         """Return the row of ``slot`` in table order, shared, as unsigned 64-bit."""
         start = self._at(slot, COUNTERS[0].name)
         return self._values[start : start + len(COUNTERS)]
+
+    def schema_cell(self) -> memoryview[int]:
+        """Return the cell that all processes count up, as one unsigned 32-bit."""
+        with memoryview(self._map) as whole:
+            return whole[self._rows_end : self._rows_end + CELL_BYTES].cast("I")
 
     def clear(self, slot: int) -> None:
         """Forget a worker that died: all its counters become 0."""

@@ -15,7 +15,9 @@ from pooler.session.records cimport (
 )
 from pooler.session.requests cimport REQUEST_COPY_END, request_has_effect, requests_push
 from pooler.statements.effects cimport push_with_effect
-from pooler.statements.replay cimport replay_collect, replay_request
+from pooler.statements.replay cimport (
+    ReplayTakes, TAKES_IT, TAKES_NO_MORE, replay_collect, replay_request, replay_takes,
+)
 from pooler.statements.runs cimport (
     is_watched, runs_function, runs_query, runs_unseen,
 )
@@ -30,8 +32,7 @@ from pooler._wire cimport (
     ACTIONS, ACTION_ATTACH, ACTION_ATTACH_UNLESS_KNOWN, ACTION_COPY_END, ACTION_DROP,
     ACTION_FLUSH, ACTION_FUNCTION_CALL, ACTION_NAMED_REQUEST, ACTION_REQUEST,
     ACTION_TERMINATE, CLIENT_RULES, Found, HEADER_BYTES, LONE_CLIENT_RULES, SCAN_EPROTO,
-    SCAN_MESSAGE, ScanStatus, scan_next,
-    scan_undo,
+    SCAN_MESSAGE, ScanStatus, scan_next, scan_undo,
 )
 from pooler.session.batch cimport (
     batch_bind, batch_request, batch_synced, hold_until_settled,
@@ -45,6 +46,8 @@ from pooler.wire.messages import MESSAGES, Action, Sender
 
 cdef extern from "<string.h>" nogil:
     size_t strnlen(const char *text, size_t n)
+
+cdef const char *FLUSH = b"H\0\0\0\4"
 
 cdef struct Walk:  # over the bytes of one read
     Relay *r
@@ -87,11 +90,31 @@ cdef inline int queue_request(ServerSession *s, uint8_t code) noexcept nogil:
     return requests_push(&s.requests, code)
 
 
+cdef RelayStatus prove_first(Walk *w) noexcept nogil:
+    """A request behind a Parse whose answer still depends on the Bind behind it.
+
+    RELAY_OK: it can go, for it could be sent once more. Otherwise it is given back
+    until it is here as a whole, or the Bind is answered; a Flush sees to that.
+    """
+    cdef ReplayTakes takes = replay_takes(
+        w.s, &w.r.to_server, w.found.start - w.start, w.found.code, w.found.length,
+        w.c.scan.body_left == 0,
+    )
+    if takes == TAKES_IT:
+        return RELAY_OK
+    return give_back(w, takes == TAKES_NO_MORE)
+
+
 cdef RelayStatus on_request(Walk *w) noexcept nogil:
     """A request that names nothing."""
     cdef uint8_t code = w.found.code
+    cdef RelayStatus status
     if is_ignored(w.s, code):
         return RELAY_OK
+    if w.s.replay.unproven:
+        status = prove_first(w)
+        if status != RELAY_OK:
+            return status
     if w.s.tracking.on:
         replay_request(w.s, code)
     note_request(w.s, code)
@@ -104,8 +127,13 @@ cdef RelayStatus on_named_request(Walk *w) noexcept nogil:
     cdef uint8_t code = w.found.code
     cdef size_t taken = 0
     cdef PrepareResult prepared = PREPARE_FORWARD
+    cdef RelayStatus status
     if is_ignored(s, code):
         return RELAY_OK
+    if s.replay.unproven:
+        status = prove_first(w)
+        if status != RELAY_OK:
+            return status
     if is_watched(s) and (code == c"Q" or not s.tracking.on):
         note_text(w)
     if s.tracking.on:
@@ -174,6 +202,10 @@ cdef RelayStatus give_back(Walk *w, bint settling) noexcept nogil:
     w.pos = w.found.start
     if not settling:
         return RELAY_HOLD
+    if w.s.replay.unproven and w.s.batch.open:
+        output_add(&w.r.to_server, w.src + w.start, w.pos - w.start)
+        w.start = w.pos
+        output_add(&w.r.to_server, <const uint8_t *> FLUSH, HEADER_BYTES)
     hold_until_settled(w.c)
     return RELAY_ALIGN
 

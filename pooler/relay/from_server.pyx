@@ -23,17 +23,22 @@ from pooler.statements.effects cimport (
 )
 from pooler.statements.error_text cimport put_refusal, put_renamed_error
 from pooler.statements.install cimport send_again
-from pooler.statements.replay cimport is_stale_plan, replay_forget, replay_possible
+from pooler.statements.replay cimport (
+    replay_forget, replay_possible, replay_proven, replay_wanted, says_stale,
+)
+from pooler.statements.schema cimport schema_ready, schema_tag
 from pooler.tables.effect_queue cimport (
     EFFECT_FAILED, EFFECT_REFUSED, Effect, effects_at,
 )
-from pooler.tables.shapes cimport shape_of_parameters, shape_of_rows
+from pooler.tables.shapes cimport (
+    SHAPE_OF_NOTHING, shape_add, shape_begin, shape_end,
+)
 from pooler.wire.buffers cimport output_add
 from pooler._wire cimport (
     ACTIONS, ACTION_COPY_IN, ACTION_ENDS, ACTION_ERROR, ACTION_PARAMETER,
     ACTION_PARAMETER_TYPES, ACTION_READY, ACTION_ROWS, ACTION_TAG, Found, HEADER_BYTES,
     IDLE_SERVER_RULES, SCAN_EPROTO, SCAN_MESSAGE, SERVER_RULES, ScanStatus,
-    error_is_fatal, scan_next, scan_undo,
+    error_is_fatal, load_be32, scan_next, scan_undo,
 )
 from pooler.session.batch cimport batch_fail, batch_open, batch_synced, settled
 from pooler.session.copy_in cimport copy_fail, copy_open
@@ -52,9 +57,7 @@ from pooler.wire.messages import MESSAGES, Action, Sender
 
 cdef enum:
     ERROR_HELD_BYTES = 16384  # a longer error is shown as it is
-    SHAPE_HELD_BYTES = 65536  # a longer RowDescription is not remembered
-    SHAPE_OF_NOTHING = 2
-    SHAPE_TOO_LONG = 3
+    TYPES_HELD_BYTES = 65536  # a longer ParameterDescription is told at once
 
 cdef struct Walk:  # over the bytes of one read
     Relay *r
@@ -84,6 +87,15 @@ cdef inline void next_request(Walk *w) noexcept nogil:
         answer_fakes(w.r, w.s)
         w.first = requests_first(&w.s.requests)
         w.drop = w.c == NULL or w.first & REQUEST_SKIP != 0
+
+
+cdef void prove(Walk *w) noexcept nogil:
+    """The request behind an unproven Parse is being answered: so is the Parse."""
+    replay_proven(w.s)
+    keep_until(w, w.found.start)
+    answer_fakes(w.r, w.s)
+    w.first = requests_first(&w.s.requests)
+    go_on(w)
 
 
 cdef inline const uint8_t *body_of(const Walk *w) noexcept nogil:
@@ -148,6 +160,7 @@ cdef RelayStatus on_ready(Walk *w) noexcept nogil:
         w.pos = w.found.start
         return RELAY_SERVER_PROTO
     s.xact_status = status
+    schema_ready(&w.r.statements, s)
     if (
         s.pool.config.mode == MODE_STATEMENT and status != c"I"
         and w.c != NULL and not w.first & REQUEST_SKIP
@@ -167,6 +180,8 @@ cdef RelayStatus on_ready(Walk *w) noexcept nogil:
 
 cdef RelayStatus on_ends(Walk *w) noexcept nogil:
     cdef ServerSession *s = w.s
+    if request_is_fake(w.first):
+        prove(w)
     if s.tracking.on and w.first == c"Q":
         replay_forget(s)  # the client sees an answer
     if w.found.ends == request_code(w.first):
@@ -179,6 +194,7 @@ cdef RelayStatus on_ends(Walk *w) noexcept nogil:
 
 
 cdef RelayStatus on_tag(Walk *w) noexcept nogil:
+    schema_tag(&w.r.statements, w.s, body_of(w), body_size(w))
     if w.s.tracking.on:
         note_tag(
             &w.r.statements, w.s, NULL if w.drop else w.c, body_of(w), body_size(w)
@@ -186,36 +202,98 @@ cdef RelayStatus on_tag(Walk *w) noexcept nogil:
     return on_ends(w)
 
 
-cdef void note_rows(Walk *w) noexcept nogil:
-    """A Describe whose answer matters is answered: RowDescription or NoData."""
-    cdef uint64_t shape = SHAPE_OF_NOTHING
-    if w.found.code == c"T":
-        shape = SHAPE_TOO_LONG if is_cut(w) else shape_of_rows(
-            body_of(w), body_size(w)
-        )
-    note_shape(w.s, shape)
-    if w.first & REQUEST_SKIP:  # somebody waits for it
-        go_on(w)
-
-
 cdef inline bint describes(const Walk *w) noexcept nogil:
     """Whether what a Describe says of a statement is remembered."""
     return w.first & 0x7F == REQUEST_DESCRIBE
 
 
+cdef void end_description(Walk *w) noexcept nogil:
+    """All of a description has passed whose number matters; the request is its own.
+
+    A RowDescription or NoData ends the Describe as well.
+    """
+    cdef ServerSession *s = w.s
+    cdef bint rows = s.shaping.code == c"T"
+    cdef uint64_t shape = shape_end(&s.shaping)
+    if rows:
+        end_describe(w, shape)
+    else:
+        note_parameters(s, shape)
+
+
+cdef void end_describe(Walk *w, uint64_t shape) noexcept nogil:
+    """A Describe whose answer matters is answered, up to ``pos``."""
+    note_shape(w.s, shape)
+    if w.first & REQUEST_SKIP:  # somebody waits for it
+        go_on(w)
+    effects_commit(&w.r.statements, w.s, 1)
+    requests_pop(&w.s.requests)
+    next_request(w)
+
+
+cdef void begin_description(Walk *w) noexcept nogil:
+    """Its bytes are taken in as they pass, in whatever pieces."""
+    cdef size_t start = w.found.start + HEADER_BYTES
+    shape_begin(&w.s.shaping, w.found.code)
+    shape_add(&w.s.shaping, w.src + start, w.pos - start)
+    if not is_cut(w):
+        end_description(w)
+
+
 cdef RelayStatus on_rows(Walk *w) noexcept nogil:
-    if describes(w):
-        if is_cut(w) and w.found.length < SHAPE_HELD_BYTES:
+    if not describes(w):
+        return on_ends(w)
+    if w.found.code == c"T":
+        begin_description(w)
+    else:
+        end_describe(w, SHAPE_OF_NOTHING)
+    return RELAY_OK
+
+
+cdef bint next_is_here(Walk *w) noexcept nogil:
+    """Whether the message behind this one is here, as far as it has to be looked at."""
+    cdef const uint8_t *following = w.src + w.pos
+    cdef size_t left = w.n - w.pos
+    cdef uint32_t length
+    if left < HEADER_BYTES:
+        return False
+    length = load_be32(following + 1)
+    return following[0] != c"E" or length < left or length >= ERROR_HELD_BYTES
+
+
+cdef RelayStatus tell_types_once(Walk *w) noexcept nogil:
+    """A ParameterDescription in front of what may be an error that nobody hears of.
+
+    PostgreSQL finds out that rows have changed when it has told the parameters. They
+    are held back until it has said what comes behind them, and dropped if the batch is
+    sent again.
+    """
+    cdef const uint8_t *following = w.src + w.pos
+    cdef uint32_t length
+    if is_cut(w) or not next_is_here(w):
+        if w.found.length < TYPES_HELD_BYTES:
             return give_back(w)
-        note_rows(w)
-    return on_ends(w)
+        replay_forget(w.s)  # too long to be held: they are told, whatever follows
+        return RELAY_OK
+    if following[0] != c"E":
+        if following[0] != c"T" and following[0] != c"n":
+            replay_forget(w.s)  # a notice: what is behind it cannot be seen
+        return RELAY_OK
+    length = load_be32(following + 1)
+    if length < w.n - w.pos and replay_wanted(
+        w.s, following + HEADER_BYTES, length - 4
+    ):
+        keep_until(w, w.found.start)
+        w.start = w.pos
+    return RELAY_OK
 
 
 cdef RelayStatus on_parameter_types(Walk *w) noexcept nogil:
+    if w.s.tracking.on and replay_possible(w.s):
+        if tell_types_once(w) == RELAY_HOLD:
+            return RELAY_HOLD
     if describes(w):
-        if is_cut(w):
-            return give_back(w) if w.found.length < SHAPE_HELD_BYTES else RELAY_OK
-        note_parameters(w.s, shape_of_parameters(body_of(w), body_size(w)))
+        begin_description(w)
     return RELAY_OK
 
 
@@ -333,12 +411,14 @@ cdef RelayStatus on_error(Walk *w) noexcept nogil:
     if w.s.tracking.on and w.c != NULL and w.first != 0:
         if is_cut(w) and body_size(w) < ERROR_HELD_BYTES:
             return give_back(w)
-        if not is_cut(w) and is_stale_plan(
-            &w.r.statements, body_of(w), body_size(w)
-        ):
-            if replay_possible(w.s):
+        if not is_cut(w):
+            if replay_wanted(w.s, body_of(w), body_size(w)):
                 return send_batch_again(w)
-            server_statements_doubt(&w.s.statements)  # whoever comes next prepares anew
+            if says_stale(&w.r.statements, body_of(w), body_size(w)):
+                # whoever comes next prepares anew
+                server_statements_doubt(&w.s.statements)
+    if request_is_fake(w.first):
+        prove(w)
     return on_client_error(w)
 
 
@@ -348,6 +428,7 @@ cdef RelayStatus send_batch_again(Walk *w) noexcept nogil:
     w.drop = True
     if send_again(&w.r.statements, w.s, &w.r.to_server) < 0:
         return RELAY_NO_MEMORY
+    go_on(w)  # what the client has sent since can only come behind it
     next_request(w)
     return RELAY_OK
 
@@ -410,6 +491,10 @@ cdef void go_on_in_body(Walk *w) noexcept nogil:
         w.pos = s.scan.body_left
         s.scan.body_left = 0
     keep_until(w, w.pos)
+    if s.shaping.code:
+        shape_add(&s.shaping, w.src, w.pos)
+        if s.scan.body_left == 0:
+            end_description(w)
 
 
 cdef RelayStatus walk_messages(Walk *w) noexcept nogil:

@@ -12,6 +12,7 @@ from pooler.session.requests cimport (
     requests_push,
 )
 from pooler.statements.effects cimport effects_commit
+from pooler.statements.replay cimport replay_withholds
 from pooler.wire.buffers cimport output_room
 from pooler._wire cimport (
     ACTION_ATTACH, ACTION_ATTACH_UNLESS_KNOWN, Found, HEADER_BYTES, LONE_CLIENT_RULES,
@@ -38,10 +39,13 @@ cdef const char *CANCEL_TEXT = b"canceling statement due to user request"
 
 
 cdef void answer_fakes(Relay *r, ServerSession *s) noexcept nogil:
-    """Answer the requests at the head of the queue that the server does not know."""
+    """Answer the requests at the head of the queue that the server does not know.
+
+    But not a Parse that may still have to be sent.
+    """
     cdef uint8_t request = requests_first(&s.requests)
     cdef uint8_t *room
-    while request_is_fake(request):
+    while request_is_fake(request) and not replay_withholds(s):
         if s.client != NULL:
             room = output_room(&r.to_client, HEADER_BYTES)
             if room == NULL:

@@ -22,6 +22,7 @@ from pooler.wire.buffers cimport Queue, Stream
 from pooler.tables.params cimport ParamSet
 from pooler.tables.client_names cimport ClientStatement, ClientStatements
 from pooler.tables.effect_queue cimport EffectQueue
+from pooler.tables.shapes cimport Shaping
 from pooler.tables.server_statements cimport ServerStatement, ServerStatements
 from pooler.tables.texts cimport Statement
 from pooler._wire cimport ScanState
@@ -121,6 +122,9 @@ cdef struct Replay:  # a batch that may have to be sent again; see statements.re
     Statement *statement  # own: one reference: the one that it needs
     uint8_t state
     bint repeated
+    bint inert  # of a Query: its arguments cannot have done anything
+    bint bind_follows  # a Bind that may be repeated is here behind the Parse looked at
+    bint unproven  # first is a Parse that is answered here if the Bind succeeds
 
 cdef struct PoolConfig:  # how a pool works; written by pool
     uint8_t mode
@@ -224,6 +228,7 @@ cdef struct Tracking:  # what is known of its prepared statements; written by tr
     bint unnamed_own  # its unnamed statement was parsed by the client attached now
     bint unnamed_maybe  # it may have one, of whomever
     bint stray  # SQL has prepared a name that we do not know
+    bint changing  # a command of its open transaction may change what texts mean
     bint error_told  # an error of ours was shown in place of the next Query's own
     uint32_t prepares  # PREPAREs with names of ours whose tags are to come
 
@@ -255,6 +260,7 @@ cdef struct ServerSession:
     Stream stream
     ScanState scan
     uint8_t xact_status  # 'I', 'T' or 'E' of the last ReadyForQuery
+    Shaping shaping  # of the description that passes by, if it matters
     bint dropping  # the body under way belongs to a message that nobody gets
     ParamSet *params
     RequestQueue requests

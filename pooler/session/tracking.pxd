@@ -47,6 +47,16 @@ cdef inline void no_strays(ServerSession *s) noexcept nogil:
     s.tracking.stray = False
 
 
+cdef inline void schema_changing(ServerSession *s) noexcept nogil:
+    """A command may have changed what texts mean; others see it when it is over."""
+    s.tracking.changing = True
+
+
+cdef inline void schema_settled(ServerSession *s) noexcept nogil:
+    """Its transaction is over."""
+    s.tracking.changing = False
+
+
 cdef inline void tell_error(ServerSession *s, bint told) noexcept nogil:
     """Whether the error of the next Query was shown already, for what ran before it."""
     s.tracking.error_told = told

@@ -37,6 +37,7 @@ cdef inline Effect *push_with_effect(ServerSession *s, uint8_t request) noexcept
 cdef void effects_commit(
     StatementTable *t, ServerSession *s, uint32_t count
 ) noexcept nogil
+cdef Effect effects_take(ServerSession *s) noexcept nogil
 cdef void note_parameters(ServerSession *s, uint64_t shape) noexcept nogil
 cdef void note_shape(ServerSession *s, uint64_t shape) noexcept nogil
 cdef void forget_entries(ServerSession *s) noexcept nogil

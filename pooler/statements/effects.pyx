@@ -56,11 +56,14 @@ cdef void closed(StatementTable *t, ServerSession *s, Statement *st) noexcept no
 
 
 cdef void commit(StatementTable *t, ServerSession *s, Effect *effect) noexcept nogil:
+    cdef ServerStatement *there
     if effect.flags & EFFECT_ADDS_NAME and s.client != NULL:
         effect.entry.pending = False
     if effect.installed != NULL and not effect.flags & EFFECT_DESCRIBES:
-        effect.installed.parsed_in = s.pool
-        effect.installed.parsed_at = t.schema_count
+        there = server_statement_find(&s.statements, effect.installed)
+        if there != NULL:
+            effect.installed.parsed_in = s.pool
+            effect.installed.parsed_at = there.parsed_at  # when it was sent
     if effect.removed != NULL:
         closed(t, s, effect.removed)
     if effect.flags & EFFECT_DROPS_NAME:
@@ -182,6 +185,12 @@ cdef void effects_undo(
     s.effects.head += count
 
 
+cdef Effect effects_take(ServerSession *s) noexcept nogil:
+    """Take the oldest effect out of the queue, neither committed nor undone."""
+    s.effects.head += 1
+    return effects_at(&s.effects, s.effects.head - 1)[0]
+
+
 cdef void session_statements_free(
     StatementTable *t, ServerSession *s
 ) noexcept nogil:
@@ -292,15 +301,6 @@ cdef void read_otherwise(StatementTable *t, ServerSession *s) noexcept nogil:
     server_statements_doubt_since(&s.statements, batch)
 
 
-cdef bint changes_schema(const uint8_t *tag, size_t n) noexcept nogil:
-    """Whether a command may have changed what a text means, or what it returns."""
-    return (
-        (n > 6 and memcmp(tag, b"ALTER ", 6) == 0)
-        or (n > 7 and memcmp(tag, b"CREATE ", 7) == 0)
-        or (n > 5 and memcmp(tag, b"DROP ", 5) == 0)
-    )
-
-
 cdef inline bint is_tag(
     const uint8_t *tag, size_t n, const char *text, size_t text_n
 ) noexcept nogil:
@@ -316,10 +316,6 @@ cdef void note_tag(
     that is not ours is one that this client alone may see.
     Source: "Message Formats" (CommandComplete)
     """
-    if n and (tag[0] == c"A" or tag[0] == c"C" or tag[0] == c"D") and changes_schema(
-        tag, n
-    ):
-        t.schema_count += 1
     if n and tag[0] == c"P":
         if is_tag(tag, n, b"PREPARE", 7):
             prepare_answered(s)

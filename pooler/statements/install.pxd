@@ -8,7 +8,7 @@ make room cannot be missed by a message that was sent before.
 Source: PostgreSQL documentation, "Extended Query", "PREPARE".
 """
 
-from libc.stdint cimport uint8_t
+from libc.stdint cimport uint8_t, uint64_t
 from libc.string cimport memcmp, memcpy
 
 from pooler.wire.buffers cimport Output
@@ -59,6 +59,10 @@ cdef int describe_first(
 ) noexcept nogil
 cdef int ensure(
     StatementTable *t, ServerSession *s, Output *out, Statement *st, bint for_query
+) noexcept nogil
+cdef int ensure_since(
+    StatementTable *t, ServerSession *s, Output *out, Statement *st, bint for_query,
+    uint64_t born,
 ) noexcept nogil
 cdef int use_target(
     StatementTable *t, ServerSession *s, Output *out, const Statement *st,

@@ -1,29 +1,29 @@
 # SPDX-License-Identifier: MIT
 """What a server is sent to have its client's statements; see ``install.pxd``."""
 
-from libc.stdint cimport uint8_t, uint32_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, strlen
 
 from pooler.wire.buffers cimport QUEUE_MAX_BYTES, Output, output_add, output_room
-from pooler.statements.effects cimport effects_undo, push_with_effect
+from pooler.statements.effects cimport effects_take, effects_undo, push_with_effect
 from pooler.session.records cimport CHANGE_MEANING, CHANGE_TRACKED, server_has
 from pooler.session.requests cimport (
-    REQUEST_DESCRIBE, REQUEST_SKIP, REQUEST_SQL, batch_number, request_closes,
-    requests_at, requests_fail, requests_push,
+    REQUEST_COPY_END, REQUEST_DESCRIBE, REQUEST_SKIP, REQUEST_SQL, batch_number,
+    request_closes, requests_at, requests_fail, requests_push,
 )
-from pooler.tables.client_names cimport ClientStatement
-from pooler.tables.effect_queue cimport EFFECT_DESCRIBES, Effect, effects_at
+from pooler.tables.client_names cimport ClientStatement, ClientStatements
+from pooler.tables.effect_queue cimport EFFECT_DESCRIBES, Effect
 from pooler.tables.server_statements cimport (
     ServerStatement, server_statement_add, server_statement_closing,
     server_statement_find, server_statement_use,
 )
 from pooler.tables.texts cimport (
     SERVER_NAME_BYTES, STATEMENT_SQL, Statement, TARGET_EXECUTED, TARGET_PREPARED,
-    statement_ref,
+    schema_count, statement_ref,
 )
 from pooler._wire cimport HEADER_BYTES, load_be32, put_cstring, put_header
-from pooler.session.batch cimport batch_open, batch_synced
+from pooler.session.batch cimport batch_bind, batch_open, batch_synced
 from pooler.tables.params cimport (
     ParamSet, local_set_bytes, params_differ, put_local_set,
 )
@@ -120,7 +120,8 @@ cdef ServerStatement *note_installed(
     cdef ServerStatement *entry = server_statement_add(&s.statements, st)
     if entry != NULL:
         entry.batch = batch_number(&s.requests)
-        entry.parsed_at = t.schema_count
+        entry.parsed_at = schema_count(t)
+        entry.parse_number = t.parse_count
         if not st.is_private and (s.changes.xact | s.changes.left) & CHANGE_MEANING:
             entry.epoch = s.statements.epoch + 1
     return entry
@@ -362,14 +363,105 @@ cdef int ensure(
     StatementTable *t, ServerSession *s, Output *out, Statement *st, bint for_query
 ) noexcept nogil:
     """The server has this statement when it comes to the next message."""
+    return ensure_since(t, s, out, st, for_query, 0)
+
+
+cdef int ensure_since(
+    StatementTable *t, ServerSession *s, Output *out, Statement *st, bint for_query,
+    uint64_t born,
+) noexcept nogil:
+    """As ``ensure``, for a name that was given when ``parse_count`` was ``born``.
+
+    What the server parsed before that may have other types of parameters than
+    PostgreSQL would have given this name, so it is parsed anew.
+    """
     cdef ServerStatement *entry
     if st.target != NULL and use_target(t, s, out, st, for_query) < 0:
         return -1
     entry = server_statement_find(&s.statements, st)
-    if server_has(s, entry):
+    if server_has(s, entry) and entry.parse_number >= born:
         server_statement_use(&s.statements, entry)
         return 0
     return install(t, s, out, st, for_query)
+
+
+cdef ClientStatement *only_name_of(
+    const ClientStatements *names, const Statement *st
+) noexcept nogil:
+    """The client's name for a statement; NULL if it has none, or several."""
+    cdef ClientStatement *found = NULL
+    cdef ClientStatement *entry
+    cdef uint32_t i
+    if names == NULL:
+        return NULL
+    for i in range(names.mask + 1):
+        entry = names.buckets[i]
+        while entry != NULL:
+            if entry.statement == st:
+                if found != NULL:
+                    return NULL
+                found = entry
+            entry = entry.next
+    return found
+
+
+cdef int parse_again(
+    StatementTable *t, ServerSession *s, Output *out, const Effect *before
+) noexcept nogil:
+    """Send the client's own Parse, whose unproven answer was not given.
+
+    ``before``: the effect that it had in the queue.
+    """
+    cdef Statement *st = s.replay.statement
+    cdef Effect *effect
+    if make_room(t, s, out, st) < 0:
+        return -1
+    effect = push_with_effect(s, c"P")
+    if (
+        effect == NULL or note_installed(t, s, st) == NULL
+        or put_parse(out, st, st.name, st.name_n) < 0
+    ):
+        return -1
+    effect[0] = before[0]
+    effect.installed = statement_ref(st)
+    count_server_parse(s.pool)
+    return 0
+
+
+cdef int queue_again(ServerSession *s) noexcept nogil:
+    """Queue the requests of the kept batch; -1 without memory.
+
+    What a Describe says this time is noted for the name that its client has for the
+    statement.
+    """
+    cdef const uint8_t *batch = s.replay.bytes
+    cdef Statement *st = s.replay.statement
+    cdef ClientStatement *name = only_name_of(s.client.statements, st)
+    cdef Effect *effect
+    cdef size_t at = 0
+    cdef uint8_t code
+    while at + HEADER_BYTES <= s.replay.n:
+        code = batch[at]
+        if code == c"D":
+            effect = push_with_effect(s, REQUEST_DESCRIBE)
+            if effect == NULL:
+                return -1
+            effect.flags = EFFECT_DESCRIBES
+            effect.installed = statement_ref(st)
+            effect.entry = name
+        elif code == c"c" or code == c"f":
+            if requests_push(&s.requests, REQUEST_COPY_END) < 0:
+                return -1
+        elif code != c"H" and code != c"d" and requests_push(&s.requests, code) < 0:
+            return -1
+        if code != c"H":
+            batch_open(s, not request_closes(code))
+        if request_closes(code):
+            batch_bind(s, NULL)
+        elif code == c"B" and batch[at + HEADER_BYTES] == 0:  # the unnamed portal
+            batch_bind(s, name)
+        at += 1 + <size_t> load_be32(batch + at + 1)
+    return 0
 
 
 cdef int send_again(
@@ -378,24 +470,18 @@ cdef int send_again(
     """The kept batch has failed at its first request: send it once more.
 
     PostgreSQL skips to the Sync of the batch, or answers ReadyForQuery to the Query
-    that it was; that answer is swallowed.
+    that it was; that answer is swallowed. An unproven Parse is sent this time.
     """
-    cdef const uint8_t *batch = s.replay.bytes
-    cdef size_t n = s.replay.n
-    cdef size_t at = 0
+    cdef bint is_query = s.replay.bytes[0] == c"Q"
+    cdef bint unproven = s.replay.unproven
+    cdef Effect before
     cdef uint32_t skipped = 0
-    cdef ClientStatement *described
-    cdef bint is_query = batch[0] == c"Q"
     cdef bint open = requests_fail(&s.requests, &skipped)
-    for at in range(skipped):  # it will hear of rows that are not noted
-        if effects_at(&s.effects, s.effects.head + <uint32_t> at).flags & (
-            EFFECT_DESCRIBES
-        ):
-            described = effects_at(&s.effects, s.effects.head + <uint32_t> at).entry
-            if described != NULL:
-                described.told_shape = 0
-    at = 0
-    effects_undo(t, s, 0, skipped)
+    if unproven:  # its effect is taken out, neither committed nor undone
+        effects_undo(t, s, 1, skipped - 1)
+        before = effects_take(s)
+    else:
+        effects_undo(t, s, 0, skipped)
     count_replay(s.pool)
     replay_repeats(s)
     if open:
@@ -405,15 +491,17 @@ cdef int send_again(
         requests_at(&s.requests, s.requests.head)[0] |= REQUEST_SKIP
     batch_synced(s)
     batch_open(s, False)
-    if install(t, s, out, s.replay.statement, is_query) < 0:
+    if s.client.statements != NULL and unproven:
+        s.client.statements.names_batch = batch_number(&s.requests)
+        s.client.statements.unnamed_batch = batch_number(&s.requests)
+    if unproven:
+        if parse_again(t, s, out, &before) < 0:
+            return -1
+    elif install(t, s, out, s.replay.statement, is_query) < 0:
         return -1
     if is_query and end_own_batch(s, out) < 0:
         return -1
-    while at + HEADER_BYTES <= n:
-        if batch[at] != c"H":
-            batch_open(s, not request_closes(batch[at]))
-            if requests_push(&s.requests, batch[at]) < 0:
-                return -1
-        at += 1 + <size_t> load_be32(batch + at + 1)
-    output_add(out, batch, n)
+    if queue_again(s) < 0:
+        return -1
+    output_add(out, s.replay.bytes, s.replay.n)
     return 0 if not out.failed else -1

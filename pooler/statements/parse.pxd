@@ -64,5 +64,6 @@ cdef PrepareResult parse_whole(
 ) noexcept nogil
 cdef PrepareResult prepare_parse(
     StatementTable *t, ClientSession *c, ServerSession *s, Output *out,
-    const Found *found, const uint8_t *message, size_t here, size_t *taken,
+    const Found *found, const uint8_t *message, size_t here, size_t behind,
+    size_t *taken,
 ) noexcept nogil

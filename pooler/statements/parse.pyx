@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Parse; see ``parse.pxd``."""
 
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint8_t, uint32_t
 from libc.stdlib cimport malloc
 from libc.string cimport memcpy
 
@@ -12,8 +12,12 @@ from pooler.statements.install cimport (
     use_target,
 )
 from pooler.session.records cimport server_has
+from pooler.session.requests cimport (
+    REQUEST_ALIGN, REQUEST_FAKE, batch_number, requests_at,
+)
+from pooler.statements.peek cimport bind_follows, bind_is_cut, types_are_given
+from pooler.statements.replay cimport replay_arm_parse, replay_foresee
 from pooler.statements.runs cimport runs_unseen
-from pooler.session.requests cimport REQUEST_FAKE, batch_number
 from pooler.statements.sql_names cimport (
     intern, intern_parse, is_stable, names_of, over_limit, query_names,
 )
@@ -25,6 +29,7 @@ from pooler.tables.client_names cimport (
     ABSORB_DROP, ABSORB_KEEP, ClientStatement, ClientStatements, client_statement_find,
     client_statement_link, client_statement_new,
 )
+from pooler.tables.params cimport ParamSet, params_context
 from pooler.tables.effect_queue cimport (
     EFFECT_ADDS_NAME, EFFECT_DUPLICATE, EFFECT_REFUSED, EFFECT_UNNAMED, Effect,
 )
@@ -32,7 +37,8 @@ from pooler.tables.server_statements cimport (
     ServerStatement, server_statement_find, server_statement_use,
 )
 from pooler.tables.texts cimport (
-    STATEMENT_PARSE, Statement, statement_ref, statement_unref, text_seen,
+    STATEMENT_PARSE, Statement, schema_count, statement_find, statement_hash,
+    statement_ref, statement_unref, text_seen,
 )
 from pooler._wire cimport HEADER_BYTES
 from pooler.session.changes cimport meaning_comes_back, meaning_is_unsure
@@ -90,8 +96,8 @@ cdef PrepareResult names_missing(
     return PREPARE_HOLD
 
 
-cdef inline bint may_answer(const ServerSession *s) noexcept nogil:
-    """Whether a Parse can be answered here: PostgreSQL would surely accept it.
+cdef inline bint may_keep(const ServerSession *s) noexcept nogil:
+    """Whether PostgreSQL would surely look at the text of a Parse.
 
     It does not in a failed transaction, nor can anybody say before what was sent
     earlier is answered, or while it would be read under settings that nobody knows.
@@ -100,6 +106,70 @@ cdef inline bint may_answer(const ServerSession *s) noexcept nogil:
         s.xact_status != c"E" and s.requests.closing_count == 0
         and not meaning_is_unsure(s)
     )
+
+
+cdef bint may_answer(
+    const StatementTable *t, ServerSession *s, const Statement *st,
+    const ServerStatement *there, size_t query_n,
+) noexcept nogil:
+    """Whether a Parse of what the server has, ``there``, may be answered here.
+
+    It must be as if PostgreSQL had read the text now. So all types of its parameters
+    are given (else they are found out anew), it names no other statement, a Bind comes
+    behind it, not a Describe, and should that fail, the client's own Parse can still be
+    sent (``replay``): no transaction block is open, and nothing was asked for before
+    but the Close of names. Nor under settings that nobody knows.
+    """
+    cdef uint32_t at = s.requests.head
+    cdef uint8_t request
+    if (
+        not s.replay.bind_follows or s.xact_status != c"I" or st.target != NULL
+        or not server_has(s, there) or there.parsed_at != schema_count(t)
+        or meaning_is_unsure(s)
+    ):
+        return False
+    while at != s.requests.tail:
+        request = requests_at(&s.requests, at)[0]
+        if request != (c"C" | REQUEST_FAKE) and request != REQUEST_ALIGN:
+            return False
+        at += 1
+    return types_are_given(st.text, st.n, query_n)
+
+
+cdef bint would_answer(
+    StatementTable *t, ClientSession *c, ServerSession *s, const uint8_t *body, size_t n
+) noexcept nogil:
+    """Whether a Parse could be answered here if the right Bind came behind it."""
+    cdef size_t name_end = after_cstring(body, n, 0)
+    cdef size_t query_end = after_cstring(body, n, name_end)
+    cdef ParamSet *context = params_context(t.params, c.params)
+    cdef const uint8_t *text = body + name_end
+    cdef Statement *st
+    if query_end == 0 or context == NULL or (name_end == 1 and not t.cache_unnamed):
+        return False
+    st = statement_find(
+        t, context, STATEMENT_PARSE, text, n - name_end,
+        statement_hash(context, STATEMENT_PARSE, text, n - name_end),
+    )
+    if st == NULL:
+        return False
+    replay_foresee(s, True)
+    return may_answer(
+        t, s, st, server_statement_find(&s.statements, st), query_end - name_end - 1
+    )
+
+
+cdef Effect *answer_parse(
+    StatementTable *t, ServerSession *s, const Output *out, ServerStatement *there
+) noexcept nogil:
+    """Answer a client's Parse here, once the Bind behind it has succeeded."""
+    cdef Effect *effect
+    server_statement_use(&s.statements, there)
+    count_parse_hit(s.pool)
+    effect = push_with_effect(s, c"P" | REQUEST_FAKE)
+    if effect != NULL:
+        replay_arm_parse(t, s, out, there.statement)
+    return effect
 
 
 cdef Effect *send_parse(
@@ -138,15 +208,13 @@ cdef PrepareResult parse_unnamed(
     if (
         st != NULL and st.target == NULL and t.cache_unnamed
         and s.xact_status == c"I" and not s.batch.open
-        and may_answer(s)
+        and may_keep(s)
     ):
         entry = server_statement_find(&s.statements, st)
-        if server_has(s, entry) and entry.parsed_at == t.schema_count:
+        if may_answer(t, s, st, entry, query_n):
             cached = is_stable(st)
             if cached:
-                server_statement_use(&s.statements, entry)
-                count_parse_hit(s.pool)
-                effect = push_with_effect(s, c"P" | REQUEST_FAKE)
+                effect = answer_parse(t, s, out, entry)
         elif (entry != NULL or text_seen(t, st.hash)) and is_stable(st):
             cached = True
             effect = send_parse(t, s, out, st)
@@ -240,13 +308,14 @@ cdef PrepareResult parse_named(
     entry.pending = True
     names.names_batch = batch_number(&s.requests)
     there = server_statement_find(&s.statements, st)
-    if server_has(s, there) and there.parsed_at == t.schema_count and may_answer(s):
-        server_statement_use(&s.statements, there)
-        count_parse_hit(s.pool)
-        effect = push_with_effect(s, c"P" | REQUEST_FAKE)
+    if may_answer(t, s, st, there, query_n):
+        effect = answer_parse(t, s, out, there)
         if effect == NULL:
             return PREPARE_NO_MEMORY
     else:
+        if not types_are_given(text, n, query_n):
+            t.parse_count += 1
+            entry.born = t.parse_count
         if st.target != NULL and use_target(t, s, out, st, False) < 0:
             return PREPARE_NO_MEMORY
         effect = send_parse(t, s, out, st)
@@ -305,8 +374,10 @@ cdef PrepareResult absorb(
 
 cdef PrepareResult prepare_parse(
     StatementTable *t, ClientSession *c, ServerSession *s, Output *out,
-    const Found *found, const uint8_t *message, size_t here, size_t *taken,
+    const Found *found, const uint8_t *message, size_t here, size_t behind,
+    size_t *taken,
 ) noexcept nogil:
+    """A Parse; ``behind``: bytes of what follows it that are here as well."""
     cdef size_t name_end = after_cstring(message, here, HEADER_BYTES)
     cdef Effect *effect
     cdef Refusal why
@@ -316,6 +387,14 @@ cdef PrepareResult prepare_parse(
         return PREPARE_NO_MEMORY
     if name_end > HEADER_BYTES + 1 and names_unsettled(c, s):
         return PREPARE_WAIT
+    if here > found.length and found.length <= PARSE_HELD_BYTES and (
+        bind_is_cut(message + here, behind)
+        and would_answer(t, c, s, message + HEADER_BYTES, found.length - 4)
+    ):
+        return PREPARE_HOLD  # what comes behind it decides
+    replay_foresee(s, here > found.length and bind_follows(
+        message + here, behind, message + HEADER_BYTES, name_end - HEADER_BYTES
+    ))
     if here > found.length:
         taken[0] = here
         return parse_whole(

@@ -7,7 +7,7 @@ from libc.string cimport memcmp, memcpy
 from pooler.wire.buffers cimport output_add, output_room
 from pooler.statements.effects cimport push_with_effect
 from pooler.statements.install cimport (
-    describe_first, ensure, looks_like_ours, put_close, put_named, use_target,
+    describe_first, ensure_since, looks_like_ours, put_close, put_named, use_target,
 )
 from pooler.tables.params cimport ParamSet, params_context
 from pooler.statements.long_query cimport end_draft, rename_first
@@ -15,6 +15,7 @@ from pooler.statements.parse cimport (
     NAMES_MOST_BYTES, absorb, after_cstring, names_missing, names_unsettled, no_room,
     parse_whole, prepare_parse, refuse_cut,
 )
+from pooler.statements.peek cimport is_kept_bind, knows_columns
 from pooler.statements.replay cimport replay_arm
 from pooler.session.records cimport server_has
 from pooler.session.requests cimport (
@@ -40,8 +41,8 @@ from pooler.tables.effect_queue cimport (
 )
 from pooler.tables.server_statements cimport ServerStatement, server_statement_find
 from pooler.tables.texts cimport (
-    STATEMENT_PARSE, Statement, statement_find, statement_hash, statement_ref,
-    statement_unref,
+    STATEMENT_PARSE, Statement, schema_count, statement_find, statement_hash,
+    statement_ref, statement_unref,
 )
 from pooler._wire cimport HEADER_BYTES, load_be32, put_header
 from pooler.session.batch cimport batch_bind, batch_open
@@ -121,10 +122,10 @@ cdef PrepareResult check_shape(
     for each server and statement. FORWARD: the rows would be others.
     """
     cdef ServerStatement *there = server_statement_find(&s.statements, entry.statement)
-    if server_has(s, there) and there.shape != 0:
+    if server_has(s, there) and there.shape != 0 and there.parse_number >= entry.born:
         return PREPARE_FORWARD if shapes_differ(entry, there) else PREPARE_DONE
     if (
-        ensure(t, s, out, entry.statement, False) < 0
+        ensure_since(t, s, out, entry.statement, False, entry.born) < 0
         or describe_first(t, s, out, entry.statement) < 0
     ):
         return PREPARE_NO_MEMORY
@@ -186,17 +187,22 @@ cdef PrepareResult put_renamed(
 cdef PrepareResult prepare_named(
     StatementTable *t, ClientSession *c, ServerSession *s, Output *out,
     const Found *found, const uint8_t *message, size_t here, size_t name_at,
-    size_t name_end, bint told, size_t *taken,
+    size_t name_end, bint told, bint knows, size_t *taken,
 ) noexcept nogil:
     """Bind or Describe of the statement whose name stands at ``name_at``.
 
-    ``told``: the client hears in this batch what rows it gets.
+    ``told``: the client hears in this batch what rows it gets. ``knows``: it has
+    known before how many they are, so it may not be bound to others.
     """
     cdef const uint8_t *name = message + name_at
     cdef size_t name_n = name_end - 1 - name_at
     cdef ClientStatement *entry = NULL
     cdef Statement *st = NULL
     cdef PrepareResult result
+    if name_n == 0 and s.replay.unproven and c.statements.unnamed != (
+        s.replay.statement
+    ):
+        return PREPARE_WAIT
     if name_n:
         result = find_named(c, s, name, name_n, &entry)
         st = entry.statement if entry != NULL else NULL
@@ -204,6 +210,8 @@ cdef PrepareResult prepare_named(
         result = find_unnamed(t, c, s, out, found.code == c"B", &st)
     if result == PREPARE_NO_MEMORY or result == PREPARE_WAIT:
         return result
+    if s.replay.unproven and st != NULL and st != s.replay.statement:
+        return PREPARE_WAIT  # what is put in front of it could not be sent again
     if found.code == c"B" and st != NULL:
         runs_statement(t, s, st)
     if st == NULL and not looks_like_ours(t, name, name_n):
@@ -216,9 +224,11 @@ cdef PrepareResult prepare_named(
         if result != PREPARE_DONE:
             return result
     if st != NULL:
-        if ensure(t, s, out, st, False) < 0:
+        if ensure_since(
+            t, s, out, st, False, entry.born if entry != NULL else 0
+        ) < 0:
             return PREPARE_NO_MEMORY
-        if told:
+        if told and not knows:
             replay_arm(t, s, out, st)
     taken[0] = name_end
     if found.code == c"B" and name_at == HEADER_BYTES + 1:
@@ -243,15 +253,20 @@ cdef PrepareResult prepare_bind(
     )
     cdef PrepareResult result
     cdef bint told
+    cdef bint knows
     if name_end == 0:
         return names_missing(t, c, s, out, found, here, taken)
+    if here <= found.length and is_kept_bind(found.length):
+        return PREPARE_HOLD  # its formats decide whether it may be sent twice
     if portal_end == HEADER_BYTES + 1:
         batch_bind(s, NULL)
-    told = portal_end == HEADER_BYTES + 1 and is_describe_of_unnamed_portal(
-        message + here, behind
+    knows = knows_columns(message, here, found.length, name_end)
+    told = (
+        not knows and portal_end == HEADER_BYTES + 1
+        and is_describe_of_unnamed_portal(message + here, behind)
     )
     result = prepare_named(
-        t, c, s, out, found, message, here, portal_end, name_end, told, taken
+        t, c, s, out, found, message, here, portal_end, name_end, told, knows, taken
     )
     if result != PREPARE_WAIT:
         count_bind(s.pool)
@@ -315,7 +330,7 @@ cdef PrepareResult prepare_describe_or_close(
             t, c, s, message + name_at, name_end - 1 - name_at, here, taken
         )
     return prepare_named(
-        t, c, s, out, found, message, here, name_at, name_end, True, taken
+        t, c, s, out, found, message, here, name_at, name_end, True, False, taken
     )
 
 
@@ -381,7 +396,7 @@ cdef PrepareResult prepare_request(
     if found.code == c"Q":
         return prepare_query(t, c, s, out, found, message, here, taken)
     if found.code == c"P":
-        return prepare_parse(t, c, s, out, found, message, here, taken)
+        return prepare_parse(t, c, s, out, found, message, here, behind, taken)
     return prepare_describe_or_close(t, c, s, out, found, message, here, taken)
 
 
@@ -482,7 +497,7 @@ cdef Statement *known_statement(
     )
     if (
         st == NULL or c.kept != NULL
-        or st.parsed_in != c.pool or st.parsed_at != t.schema_count
+        or st.parsed_in != c.pool or st.parsed_at != schema_count(t)
         or not is_stable(st)
     ):
         return NULL
@@ -538,6 +553,8 @@ cdef size_t prepare_alone(
         )
         if entry == NULL:
             return 0
+        t.parse_count += 1
+        entry.born = t.parse_count  # no server has been asked: it will be then
         client_statement_link(c.statements, entry)
         count_client_parse(c.pool)
         count_parse_hit(c.pool)

@@ -8,8 +8,8 @@ from libc.string cimport memcpy, memset
 from pooler.wire.buffers cimport Output, output_room
 from pooler.statements.effects cimport forget_entries, push_with_effect
 from pooler.statements.install cimport (
-    OWN_NAME_BYTES, end_own_batch, ensure, looks_like_ours, make_room, note_installed,
-    own_name, put_quoted,
+    OWN_NAME_BYTES, end_own_batch, ensure, ensure_since, looks_like_ours, make_room,
+    note_installed, own_name, put_quoted,
 )
 from pooler.tables.params cimport ParamSet, params_context
 from pooler.statements.replay cimport replay_arm_query
@@ -330,7 +330,7 @@ cdef int query_execute(
         if looks_like_ours(t, command.name, command.name_n):
             rename_missing(r, command)
         return 0
-    if ensure(t, s, out, entry.statement, True) < 0:
+    if ensure_since(t, s, out, entry.statement, True, entry.born) < 0:
         return -1
     count_bind(s.pool)
     if r.alone:
@@ -496,7 +496,10 @@ cdef PrepareResult rename_query(
     if quiet and renaming.executed != NULL and (
         ends_with(text, n, renaming.executed_end)
     ):
-        replay_arm_query(t, s, out, renaming.executed)
+        replay_arm_query(
+            t, s, out, renaming.executed, text + renaming.rows[0].end,
+            renaming.executed_end - renaming.rows[0].end,
+        )
     if queue_renamed(s, &renaming) < 0:
         return PREPARE_NO_MEMORY
     if renaming.effect.flags & EFFECT_REFUSED:

@@ -19,6 +19,7 @@ cdef struct ClientStatement:  # a name that a client has given
     Statement *statement  # own: one reference
     uint64_t told_shape  # of its rows, as the client was told last; 0: never
     uint64_t told_parameters  # their types; 0: never
+    uint64_t born  # a server must have parsed it since then; 0: whenever it has
     uint32_t hash
     bint pending  # PostgreSQL has not answered its Parse yet
     uint8_t name_n  # of what tells it apart

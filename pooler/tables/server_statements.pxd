@@ -20,6 +20,7 @@ cdef struct ServerStatement:  # a statement that a server has
     uint32_t target_batch  # the one in which SQL names it
     uint32_t parsed_at  # StatementTable.schema_count then
     uint32_t epoch  # not 0: its text was read under settings that nobody knows
+    uint64_t parse_number  # StatementTable.parse_count then
     uint64_t shape  # of its rows; 0: not known
     uint64_t parameters  # their types; 0: not known
     bint closing  # to be closed by a request under way; not counted, not in the list

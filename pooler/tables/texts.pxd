@@ -65,11 +65,26 @@ cdef struct StatementTable:  # one per worker
     uint64_t max_client_bytes  # texts behind the names of one client; 0: no limit
     bint cache_unnamed
     uint32_t long_query_bytes  # a longer Query is not kept: see long_query
-    uint32_t schema_count  # commands seen that may change what a text means
+    uint32_t *schema_cell  # borrow: shared by all workers; see statements.schema
+    uint32_t schema_own  # what it points to where nobody shares it
+    uint64_t parse_count  # Parses of clients that named a statement
     uint32_t next_id
     uint8_t prefix_n  # what all names on servers begin with
     char prefix[16]
     uint64_t *seen  # own: hashes of texts that were parsed unnamed before
+
+cdef extern from *:
+    uint32_t __atomic_fetch_add(uint32_t *p, uint32_t n, int order) nogil
+    int __ATOMIC_SEQ_CST
+
+
+cdef inline uint32_t schema_count(const StatementTable *t) noexcept nogil:
+    """Commands seen, by any worker, that may change what a text means."""
+    return t.schema_cell[0]
+
+
+cdef inline void count_schema_change(StatementTable *t) noexcept nogil:
+    __atomic_fetch_add(t.schema_cell, 1, __ATOMIC_SEQ_CST)
 
 cdef int statements_init(
     StatementTable *t, ParamTable *params, bytes prefix

@@ -24,6 +24,7 @@ cdef int statements_init(
     if not 0 < len(prefix) < <Py_ssize_t> sizeof(t.prefix):
         raise ValueError(f"statement prefix of {len(prefix)} bytes")
     t.params = params
+    t.schema_cell = &t.schema_own
     memcpy(t.prefix, <const char *> prefix, len(prefix) + 1)
     t.prefix_n = <uint8_t> len(prefix)
     t.long_query_bytes = LONG_QUERY_BYTES

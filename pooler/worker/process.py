@@ -70,6 +70,7 @@ def make_engine(start: WorkerStart) -> Engine:
         tracked_parameters(start.config).values(),
         max_message_bytes=start.config.settings.max_packet_size,
         statement_prefix=f"pooler_{start.slot}_".encode(),
+        schema_cell=start.board.schema_cell(),
     )
 
 

@@ -26,7 +26,7 @@ cdef const char *ERROR_TEXTS[ERRORS]
 ERROR_TEXTS[:] = [
     b"SERROR#VERROR#C22012#Mdivision by zero##",
     b"SERROR#VERROR#C0A000#Mresult type changed#RRevalidateCachedQuery##",
-    b"SERROR#VERROR#C26000#Mprepared statement \"p_1\" does not exist##",
+    b"SERROR#VERROR#C26000#Mno prepared statement \"p_1\"#RFetchPreparedStatement##",
     b"SERROR#VERROR#C42P05#Mprepared statement \"p_2\" already exists##",
     b"SERROR#VERROR#C26000#Mprepared statement \"p_9?\" does not exist##",
     b"SERROR#VERROR#C26000#Mprepared statement \"p_refused\" does not exist##",

@@ -48,7 +48,7 @@ cdef void start_relay(World *w) noexcept nogil:
     """Nothing that an earlier input has left decides what happens now."""
     relay.statements.mask = FIRST_BUCKETS - 1  # of empty tables, which have more
     relay.params.value_mask = FIRST_BUCKETS - 1
-    relay.statements.next_id = relay.statements.schema_count = 0
+    relay.statements.next_id = relay.statements.schema_own = 0
     memset(relay.statements.seen, 0, SEEN_TEXTS * sizeof(uint64_t))
     check(relay.pool_count == 0 and relay.wakes == NULL, "a pool is left")
     check(relay.wheel.count == 0, "a timer is left")

@@ -129,7 +129,11 @@ class Backend:
         if found is None and not name:
             raise Failure("26000", "unnamed prepared statement does not exist")
         if found is None:
-            raise Failure("26000", f'prepared statement "{name}" does not exist')
+            raise Failure(
+                "26000",
+                f'prepared statement "{name}" does not exist',
+                "FetchPreparedStatement",
+            )
         return found
 
     def _check_plan(self, prepared: Prepared) -> None:

@@ -76,3 +76,13 @@ def test_another_process_sees_it(board: Board) -> None:
         os._exit(0)
     assert os.waitpid(pid, 0)[1] == 0
     assert board.get(1, "clients") == 7
+
+
+def test_the_shared_cell_is_no_row(board: Board) -> None:
+    """One of 32 bits, on a cache line of its own, the same for everybody."""
+    board.set(2, "clients", 2**64 - 1)
+    with board.schema_cell() as cell, board.schema_cell() as same:
+        assert (cell.nbytes, cell.format, list(cell)) == (4, "I", [0])
+        cell[0] = 2**32 - 1
+        assert same[0] == 2**32 - 1
+    assert board.total("clients") == 2**64 - 1

@@ -101,7 +101,7 @@ def test_every_limit_of_what_is_held_fits_the_receive_buffer() -> None:
         if path.parent.name != "io"
     }
     most = found.pop("_wire.HELD_MOST_BYTES")
-    assert {"from_server.SHAPE_HELD_BYTES", "parse.PARSE_HELD_BYTES"} <= set(found)
+    assert {"from_server.TYPES_HELD_BYTES", "parse.PARSE_HELD_BYTES"} <= set(found)
     assert {name for name, value in found.items() if value > most} == set()
     assert most >= HELD
     Engine([], recv_bytes=2 * most).close()

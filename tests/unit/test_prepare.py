@@ -185,7 +185,7 @@ def test_parse_and_sync_alone(make: Make) -> None:
     assert world.went == ""
     world.ask(1, query("begin"))
     assert world.ask(1, parse("one", "a"), SYNC)[:5] == PARSED
-    assert world.went == "S"
+    assert world.went == "CPS"  # in a transaction block it could not be sent later
 
 
 def test_parse_alone_needs_no_server_when_all_are_held(make: Make) -> None:
@@ -203,11 +203,10 @@ def test_parse_alone_needs_no_server_when_all_are_held(make: Make) -> None:
         world.ask(0, query("begin"))
 
 
-def test_made_answer_with_nothing_outstanding_comes_at_the_flush(make: Make) -> None:
+def test_answers_with_nothing_outstanding_come_at_the_flush(make: Make) -> None:
     world = make()
     world.ask(0, parse("one", "a"), SYNC)
-    assert world.ask(1, parse("one", "a")) == b""
-    assert world.ask(1, FLUSH) == PARSED
+    assert codes(messages_in(world.ask(1, parse("one", "a"), FLUSH))) == "1"
     assert world.ask(1, describe("a", "S"), FLUSH)[:1] == b"t"
     assert world.ask(1, close("a"), FLUSH) == CLOSED
     assert world.ask(1, SYNC) == READY
@@ -690,12 +689,13 @@ def test_execute_by_the_extended_protocol(make: Make) -> None:
 
 def test_stale_plan_is_prepared_again_and_the_batch_repeated(make: Make) -> None:
     world = make()
-    world.ask(0, parse("stale", "a"), SYNC)
     for asked in (
         bind(statement="a") + describe() + execute() + SYNC,
         describe("a", "S") + SYNC,
         parse("other", "b" * 5) + bind(statement="a") + execute() + SYNC,
     ):
+        world.ask(0, close("a"), parse("stale", "a"), SYNC)  # which was told nothing
+        world.ask(0, run("a"))
         world.backends[0].alter()
         said = world.ask(0, asked)
         assert "E" not in codes(messages_in(said)), messages_in(said)
@@ -805,6 +805,114 @@ def test_big_batch_is_not_kept(make: Make) -> None:
     world.backends[0].alter()
     said = world.ask(0, bind(b"v" * 20_000, statement="a"), execute(), SYNC)
     assert error_of(said)["C"] == "0A000"
+
+
+def test_the_parse_of_a_known_text_is_sent_when_its_bind_fails(make: Make) -> None:
+    """It is answered once the Bind is; else PostgreSQL answers it."""
+    world = make()
+    world.ask(0, parse("stale", "a"), SYNC)
+    asked = parse("stale", "b") + bind(statement="b") + execute() + SYNC
+    assert codes(messages_in(world.ask(1, asked))) == "12DCZ"
+    assert world.went == "BES"
+    world.ask(1, close("b"), SYNC)
+    world.backends[0].alter()
+    assert codes(messages_in(world.ask(1, asked))) == "12DCZ"
+    assert world.went == "BESCPBES"
+    world.ask(1, close("b"), SYNC)
+    world.backends[0].alter()
+    world.backends[0]._read = _never  # type: ignore[method-assign]
+    said = world.ask(1, asked)
+    assert codes(messages_in(said)) == "EZ"
+    assert error_of(said)["C"] == "42P01"
+    # The name was not given: it is the same once more, and then it may be.
+    assert codes(messages_in(world.ask(1, asked))) == "EZ"
+    del world.backends[0]._read
+    assert codes(messages_in(world.ask(1, asked))) == "12DCZ"
+    assert codes(messages_in(world.ask(1, run("b")))) == "2DCZ"
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 6, 8, 12, 100])
+@pytest.mark.parametrize("altered", [False, True])
+def test_a_batch_behind_a_known_text_in_any_pieces(
+    make: Make, size: int, altered: bool
+) -> None:
+    world = make(clients=3)
+    world.ask(0, parse("stale", "a"), parse("two", "x"), SYNC)
+    if altered:
+        world.backends[0].alter()
+    raw = b"".join(
+        (
+            close("nothing"),
+            parse("stale", "b"),
+            bind(statement="b") + describe() + execute(),
+            bind(statement="b") + execute(),
+            parse("two", "c") + bind(statement="c") + execute() + close("c"),
+            bind() + SYNC,  # of nothing: the batch fails here
+            bind(statement="b") + execute() + SYNC,
+            query("one"),
+        )
+    )
+    said = b""
+    sent = [message(one.code, one.body) for one in messages_in(raw)]
+    for at in range(0, len(sent), size):
+        said += world.ask(1, *sent[at : at + size])
+    assert codes(messages_in(said)) == "312TDC2DC12DC3EZ2DCZDCZ"
+
+
+@pytest.mark.parametrize("error", ["57014", "40P01", "55P03", "53200"])
+def test_an_error_that_is_no_fault_of_the_statement(make: Make, error: str) -> None:
+    """A cancel, a lock that is not got: the batch is not tried once more."""
+    world = make()
+    world.ask(0, parse("one", "a"), SYNC)
+
+    def fail(prepared: object) -> None:
+        raise Failure(error, "no")
+
+    world.backends[0]._check_plan = fail  # type: ignore[method-assign]
+    said = world.ask(1, parse("one", "b"), run("b"))
+    assert codes(messages_in(said)) == "1EZ"
+    assert world.stats("replays") == 0
+
+
+def test_types_of_parameters_that_are_not_given_are_found_out_anew(make: Make) -> None:
+    """What another client's Parse has found may not be what this one would."""
+    world = make(clients=4)
+    for client, (types, went) in enumerate(
+        (
+            ((), "PBES"),
+            ((0,), "PBES"),
+            ((705,), "PBES"),
+            ((23,), "PBES"),
+        )
+    ):
+        for name in ("a", "b"):
+            said = world.ask(
+                client,
+                message(
+                    "P",
+                    cstring(name)
+                    + cstring("one$1")
+                    + len(types).to_bytes(2)
+                    + b"".join(one.to_bytes(4) for one in types),
+                ),
+                run(name),
+            )
+            assert codes(messages_in(said)) == "12DCZ"
+            again = "CPBES" if types != (23,) else "BES"
+            assert world.went == (went if name == "a" else again)
+
+
+def test_a_name_that_no_server_was_asked_for_is_parsed_at_its_first_use(
+    make: Make,
+) -> None:
+    world = make()
+    world.ask(0, parse("one", "a"), SYNC)
+    assert world.ask(1, parse("one", "b"), SYNC) == PARSED + READY
+    for name, went in (("b", "CPBES"), ("b", "BES")):
+        assert codes(messages_in(world.ask(1, run(name)))) == "2DCZ"
+        assert world.went == went
+    assert codes(messages_in(world.ask(0, run("a")))) == "2DCZ"
+    assert world.went == "BES"
 
 
 # ------------------------------------------------------------ rows that are remembered
