@@ -158,7 +158,7 @@ cdef RelayStatus on_ready(Walk *w) noexcept nogil:
 
 cdef RelayStatus on_ends(Walk *w) noexcept nogil:
     cdef ServerSession *s = w.s
-    if s.tracking.on and w.first == c"Q":
+    if s.tracking.on and (w.first == c"Q" or w.first == REQUEST_SQL):
         replay_forget(s)  # the client sees an answer
     if w.found.ends == request_code(w.first):
         if s.tracking.on and request_has_effect(w.first):

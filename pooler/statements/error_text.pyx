@@ -8,7 +8,10 @@ from libc.string cimport memchr, memcmp, memcpy, strlen
 from pooler.wire.buffers cimport Output, output_room
 from pooler.statements.outcomes cimport REFUSED_STALE, refusal_sqlstate, refusal_text
 from pooler.tables.client_names cimport ClientStatement, ClientStatements
-from pooler.tables.effect_queue cimport EFFECT_DUPLICATE
+from pooler.tables.effect_queue cimport (
+    EFFECT_ADDS_NAME, EFFECT_DROPS_NAME, EFFECT_DUPLICATE, EFFECT_EXECUTES,
+)
+from pooler.tables.query_names cimport QueryNames, RenamedName
 from pooler._wire cimport (
     HEADER_BYTES, error_response_bytes, put_cstring, put_error_response, put_header,
     store_be32,
@@ -22,6 +25,8 @@ cdef extern from "<string.h>" nogil:
 
 cdef enum:
     ROUTINE_BYTES = 24
+    # effects whose entry is what the request names
+    NAMES_ONE = EFFECT_EXECUTES | EFFECT_DROPS_NAME | EFFECT_ADDS_NAME
 
 cdef const char *ROUTINE = b"RevalidateCachedQuery"
 
@@ -49,6 +54,26 @@ cdef void put_refusal(Output *out, uint8_t refusal) noexcept nogil:
     out.n += n
 
 
+cdef bint name_in_query(
+    const QueryNames *q, const uint8_t *name, size_t n, Name *found
+) noexcept nogil:
+    """What the command that has failed calls this statement, or another one of them.
+
+    In the text that was sent the name stands in quotes.
+    """
+    cdef const RenamedName *row
+    cdef uint32_t i
+    found.text = NULL
+    for i in range(q.row_n):
+        row = &q.rows[i]
+        if row.name_n == n + 2 and memcmp(q.bytes + row.name_at + 1, name, n) == 0:
+            found.text = q.bytes + row.shown_at
+            found.n = row.shown_n
+            if row.command >= q.answered:
+                break
+    return found.text != NULL
+
+
 cdef void name_of_client(
     const ClientSession *c, const Effect *effect,
     const uint8_t *name, size_t n, Name *found,
@@ -61,6 +86,17 @@ cdef void name_of_client(
     cdef const ClientStatement *entry
     cdef uint32_t i
     if effect != NULL and effect.flags & EFFECT_DUPLICATE:
+        found.text = <const uint8_t *> effect.entry.name
+        found.n = effect.entry.shown_n
+        return
+    if effect != NULL and effect.query != NULL and name_in_query(
+        effect.query, name, n, found
+    ):
+        return
+    if effect != NULL and effect.flags & NAMES_ONE and (
+        effect.entry.statement.name_n == n
+        and memcmp(effect.entry.statement.name, name, n) == 0
+    ):
         found.text = <const uint8_t *> effect.entry.name
         found.n = effect.entry.shown_n
         return
@@ -118,8 +154,17 @@ cdef void put_position(
     """A position in the text that the client has sent, which was not the server's."""
     cdef char text[24]
     cdef long position = strtol(<const char *> digits, NULL, 10)
-    if position > <long> effect.moved_from:
-        position -= effect.moved_by
+    cdef long moved_by = 0
+    cdef uint32_t i
+    if effect.query == NULL:
+        if position > <long> effect.moved_from:
+            moved_by = effect.moved_by
+    else:
+        for i in range(effect.query.row_n):
+            if position <= <long> effect.query.rows[i].behind:
+                break
+            moved_by = effect.query.rows[i].moved_by
+    position -= moved_by
     put_bytes(
         out, <const uint8_t *> text, snprintf(text, sizeof(text), b"%ld", position) + 1
     )
@@ -136,7 +181,9 @@ cdef bint put_renamed_error(
     cdef size_t start = out.n
     cdef size_t at = HEADER_BYTES
     cdef const uint8_t *end
-    cdef bint moved = effect != NULL and effect.moved_by != 0
+    cdef bint moved = effect != NULL and (
+        effect.moved_by != 0 or effect.query != NULL
+    )
     if not moved and memmem(message, n, t.prefix, t.prefix_n) == NULL:
         return False
     put_bytes(out, message, HEADER_BYTES)

@@ -55,6 +55,9 @@ cdef void absorbed_free(StatementTable *t, ClientStatements *names) noexcept nog
 cdef void client_statements_clear(
     StatementTable *t, ClientStatements *names
 ) noexcept nogil
+cdef ClientStatement *client_statements_take(
+    ClientStatements *names
+) noexcept nogil
 cdef ClientStatement *client_statement_find(
     const ClientStatements *names, const uint8_t *name, size_t n
 ) noexcept nogil
