@@ -103,7 +103,6 @@ cdef uint8_t sql_flags(const StatementTable *t, const ClientSession *c) noexcept
     return flags
 
 
-
 cdef Refusal over_limit(
     const StatementTable *t, const ClientStatements *names, size_t n
 ) noexcept nogil:

@@ -11,6 +11,7 @@ from pooler.statements.install cimport (
     own_name, put_quoted,
 )
 from pooler.statements.replay cimport replay_arm_query
+from pooler.session.records cimport server_has
 from pooler.session.requests cimport REQUEST_SQL, batch_number, requests_push
 from pooler.statements.sql_names cimport (
     intern_sql, names_of, over_limit, own_copy, sql_flags,
@@ -134,6 +135,11 @@ cdef int add_step(
 
 # ---------------------------------------------------------------- one command
 
+cdef inline bint is_failed(const ServerSession *s) noexcept nogil:
+    """Whether the Query surely comes into a transaction that has failed."""
+    return s.xact_status == c"E" and s.requests.closing_count == 0
+
+
 cdef Statement *use_here(
     StatementTable *t, ServerSession *s, Output *out, ClientStatement *entry
 ) noexcept nogil:
@@ -151,6 +157,8 @@ cdef Statement *use_here(
             return NULL
         statement_unref(t, entry.statement)
         entry.statement = st
+    if is_failed(s) and not server_has(s, there):
+        return st  # PostgreSQL carries nothing out, and would not prepare it either
     if ensure(t, s, out, st, True) < 0:
         return NULL
     there = server_statement_find(&s.statements, st)
@@ -273,6 +281,7 @@ cdef int query_deallocate(
     cdef ClientStatement *entry = client_statement_find(
         c.statements, command.name, command.name_n
     )
+    cdef ServerStatement *there
     cdef Statement *st
     if entry == NULL:
         if looks_like_ours(t, command.name, command.name_n):
@@ -288,9 +297,9 @@ cdef int query_deallocate(
         r.effect.removed = statement_ref(st)
         r.effect.entry = entry
         r.effect.flags = EFFECT_DROPS_NAME
-    server_statement_closing(
-        &s.statements, server_statement_find(&s.statements, st)
-    )
+    there = server_statement_find(&s.statements, st)
+    if there != NULL:
+        server_statement_closing(&s.statements, there)
     client_statement_unlink(c.statements, entry)
     return 0
 

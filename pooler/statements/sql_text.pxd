@@ -2,8 +2,8 @@
 """The little SQL that a pooler must read: PREPARE, EXECUTE, DEALLOCATE.
 
 Statements layer, sans-IO. Every Query and Parse pays for ``sql_concerns``, which looks
-at the first letter and for a semicolon that more follows; only what may have one of
-these commands is read further. Nothing else of SQL is understood: a command is where
+at the first letter, and at those behind each semicolon wherever that stands; only what
+may have one of these commands is read further. Nothing else of SQL is understood: a command is where
 its keyword stands, a name, and where it ends.
 
 Source: PostgreSQL documentation, "Lexical Structure", "PREPARE", "EXECUTE",
@@ -11,7 +11,6 @@ Source: PostgreSQL documentation, "Lexical Structure", "PREPARE", "EXECUTE",
 """
 
 from libc.stdint cimport uint8_t, uint32_t
-from libc.string cimport memchr
 
 from pooler.statements.sql_name cimport SqlCommand
 from pooler.statements.sql_scan cimport is_space
@@ -34,6 +33,7 @@ cdef bint sql_first(
     const uint8_t *text, size_t n, uint8_t flags, SqlCommand *found
 ) noexcept nogil
 cdef bint sql_next(SqlText *walk, SqlCommand *found) noexcept nogil
+cdef bint sql_has_more(const uint8_t *text, size_t n) noexcept nogil
 cdef bint sql_is_stable(const uint8_t *text, size_t n) noexcept nogil
 
 
@@ -66,17 +66,6 @@ cdef inline bint sql_first_concerns(const uint8_t *text, size_t n) noexcept nogi
         first == c"p" or first == c"e" or first == c"d"
         or text[at] == c"-" or text[at] == c"/" or text[at] == c";"
     )
-
-
-cdef inline bint sql_has_more(const uint8_t *text, size_t n) noexcept nogil:
-    """Whether something follows a semicolon, wherever that stands."""
-    cdef const uint8_t *at = <const uint8_t *> memchr(text, c";", n)
-    cdef const uint8_t *end = text + n
-    if at == NULL:
-        return False
-    while at < end and (at[0] == c";" or is_space(at[0])):
-        at += 1
-    return at < end
 
 
 cdef inline bint sql_concerns(const uint8_t *text, size_t n) noexcept nogil:

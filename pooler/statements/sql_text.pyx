@@ -2,10 +2,11 @@
 """Reading of SQL as far as ``sql_text.pxd`` says."""
 
 from libc.stdint cimport uint8_t
+from libc.string cimport memchr
 
 from pooler.statements.sql_name cimport read_name
 from pooler.statements.sql_scan cimport (
-    is_word, skip_blank, skip_mark, skip_parentheses, skip_word, sql_end, starts_word,
+    is_space, is_word, skip_blank, skip_mark, skip_parentheses, skip_word, sql_end, starts_word,
 )
 
 cdef enum CreateKind:
@@ -272,6 +273,38 @@ cdef inline size_t skip_empty(const uint8_t *text, size_t n, size_t at) noexcept
     while at < n and text[at] == c";":
         at = skip_blank(text, n, at + 1)
     return at
+
+
+cdef inline bint may_begin(const uint8_t *text, size_t n, size_t at) noexcept nogil:
+    """Whether one of our commands, or a comment in front of one, may begin here."""
+    cdef uint8_t first = text[at] | 0x20
+    cdef uint8_t second = text[at + 1] | 0x20 if at + 1 < n else 0
+    return (
+        (first == c"e" and second == c"x")
+        or (first == c"d" and (second == c"e" or second == c"i"))
+        or (second == c"r" and (first == c"p" or first == c"c"))
+        or text[at] == c"-" or text[at] == c"/"
+    )
+
+
+cdef bint sql_has_more(const uint8_t *text, size_t n) noexcept nogil:
+    """Whether one of our commands may follow a semicolon, wherever that stands.
+
+    In:      text[0:n) borrowed, all of it
+    Cost:    that of memchr, and a little for each semicolon
+    """
+    cdef size_t at = 0
+    cdef const uint8_t *found = <const uint8_t *> memchr(text, c";", n)
+    while found != NULL:
+        at = <size_t> (found - text) + 1
+        while at < n and is_space(text[at]):
+            at += 1
+        if at == n:
+            return False
+        if may_begin(text, n, at):
+            return True
+        found = <const uint8_t *> memchr(text + at, c";", n - at)
+    return False
 
 
 cdef bint sql_first(
