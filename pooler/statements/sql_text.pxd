@@ -3,8 +3,8 @@
 
 Statements layer, sans-IO. Every Query and Parse pays for ``sql_concerns``, which looks
 at the first letter, and at those behind each semicolon wherever that stands; only what
-may have one of these commands is read further. Nothing else of SQL is understood: a command is where
-its keyword stands, a name, and where it ends.
+may have one of these commands is read further. Nothing else of SQL is understood: a
+command is where its keyword stands, a name, and where it ends.
 
 Source: PostgreSQL documentation, "Lexical Structure", "PREPARE", "EXECUTE",
 "DEALLOCATE", "DISCARD", "CREATE TABLE AS", "CREATE FUNCTION".

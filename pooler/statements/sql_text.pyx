@@ -6,7 +6,8 @@ from libc.string cimport memchr
 
 from pooler.statements.sql_name cimport read_name
 from pooler.statements.sql_scan cimport (
-    is_space, is_word, skip_blank, skip_mark, skip_parentheses, skip_word, sql_end, starts_word,
+    is_space, is_word, skip_blank, skip_mark, skip_parentheses, skip_word, sql_end,
+    starts_word,
 )
 
 cdef enum CreateKind:

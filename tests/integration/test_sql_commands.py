@@ -97,7 +97,8 @@ SESSIONS: dict[str, list[str]] = {
         "prepare a as select 1",
     ],
     "fails in the middle": [
-        "prepare a as select 1; prepare b as select 2; select 1/0; prepare c as select 3",
+        "prepare a as select 1; prepare b as select 2; select 1/0;"
+        "prepare c as select 3",
         "execute a; execute b; execute c",
         "prepare c as select 3; execute c",
         "deallocate a; select 1/0; deallocate b",
@@ -115,6 +116,14 @@ SESSIONS: dict[str, list[str]] = {
         "begin; savepoint s; deallocate a; select 1/0",
         "rollback to s; execute a",
         "commit",
+    ],
+    "like ours": [
+        "prepare a as select 1; select 'pooler_0_1'::int",
+        "execute pooler_0_1",
+        "select pooler_0_1; execute a",
+        "do $$ begin raise 'prepared statement \"pooler_0_1\" is mine'"
+        " using errcode = '26000', detail = 'pooler_0_1'; end $$",
+        "execute a(1)",
     ],
     "positions": [
         "prepare a(int) as select $1",

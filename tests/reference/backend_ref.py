@@ -132,7 +132,11 @@ class Backend:
         if found is None and not name:
             raise Failure("26000", "unnamed prepared statement does not exist")
         if found is None:
-            raise Failure("26000", f'prepared statement "{name}" does not exist')
+            raise Failure(
+                "26000",
+                f'prepared statement "{name}" does not exist',
+                "FetchPreparedStatement",
+            )
         return found
 
     def _check_plan(self, prepared: Prepared) -> None:
@@ -145,7 +149,11 @@ class Backend:
 
     def _store(self, name: str, sql: str) -> None:
         if cut(name) in self.named:
-            raise Failure("42P05", f'prepared statement "{name}" already exists')
+            raise Failure(
+                "42P05",
+                f'prepared statement "{name}" already exists',
+                "StorePreparedStatement",
+            )
         self.named[cut(name)] = Prepared(sql, self.age)
 
     def _parse(self, body: bytes) -> bytes:

@@ -264,6 +264,7 @@ def test_name_that_is_taken(make: Make) -> None:
         "V": "ERROR",
         "C": "42P05",
         "M": 'prepared statement "a" already exists',
+        "R": "StorePreparedStatement",
     }
     assert b"one" in world.ask(0, run("a"))
 

@@ -277,7 +277,7 @@ def test_error_names_what_its_own_command_names(
     world.ask(0, query("prepare b as one"))
     sent = sent_to_server(world, query(asked)).decode().split('"')
     before = asked.count(";")
-    fields = f'SERROR\0C42601\0Mof "{sent[-2]}"\0\0'
+    fields = f'SERROR\0C42601\0Mof "{sent[-2]}"\0REvaluateParams\0\0'
     answer = b"".join(
         message("C", b"DEALLOCATE\0" if "deall" in one else b"SELECT 1\0")
         for one in asked.split(";")[:before]
@@ -360,3 +360,43 @@ def test_later_batches_wait_for_the_names(make: Make) -> None:
     raw = query("prepare a as one; fail; deallocate a") + parse("two", "a") + SYNC
     raw += query("execute a; deallocate a; prepare a as x") + query("execute a")
     assert world.ask(0, raw) == Backend().feed(raw)
+
+
+# ------------------------------------------------------------ texts of errors
+
+
+@pytest.mark.parametrize(
+    ("fields", "shown"),
+    [
+        ('C26000\0Mno "p_1"\0RFetchPreparedStatement\0', 'no "a"'),
+        ('C26000\0Mno "p_1"\0', 'no "a"'),
+        ("C26000\0Mnon « p_1 »\0RFetchPreparedStatement\0", "non « a »"),
+        ("C26000\0Mnein »p_1«\0RFetchPreparedStatement\0", "nein »a«"),
+        ('C26000\0Mno "x p_1"\0RFetchPreparedStatement\0', 'no "x p_1"'),
+        ('C26000\0Mno "x""p_1"\0RFetchPreparedStatement\0', 'no "x""p_1"'),
+        ('C42P05\0M"p_1" is there\0RStorePreparedStatement\0', '"a" is there'),
+        ('C42601\0Mof "p_1"\0REvaluateParams\0', 'of "a"'),
+        ('C42804\0Mof "p_1"\0REvaluateParams\0', 'of "p_1"'),
+        ('C08P01\0Mbut "p_1"\0Rexec_bind_message\0', 'but "a"'),
+        ('C22P02\0Minput: "p_1"\0Rpg_strtoint32_safe\0', 'input: "p_1"'),
+        ('C42601\0Mnear "p_1"\0Rscanner_yyerror\0', 'near "p_1"'),
+        ('C26000\0Mmine "p_1"\0Rexec_stmt_raise\0', 'mine "p_1"'),
+        ('CP0001\0Mmine "p_1"\0', 'mine "p_1"'),
+    ],
+)
+@pytest.mark.parametrize("asked", ["deallocate a", "two; execute a", "two"])
+def test_only_what_postgres_says_of_a_statement_is_renamed(
+    make: Make, fields: str, shown: str, asked: str
+) -> None:
+    """All else is a value of the user's, and so is every other field."""
+    world = make()
+    world.ask(0, query("prepare a as one"))
+    world.bench.client_feed(0, query(asked))
+    world.bench.take_sent()
+    answer = message("C", b"SELECT 1\0") if ";" in asked else b""
+    raw = f'SERROR\0D"p_1"\0W"p_1"\0{fields}\0'.encode()
+    answer += message("E", raw) + message("Z", b"I")
+    _, said, _ = world.bench.server_feed(0, answer)
+    told = error_of(said)
+    assert told.pop("M") == shown
+    assert told["D"] == told["W"] == '"p_1"'
