@@ -16,7 +16,9 @@ from pooler.session.records cimport (
 from pooler.session.requests cimport REQUEST_COPY_END, request_has_effect, requests_push
 from pooler.statements.effects cimport push_with_effect
 from pooler.statements.replay cimport replay_collect, replay_request
-from pooler.statements.requests cimport prepare_alone, prepare_request, prepare_rest
+from pooler.statements.requests cimport (
+    absorbed_waits, prepare_absorbed, prepare_alone, prepare_request, prepare_rest,
+)
 from pooler.statements.outcomes cimport PrepareResult
 from pooler.statements.outcomes cimport (
     PREPARE_DONE, PREPARE_FORWARD, PREPARE_HOLD, PREPARE_NO_MEMORY, PREPARE_WAIT,
@@ -243,11 +245,22 @@ cdef RelayStatus go_on_in_body(Walk *w) noexcept nogil:
     return RELAY_ALIGN
 
 
+cdef RelayStatus go_on_with_absorbed(Walk *w) noexcept nogil:
+    """A message that was kept has waited for the answers to earlier ones."""
+    if prepare_absorbed(
+        &w.r.statements, w.c, w.s, &w.r.to_server
+    ) == PREPARE_NO_MEMORY:
+        return RELAY_NO_MEMORY
+    return RELAY_ALIGN if w.c.settling else RELAY_OK
+
+
 cdef RelayStatus walk_messages(Walk *w) noexcept nogil:
     cdef ScanStatus scan
     cdef RelayStatus status = RELAY_OK
     if w.c.scan.body_left:
         status = go_on_in_body(w)
+    elif w.s != NULL and absorbed_waits(w.c):
+        status = go_on_with_absorbed(w)
     while status == RELAY_OK:
         scan = scan_next(
             &w.c.scan, &CLIENT_RULES[0] if w.s != NULL else &LONE_CLIENT_RULES[0],

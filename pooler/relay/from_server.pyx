@@ -166,6 +166,8 @@ cdef RelayStatus on_ends(Walk *w) noexcept nogil:
         requests_pop(&s.requests)
         if not is_cut(w):
             next_request(w)
+        if w.c != NULL and w.c.settling and s.requests.head == s.requests.tail:
+            go_on(w)  # what is answered cannot fail any more
     return RELAY_OK
 
 

@@ -177,6 +177,8 @@ cdef struct ClientSession:
 cdef struct Batch:  # extended messages since the last Sync; written by batch
     bint open  # messages were sent that no Sync has closed, so an implicit transaction
     # may be under way
+    bint unsynced  # messages were sent that no Sync has followed, though a Query may
+    # have: if one of them fails, PostgreSQL skips all up to that Sync
     bint executed  # one of them is an Execute
     bint failed  # one of them failed and no Sync was sent yet: PostgreSQL skips to it
     ClientStatement *bound  # borrow: the statement of its unnamed portal

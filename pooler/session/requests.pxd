@@ -95,6 +95,7 @@ cdef inline uint8_t requests_last(RequestQueue *q) noexcept nogil:
     return 0
 
 cdef int requests_grow(RequestQueue *q) noexcept nogil
+cdef bint requests_may_skip(RequestQueue *q) noexcept nogil
 
 
 cdef inline int requests_push(RequestQueue *q, uint8_t code) noexcept nogil:

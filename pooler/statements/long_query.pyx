@@ -5,11 +5,13 @@ from libc.stdint cimport uint32_t
 from libc.string cimport memcpy
 
 from pooler._wire cimport HEADER_BYTES, put_header
-from pooler.session.requests cimport REQUEST_SQL, batch_number
+from pooler.session.requests cimport (
+    REQUEST_SQL, batch_number, requests_may_skip,
+)
 from pooler.statements.effects cimport push_with_effect
 from pooler.statements.install cimport end_own_batch, make_room, note_installed
 from pooler.statements.outcomes cimport (
-    PREPARE_DONE, PREPARE_FORWARD, PREPARE_NO_MEMORY, REFUSED_MEMORY, REFUSED_NOT,
+    PREPARE_DONE, PREPARE_FORWARD, PREPARE_NO_MEMORY, PREPARE_WAIT, REFUSED_MEMORY, REFUSED_NOT,
     Refusal,
 )
 from pooler.statements.sql_names cimport names_of, over_limit, sql_flags
@@ -35,9 +37,12 @@ from pooler.tables.texts cimport (
     STATEMENT_SQL, Statement, statement_discard, statement_draft, statement_publish,
     statement_ref, statement_unref,
 )
-from pooler.wire.buffers cimport output_room
+from pooler.wire.buffers cimport output_add, output_room
 from pooler.session.counters cimport count_client_parse, count_server_parse
 from pooler.session.tracking cimport prepare_sent
+
+
+cdef const char *FLUSH = b"H\0\0\0\4"
 
 
 cdef int put_beginning(
@@ -219,6 +224,9 @@ cdef PrepareResult rename_first(
         if c.statements != NULL:  # its names wait until it is answered
             c.statements.names_batch = batch_number(&s.requests)
         return PREPARE_FORWARD
+    if s.batch.unsynced and requests_may_skip(&s.requests):  # as rename_query does
+        output_add(out, <const uint8_t *> FLUSH, HEADER_BYTES)
+        return PREPARE_WAIT
     if first.verb == SQL_PREPARE and (
         client_statement_find(c.statements, first.name, first.name_n) == NULL
     ):

@@ -32,7 +32,7 @@ from pooler.statements.outcomes cimport (
     REFUSED_NOT, REFUSED_STALE,
 )
 from pooler.tables.client_names cimport (
-    ABSORB_DROP, ABSORB_NONE, ABSORB_TEE, ClientStatement, ClientStatements,
+    ABSORB_DROP, ABSORB_NONE, ABSORB_TEE, ABSORB_WAITS, ClientStatement, ClientStatements,
     STATEMENT_NAME_BYTES, absorbed_free, client_statement_find, client_statement_free,
     client_statement_link, client_statement_new, client_statement_unlink,
 )
@@ -45,10 +45,9 @@ from pooler.tables.texts cimport (
     statement_unref,
 )
 from pooler._wire cimport HEADER_BYTES, load_be32, put_header
-from pooler.session.batch cimport batch_bind, batch_open
+from pooler.session.batch cimport batch_bind, batch_open, hold_until_settled
 from pooler.session.copy_in cimport copy_end
 from pooler.session.counters cimport count_bind, count_client_parse, count_parse_hit
-from pooler.session.fate cimport mark_obsolete
 
 cdef const char *SYNC = b"S\0\0\0\4"
 cdef const char *DESCRIBE_PORTAL = b"D\0\0\0\6P"
@@ -432,7 +431,7 @@ cdef PrepareResult prepare_rest(
 cdef PrepareResult prepare_absorbed(
     StatementTable *t, ClientSession *c, ServerSession *s, Output *out
 ) noexcept nogil:
-    """The message that was kept is complete."""
+    """The message that was kept is complete. WAIT: it is to be looked at again."""
     cdef ClientStatements *names = c.statements
     cdef uint8_t *body = names.part
     cdef size_t n = names.part_n
@@ -447,10 +446,12 @@ cdef PrepareResult prepare_absorbed(
     elif n and body[n - 1] == 0:
         batch_open(s, names.in_batch)  # as it was in front of this Query
         result = rename_query(t, c, s, out, body, n - 1)
-        batch_open(s, False)
+        if result != PREPARE_WAIT:
+            batch_open(s, False)
     if result == PREPARE_WAIT:
-        mark_obsolete(s)  # it cannot wait here, so the server gets the client's name
-        result = PREPARE_FORWARD
+        names.absorbing = ABSORB_WAITS
+        hold_until_settled(c)
+        return PREPARE_WAIT
     if result == PREPARE_FORWARD:
         result = forward_absorbed(s, out, names)
     absorbed_free(t, names)

@@ -4,7 +4,7 @@
 from libc.stdint cimport int32_t, uint8_t, uint32_t
 from libc.string cimport memcpy, memset
 
-from pooler.wire.buffers cimport output_room
+from pooler.wire.buffers cimport output_add, output_room
 from pooler.statements.effects cimport push_with_effect, steps_undo
 from pooler.statements.install cimport (
     OWN_NAME_BYTES, end_own_batch, ensure, looks_like_ours, make_room, note_installed,
@@ -12,7 +12,9 @@ from pooler.statements.install cimport (
 )
 from pooler.statements.replay cimport replay_arm_query
 from pooler.session.records cimport server_has
-from pooler.session.requests cimport REQUEST_SQL, batch_number, requests_push
+from pooler.session.requests cimport (
+    REQUEST_SQL, batch_number, requests_may_skip, requests_push,
+)
 from pooler.statements.sql_names cimport (
     intern_sql, names_of, over_limit, own_copy, sql_flags,
 )
@@ -22,8 +24,8 @@ from pooler.statements.sql_text cimport (
     sql_concerns, sql_next,
 )
 from pooler.statements.outcomes cimport (
-    PREPARE_DONE, PREPARE_FORWARD, PREPARE_NO_MEMORY, REFUSED_MEMORY, REFUSED_NOT,
-    Refusal,
+    PREPARE_DONE, PREPARE_FORWARD, PREPARE_NO_MEMORY, PREPARE_WAIT, REFUSED_MEMORY,
+    REFUSED_NOT, Refusal,
 )
 from pooler.tables.client_names cimport (
     ClientStatement, client_statement_find, client_statement_link,
@@ -49,6 +51,7 @@ from pooler.session.counters cimport count_bind, count_client_parse, count_serve
 from pooler.session.tracking cimport prepare_sent
 
 cdef const char *REFUSED_WORD = b"EXECUTE "
+cdef const char *FLUSH = b"H\0\0\0\4"
 
 
 # ---------------------------------------------------------------- what is replaced
@@ -496,6 +499,48 @@ cdef bint sql_names(
     return sql_next(&walk, &command)
 
 
+cdef bint needs_more(
+    StatementTable *t, ClientSession *c, ServerSession *s, SqlText walk,
+    SqlCommand command,
+) noexcept nogil:
+    """Whether something of ours may have to be sent in front of a Query.
+
+    In:      the walk behind its first command of ours; both are copies
+    Cost:    O(one command): with several of them, something may
+    """
+    cdef ClientStatement *entry
+    cdef SqlCommand second
+    cdef Statement *st
+    cdef bint found
+    if command.verb == SQL_FORGET_ALL:
+        return sql_next(&walk, &second)
+    if sql_next(&walk, &second):
+        return True
+    entry = client_statement_find(c.statements, command.name, command.name_n)
+    if entry != NULL:
+        return not server_has(
+            s, server_statement_find(&s.statements, entry.statement)
+        )
+    if command.verb != SQL_PREPARE:
+        return False
+    if names_of(c) == NULL or (
+        s.statements.count + 1 >= s.pool.config.max_prepared_statements
+        or over_limit(t, c.statements, walk.n) != REFUSED_NOT
+    ):
+        return True
+    st = intern_sql(t, c, walk.text, &command)
+    if st == NULL:
+        return True
+    found = server_statement_find(&s.statements, st) != NULL
+    statement_unref(t, st)
+    return found
+
+
+cdef void flush(Output *out) noexcept nogil:
+    """Have the server answer what it has got, before a Sync comes."""
+    output_add(out, <const uint8_t *> FLUSH, HEADER_BYTES)
+
+
 cdef PrepareResult send_renamed(
     StatementTable *t, ClientSession *c, ServerSession *s, Output *out,
     const uint8_t *text, size_t n, bint quiet, Renaming *r,
@@ -527,7 +572,9 @@ cdef PrepareResult rename_query(
     """A Query that is all here: text[0:n) is its SQL. FORWARD: it has no names of ours.
 
     What the server lacks is prepared in front of it, in a batch that ends with a Sync,
-    or by a Query of its own.
+    or by a Query of its own. WAIT: while an extended message that no Sync has followed
+    may fail yet, nothing can be sent in front: PostgreSQL would skip it, and our Sync
+    would end what has the client's Query skipped.
     """
     cdef Renaming r
     cdef SqlText walk
@@ -539,6 +586,11 @@ cdef PrepareResult rename_query(
     sql_begin(&walk, text, n, sql_flags(t, c))
     if not sql_next(&walk, &command):
         return PREPARE_FORWARD
+    if s.batch.unsynced and requests_may_skip(&s.requests) and (
+        needs_more(t, c, s, walk, command)
+    ):
+        flush(out)
+        return PREPARE_WAIT
     renaming_begin(&r, s, walk.flags)
     if read_query(t, c, s, out, &walk, &command, &r) == 0:
         result = send_renamed(t, c, s, out, text, n, quiet, &r)

@@ -28,6 +28,7 @@ cdef struct ClientStatement:  # a name that a client has given
 cdef enum Absorbing:  # what happens to the body of the client message under way
     ABSORB_NONE  # forwarded
     ABSORB_KEEP  # kept until it is complete
+    ABSORB_WAITS  # complete, and kept until earlier batches are answered
     ABSORB_TEE  # forwarded, and kept as the text of a statement
     ABSORB_DROP
 

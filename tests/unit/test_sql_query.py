@@ -400,3 +400,108 @@ def test_only_what_postgres_says_of_a_statement_is_renamed(
     told = error_of(said)
     assert told.pop("M") == shown
     assert told["D"] == told["W"] == '"p_1"'
+
+
+# ------------------------------------------------------------ behind an open batch
+
+BAD = [bind(statement="nobody"), parse("bad"), parse("fail") + bind() + execute()]
+GOOD = [b"", parse("one") + bind() + execute(), parse("one")]
+FIRST = [b"", query("two"), query("two") + query("fail")]
+NAMED = [
+    "execute a",
+    "deallocate a",
+    "prepare a as three",
+    "prepare c as three",
+    "prepare c as one",
+    "two; execute a; deallocate b",
+    "deallocate all",
+    "two; deallocate all; prepare b as one",
+    "execute b; execute a",
+]
+
+
+def goes_on(world: World, said: bytes) -> bytes:
+    """Carry on until nothing moves; what client 0 is sent."""
+    while moved := world.bench.take_sent():
+        for kind, where, data in moved:
+            if kind == "client":
+                said += data if where == 0 else b""
+            elif answer := world.backends[where].feed(data):
+                assert world.bench.server_feed(where, answer)[2] == "ok"
+    return said
+
+
+@pytest.mark.parametrize("before", GOOD + BAD)
+@pytest.mark.parametrize("first", FIRST)
+@pytest.mark.parametrize("named", NAMED)
+@pytest.mark.parametrize("late", [False, True], ids=["at once", "late"])
+@pytest.mark.parametrize("piece", [11, 1 << 20])
+def test_query_before_the_sync_of_a_batch(
+    make: Make, before: bytes, first: bytes, named: str, late: bool, piece: int
+) -> None:
+    """If the batch fails, PostgreSQL skips all up to its Sync, and so do we."""
+    world = make(servers=4)  # one that was sent a Query in an open batch is closed
+    alone = Backend()
+    for raw in (query("prepare a as one"), query("prepare b as four")):
+        assert world.ask(0, raw) == alone.feed(raw)
+    world.ask(1, query("begin"))  # the other server is used now: it lacks them
+    raw = before + first + query(named) + query("five") + SYNC
+    raw += query("execute b; execute a")
+    expected = alone.feed(raw)
+    said = b""
+    for at in range(0, len(raw), piece):
+        world.bench.client_feed(0, raw[at : at + piece])
+        if not late:
+            said = goes_on(world, said)
+    said = goes_on(world, said)
+    assert said == expected
+    assert not any(map(world.bench.effects, range(4)))
+    assert set(world.bench.client_names(0)) == {n.encode() for n in alone.named}
+    assert b"three" in world.ask(0, query("prepare z as three; execute z"))
+
+
+def test_portal_is_there_behind_a_query_that_waits(make: Make) -> None:
+    """Its answers are asked for by a Flush, and no Sync ends its transaction."""
+    world = make(servers=2)
+    world.ask(0, query("prepare a as one"))
+    world.ask(1, query("begin"))
+    world.bench.client_feed(0, parse("two") + bind() + execute() + query("execute a"))
+    sent = [data for kind, _, data in world.bench.take_sent() if kind == "server"]
+    assert codes(messages_in(b"".join(sent))) == "PBEH"
+
+
+@pytest.mark.parametrize("piece", [100, 5000, 20_000, 1 << 20])
+@pytest.mark.parametrize("name", ["a", "b"])
+@pytest.mark.parametrize("first", ["one", "fail", "begin", "deallocate a"])
+def test_long_parse_behind_a_batch_that_is_under_way(
+    make: Make, piece: int, name: str, first: str
+) -> None:
+    """It waits for the answer, and then its name is taken or not."""
+    world = make(servers=2)
+    alone = Backend()
+    raw = parse("one", "a") + SYNC
+    assert world.ask(0, raw) == alone.feed(raw)
+    world.ask(1, query("begin"))  # takes the server that has it
+    long = "x" * 17_000
+    raw = query(first) + parse(long, name) + bind(statement=name) + execute() + SYNC
+    raw += query("one")
+    expected = alone.feed(raw)
+    for at in range(0, len(raw), piece):
+        world.bench.client_feed(0, raw[at : at + piece])
+    said = goes_on(world, b"")
+    assert said == expected
+    assert world.bench.effects(0) == world.bench.effects(1) == 0
+
+
+def test_client_that_leaves_while_its_message_waits(make: Make) -> None:
+    world = make(servers=2)
+    world.ask(0, parse("one", "a") + SYNC)
+    world.ask(1, query("begin"))
+    raw = query("one") + parse("x" * 17_000, "a")
+    for at in range(0, len(raw), 5000):
+        world.bench.client_feed(0, raw[at : at + 5000])
+    world.bench.drop_client(0)
+    world.bench.drop_client(1)
+    for i in range(2):
+        world.bench.drop_server(i)
+    assert world.bench.statement_counts() == (0, 0)
