@@ -20,6 +20,12 @@ cdef void server_aligned(Relay *r, ServerSession *s, ClientSession *c) noexcept 
 cdef bint note_parameter(
     Relay *r, ServerSession *s, bint for_client, const uint8_t *body, size_t n
 ) noexcept nogil
+cdef bint is_going_back(
+    const Relay *r, const ServerSession *s, const uint8_t *body, size_t n
+) noexcept nogil
+cdef int params_go_back(
+    Relay *r, ServerSession *s, ClientSession *c
+) noexcept nogil
 cdef void client_params_begin(ClientSession *c, ParamSet *values) noexcept nogil
 cdef void client_params_end(Relay *r, ClientSession *c) noexcept nogil
 cdef void server_params_begin(ServerSession *s, ParamSet *values) noexcept nogil

@@ -19,11 +19,13 @@ from pooler._wire cimport HEADER_BYTES, put_cstring, put_header
 cdef void client_params_begin(ClientSession *c, ParamSet *values) noexcept nogil:
     """What a client has asked for at its login; takes the caller's reference."""
     c.params = values
+    c.asked = params_ref(values)
 
 
 cdef void client_params_end(Relay *r, ClientSession *c) noexcept nogil:
     params_unref(&r.params, c.params)
-    c.params = NULL
+    params_unref(&r.params, c.asked)
+    c.params = c.asked = NULL
 
 
 cdef void server_params_begin(ServerSession *s, ParamSet *values) noexcept nogil:
@@ -167,3 +169,59 @@ cdef bint note_parameter(
         s.client.params = new
         new.verified_by = s.pool
     return True
+
+
+# ---------------------------------------------------------------- RESET
+
+cdef bint is_going_back(
+    const Relay *r, const ServerSession *s, const uint8_t *body, size_t n
+) noexcept nogil:
+    """Whether a ParameterStatus tells a default of the server's, by a RESET.
+
+    To its client the default is what it had at its login: it will hear of that.
+    """
+    cdef const uint8_t *end
+    cdef int index
+    if s.changes.reset == 0 or s.client == NULL:
+        return False
+    end = <const uint8_t *> memchr(body, 0, n)
+    if end == NULL:
+        return False
+    index = params_index(&r.params, body, <size_t> (end - body))
+    return (
+        index >= 0 and s.changes.reset >> index & 1 != 0
+        and s.client.asked.value[index] != NULL
+    )
+
+
+cdef int params_go_back(
+    Relay *r, ServerSession *s, ClientSession *c
+) noexcept nogil:
+    """Parameters were reset: give the client those again that it had at its login.
+
+    It is told what has changed, and held until the server has them. -1 without memory.
+    Source: "RESET"
+    """
+    cdef ParamSet *want = params_ref(s.params)
+    cdef ParamSet *new
+    cdef const ParamValue *asked
+    cdef int i
+    for i in range(r.params.count):
+        asked = c.asked.value[i]
+        if not s.changes.reset >> i & 1 or asked == NULL or want.value[i] == NULL:
+            continue
+        if asked != want.value[i]:
+            new = params_with(&r.params, want, i, asked.text, asked.n)
+            params_unref(&r.params, want)
+            if new == NULL:
+                return -1
+            want = new
+        if want.value[i] != c.params.value[i]:
+            tell_parameter(r, i, want)
+    params_unref(&r.params, c.params)
+    c.params = want
+    if want != s.params:
+        if align_server(r, c, s) == RELAY_NO_MEMORY:
+            return -1
+        c.aligning = True
+    return 0

@@ -21,7 +21,9 @@ from pooler.statements.replay cimport (
 from pooler.statements.runs cimport (
     is_watched, runs_function, runs_query, runs_unseen,
 )
-from pooler.statements.requests cimport prepare_alone, prepare_request, prepare_rest
+from pooler.statements.requests cimport (
+    absorbed_waits, prepare_absorbed, prepare_alone, prepare_request, prepare_rest,
+)
 from pooler.statements.outcomes cimport PrepareResult
 from pooler.statements.outcomes cimport (
     PREPARE_DONE, PREPARE_FORWARD, PREPARE_HOLD, PREPARE_NO_MEMORY, PREPARE_WAIT,
@@ -118,7 +120,12 @@ cdef RelayStatus on_request(Walk *w) noexcept nogil:
     if w.s.tracking.on:
         replay_request(w.s, code)
     note_request(w.s, code)
-    return RELAY_OK if requests_push(&w.s.requests, code) == 0 else RELAY_NO_MEMORY
+    if requests_push(&w.s.requests, code) < 0:
+        return RELAY_NO_MEMORY
+    if w.s.changes.reset and code == c"S":
+        hold_until_settled(w.c)
+        return RELAY_ALIGN
+    return RELAY_OK
 
 
 cdef RelayStatus on_named_request(Walk *w) noexcept nogil:
@@ -325,11 +332,22 @@ cdef RelayStatus go_on_in_body(Walk *w) noexcept nogil:
     return RELAY_ALIGN
 
 
+cdef RelayStatus go_on_with_absorbed(Walk *w) noexcept nogil:
+    """A message that was kept has waited for the answers to earlier ones."""
+    if prepare_absorbed(
+        &w.r.statements, w.c, w.s, &w.r.to_server
+    ) == PREPARE_NO_MEMORY:
+        return RELAY_NO_MEMORY
+    return RELAY_ALIGN if w.c.settling else RELAY_OK
+
+
 cdef RelayStatus walk_messages(Walk *w) noexcept nogil:
     cdef ScanStatus scan
     cdef RelayStatus status = RELAY_OK
     if w.c.scan.body_left:
         status = go_on_in_body(w)
+    elif w.s != NULL and absorbed_waits(w.c):
+        status = go_on_with_absorbed(w)
     while status == RELAY_OK:
         scan = scan_next(
             &w.c.scan, &CLIENT_RULES[0] if w.s != NULL else &LONE_CLIENT_RULES[0],

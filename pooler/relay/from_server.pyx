@@ -3,7 +3,9 @@
 
 from libc.stdint cimport uint32_t, uint64_t, uint8_t
 
-from pooler.relay.align cimport note_parameter, server_aligned
+from pooler.relay.align cimport (
+    is_going_back, note_parameter, params_go_back, server_aligned,
+)
 from pooler.relay.injected cimport answer_fakes
 from pooler.relay.shared cimport (
     RELAY_ALIGN_FAILED, RELAY_HOLD, RELAY_NO_MEMORY, RELAY_OK, RELAY_SERVER_DEAD,
@@ -14,8 +16,8 @@ from pooler.session.records cimport (
 )
 from pooler.session.requests cimport (
     REQUEST_ALIGN, REQUEST_DESCRIBE, REQUEST_SKIP, REQUEST_SQL, request_closes,
-    request_code, request_has_effect, request_is_fake, requests_at, requests_fail,
-    requests_first, requests_last, requests_pop, requests_ready,
+    request_code, request_has_effect, request_is_fake, request_is_query, requests_at,
+    requests_fail, requests_first, requests_last, requests_pop, requests_ready,
 )
 from pooler.statements.effects cimport (
     effects_commit, effects_undo, note_parameters, note_shape, note_tag,
@@ -45,7 +47,7 @@ from pooler.session.copy_in cimport copy_fail, copy_open
 from pooler.session.counters cimport count_query, count_sent
 from pooler.session.fate cimport mark_obsolete, note_fatal
 from pooler.session.tracking cimport no_prepares, tell_error
-from pooler.session.changes cimport changes_answered
+from pooler.session.changes cimport changes_answered, resets_over
 from pooler.tables.params cimport (
     ParamSet, params_mean_the_same, params_ref, params_unref,
 )
@@ -122,7 +124,7 @@ cdef inline void go_on(Walk *w) noexcept nogil:
     """The batches are answered that the client's names depended on."""
     if w.c != NULL and w.c.settling:
         settled(w.c)
-        w.r.resume = True
+        w.r.resume = not w.c.aligning
 
 
 # ---------------------------------------------------------------- ReadyForQuery
@@ -139,10 +141,10 @@ cdef void count_ready(Walk *w) noexcept nogil:
     batch_synced(s)
     if s.tracking.on:
         effects_commit(&w.r.statements, s, effects)
-        if s.requests.closing_count == 0:
-            go_on(w)
         if s.requests.head == s.requests.tail:
             no_prepares(s)
+    if s.requests.closing_count == 0:
+        go_on(w)
     if s.requests.head == s.requests.tail and changes_answered(s):
         server_statements_sure(&s.statements)
     if w.first & REQUEST_SKIP:
@@ -170,6 +172,11 @@ cdef RelayStatus on_ready(Walk *w) noexcept nogil:
         return RELAY_STATEMENT_XACT
     if w.first & REQUEST_SKIP:
         w.drop = True
+    elif s.changes.reset and w.c != NULL and s.requests.closing_count == 1:
+        keep_until(w, w.found.start)
+        if status != c"E" and params_go_back(w.r, s, w.c) < 0:
+            return RELAY_NO_MEMORY
+        resets_over(s)
     keep_until(w, w.pos)
     count_ready(w)
     next_request(w)
@@ -182,7 +189,7 @@ cdef RelayStatus on_ends(Walk *w) noexcept nogil:
     cdef ServerSession *s = w.s
     if request_is_fake(w.first):
         prove(w)
-    if s.tracking.on and w.first == c"Q":
+    if s.tracking.on and request_is_query(w.first):
         replay_forget(s)  # the client sees an answer
     if w.found.ends == request_code(w.first):
         if s.tracking.on and request_has_effect(w.first):
@@ -190,6 +197,8 @@ cdef RelayStatus on_ends(Walk *w) noexcept nogil:
         requests_pop(&s.requests)
         if not is_cut(w):
             next_request(w)
+        if w.c != NULL and w.c.settling and s.requests.head == s.requests.tail:
+            go_on(w)  # what is answered cannot fail any more
     return RELAY_OK
 
 
@@ -299,9 +308,15 @@ cdef RelayStatus on_parameter_types(Walk *w) noexcept nogil:
 
 cdef RelayStatus on_parameter(Walk *w) noexcept nogil:
     cdef ParamSet *before = params_ref(w.s.params)
-    cdef bint done = note_parameter(
-        w.r, w.s, not w.drop, body_of(w), body_size(w)
+    cdef bint hidden = not w.drop and is_going_back(
+        w.r, w.s, body_of(w), body_size(w)
     )
+    cdef bint done = note_parameter(
+        w.r, w.s, not w.drop and not hidden, body_of(w), body_size(w)
+    )
+    if hidden:
+        keep_until(w, w.found.start)
+        w.start = w.pos
     if done and w.first != REQUEST_ALIGN and not params_mean_the_same(
         &w.r.params, before, w.s.params
     ):
@@ -333,7 +348,7 @@ cdef bint query_is_next(ServerSession *s) noexcept nogil:
     ):
         return False
     request = requests_at(&s.requests, s.requests.head + 1)[0] & 0x7F
-    return request == c"Q" or request == REQUEST_SQL
+    return request_is_query(request)
 
 
 cdef void show_error(Walk *w, const Effect *effect) noexcept nogil:
@@ -443,6 +458,7 @@ cdef RelayStatus on_client_error(Walk *w) noexcept nogil:
         # how many ReadyForQuery are still to come cannot be known then
         if s.copy.syncs_ignored:
             mark_obsolete(s)
+    resets_over(s)
     batch_fail(s, requests_fail(&s.requests, &effects))
     if s.batch.failed:  # its Query, too, was skipped
         go_on(w)

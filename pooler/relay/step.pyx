@@ -28,6 +28,7 @@ from pooler.relay.shared cimport (
     RELAY_SERVER_DEAD, RELAY_SERVER_PROTO, RELAY_STATEMENT_XACT, RELAY_STATUSES,
     RELAY_TERMINATE, RELAY_TEST_FAILED, RELAY_WAIT, RelayStatus,
 )
+from pooler.statements.requests cimport absorbed_waits
 from pooler.relay.wakes cimport no_wake, wake_pool, want_servers
 from pooler.session.deadlines cimport (
     CLIENT_DEADLINES, DEADLINE_CANCEL_AGAIN, DEADLINE_LOGIN, DEADLINE_QUERY_WAIT,
@@ -154,7 +155,7 @@ cdef void serve_first(Relay *r, Pool *p) noexcept nogil:
 cdef void resume_client(Relay *r, ClientSession *c) noexcept nogil:
     """Go on with a client's held bytes, then read it again."""
     cdef Queue *held = &c.stream.held
-    if held.cap:
+    if held.cap or absorbed_waits(c):
         r.pending.block = held[0]
         memset(held, 0, sizeof(Queue))
         step_client_bytes(

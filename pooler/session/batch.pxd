@@ -17,8 +17,12 @@ from pooler.tables.client_names cimport ClientStatement
 cdef inline void batch_request(ServerSession *s, uint8_t code) noexcept nogil:
     """A request goes out that PostgreSQL will answer."""
     s.batch.open = not request_closes(code)
-    if not s.batch.open:
+    if s.batch.open:
+        s.batch.unsynced = True
+    else:
         s.batch.bound = NULL
+        if code == c"S":
+            s.batch.unsynced = False
     s.batch.executed = s.batch.open and (s.batch.executed or code == c"E")
 
 

@@ -13,7 +13,8 @@ Source: PostgreSQL documentation, "SET", "Asynchronous Operations", "DISCARD".
 from libc.stdint cimport uint32_t
 
 from pooler.session.records cimport (
-    CHANGES_LEFT, CHANGE_BACK, CHANGE_MEANING, CHANGE_TRACKED, ServerSession,
+    CHANGES_LEFT, CHANGE_BACK, CHANGE_MEANING, CHANGE_RESET_SHIFT, CHANGE_TRACKED,
+    ServerSession,
 )
 from pooler.session.requests cimport batch_number, batch_unsettled
 
@@ -40,7 +41,8 @@ cdef inline void change_sent(ServerSession *s, uint32_t changes) noexcept nogil:
     if changes & CHANGE_BACK and s.changes.xact & CHANGE_TRACKED:
         changes |= CHANGE_TRACKED
     s.changes.pending |= changes & (CHANGE_TRACKED | CHANGE_MEANING)
-    s.changes.xact |= changes & ~<uint32_t> CHANGE_BACK
+    s.changes.reset |= changes >> CHANGE_RESET_SHIFT
+    s.changes.xact |= changes & ((1 << CHANGE_RESET_SHIFT) - 1 - CHANGE_BACK)
     if changes & (CHANGE_TRACKED | CHANGE_MEANING):
         s.changes.batch = batch_number(&s.requests)
 
@@ -59,6 +61,11 @@ cdef inline bint changes_answered(ServerSession *s) noexcept nogil:
             s.changes.left |= s.changes.xact & (CHANGES_LEFT | CHANGE_MEANING)
         s.changes.xact = 0
     return unsure and not meaning_is_unsure(s)
+
+
+cdef inline void resets_over(ServerSession *s) noexcept nogil:
+    """What was reset is as it was at the client's login, or has failed to be reset."""
+    s.changes.reset = 0
 
 
 cdef inline void changes_discarded(ServerSession *s) noexcept nogil:

@@ -97,6 +97,7 @@ cpdef enum Change:  # what a text may change; or-ed
     CHANGE_HIDDEN = 1024  # a text that can do anything: DO, CALL
     CHANGE_FOR_GOOD = 2048  # no command takes it back: LOAD
     CHANGES_LEFT = 4064  # all of these
+    CHANGE_RESET_SHIFT = 16  # bits from here on: a parameter that is reset, each
 
 cdef enum CopyInState:
     COPY_IN_NONE
@@ -198,6 +199,7 @@ cdef struct ClientSession:
     Stream stream
     ScanState scan
     ParamSet *params  # own: one reference
+    ParamSet *asked  # own: one reference: what it had at its login
     bint aligning  # held back until the server has accepted its parameters
     ClientStatements *statements  # own; NULL: has prepared nothing
     bint settling  # held back until all batches that it has sent are answered
@@ -210,6 +212,8 @@ cdef struct ClientSession:
 cdef struct Batch:  # extended messages since the last Sync; written by batch
     bint open  # messages were sent that no Sync has closed, so an implicit transaction
     # may be under way
+    bint unsynced  # messages were sent that no Sync has followed, though a Query may
+    # have: if one of them fails, PostgreSQL skips all up to that Sync
     bint executed  # one of them is an Execute
     bint failed  # one of them failed and no Sync was sent yet: PostgreSQL skips to it
     ClientStatement *bound  # borrow: the statement of its unnamed portal
@@ -236,6 +240,7 @@ cdef struct Changes:  # by requests of its clients, or-ed Change; written by cha
     uint32_t pending  # by what is not answered yet
     uint32_t xact  # in the transaction under way
     uint32_t left  # in the session
+    uint32_t reset  # parameters that go back to what their client had at its login
     uint32_t batch  # the last one that had any, as batch_number counts
 
 cdef struct Cleaning:  # of a server that a client has left; written by clean

@@ -66,6 +66,11 @@ cdef inline bint request_closes(uint8_t request) noexcept nogil:
     )
 
 
+cdef inline bint request_is_query(uint8_t request) noexcept nogil:
+    """Whether it is a simple Query of the client."""
+    return request == c"Q" or request == REQUEST_SQL
+
+
 cdef inline bint request_is_fake(uint8_t request) noexcept nogil:
     return request == (c"P" | REQUEST_FAKE) or request == (c"C" | REQUEST_FAKE)
 
@@ -95,6 +100,7 @@ cdef inline uint8_t requests_last(RequestQueue *q) noexcept nogil:
     return 0
 
 cdef int requests_grow(RequestQueue *q) noexcept nogil
+cdef bint requests_may_skip(RequestQueue *q) noexcept nogil
 
 
 cdef inline int requests_push(RequestQueue *q, uint8_t code) noexcept nogil:

@@ -33,6 +33,26 @@ cdef int requests_grow(RequestQueue *q) noexcept nogil:
     return 0
 
 
+cdef bint requests_may_skip(RequestQueue *q) noexcept nogil:
+    """Whether a request is outstanding that has PostgreSQL skip what is sent next.
+
+    An extended message that fails does, up to a Sync. Cost: O(requests behind it)
+    """
+    cdef uint32_t at = q.tail
+    cdef uint8_t request
+    while at != q.head:
+        at -= 1
+        request = requests_at(q, at)[0]
+        if request & ~<uint8_t> REQUEST_SKIP == c"S":
+            return False
+        if not (
+            request_closes(request) or request_is_fake(request)
+            or request == REQUEST_COPY_END
+        ):
+            return True
+    return False
+
+
 cdef void requests_ready(RequestQueue *q, uint32_t *effects) noexcept nogil:
     """ReadyForQuery: settle everything up to the request that it answers.
 

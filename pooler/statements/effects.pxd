@@ -18,6 +18,7 @@ from pooler.session.records cimport (
 )
 from pooler.session.requests cimport REQUEST_DESCRIBE, requests_push
 from pooler.tables.effect_queue cimport Effect, effects_push
+from pooler.tables.query_names cimport QueryNames
 from pooler.tables.texts cimport StatementTable
 from pooler.statements.replay cimport replay_forget
 
@@ -34,6 +35,9 @@ cdef inline Effect *push_with_effect(ServerSession *s, uint8_t request) noexcept
         return NULL
     return effects_push(&s.effects)
 
+cdef void steps_undo(
+    StatementTable *t, ServerSession *s, QueryNames *q
+) noexcept nogil
 cdef void effects_commit(
     StatementTable *t, ServerSession *s, uint32_t count
 ) noexcept nogil

@@ -6,7 +6,7 @@ from libc.stdlib cimport free
 from libc.string cimport memcmp
 
 from pooler.statements.replay cimport replay_free
-from pooler.session.requests cimport batch_answered
+from pooler.session.requests cimport REQUEST_SQL, batch_answered, requests_first
 from pooler.tables.client_names cimport (
     ClientStatement, ClientStatements, client_statement_find, client_statement_free,
     client_statement_link, client_statement_unlink, client_statements_clear,
@@ -15,13 +15,17 @@ from pooler.tables.effect_queue cimport (
     EFFECT_ADDS_NAME, EFFECT_DESCRIBES, EFFECT_DROPS_NAME, EFFECT_DUPLICATE,
     EFFECT_FAILED, EFFECT_UNNAMED, effects_at,
 )
+from pooler.tables.query_names cimport (
+    NameStep, QueryNames, STEP_ADDS, STEP_DROPS, STEP_FORGETS, STEP_NONE,
+    query_names_free,
+)
 from pooler.tables.server_statements cimport (
     ServerStatement, server_statement_add, server_statement_find,
     server_statement_remove, server_statements_doubt, server_statements_doubt_since,
     server_statements_free,
 )
 from pooler.tables.texts cimport (
-    Statement, statement_intern, statement_ref, statement_unref,
+    Statement, schema_count, statement_intern, statement_ref, statement_unref,
 )
 from pooler.session.batch cimport batch_bind
 from pooler.session.changes cimport changes_discarded
@@ -32,6 +36,7 @@ cdef void effect_end(StatementTable *t, Effect *effect) noexcept nogil:
     statement_unref(t, effect.installed)
     statement_unref(t, effect.removed)
     statement_unref(t, effect.unnamed_before)
+    query_names_free(effect.query)
 
 
 cdef void doubt(ServerSession *s, Statement *st, bint known) noexcept nogil:
@@ -57,6 +62,8 @@ cdef void closed(StatementTable *t, ServerSession *s, Statement *st) noexcept no
 
 cdef void commit(StatementTable *t, ServerSession *s, Effect *effect) noexcept nogil:
     cdef ServerStatement *there
+    if effect.query != NULL:
+        steps_undo(t, s, effect.query)  # PostgreSQL has not come to these
     if effect.flags & EFFECT_ADDS_NAME and s.client != NULL:
         effect.entry.pending = False
     if effect.installed != NULL and not effect.flags & EFFECT_DESCRIBES:
@@ -129,6 +136,8 @@ cdef void undo(
     ``later``: index of the first effect behind the skipped ones.
     """
     cdef ClientSession *c = s.client
+    if effect.query != NULL:
+        steps_undo(t, s, effect.query)
     if effect.installed != NULL and not effect.flags & (
         EFFECT_DUPLICATE | EFFECT_DESCRIBES
     ):
@@ -146,6 +155,106 @@ cdef void undo(
         undo_unnamed(t, s, effect, later)
     effect_end(t, effect)
 
+
+# ---------------------------------------------------------------- steps of a Query
+
+cdef inline bint is_tag(
+    const uint8_t *tag, size_t n, const char *text, size_t text_n
+) noexcept nogil:
+    return n == text_n + 1 and memcmp(tag, text, text_n) == 0
+
+
+cdef void settle_step(
+    StatementTable *t, ServerSession *s, NameStep *step
+) noexcept nogil:
+    """The command has been carried out."""
+    cdef ClientStatement *entry = step.entry
+    cdef ClientStatement *following
+    if step.kind == STEP_ADDS:
+        if s.client != NULL:
+            entry.pending = False
+        step.statement.parsed_in = s.pool
+        step.statement.parsed_at = schema_count(t)
+    elif step.kind == STEP_DROPS:
+        closed(t, s, step.statement)
+        client_statement_free(t, entry)
+    else:
+        while entry != NULL:
+            following = entry.next
+            client_statement_free(t, entry)
+            entry = following
+    statement_unref(t, step.statement)
+
+
+cdef void undo_step(
+    StatementTable *t, ServerSession *s, NameStep *step
+) noexcept nogil:
+    """PostgreSQL has not come to the command, nor to those behind it."""
+    cdef ClientSession *c = s.client
+    cdef ClientStatement *entry = step.entry
+    cdef ClientStatement *following
+    if step.kind == STEP_ADDS:
+        doubt(s, step.statement, True)
+        if c != NULL:
+            client_statement_unlink(c.statements, entry)
+            client_statement_free(t, entry)
+    elif step.kind == STEP_DROPS:
+        doubt(s, step.statement, False)
+        restore_name(t, c, entry)
+    else:
+        while entry != NULL:
+            following = entry.next
+            restore_name(t, c, entry)
+            entry = following
+    statement_unref(t, step.statement)
+
+
+cdef void steps_undo(
+    StatementTable *t, ServerSession *s, QueryNames *q
+) noexcept nogil:
+    """The Query is over, or was never sent: take back what has not been done."""
+    while q.step_n > q.settled:
+        q.step_n -= 1
+        undo_step(t, s, &q.steps[q.step_n])
+
+
+cdef uint8_t step_of_tag(const uint8_t *tag, size_t n) noexcept nogil:
+    """What a command with this tag does to names; STEP_NONE: nothing."""
+    if is_tag(tag, n, b"PREPARE", 7):
+        return STEP_ADDS
+    if is_tag(tag, n, b"DEALLOCATE", 10):
+        return STEP_DROPS
+    if is_tag(tag, n, b"DEALLOCATE ALL", 14) or is_tag(tag, n, b"DISCARD ALL", 11):
+        return STEP_FORGETS
+    return STEP_NONE
+
+
+cdef bint note_step(
+    StatementTable *t, ServerSession *s, const uint8_t *tag, size_t n
+) noexcept nogil:
+    """A command of a Query is done; True if it has settled a step.
+
+    PostgreSQL says so once for each command. One that says another thing than its text
+    did has made or dropped names that nobody knows.
+    """
+    cdef QueryNames *q = NULL
+    if requests_first(&s.requests) == REQUEST_SQL and (
+        s.effects.head != s.effects.tail
+    ):
+        q = effects_at(&s.effects, s.effects.head).query
+    if q == NULL:
+        return False
+    q.answered += 1
+    if q.settled == q.step_n or q.steps[q.settled].command != q.answered - 1 or (
+        q.steps[q.settled].kind != step_of_tag(tag, n)
+    ):
+        return False
+    settle_step(t, s, &q.steps[q.settled])
+    q.settled += 1
+    return True
+
+
+# ---------------------------------------------------------------- the queue
 
 cdef void effects_commit(
     StatementTable *t, ServerSession *s, uint32_t count
@@ -301,12 +410,6 @@ cdef void read_otherwise(StatementTable *t, ServerSession *s) noexcept nogil:
     server_statements_doubt_since(&s.statements, batch)
 
 
-cdef inline bint is_tag(
-    const uint8_t *tag, size_t n, const char *text, size_t text_n
-) noexcept nogil:
-    return n == text_n + 1 and memcmp(tag, text, text_n) == 0
-
-
 cdef void note_tag(
     StatementTable *t, ServerSession *s, ClientSession *c, const uint8_t *tag, size_t n
 ) noexcept nogil:
@@ -316,6 +419,7 @@ cdef void note_tag(
     that is not ours is one that this client alone may see.
     Source: "Message Formats" (CommandComplete)
     """
+    cdef bint in_query = note_step(t, s, tag, n)
     if n and tag[0] == c"P":
         if is_tag(tag, n, b"PREPARE", 7):
             prepare_answered(s)
@@ -325,6 +429,6 @@ cdef void note_tag(
         if is_tag(tag, n, b"DEALLOCATE ALL", 14) or is_tag(tag, n, b"DISCARD ALL", 11):
             server_statements_doubt(&s.statements)
             no_strays(s)
-            if c != NULL and c.statements != NULL:
+            if c != NULL and c.statements != NULL and not in_query:
                 forget_entries(s)
                 client_statements_clear(t, c.statements)

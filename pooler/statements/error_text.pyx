@@ -8,7 +8,10 @@ from libc.string cimport memchr, memcmp, memcpy, strlen
 from pooler.wire.buffers cimport Output, output_room
 from pooler.statements.outcomes cimport REFUSED_STALE, refusal_sqlstate, refusal_text
 from pooler.tables.client_names cimport ClientStatement, ClientStatements
-from pooler.tables.effect_queue cimport EFFECT_DUPLICATE
+from pooler.tables.effect_queue cimport (
+    EFFECT_ADDS_NAME, EFFECT_DROPS_NAME, EFFECT_DUPLICATE, EFFECT_EXECUTES,
+)
+from pooler.tables.query_names cimport QueryNames, RenamedName
 from pooler._wire cimport (
     HEADER_BYTES, error_response_bytes, put_cstring, put_error_response, put_header,
     store_be32,
@@ -22,8 +25,21 @@ cdef extern from "<string.h>" nogil:
 
 cdef enum:
     ROUTINE_BYTES = 24
+    STATE_BYTES = 5
+    NAMED_COUNT = 4
+    # effects whose entry is what the request names
+    NAMES_ONE = EFFECT_EXECUTES | EFFECT_DROPS_NAME | EFFECT_ADDS_NAME
 
 cdef const char *ROUTINE = b"RevalidateCachedQuery"
+
+# Errors in whose text a statement is named.
+cdef const char *NAMED_STATES[NAMED_COUNT]
+cdef const char *NAMED_ROUTINES[NAMED_COUNT]
+NAMED_STATES[:] = [b"26000", b"42P05", b"42601", b"08P01"]
+NAMED_ROUTINES[:] = [
+    b"FetchPreparedStatement", b"StorePreparedStatement", b"EvaluateParams",
+    b"exec_bind_message",
+]
 
 cdef struct Name:
     const uint8_t *text  # borrow
@@ -49,6 +65,69 @@ cdef void put_refusal(Output *out, uint8_t refusal) noexcept nogil:
     out.n += n
 
 
+cdef bint name_in_query(
+    const QueryNames *q, const uint8_t *name, size_t n, Name *found
+) noexcept nogil:
+    """What the command that has failed calls this statement, or another one of them.
+
+    In the text that was sent the name stands in quotes.
+    """
+    cdef const RenamedName *row
+    cdef uint32_t i
+    found.text = NULL
+    for i in range(q.row_n):
+        row = &q.rows[i]
+        if row.name_n == n + 2 and memcmp(q.bytes + row.name_at + 1, name, n) == 0:
+            found.text = q.bytes + row.shown_at
+            found.n = row.shown_n
+            if row.command >= q.answered:
+                break
+    return found.text != NULL
+
+
+cdef inline bint field_is(
+    const uint8_t *field, size_t n, const char *text
+) noexcept nogil:
+    return n == strlen(text) and memcmp(field, text, n) == 0
+
+
+cdef bint names_statement(const uint8_t *message, size_t n) noexcept nogil:
+    """Whether PostgreSQL puts the name of a statement into the text of this error.
+
+    What it does so in is told by the routine (field R, which is never translated) and
+    the SQLSTATE. All else that looks like a name of ours is the user's own.
+    Source: PostgreSQL's prepare.c (FetchPreparedStatement, StorePreparedStatement,
+    EvaluateParams) and postgres.c (exec_bind_message).
+    """
+    cdef const uint8_t *state = NULL
+    cdef const uint8_t *routine = NULL
+    cdef size_t routine_n = 0
+    cdef size_t at = HEADER_BYTES
+    cdef const uint8_t *end
+    cdef int i
+    while at < n and message[at] != 0:
+        end = <const uint8_t *> memchr(message + at, 0, n - at)
+        if end == NULL:
+            return False
+        if message[at] == c"C" and end - message - at == STATE_BYTES + 1:
+            state = message + at + 1
+        elif message[at] == c"R":
+            routine = message + at + 1
+            routine_n = <size_t> (end - routine)
+        at = <size_t> (end - message) + 1
+    for i in range(NAMED_COUNT):
+        if (
+            state != NULL
+            and memcmp(state, NAMED_STATES[i], STATE_BYTES) == 0
+            and (
+                routine == NULL  # some servers do not say
+                or field_is(routine, routine_n, NAMED_ROUTINES[i])
+            )
+        ):
+            return True
+    return False
+
+
 cdef void name_of_client(
     const ClientSession *c, const Effect *effect,
     const uint8_t *name, size_t n, Name *found,
@@ -61,6 +140,17 @@ cdef void name_of_client(
     cdef const ClientStatement *entry
     cdef uint32_t i
     if effect != NULL and effect.flags & EFFECT_DUPLICATE:
+        found.text = <const uint8_t *> effect.entry.name
+        found.n = effect.entry.shown_n
+        return
+    if effect != NULL and effect.query != NULL and name_in_query(
+        effect.query, name, n, found
+    ):
+        return
+    if effect != NULL and effect.flags & NAMES_ONE and (
+        effect.entry.statement.name_n == n
+        and memcmp(effect.entry.statement.name, name, n) == 0
+    ):
         found.text = <const uint8_t *> effect.entry.name
         found.n = effect.entry.shown_n
         return
@@ -80,18 +170,33 @@ cdef void name_of_client(
             entry = entry.next
 
 
+cdef bint is_quoted(const uint8_t *text, size_t at) noexcept nogil:
+    """Whether the first quote of a text stands before ``at``, of whatever language.
+
+    Other than ASCII's they need two bytes or more, and perhaps a blank behind them.
+    """
+    if at and text[at - 1] == c" ":
+        at -= 1
+    elif at and text[at - 1] == c'"':
+        return memchr(text, c'"', at) == text + at - 1
+    return at > 1 and text[at - 1] >= 0x80
+
+
 cdef void put_renamed(
     Output *out, const StatementTable *t, const ClientSession *c, const Effect *effect,
     const uint8_t *text, size_t n,
 ) noexcept nogil:
-    """Bytes in which the client's names stand where ours did: prefix and number."""
+    """Bytes in which the client's name stands where ours did: prefix and number.
+
+    It stands in quotes of whatever language, and before all other quotes.
+    """
     cdef const uint8_t *end = text + n
     cdef const uint8_t *done = text
     cdef const uint8_t *at = <const uint8_t *> memmem(text, n, t.prefix, t.prefix_n)
     cdef size_t name_n
     cdef size_t number_n
     cdef Name name
-    while at != NULL:
+    if at != NULL and is_quoted(text, <size_t> (at - text)):
         name_n = t.prefix_n
         while at + name_n < end and c"0" <= at[name_n] <= c"9":
             name_n += 1
@@ -106,9 +211,6 @@ cdef void put_renamed(
             name_of_client(c, effect, at, name_n, &name)
             put_bytes(out, name.text, name.n)
             done = at + name_n
-        at = <const uint8_t *> memmem(
-            at + name_n, <size_t> (end - at) - name_n, t.prefix, t.prefix_n
-        )
     put_bytes(out, done, <size_t> (end - done))
 
 
@@ -118,8 +220,17 @@ cdef void put_position(
     """A position in the text that the client has sent, which was not the server's."""
     cdef char text[24]
     cdef long position = strtol(<const char *> digits, NULL, 10)
-    if position > <long> effect.moved_from:
-        position -= effect.moved_by
+    cdef long moved_by = 0
+    cdef uint32_t i
+    if effect.query == NULL:
+        if position > <long> effect.moved_from:
+            moved_by = effect.moved_by
+    else:
+        for i in range(effect.query.row_n):
+            if position <= <long> effect.query.rows[i].behind:
+                break
+            moved_by = effect.query.rows[i].moved_by
+    position -= moved_by
     put_bytes(
         out, <const uint8_t *> text, snprintf(text, sizeof(text), b"%ld", position) + 1
     )
@@ -136,8 +247,14 @@ cdef bint put_renamed_error(
     cdef size_t start = out.n
     cdef size_t at = HEADER_BYTES
     cdef const uint8_t *end
-    cdef bint moved = effect != NULL and effect.moved_by != 0
-    if not moved and memmem(message, n, t.prefix, t.prefix_n) == NULL:
+    cdef bint moved = effect != NULL and (
+        effect.moved_by != 0 or effect.query != NULL
+    )
+    cdef bint named = (
+        memmem(message, n, t.prefix, t.prefix_n) != NULL
+        and names_statement(message, n)
+    )
+    if not moved and not named:
         return False
     put_bytes(out, message, HEADER_BYTES)
     while at < n and message[at] != 0:
@@ -147,10 +264,12 @@ cdef bint put_renamed_error(
         put_bytes(out, message + at, 1)
         if moved and message[at] == c"P":
             put_position(out, effect, message + at + 1)
-        else:
+        elif named and message[at] == c"M":
             put_renamed(
                 out, t, c, effect, message + at + 1, <size_t> (end - message) - at
             )
+        else:
+            put_bytes(out, message + at + 1, <size_t> (end - message) - at)
         at = <size_t> (end - message) + 1
     put_bytes(out, message + at, n - at)
     if not out.failed:

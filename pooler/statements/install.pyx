@@ -16,7 +16,7 @@ from pooler.tables.client_names cimport ClientStatement, ClientStatements
 from pooler.tables.effect_queue cimport EFFECT_DESCRIBES, Effect
 from pooler.tables.server_statements cimport (
     ServerStatement, server_statement_add, server_statement_closing,
-    server_statement_find, server_statement_use,
+    server_statement_find, server_statement_named, server_statement_use,
 )
 from pooler.tables.texts cimport (
     SERVER_NAME_BYTES, STATEMENT_SQL, Statement, TARGET_EXECUTED, TARGET_PREPARED,
@@ -107,6 +107,8 @@ cdef int make_room(
     while s.statements.count >= most_statements(s) + (st.target != NULL):
         if s.statements.oldest.target_batch == batch_number(&s.requests):
             break  # SQL that was bound, and is still to be run, needs it
+        if server_statement_named(&s.statements, s.statements.oldest):
+            break  # the Query that is being read needs it
         count_eviction(s.pool)
         if forget(t, s, out, s.statements.oldest) < 0:
             return -1

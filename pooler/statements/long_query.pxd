@@ -17,7 +17,7 @@ from libc.stdint cimport uint8_t
 from pooler._wire cimport Found
 from pooler.session.records cimport ClientSession, ServerSession
 from pooler.statements.outcomes cimport PrepareResult
-from pooler.statements.sql_text cimport SqlCommand
+from pooler.statements.sql_name cimport SqlCommand
 from pooler.tables.texts cimport StatementTable
 from pooler.wire.buffers cimport Output
 

@@ -5,26 +5,31 @@ from libc.stdint cimport uint32_t
 from libc.string cimport memcpy
 
 from pooler._wire cimport HEADER_BYTES, put_header
-from pooler.session.requests cimport batch_number
+from pooler.session.requests cimport (
+    REQUEST_SQL, batch_number, requests_may_skip,
+)
+from pooler.statements.effects cimport push_with_effect
 from pooler.statements.install cimport end_own_batch, make_room, note_installed
 from pooler.statements.outcomes cimport (
-    PREPARE_DONE, PREPARE_FORWARD, PREPARE_NO_MEMORY, REFUSED_MEMORY, REFUSED_NOT,
-    Refusal,
+    PREPARE_DONE, PREPARE_FORWARD, PREPARE_NO_MEMORY, PREPARE_WAIT, REFUSED_MEMORY,
+    REFUSED_NOT, Refusal,
 )
-from pooler.statements.sql_names cimport (
-    Rename, Renaming, add_rename, doubt_renamed, ends_with, names_of, over_limit,
-    put_refused_query, query_deallocate, query_execute, query_prepare, queue_renamed,
-    renaming_begin,
+from pooler.statements.sql_names cimport names_of, over_limit, sql_flags
+from pooler.statements.sql_query cimport (
+    Renaming, add_rename, put_refused_query, query_command, queue_renamed,
+    renaming_begin, renaming_end,
 )
-from pooler.statements.sql_text cimport (
-    SQL_EXECUTE, SQL_FORGET_ALL, SQL_PREPARE, sql_end,
-)
+from pooler.statements.sql_scan cimport sql_end
+from pooler.statements.sql_text cimport SQL_FORGET_ALL, SQL_PREPARE
 from pooler.tables.client_names cimport (
     ABSORB_DROP, ABSORB_NONE, ABSORB_TEE, ClientStatement, ClientStatements,
     absorbed_free, client_statement_find, client_statement_link, client_statement_new,
 )
 from pooler.tables.effect_queue cimport (
-    EFFECT_ADDS_NAME, EFFECT_REFUSED, EFFECT_STREAMS, Effect, effects_at,
+    EFFECT_REFUSED, EFFECT_STREAMS, Effect, effects_at,
+)
+from pooler.tables.query_names cimport (
+    NameStep, QueryNames, RenamedName, STEP_ADDS, query_names_step,
 )
 from pooler.tables.params cimport ParamSet, params_context
 from pooler.tables.server_statements cimport ServerStatement
@@ -32,38 +37,44 @@ from pooler.tables.texts cimport (
     STATEMENT_SQL, Statement, statement_discard, statement_draft, statement_publish,
     statement_ref, statement_unref,
 )
-from pooler.wire.buffers cimport output_room
+from pooler.wire.buffers cimport output_add, output_room
 from pooler.session.counters cimport count_client_parse, count_server_parse
 from pooler.session.tracking cimport prepare_sent
 
 
+cdef const char *FLUSH = b"H\0\0\0\4"
+
+
 cdef int put_beginning(
-    Output *out, const Found *found, const uint8_t *text, const Rename *row
+    Output *out, const Found *found, const uint8_t *text, const QueryNames *names
 ) noexcept nogil:
     """The Query up to its first name, which is replaced; its rest follows as it is."""
-    cdef uint8_t *room = output_room(out, HEADER_BYTES + row.start + row.n)
+    cdef const RenamedName *row = &names.rows[0]
+    cdef uint8_t *room = output_room(out, HEADER_BYTES + row.start + row.name_n)
     if room == NULL:
         return -1
     room += put_header(
-        room, c"Q", <uint32_t> (found.length + row.n - (row.end - row.start))
+        room, c"Q", <uint32_t> (found.length + row.name_n - (row.end - row.start))
     )
     memcpy(room, text, row.start)
-    memcpy(room + row.start, row.name, row.n)
+    memcpy(room + row.start, names.bytes + row.name_at, row.name_n)
     return 0
 
 
 cdef PrepareResult send_beginning(
     ClientSession *c, ServerSession *s, Output *out, const Found *found,
-    const uint8_t *text, const Renaming *r, size_t *taken,
+    const uint8_t *text, Renaming *r, size_t *taken,
 ) noexcept nogil:
     """Queue a Query whose first name is replaced, and send its beginning."""
     if end_own_batch(s, out) < 0:
         return PREPARE_NO_MEMORY
     if c.statements != NULL:
         c.statements.names_batch = batch_number(&s.requests)
-    if queue_renamed(s, r) < 0 or put_beginning(out, found, text, &r.rows[0]) < 0:
+    taken[0] = HEADER_BYTES + r.names.rows[0].end
+    if put_beginning(out, found, text, &r.names) < 0 or (
+        queue_renamed(s, r, text) < 0
+    ):
         return PREPARE_NO_MEMORY
-    taken[0] = HEADER_BYTES + r.rows[0].end
     return PREPARE_DONE
 
 
@@ -72,16 +83,14 @@ cdef PrepareResult refuse_prepare(
     const Found *found, size_t here, Refusal why, size_t *taken,
 ) noexcept nogil:
     """Have PostgreSQL fail in the place of this PREPARE; its rest is dropped."""
-    cdef Renaming r
-    renaming_begin(&r)
-    r.effect.flags = EFFECT_REFUSED
-    r.effect.refusal = <uint8_t> why
-    if (
-        end_own_batch(s, out) < 0
-        or queue_renamed(s, &r) < 0
-        or put_refused_query(t, out) < 0
-    ):
+    cdef Effect *effect
+    if end_own_batch(s, out) < 0 or put_refused_query(t, s, out) < 0:
         return PREPARE_NO_MEMORY
+    effect = push_with_effect(s, REQUEST_SQL)
+    if effect == NULL:
+        return PREPARE_NO_MEMORY
+    effect.flags = EFFECT_REFUSED
+    effect.refusal = <uint8_t> why
     if here <= found.length:
         c.statements.absorbing = ABSORB_DROP
     taken[0] = here
@@ -132,12 +141,14 @@ cdef PrepareResult begin_draft(
     if why != REFUSED_NOT:
         return refuse_prepare(t, c, s, out, found, here, why, taken)
     st = names.draft.statement
-    renaming_begin(&r)
-    add_rename(&r, first, st.name, st.name_n)
+    renaming_begin(&r, s, sql_flags(t, c))
     r.effect.flags = EFFECT_STREAMS
-    if make_room(t, s, out, st) < 0:
-        return PREPARE_NO_MEMORY
-    result = send_beginning(c, s, out, found, text, &r, taken)
+    result = PREPARE_NO_MEMORY
+    if add_rename(&r, first, st.name, st.name_n) == 0 and (
+        make_room(t, s, out, st) == 0
+    ):
+        result = send_beginning(c, s, out, found, text, &r, taken)
+    renaming_end(t, s, &r)
     if result != PREPARE_DONE:
         return result
     prepare_sent(s)
@@ -155,16 +166,15 @@ cdef PrepareResult end_draft(
 ) noexcept nogil:
     """The text of a PREPARE that was copied as it passed by is complete.
 
-    The client has its name from now on; it is taken back if PostgreSQL fails it. When
-    more commands follow in the Query, nobody can say which of them has failed.
+    The client has its name from now on; it is taken back if PostgreSQL fails it.
     """
     cdef ClientStatements *names = c.statements
     cdef ClientStatement *entry = names.draft
     cdef Statement *st = entry.statement
     cdef Effect *effect = NULL
     cdef ServerStatement *there
+    cdef NameStep *step
     cdef size_t end
-    cdef bint alone
     names.absorbing = ABSORB_NONE
     if s.effects.head != s.effects.tail:
         effect = effects_at(&s.effects, s.effects.tail - 1)
@@ -175,24 +185,24 @@ cdef PrepareResult end_draft(
     ):
         absorbed_free(t, names)
         return PREPARE_DONE
-    end = sql_end(st.text, st.n - 1, 0)
-    alone = ends_with(st.text, st.n - 1, end)
+    step = query_names_step(effect.query, NULL)
+    if step == NULL:
+        return PREPARE_NO_MEMORY
+    end = sql_end(st.text, st.n - 1, 0, sql_flags(t, c))
     st.text[end] = 0
     names.draft = NULL
     st = statement_publish(t, st, end + 1)
     entry.statement = st
     client_statement_link(names, entry)
+    entry.pending = True
+    step.kind = STEP_ADDS
+    step.entry = entry
+    step.statement = statement_ref(st)
+    step.command = 0
     there = note_installed(t, s, st)
     if there == NULL:
         return PREPARE_NO_MEMORY
     there.batch = batch_number(&s.requests) - 1  # the request is in the queue already
-    if alone:
-        entry.pending = True
-        effect.entry = entry
-        effect.flags |= EFFECT_ADDS_NAME
-        effect.installed = statement_ref(st)
-    else:
-        there.generation = s.statements.generation - 1
     return PREPARE_DONE
 
 
@@ -209,24 +219,23 @@ cdef PrepareResult rename_first(
     """
     cdef const uint8_t *text = message + HEADER_BYTES
     cdef Renaming r
-    cdef int code
+    cdef PrepareResult result
     if first.verb == SQL_FORGET_ALL:
         if c.statements != NULL:  # its names wait until it is answered
             c.statements.names_batch = batch_number(&s.requests)
         return PREPARE_FORWARD
-    renaming_begin(&r)
-    if first.verb == SQL_EXECUTE:
-        code = query_execute(t, c, s, out, first, &r)
-    elif first.verb != SQL_PREPARE:
-        code = query_deallocate(t, c, s, out, first, &r)
-    elif client_statement_find(c.statements, first.name, first.name_n) == NULL:
+    if s.batch.unsynced and requests_may_skip(&s.requests):  # as rename_query does
+        output_add(out, <const uint8_t *> FLUSH, HEADER_BYTES)
+        return PREPARE_WAIT
+    if first.verb == SQL_PREPARE and (
+        client_statement_find(c.statements, first.name, first.name_n) == NULL
+    ):
         return begin_draft(t, c, s, out, found, message, here, first, taken)
-    else:
-        r.alone = True  # if it fails, then because of this name
-        code = query_prepare(t, c, s, out, text, first, &r)
-    if code < 0:
-        return PREPARE_NO_MEMORY
-    doubt_renamed(s, &r)
-    if r.count == 0:
-        return PREPARE_FORWARD
-    return send_beginning(c, s, out, found, text, &r, taken)
+    renaming_begin(&r, s, sql_flags(t, c))
+    result = PREPARE_NO_MEMORY
+    if query_command(t, c, s, out, text, first, &r) == 0:
+        result = PREPARE_FORWARD
+        if r.names.row_n:
+            result = send_beginning(c, s, out, found, text, &r, taken)
+    renaming_end(t, s, &r)
+    return result

@@ -8,7 +8,7 @@ from libc.string cimport memchr, memcmp, memcpy, strcmp
 from pooler.session.records cimport (
     REPLAY_ENDING, REPLAY_OFF, REPLAY_OPEN, REPLAY_WHOLE, Replay,
 )
-from pooler.session.requests cimport requests_first
+from pooler.session.requests cimport request_is_query, requests_first
 from pooler.statements.sql_text cimport sql_concerns
 from pooler.tables.texts cimport (
     SERVER_NAME_BYTES, STATEMENT_PARSE, statement_ref, statement_unref,
@@ -238,7 +238,7 @@ cdef bint replay_wanted(
     if s.replay.unproven or kind == STALE_MISSING:
         return True
     return kind == STALE_RESULT and (
-        s.replay.inert or requests_first(&s.requests) != c"Q"
+        s.replay.inert or not request_is_query(requests_first(&s.requests))
     )
 
 

@@ -17,24 +17,27 @@ from pooler.statements.parse cimport (
 )
 from pooler.statements.peek cimport is_kept_bind, knows_columns
 from pooler.statements.replay cimport replay_arm
-from pooler.session.records cimport server_has
+from pooler.session.records cimport COPY_IN_OPEN, server_has
 from pooler.session.requests cimport (
     REQUEST_DESCRIBE, REQUEST_FAKE, REQUEST_SKIP, batch_number, batch_unsettled,
     requests_push,
 )
 from pooler.statements.runs cimport is_watched, runs_query, runs_statement
-from pooler.statements.sql_text cimport SqlCommand, sql_concerns, sql_first
+from pooler.statements.sql_name cimport SqlCommand
+from pooler.statements.sql_text cimport sql_first, sql_first_concerns
 from pooler.statements.sql_names cimport (
-    is_stable, names_of, over_limit, query_names, rename_query,
+    is_stable, names_of, over_limit, query_names, sql_flags,
 )
+from pooler.statements.sql_query cimport rename_query, sql_names
 from pooler.statements.outcomes cimport (
     PREPARE_DONE, PREPARE_FORWARD, PREPARE_HOLD, PREPARE_NO_MEMORY, PREPARE_WAIT,
     REFUSED_NOT, REFUSED_STALE,
 )
 from pooler.tables.client_names cimport (
-    ABSORB_DROP, ABSORB_NONE, ABSORB_TEE, ClientStatement, ClientStatements,
-    STATEMENT_NAME_BYTES, absorbed_free, client_statement_find, client_statement_free,
-    client_statement_link, client_statement_new, client_statement_unlink,
+    ABSORB_DROP, ABSORB_NONE, ABSORB_TEE, ABSORB_WAITS, ClientStatement,
+    ClientStatements, STATEMENT_NAME_BYTES, absorbed_free, client_statement_find,
+    client_statement_free, client_statement_link, client_statement_new,
+    client_statement_unlink,
 )
 from pooler.tables.effect_queue cimport (
     EFFECT_DESCRIBES, EFFECT_DROPS_NAME, EFFECT_UNNAMED, Effect,
@@ -45,9 +48,9 @@ from pooler.tables.texts cimport (
     statement_ref, statement_unref,
 )
 from pooler._wire cimport HEADER_BYTES, load_be32, put_header
-from pooler.session.batch cimport batch_bind, batch_open
+from pooler.session.batch cimport batch_bind, batch_open, hold_until_settled
+from pooler.session.copy_in cimport copy_end
 from pooler.session.counters cimport count_bind, count_client_parse, count_parse_hit
-from pooler.session.fate cimport mark_obsolete
 
 cdef const char *SYNC = b"S\0\0\0\4"
 cdef const char *DESCRIBE_PORTAL = b"D\0\0\0\6P"
@@ -212,8 +215,6 @@ cdef PrepareResult prepare_named(
         return result
     if s.replay.unproven and st != NULL and st != s.replay.statement:
         return PREPARE_WAIT  # what is put in front of it could not be sent again
-    if found.code == c"B" and st != NULL:
-        runs_statement(t, s, st)
     if st == NULL and not looks_like_ours(t, name, name_n):
         return PREPARE_FORWARD
     told = told or entry == NULL or entry.told_shape == 0
@@ -230,6 +231,8 @@ cdef PrepareResult prepare_named(
             return PREPARE_NO_MEMORY
         if told and not knows:
             replay_arm(t, s, out, st)
+    if found.code == c"B" and st != NULL:
+        runs_statement(t, s, st)  # what it changes comes behind what it needed
     taken[0] = name_end
     if found.code == c"B" and name_at == HEADER_BYTES + 1:
         batch_bind(s, entry)
@@ -336,44 +339,64 @@ cdef PrepareResult prepare_describe_or_close(
 
 # ---------------------------------------------------------------- every request
 
+cdef PrepareResult first_command(
+    StatementTable *t, ClientSession *c, const uint8_t *text, size_t n, bint whole,
+    SqlCommand *first, bint *ours,
+) noexcept nogil:
+    """Read the beginning of a Query that is not kept; HOLD: too little of it is here.
+
+    ``ours``: its first command has a name, which is in ``first``.
+    """
+    cdef size_t look_n = n if n < NAMES_MOST_BYTES else NAMES_MOST_BYTES
+    ours[0] = False
+    if not sql_first_concerns(text, look_n):
+        return PREPARE_DONE
+    ours[0] = sql_first(text, look_n, sql_flags(t, c), first)
+    if first.cut and look_n < n:
+        ours[0] = False
+    elif first.cut and not whole:
+        return PREPARE_HOLD
+    return PREPARE_DONE
+
+
 cdef PrepareResult prepare_query(
     StatementTable *t, ClientSession *c, ServerSession *s, Output *out,
     const Found *found, const uint8_t *message, size_t here, size_t *taken,
 ) noexcept nogil:
     """A Query drops the unnamed statement; PREPARE and the like are renamed.
 
-    Its beginning says whether it is one of these, however little of it comes at once.
+    One that comes in parts is kept, for names may stand in any of its commands. Of one
+    that is too long for that, the beginning says whether the first is one of these.
     """
     cdef const uint8_t *text = message + HEADER_BYTES
     cdef bint whole = here > found.length
     cdef size_t text_n = here - HEADER_BYTES - whole  # without the terminator
-    cdef size_t look_n = text_n if text_n < NAMES_MOST_BYTES else NAMES_MOST_BYTES
     cdef SqlCommand first
     cdef bint ours = False
-    if sql_concerns(text, look_n):
-        ours = sql_first(text, look_n, &first)
-        if first.cut and look_n < text_n:
-            ours = False
-        elif first.cut and not whole:
+    cdef bint streams = found.length > t.long_query_bytes or (
+        not whole and no_room(t, found.length)
+    )
+    if streams:
+        if first_command(t, c, text, text_n, whole, &first, &ours) == PREPARE_HOLD:
             return PREPARE_HOLD
-    if ours and names_unsettled(c, s):
+    elif whole:
+        ours = message[here - 1] == 0 and sql_names(t, c, text, text_n)
+    if (ours or not (streams or whole)) and names_unsettled(c, s):
         return PREPARE_WAIT
     if c.statements != NULL:
         statement_unref(t, c.statements.unnamed)
         c.statements.unnamed = NULL
         c.statements.unnamed_batch = batch_number(&s.requests)
+    if streams and ours:
+        return rename_first(t, c, s, out, found, message, here, &first, taken)
+    if not streams and not whole:
+        if names_of(c) == NULL:
+            return PREPARE_NO_MEMORY
+        return absorb(t, c, s, found, message, here, taken)
     if not ours:
         return PREPARE_FORWARD
-    if found.length > t.long_query_bytes or (not whole and no_room(t, found.length)):
-        return rename_first(t, c, s, out, found, message, here, &first, taken)
-    if whole and message[here - 1] != 0:
-        return PREPARE_FORWARD
-    if whole:
-        taken[0] = here
-        return rename_query(t, c, s, out, text, text_n)
-    if names_of(c) == NULL:
-        return PREPARE_NO_MEMORY
-    return absorb(t, c, s, found, message, here, taken)
+    taken[0] = here
+    return rename_query(t, c, s, out, text, text_n)
 
 
 cdef PrepareResult prepare_request(
@@ -429,7 +452,7 @@ cdef PrepareResult prepare_rest(
 cdef PrepareResult prepare_absorbed(
     StatementTable *t, ClientSession *c, ServerSession *s, Output *out
 ) noexcept nogil:
-    """The message that was kept is complete."""
+    """The message that was kept is complete. WAIT: it is to be looked at again."""
     cdef ClientStatements *names = c.statements
     cdef uint8_t *body = names.part
     cdef size_t n = names.part_n
@@ -437,17 +460,21 @@ cdef PrepareResult prepare_absorbed(
     if s.batch.failed:
         absorbed_free(t, names)
         return PREPARE_DONE
-    if names.code == c"P":
+    if s.copy.state == COPY_IN_OPEN:  # it has opened meanwhile, and fails at this
+        copy_end(s)
+    elif names.code == c"P":
         result = parse_whole(t, c, s, out, body, n)
     elif n and body[n - 1] == 0:
         if is_watched(s):
             runs_query(t, s, body, n - 1)
         batch_open(s, names.in_batch)  # as it was in front of this Query
         result = rename_query(t, c, s, out, body, n - 1)
-        batch_open(s, False)
+        if result != PREPARE_WAIT:
+            batch_open(s, False)
     if result == PREPARE_WAIT:
-        mark_obsolete(s)  # it cannot wait here, so the server gets the client's name
-        result = PREPARE_FORWARD
+        names.absorbing = ABSORB_WAITS
+        hold_until_settled(c)
+        return PREPARE_WAIT
     if result == PREPARE_FORWARD:
         result = forward_absorbed(s, out, names)
     absorbed_free(t, names)

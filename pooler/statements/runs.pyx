@@ -4,9 +4,13 @@
 from libc.stdint cimport uint32_t
 
 from pooler._wire cimport load_be32
+from pooler.session.batch cimport hold_until_settled
 from pooler.session.changes cimport change_sent
-from pooler.session.records cimport CHANGE_FORGETS, CHANGE_HIDDEN, CHANGE_MEANING
+from pooler.session.records cimport (
+    CHANGE_FORGETS, CHANGE_HIDDEN, CHANGE_MEANING, CHANGE_RESET_SHIFT,
+)
 from pooler.statements.sql_changes cimport sql_changes, sql_changes_of_plan
+from pooler.statements.sql_names cimport sql_flags
 from pooler.tables.server_statements cimport server_statements_doubt
 from pooler.tables.texts cimport STATEMENT_PARSE
 
@@ -30,11 +34,21 @@ cdef inline void note(ServerSession *s, uint32_t changes) noexcept nogil:
         server_statements_doubt(&s.statements)
 
 
+cdef inline uint8_t flags_of(
+    const StatementTable *t, const ServerSession *s
+) noexcept nogil:
+    """How literals are read (SqlFlag)."""
+    return 0 if s.client == NULL else sql_flags(t, s.client)
+
+
 cdef void runs_query(
     StatementTable *t, ServerSession *s, const uint8_t *text, size_t n
 ) noexcept nogil:
     """A text of SQL that is all here runs when PostgreSQL comes to it."""
-    note(s, sql_changes(text, n, t.params, s.params))
+    cdef uint32_t changes = sql_changes(text, n, t.params, s.params, flags_of(t, s))
+    note(s, changes)
+    if changes >> CHANGE_RESET_SHIFT and s.client != NULL:
+        hold_until_settled(s.client)  # until it has its own values again
 
 
 cdef void runs_statement(
@@ -48,10 +62,13 @@ cdef void runs_statement(
         st.changes_known = True
         if st.kind == STATEMENT_PARSE:
             st.changes = sql_changes(
-                text, strnlen(<const char *> text, st.n), t.params, s.params
+                text, strnlen(<const char *> text, st.n), t.params, s.params,
+                flags_of(t, s),
             )
         else:
-            st.changes = sql_changes_of_plan(text, st.n, t.params, s.params)
+            st.changes = sql_changes_of_plan(
+                text, st.n, t.params, s.params, flags_of(t, s)
+            )
     note(s, st.changes)
     if st.target != NULL:
         runs_statement(t, s, st.target)

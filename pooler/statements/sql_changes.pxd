@@ -16,8 +16,10 @@ from libc.stdint cimport uint8_t, uint32_t
 from pooler.tables.params cimport ParamSet, ParamTable
 
 cdef uint32_t sql_changes(
-    const uint8_t *text, size_t n, const ParamTable *params, const ParamSet *reported
+    const uint8_t *text, size_t n, const ParamTable *params, const ParamSet *reported,
+    uint8_t flags,
 ) noexcept nogil
 cdef uint32_t sql_changes_of_plan(
-    const uint8_t *text, size_t n, const ParamTable *params, const ParamSet *reported
+    const uint8_t *text, size_t n, const ParamTable *params, const ParamSet *reported,
+    uint8_t flags,
 ) noexcept nogil

@@ -5,12 +5,11 @@ from libc.string cimport memcmp, memcpy
 
 from pooler.session.records cimport (
     CHANGE_BACK, CHANGE_CLEANS, CHANGE_CURSOR, CHANGE_FORGETS, CHANGE_FOR_GOOD,
-    CHANGE_HIDDEN, CHANGE_LISTEN, CHANGE_LOCK, CHANGE_MEANING, CHANGE_SETTING,
-    CHANGE_TEMPORARY, CHANGE_TRACKED,
+    CHANGE_HIDDEN, CHANGE_LISTEN, CHANGE_LOCK, CHANGE_MEANING, CHANGE_RESET_SHIFT,
+    CHANGE_SETTING, CHANGE_TEMPORARY, CHANGE_TRACKED,
 )
-from pooler.statements.sql_text cimport (
-    skip_blank, skip_explain, skip_word, sql_end,
-)
+from pooler.statements.sql_scan cimport skip_blank, skip_word, sql_end
+from pooler.statements.sql_text cimport skip_explain
 from pooler.tables.params cimport PARAM_NAME_MAX, params_index
 
 cdef enum:
@@ -23,6 +22,7 @@ cdef struct Reader:  # of one command
     size_t at  # behind the words that were read
     const ParamTable *params
     const ParamSet *reported
+    uint8_t flags  # SqlFlag
 
 
 # ---------------------------------------------------------------- a first look
@@ -209,7 +209,7 @@ cdef uint32_t named_changes(Reader *r) noexcept nogil:
 cdef size_t read_word(Reader *r) noexcept nogil:
     """Go behind the next word; where it begins. Behind the last it has no bytes."""
     cdef size_t start = skip_blank(r.text, r.n, r.at)
-    r.at = skip_word(r.text, r.n, start)
+    r.at = skip_word(r.text, r.n, start, r.flags)
     return start
 
 
@@ -245,6 +245,34 @@ cdef bint is_harmless(const uint8_t *name, size_t n) noexcept nogil:
         if is_word(&r, 0, n, known, size):
             return True
     return False
+
+
+cdef uint32_t all_reset(const Reader *r) noexcept nogil:
+    """Every parameter that follows its client goes back to its value at the login."""
+    return ((<uint32_t> 1 << r.params.count) - 1) << CHANGE_RESET_SHIFT
+
+
+cdef uint32_t reset_of(const Reader *r, const char *name, size_t n) noexcept nogil:
+    cdef int index = params_index(r.params, <const uint8_t *> name, n)
+    return <uint32_t> 1 << (CHANGE_RESET_SHIFT + index) if index >= 0 else 0
+
+
+cdef bint is_to_default(Reader *r) noexcept nogil:
+    """Whether a SET ends with TO DEFAULT, or = DEFAULT."""
+    cdef size_t at
+    if not next_is(r, b"to", 2):
+        at = skip_blank(r.text, r.n, r.at)
+        if at < r.n and r.text[at] == c"=":
+            r.at = at + 1
+    return next_is(r, b"default", 7)
+
+
+cdef uint32_t set_to(
+    Reader *r, const char *name, size_t n, bint local, bint default
+) noexcept nogil:
+    return setting_changed(r, name, n, local) | (
+        reset_of(r, name, n) if default and not local else 0
+    )
 
 
 cdef uint32_t setting_changed(
@@ -283,6 +311,7 @@ cdef size_t read_parameter(Reader *r, char *name) noexcept nogil:
 cdef uint32_t read_set(Reader *r) noexcept nogil:
     cdef char name[PARAM_NAME_MAX]
     cdef bint local = next_is(r, b"local", 5)
+    cdef size_t at
     cdef size_t n
     if not local and next_is(r, b"session", 7):
         if next_is(r, b"characteristics", 15):
@@ -293,14 +322,22 @@ cdef uint32_t read_set(Reader *r) noexcept nogil:
     if n == 11 and memcmp(name, b"constraints", 11) == 0:
         return 0
     if n == 4 and memcmp(name, b"time", 4) == 0:
-        return setting_changed(r, b"timezone", 8, local)
+        next_is(r, b"zone", 4)
+        return set_to(
+            r, b"timezone", 8, local,
+            next_is(r, b"default", 7) or next_is(r, b"local", 5),
+        )
     if n == 5 and memcmp(name, b"names", 5) == 0:
-        return setting_changed(r, b"client_encoding", 15, local)
+        at = skip_blank(r.text, r.n, r.at)
+        return set_to(
+            r, b"client_encoding", 15, local,
+            at >= r.n or r.text[at] == c";" or next_is(r, b"default", 7),
+        )
     if n == 4 and memcmp(name, b"seed", 4) == 0:
         return CHANGE_FOR_GOOD
     if n == 0:
         return CHANGE_MEANING | CHANGE_SETTING
-    return setting_changed(r, name, n, local)
+    return set_to(r, name, n, local, is_to_default(r))
 
 
 cdef uint32_t read_reset(Reader *r) noexcept nogil:
@@ -308,9 +345,11 @@ cdef uint32_t read_reset(Reader *r) noexcept nogil:
     cdef char name[PARAM_NAME_MAX]
     cdef size_t n
     if next_is(r, b"all", 3):
-        return CHANGE_TRACKED | CHANGE_MEANING
+        return CHANGE_TRACKED | CHANGE_MEANING | all_reset(r)
     n = read_parameter(r, name)
-    return setting_changed(r, name, n, True)
+    if n == 4 and memcmp(name, b"time", 4) == 0:
+        return setting_changed(r, b"timezone", 8, True) | reset_of(r, b"timezone", 8)
+    return setting_changed(r, name, n, True) | reset_of(r, name, n)
 
 
 cdef uint32_t read_set_config(Reader *r) noexcept nogil:
@@ -355,7 +394,7 @@ cdef uint32_t read_create(Reader *r) noexcept nogil:
         next_is(r, b"global", 6)
     if not next_is(r, b"temp", 4) and not next_is(r, b"temporary", 9):
         return CHANGE_MEANING
-    end = sql_end(r.text, r.n, r.at)
+    end = sql_end(r.text, r.n, r.at, r.flags)
     while r.at < end:
         start = read_word(r)
         if start == r.at:
@@ -367,7 +406,7 @@ cdef uint32_t read_create(Reader *r) noexcept nogil:
 
 cdef uint32_t read_declare(Reader *r) noexcept nogil:
     """A cursor WITH HOLD outlives its transaction."""
-    cdef size_t end = sql_end(r.text, r.n, r.at)
+    cdef size_t end = sql_end(r.text, r.n, r.at, r.flags)
     cdef size_t start
     while r.at < end:
         start = read_word(r)
@@ -382,12 +421,15 @@ cdef uint32_t read_declare(Reader *r) noexcept nogil:
 
 cdef uint32_t read_explain(Reader *r) noexcept nogil:
     """EXPLAIN ANALYZE runs what it explains."""
-    return command_changes(r, skip_explain(r.text, r.n, r.at))
+    return command_changes(r, skip_explain(r.text, r.n, r.at, r.flags))
 
 
 cdef uint32_t read_discard(Reader *r) noexcept nogil:
     if next_is(r, b"all", 3):
-        return CHANGE_CLEANS | CHANGE_FORGETS | CHANGE_MEANING | CHANGE_TRACKED
+        return (
+            CHANGE_CLEANS | CHANGE_FORGETS | CHANGE_MEANING | CHANGE_TRACKED
+            | all_reset(r)
+        )
     return CHANGE_MEANING
 
 
@@ -486,7 +528,8 @@ cdef uint32_t command_changes(Reader *r, size_t at) noexcept nogil:
 
 
 cdef uint32_t sql_changes(
-    const uint8_t *text, size_t n, const ParamTable *params, const ParamSet *reported
+    const uint8_t *text, size_t n, const ParamTable *params, const ParamSet *reported,
+    uint8_t flags,
 ) noexcept nogil:
     """What the commands of a text may change, or-ed ``Change``; mostly 0.
 
@@ -504,20 +547,22 @@ cdef uint32_t sql_changes(
     r.at = 0
     r.params = params
     r.reported = reported
+    r.flags = flags
     changes = command_changes(&r, at)
     if seen & HAS_PAIR:
         changes |= named_changes(&r)
     if seen & HAS_SEMICOLON:
-        at = sql_end(text, n, at)
+        at = sql_end(text, n, at, flags)
         while at < n:
             at = skip_blank(text, n, at + 1)
             changes |= command_changes(&r, at)
-            at = sql_end(text, n, at)
+            at = sql_end(text, n, at, flags)
     return changes
 
 
 cdef uint32_t sql_changes_of_plan(
-    const uint8_t *text, size_t n, const ParamTable *params, const ParamSet *reported
+    const uint8_t *text, size_t n, const ParamTable *params, const ParamSet *reported,
+    uint8_t flags,
 ) noexcept nogil:
     """As sql_changes, of a text that cannot begin with a command: what PREPARE has."""
     cdef Reader r
@@ -528,4 +573,5 @@ cdef uint32_t sql_changes_of_plan(
     r.at = 0
     r.params = params
     r.reported = reported
+    r.flags = flags
     return named_changes(&r)

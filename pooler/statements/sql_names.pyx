@@ -1,50 +1,49 @@
 # SPDX-License-Identifier: MIT
 """Names in SQL; see ``sql_names.pxd``."""
 
-from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint64_t
 from libc.stdlib cimport free, malloc
-from libc.string cimport memcpy, memset
+from libc.string cimport memcmp, memcpy, strlen
 
-from pooler.wire.buffers cimport Output, output_room
-from pooler.statements.effects cimport forget_entries, push_with_effect
-from pooler.statements.install cimport (
-    OWN_NAME_BYTES, end_own_batch, ensure, ensure_since, looks_like_ours, make_room,
-    note_installed, own_name, put_quoted,
+from pooler.statements.effects cimport forget_entries
+from pooler.statements.install cimport put_quoted
+from pooler.tables.params cimport ParamSet, ParamValue, params_context, params_index
+from pooler.statements.sql_scan cimport (
+    SQL_BACKSLASHES, SQL_SHIFTED, SQL_UTF8, sql_end,
 )
-from pooler.tables.params cimport ParamSet, params_context
-from pooler.statements.replay cimport replay_arm_query
-from pooler.session.requests cimport REQUEST_SQL, batch_number, requests_push
 from pooler.statements.sql_text cimport (
-    SQL_DEALLOCATE, SQL_EXECUTE, SQL_FORGET_ALL, SQL_PREPARE, sql_concerns,
-    sql_is_stable, sql_next,
+    SQL_DEALLOCATE, SQL_EXECUTE, SQL_FORGET_ALL, SQL_PREPARE, sql_first,
+    sql_first_concerns, sql_is_stable,
 )
 from pooler.statements.outcomes cimport (
-    PREPARE_DONE, PREPARE_FORWARD, PREPARE_NO_MEMORY, REFUSED_CLIENT_BYTES,
-    REFUSED_COUNT, REFUSED_MEMORY, REFUSED_NOT,
+    REFUSED_CLIENT_BYTES, REFUSED_COUNT, REFUSED_NOT,
 )
 from pooler.tables.client_names cimport (
     ClientStatement, client_statement_find, client_statement_free,
     client_statement_link, client_statement_new, client_statement_unlink,
     client_statements_free, client_statements_new,
 )
-from pooler.tables.effect_queue cimport (
-    EFFECT_ADDS_NAME, EFFECT_DROPS_NAME, EFFECT_DUPLICATE, EFFECT_REFUSED, Effect,
-)
-from pooler.tables.server_statements cimport (
-    ServerStatement, server_statement_closing, server_statement_find,
-)
 from pooler.tables.texts cimport (
     STABILITY_UNKNOWN, STABLE, STATEMENT_PARSE, STATEMENT_SQL, TARGET_DEALLOCATED,
     TARGET_EXECUTED, TARGET_NONE, TARGET_PREPARED, UNSTABLE, statement_hash,
     statement_intern, statement_ref, statement_unref,
 )
-from pooler._wire cimport HEADER_BYTES, put_header
-from pooler.session.batch cimport hold_until_settled
 from pooler.session.changes cimport meaning_is_unsure
-from pooler.session.counters cimport count_bind, count_client_parse, count_server_parse
-from pooler.session.tracking cimport prepare_sent
 
-cdef const char *REFUSED_QUERY = b"EXECUTE "
+cdef extern from "<strings.h>" nogil:
+    int strncasecmp(const char *a, const char *b, size_t n)
+
+cdef enum:
+    SHIFTED_COUNT = 7
+
+cdef const char *LITERALS = b"standard_conforming_strings"
+cdef const char *ENCODING = b"client_encoding"
+# Client encodings in which a byte of ASCII may be half of a character, by how their
+# names begin.
+cdef const char *SHIFTED[SHIFTED_COUNT]
+SHIFTED[:] = [
+    b"SJIS", b"SHIFT_JIS_2004", b"BIG5", b"GBK", b"GB18030", b"UHC", b"JOHAB",
+]
 
 
 cdef ClientStatements *names_of(ClientSession *c) noexcept nogil:
@@ -67,7 +66,43 @@ cdef bint is_stable(Statement *st) noexcept nogil:
     return st.stability == STABLE
 
 
-# ---------------------------------------------------------------- in a Parse
+# ---------------------------------------------------------------- texts
+
+cdef inline bint value_is(
+    const ParamValue *value, const char *text, size_t n
+) noexcept nogil:
+    return value != NULL and value.n == n and memcmp(value.text, text, n) == 0
+
+
+cdef bint is_shifted(const ParamValue *encoding) noexcept nogil:
+    """Whether the second byte of a character may be one of ASCII."""
+    cdef const char *name = <const char *> encoding.text
+    cdef int i
+    for i in range(SHIFTED_COUNT):
+        if strncasecmp(name, SHIFTED[i], strlen(SHIFTED[i])) == 0:
+            return True
+    return False
+
+
+cdef uint8_t sql_flags(const StatementTable *t, const ClientSession *c) noexcept nogil:
+    """How a text of this client is read (SqlFlag): PostgreSQL's defaults, if unknown.
+
+    It reads a whole Query before it runs any of it, so what counts is the value at its
+    beginning.
+    """
+    cdef int literals = params_index(t.params, <const uint8_t *> LITERALS, 27)
+    cdef int encoding = params_index(t.params, <const uint8_t *> ENCODING, 15)
+    cdef uint8_t flags = 0
+    if literals >= 0 and value_is(c.params.value[literals], b"off", 3):
+        flags |= SQL_BACKSLASHES
+    if encoding < 0 or c.params.value[encoding] == NULL or (
+        value_is(c.params.value[encoding], b"UTF8", 4)
+    ):
+        flags |= SQL_UTF8
+    elif is_shifted(c.params.value[encoding]):
+        flags |= SQL_SHIFTED
+    return flags
+
 
 cdef Refusal over_limit(
     const StatementTable *t, const ClientStatements *names, size_t n
@@ -99,6 +134,18 @@ cdef Statement *intern(
     return st
 
 
+cdef Statement *own_copy(StatementTable *t, const Statement *st) noexcept nogil:
+    """The same text as a statement that nobody shares; the caller owns a reference."""
+    cdef Statement *copy = statement_intern(
+        t, st.context, st.kind, st.text, st.n, st.hash, False
+    )
+    if copy != NULL:
+        copy.target = statement_ref(st.target)
+        copy.target_use = st.target_use
+        copy.is_adrift = st.is_adrift
+    return copy
+
+
 cdef Statement *intern_sql(
     StatementTable *t, ClientSession *c, const uint8_t *text,
     const SqlCommand *command,
@@ -127,12 +174,16 @@ cdef int note_query(
     ``use`` stays TARGET_NONE when its text can go as it is; otherwise the caller owns
     a reference to ``target``, whose name is to stand in the text.
     """
-    cdef size_t pos = 0
     cdef ClientStatement *entry
     cdef ClientStatement *made
+    cdef uint8_t flags
     use[0] = TARGET_NONE
-    if not sql_concerns(text, n) or not sql_next(text, n, &pos, command):
+    if not sql_first_concerns(text, n):
         return 0
+    flags = sql_flags(t, c)
+    if not sql_first(text, n, flags, command) or command.verb == SQL_FORGET_ALL:
+        return 0
+    command.end = sql_end(text, n, command.name_end, flags)
     entry = client_statement_find(c.statements, command.name, command.name_n)
     if command.verb == SQL_EXECUTE and entry != NULL:
         target[0] = statement_ref(entry.statement)
@@ -214,296 +265,7 @@ cdef Statement *intern_parse(
     return st
 
 
-# ---------------------------------------------------------------- in a Query
-
 cdef bint query_names(const uint8_t *text, size_t n) noexcept nogil:
-    """Whether the first statement of a Query, which may be cut, is one of these."""
+    """Whether the text of a Parse, which is one command, is one of these."""
     cdef SqlCommand command
-    cdef size_t pos = 0
-    return sql_concerns(text, n) and sql_next(text, n, &pos, &command)
-
-
-cdef void renaming_begin(Renaming *r) noexcept nogil:
-    """Nothing is renamed yet."""
-    r.count = r.doubtful_count = 0
-    r.alone = False
-    r.executed = NULL
-    memset(&r.effect, 0, sizeof(Effect))
-
-
-cdef int add_rename(
-    Renaming *r, const SqlCommand *command, const char *name, size_t n
-) noexcept nogil:
-    """A name of ours stands in quotes: what is beside it may have no blank between."""
-    cdef Rename *row = &r.rows[r.count]
-    row.start = command.name_start
-    row.end = command.name_end
-    row.name[0] = row.name[n + 1] = c'"'
-    memcpy(row.name + 1, name, n)
-    row.n = n + 2
-    r.count += 1
-    return 0
-
-
-cdef void rename_missing(Renaming *r, const SqlCommand *command) noexcept nogil:
-    """An unknown name that could be one of ours becomes one that is not there."""
-    cdef Rename *row = &r.rows[r.count]
-    cdef size_t i
-    row.start = command.name_start
-    row.end = command.name_end
-    row.name[0] = c'"'
-    row.n = 1
-    for i in range(command.name_n):
-        if command.name[i] == c'"':
-            row.name[row.n] = c'"'
-            row.n += 1
-        row.name[row.n] = command.name[i]
-        row.n += 1
-    memcpy(row.name + row.n, b'?"', 2)
-    row.n += 2
-    r.count += 1
-
-
-cdef int query_prepare(
-    StatementTable *t, ClientSession *c, ServerSession *s, Output *out,
-    const uint8_t *text, const SqlCommand *command, Renaming *r,
-) noexcept nogil:
-    cdef ClientStatement *entry = client_statement_find(
-        c.statements, command.name, command.name_n
-    )
-    cdef ServerStatement *there
-    cdef Statement *st
-    cdef Refusal why
-    if entry != NULL:  # the server has it under our name, and says that it has
-        st = entry.statement
-        if ensure(t, s, out, st, True) < 0:
-            return -1
-        if r.alone:
-            r.effect.entry = client_statement_new(entry.name, entry.name_n, st)
-            if r.effect.entry == NULL:
-                return -1
-            r.effect.flags = EFFECT_DUPLICATE
-            r.effect.installed = statement_ref(st)
-        prepare_sent(s)
-        return add_rename(r, command, st.name, st.name_n)
-    if names_of(c) == NULL:
-        return -1
-    why = over_limit(t, c.statements, command.end - command.name_end)
-    st = intern_sql(t, c, text, command) if why == REFUSED_NOT else NULL
-    if st == NULL:
-        r.effect.flags = EFFECT_REFUSED
-        r.effect.refusal = <uint8_t> (why if why != REFUSED_NOT else REFUSED_MEMORY)
-        return 0
-    entry = client_statement_new(command.name, command.name_n, st)
-    if entry == NULL:
-        return -1
-    client_statement_link(c.statements, entry)
-    if make_room(t, s, out, st) < 0 or end_own_batch(s, out) < 0:
-        return -1
-    there = note_installed(t, s, st)
-    if there == NULL:
-        return -1
-    prepare_sent(s)
-    count_client_parse(s.pool)
-    count_server_parse(s.pool)
-    add_rename(r, command, st.name, st.name_n)
-    if r.alone:
-        entry.pending = True
-        r.effect.entry = entry
-        r.effect.flags = EFFECT_ADDS_NAME
-        r.effect.installed = st
-    else:
-        r.doubtful[r.doubtful_count] = there
-        r.doubtful_count += 1
-        statement_unref(t, st)
-    return 0
-
-
-cdef int query_execute(
-    StatementTable *t, ClientSession *c, ServerSession *s, Output *out,
-    const SqlCommand *command, Renaming *r,
-) noexcept nogil:
-    cdef ClientStatement *entry = client_statement_find(
-        c.statements, command.name, command.name_n
-    )
-    if entry == NULL:
-        if looks_like_ours(t, command.name, command.name_n):
-            rename_missing(r, command)
-        return 0
-    if ensure_since(t, s, out, entry.statement, True, entry.born) < 0:
-        return -1
-    count_bind(s.pool)
-    if r.alone:
-        r.executed = entry.statement
-        r.executed_end = command.end
-    return add_rename(r, command, entry.statement.name, entry.statement.name_n)
-
-
-cdef int query_deallocate(
-    StatementTable *t, ClientSession *c, ServerSession *s, Output *out,
-    const SqlCommand *command, Renaming *r,
-) noexcept nogil:
-    """The server really drops the statement: it is its answer that counts."""
-    cdef ClientStatement *entry = client_statement_find(
-        c.statements, command.name, command.name_n
-    )
-    cdef ServerStatement *there
-    cdef Statement *st
-    if entry == NULL:
-        if looks_like_ours(t, command.name, command.name_n):
-            rename_missing(r, command)
-        return 0
-    st = entry.statement
-    if ensure(t, s, out, st, True) < 0:
-        return -1
-    add_rename(r, command, st.name, st.name_n)
-    there = server_statement_find(&s.statements, st)
-    if r.alone:
-        r.effect.removed = statement_ref(st)
-        server_statement_closing(&s.statements, there)
-        client_statement_unlink(c.statements, entry)
-        r.effect.entry = entry
-        r.effect.flags = EFFECT_DROPS_NAME
-    else:
-        r.doubtful[r.doubtful_count] = there
-        r.doubtful_count += 1
-        if not entry.pending:
-            forget_entries(s)
-            client_statement_unlink(c.statements, entry)
-            client_statement_free(t, entry)
-    return 0
-
-
-cdef void doubt_renamed(ServerSession *s, Renaming *r) noexcept nogil:
-    """Nobody will be able to say whether the server has these statements."""
-    cdef int i
-    for i in range(r.doubtful_count):
-        r.doubtful[i].generation = s.statements.generation - 1
-
-
-cdef bint ends_with(const uint8_t *text, size_t n, size_t at) noexcept nogil:
-    """Whether nothing but blanks and semicolons stands from ``at`` on."""
-    while at < n and (text[at] <= c" " or text[at] == c";"):
-        at += 1
-    return at == n
-
-
-cdef int read_query(
-    StatementTable *t, ClientSession *c, ServerSession *s, Output *out,
-    const uint8_t *text, size_t n, Renaming *r,
-) noexcept nogil:
-    """Carry out what the commands of a Query do to names, and collect the renames."""
-    cdef SqlCommand command
-    cdef size_t pos = 0
-    cdef int commands = 0
-    while sql_next(text, n, &pos, &command):
-        commands += 1
-    r.alone = commands == 1 and ends_with(text, n, pos)
-    pos = 0
-    while r.count < RENAMES_MAX and sql_next(text, n, &pos, &command):
-        if command.verb == SQL_PREPARE:
-            if query_prepare(t, c, s, out, text, &command, r) < 0:
-                return -1
-        elif command.verb == SQL_EXECUTE:
-            if query_execute(t, c, s, out, &command, r) < 0:
-                return -1
-        elif command.verb == SQL_DEALLOCATE:
-            if query_deallocate(t, c, s, out, &command, r) < 0:
-                return -1
-        elif command.verb == SQL_FORGET_ALL:
-            hold_until_settled(c)
-    doubt_renamed(s, r)
-    return 0
-
-
-cdef int put_query(
-    Output *out, const uint8_t *text, size_t n, const Renaming *r
-) noexcept nogil:
-    """The Query with all its names replaced."""
-    cdef size_t size = n
-    cdef size_t at = 0
-    cdef int i
-    cdef uint8_t *room
-    for i in range(r.count):
-        size += r.rows[i].n
-        size -= r.rows[i].end - r.rows[i].start
-    room = output_room(out, HEADER_BYTES + size + 1)
-    if room == NULL:
-        return -1
-    room += put_header(room, c"Q", <uint32_t> (4 + size + 1))
-    for i in range(r.count):
-        memcpy(room, text + at, r.rows[i].start - at)
-        room += r.rows[i].start - at
-        memcpy(room, r.rows[i].name, r.rows[i].n)
-        room += r.rows[i].n
-        at = r.rows[i].end
-    memcpy(room, text + at, n - at)
-    room[n - at] = 0
-    return 0
-
-
-cdef int queue_renamed(ServerSession *s, const Renaming *r) noexcept nogil:
-    """Queue a Query, with its effect if it has one; -1 without memory."""
-    cdef Effect *effect
-    if r.effect.flags == 0:
-        return requests_push(&s.requests, c"Q")
-    effect = push_with_effect(s, REQUEST_SQL)
-    if effect == NULL:
-        return -1
-    effect[0] = r.effect
-    if r.count:
-        effect.moved_from = <uint32_t> r.rows[0].start
-        effect.moved_by = <int32_t> r.rows[0].n - <int32_t> (
-            r.rows[0].end - r.rows[0].start
-        )
-    return 0
-
-
-cdef int put_refused_query(const StatementTable *t, Output *out) noexcept nogil:
-    """A Query that PostgreSQL fails, in the place of one that may not be."""
-    cdef Renaming instead
-    cdef char name[OWN_NAME_BYTES]
-    cdef SqlCommand command
-    instead.count = 0
-    command.name_start = command.name_end = 8  # behind "EXECUTE "
-    add_rename(&instead, &command, name, own_name(t, b"refused", name))
-    return put_query(out, <const uint8_t *> REFUSED_QUERY, 8, &instead)
-
-
-cdef PrepareResult rename_query(
-    StatementTable *t, ClientSession *c, ServerSession *s, Output *out,
-    const uint8_t *text, size_t n,
-) noexcept nogil:
-    """A Query that is all here: text[0:n) is its SQL. FORWARD: it has no names of ours.
-
-    What the server lacks is prepared in front of it, in a batch that ends with a Sync,
-    or by a Query of its own.
-    """
-    cdef Renaming renaming
-    cdef int code
-    cdef bint quiet = s.requests.closing_count == 0  # before anything of ours
-    if not sql_concerns(text, n):
-        return PREPARE_FORWARD
-    renaming_begin(&renaming)
-    if read_query(t, c, s, out, text, n, &renaming) < 0:
-        return PREPARE_NO_MEMORY
-    if renaming.count == 0 and renaming.effect.flags == 0:
-        return PREPARE_FORWARD
-    if end_own_batch(s, out) < 0:
-        return PREPARE_NO_MEMORY
-    if c.statements != NULL:
-        c.statements.names_batch = batch_number(&s.requests)
-    if quiet and renaming.executed != NULL and (
-        ends_with(text, n, renaming.executed_end)
-    ):
-        replay_arm_query(
-            t, s, out, renaming.executed, text + renaming.rows[0].end,
-            renaming.executed_end - renaming.rows[0].end,
-        )
-    if queue_renamed(s, &renaming) < 0:
-        return PREPARE_NO_MEMORY
-    if renaming.effect.flags & EFFECT_REFUSED:
-        code = put_refused_query(t, out)
-    else:
-        code = put_query(out, text, n, &renaming)
-    return PREPARE_DONE if code == 0 else PREPARE_NO_MEMORY
+    return sql_first_concerns(text, n) and sql_first(text, n, SQL_UTF8, &command)

@@ -2,143 +2,28 @@
 """Reading of SQL as far as ``sql_text.pxd`` says."""
 
 from libc.stdint cimport uint8_t
-from libc.string cimport memchr, strlen
+from libc.string cimport memchr
 
-cdef extern from "<strings.h>" nogil:
-    int strncasecmp(const char *a, const char *b, size_t n)
+from pooler.statements.sql_name cimport read_name
+from pooler.statements.sql_scan cimport (
+    is_space, is_word, skip_blank, skip_mark, skip_parentheses, skip_word, sql_end,
+    starts_word,
+)
 
-cdef extern from "<string.h>" nogil:
-    void *memmem(const void *text, size_t n, const void *part, size_t part_n)
+cdef enum CreateKind:
+    CREATE_OTHER
+    CREATE_TABLE
+    CREATE_ROUTINE
 
-
-cdef inline bint is_space(uint8_t byte) noexcept nogil:
-    return byte == c" " or 9 <= byte <= 13
-
-
-cdef inline bint starts_word(uint8_t byte) noexcept nogil:
-    return (
-        c"a" <= byte | 0x20 <= c"z" or byte == c"_" or byte >= 0x80
-    )
-
-
-cdef inline bint in_word(uint8_t byte) noexcept nogil:
-    return starts_word(byte) or c"0" <= byte <= c"9" or byte == c"$"
-
-
-cdef size_t skip_blank(const uint8_t *text, size_t n, size_t at) noexcept nogil:
-    """Behind white space and comments; block comments nest."""
-    cdef int depth
-    while at < n:
-        if is_space(text[at]):
-            at += 1
-        elif at + 1 < n and text[at] == c"-" and text[at + 1] == c"-":
-            while at < n and text[at] != c"\n" and text[at] != c"\r":
-                at += 1
-        elif at + 1 < n and text[at] == c"/" and text[at + 1] == c"*":
-            depth = 0
-            while at < n:
-                if at + 1 < n and text[at] == c"/" and text[at + 1] == c"*":
-                    depth += 1
-                    at += 2
-                elif at + 1 < n and text[at] == c"*" and text[at + 1] == c"/":
-                    depth -= 1
-                    at += 2
-                    if depth == 0:
-                        break
-                else:
-                    at += 1
-        else:
-            break
-    return at
-
-
-cdef size_t skip_word(const uint8_t *text, size_t n, size_t at) noexcept nogil:
-    if at < n and starts_word(text[at]):
-        while at < n and in_word(text[at]):
-            at += 1
-    return at
-
-
-cdef size_t skip_quoted(
-    const uint8_t *text, size_t n, size_t at, bint escapes
-) noexcept nogil:
-    """Behind a '...' or "..." that begins at ``at``; n when it does not end."""
-    cdef uint8_t quote = text[at]
-    cdef const uint8_t *end
-    at += 1
-    while at < n:
-        if not escapes:  # a value may have megabytes
-            end = <const uint8_t *> memchr(text + at, quote, n - at)
-            if end == NULL:
-                return n
-            at = <size_t> (end - text)
-        if escapes and text[at] == c"\\":
-            at += 2
-        elif text[at] == quote:
-            if at + 1 < n and text[at + 1] == quote:
-                at += 2
-            else:
-                return at + 1
-        else:
-            at += 1
-    return n
-
-
-cdef size_t skip_dollar(const uint8_t *text, size_t n, size_t at) noexcept nogil:
-    """Behind a $tag$...$tag$ that begins at ``at``; behind the $ if none does."""
-    cdef size_t tag = at + 1
-    cdef size_t size
-    cdef const uint8_t *end
-    while tag < n and in_word(text[tag]) and text[tag] != c"$":
-        tag += 1
-    if tag >= n or text[tag] != c"$" or (
-        tag > at + 1 and c"0" <= text[at + 1] <= c"9"
-    ):
-        return at + 1
-    tag += 1
-    size = tag - at
-    end = <const uint8_t *> memmem(text + tag, n - tag, text + at, size)
-    return n if end == NULL else <size_t> (end - text) + size
-
-
-cdef size_t skip_token(const uint8_t *text, size_t n, size_t at) noexcept nogil:
-    """Behind the quoted text, comment, word or byte at ``at``."""
-    cdef size_t word
-    if text[at] == c"'" or text[at] == c'"':
-        return skip_quoted(text, n, at, False)
-    if text[at] == c"$":
-        return skip_dollar(text, n, at)
-    if text[at] == c"-" or text[at] == c"/":
-        word = skip_blank(text, n, at)
-        return word if word > at else at + 1
-    if starts_word(text[at]):
-        word = skip_word(text, n, at)
-        if word < n and word == at + 1 and text[word] == c"'" and (
-            text[at] | 0x20 == c"e"
-        ):
-            word = skip_quoted(text, n, word, True)
-        return word
-    return at + 1
-
-
-cdef size_t sql_end(const uint8_t *text, size_t n, size_t at) noexcept nogil:
-    """From ``at``, no part of a token, to the semicolon that ends the statement, or n.
-
-    Cost: O(n)
-    """
-    while at < n and text[at] != c";":
-        at = skip_token(text, n, at)
-    return at if at < n else n
-
-
-cdef inline bint is_word(
-    const uint8_t *text, size_t start, size_t end, const char *word
-) noexcept nogil:
-    cdef size_t size = strlen(word)
-    return (
-        end - start == size
-        and strncasecmp(<const char *> text + start, word, size) == 0
-    )
+cdef struct Create:  # a walk over a CREATE, token by token
+    const uint8_t *text  # borrow
+    size_t n
+    size_t at
+    size_t floor  # as skip_mark wants it
+    int depth  # of parentheses
+    int blocks  # BEGIN ATOMIC and CASE whose END is to come
+    bint named  # the next word is no keyword: AS or a dot stands before it
+    uint8_t flags
 
 
 cdef inline bint is_cut(const uint8_t *text, size_t n, size_t at) noexcept nogil:
@@ -146,67 +31,16 @@ cdef inline bint is_cut(const uint8_t *text, size_t n, size_t at) noexcept nogil
     return at >= n or (at + 1 == n and (text[at] == c"-" or text[at] == c"/"))
 
 
-cdef bint read_name(
-    const uint8_t *text, size_t n, size_t at, SqlCommand *found
+cdef size_t skip_explain(
+    const uint8_t *text, size_t n, size_t at, uint8_t flags
 ) noexcept nogil:
-    """Read the name of a prepared statement as an identifier; False if it is none."""
-    cdef size_t i
-    cdef size_t end
-    cdef uint8_t byte
-    found.name_start = at
-    found.name_n = 0
-    found.cut = is_cut(text, n, at)
-    if at < n and text[at] == c'"':
-        end = skip_quoted(text, n, at, False)
-        found.cut = end == n
-        if end == n and (end < at + 2 or text[end - 1] != c'"'):
-            return False
-        i = at + 1
-        while i < end - 1:
-            if text[i] == c'"':
-                i += 1
-            if found.name_n < SQL_NAME_BYTES:
-                found.name[found.name_n] = text[i]
-                found.name_n += 1
-            i += 1
-        found.name_end = end
-        return found.name_n > 0
-    end = skip_word(text, n, at)
-    found.cut = found.cut or end == n
-    for i in range(at, end):
-        byte = text[i]
-        if c"A" <= byte <= c"Z":
-            byte |= 0x20
-        if found.name_n < SQL_NAME_BYTES:
-            found.name[found.name_n] = byte
-            found.name_n += 1
-    found.name_end = end
-    # U&"..." and E'...' would be read in another way
-    return end > at and not (
-        end < n and (text[end] == c"&" or text[end] == c'"' or text[end] == c"'")
-    )
-
-
-cdef size_t skip_explain(const uint8_t *text, size_t n, size_t at) noexcept nogil:
     """From behind EXPLAIN to the statement that it explains."""
     cdef size_t end
-    cdef int depth = 0
     at = skip_blank(text, n, at)
     if at < n and text[at] == c"(":
-        while at < n and text[at] != c";":
-            if text[at] == c"(":
-                depth += 1
-                at += 1
-            elif text[at] == c")":
-                depth -= 1
-                at += 1
-                if depth == 0:
-                    break
-            else:
-                at = skip_token(text, n, at)
-        return skip_blank(text, n, at)
+        return skip_blank(text, n, skip_parentheses(text, n, at, flags))
     while True:
-        end = skip_word(text, n, at)
+        end = skip_word(text, n, at, flags)
         if not (
             is_word(text, at, end, b"analyze") or is_word(text, at, end, b"analyse")
             or is_word(text, at, end, b"verbose")
@@ -215,11 +49,155 @@ cdef size_t skip_explain(const uint8_t *text, size_t n, size_t at) noexcept nogi
         at = skip_blank(text, n, end)
 
 
+# ---------------------------------------------------------------- CREATE
+
+cdef inline bint is_adjective(
+    const uint8_t *text, size_t at, size_t end
+) noexcept nogil:
+    """What may stand between CREATE and what it creates."""
+    return (
+        is_word(text, at, end, b"or") or is_word(text, at, end, b"replace")
+        or is_word(text, at, end, b"temp") or is_word(text, at, end, b"temporary")
+        or is_word(text, at, end, b"local") or is_word(text, at, end, b"global")
+        or is_word(text, at, end, b"unlogged")
+    )
+
+
+cdef CreateKind read_kind(
+    const uint8_t *text, size_t n, size_t *at, uint8_t flags, bint *cut
+) noexcept nogil:
+    """What a CREATE makes; *at goes from behind CREATE to behind that word."""
+    cdef size_t end
+    while True:
+        at[0] = skip_blank(text, n, at[0])
+        end = skip_word(text, n, at[0], flags)
+        cut[0] = is_cut(text, n, at[0]) or end == n
+        if not is_adjective(text, at[0], end):
+            break
+        at[0] = end
+    if is_word(text, at[0], end, b"table"):
+        at[0] = end
+        return CREATE_TABLE
+    if is_word(text, at[0], end, b"function") or (
+        is_word(text, at[0], end, b"procedure")
+    ):
+        at[0] = end
+        return CREATE_ROUTINE
+    return CREATE_OTHER
+
+
+cdef void begin_create(
+    Create *w, const uint8_t *text, size_t n, size_t at, uint8_t flags
+) noexcept nogil:
+    w.text = text
+    w.n = n
+    w.at = w.floor = at
+    w.depth = w.blocks = 0
+    w.named = False
+    w.flags = flags
+
+
+cdef size_t next_word(Create *w) noexcept nogil:
+    """Go to the next word; its end. 0, and *at is the end, when the command ends."""
+    cdef uint8_t byte
+    while w.at < w.n:
+        byte = w.text[w.at]
+        if starts_word(byte):
+            w.floor = w.at
+            return skip_word(w.text, w.n, w.at, w.flags)
+        if byte == c";" and w.depth == 0 and w.blocks == 0:
+            return 0
+        if c"0" <= byte <= c"9":
+            w.at += 1
+            continue
+        if byte == c"(":
+            w.depth += 1
+        elif byte == c")":
+            w.depth -= w.depth > 0
+        elif byte == c".":
+            w.named = True
+        if byte == c"'" or byte == c'"' or byte == c"$" or byte == c"-" or byte == c"/":
+            w.at = skip_mark(w.text, w.n, w.at, w.floor, w.flags)
+        else:
+            w.at += 1
+        w.floor = w.at
+    w.at = w.n
+    return 0
+
+
+cdef uint8_t read_create_table(
+    Create *w, SqlCommand *found
+) noexcept nogil:
+    """CREATE TABLE ... AS EXECUTE: its first AS outside of parentheses."""
+    cdef size_t end = next_word(w)
+    cdef size_t name
+    while end and not (w.depth == 0 and is_word(w.text, w.at, end, b"as")):
+        w.at = end
+        end = next_word(w)
+    if end == 0:
+        found.end = w.at
+        found.cut = w.at == w.n
+        return SQL_OTHER
+    w.at = skip_blank(w.text, w.n, end)
+    end = skip_word(w.text, w.n, w.at, w.flags)
+    found.end = w.at
+    found.cut = is_cut(w.text, w.n, w.at) or end == w.n
+    if not is_word(w.text, w.at, end, b"execute"):
+        return SQL_OTHER
+    name = skip_blank(w.text, w.n, end)
+    return SQL_EXECUTE if read_name(w.text, w.n, name, w.flags, found) else SQL_OTHER
+
+
+cdef size_t routine_end(Create *w) noexcept nogil:
+    """The semicolon behind CREATE FUNCTION: those in BEGIN ATOMIC ... END are its."""
+    cdef size_t end = next_word(w)
+    cdef size_t start
+    while end:
+        start = w.at
+        w.at = end
+        if w.named:
+            w.named = False
+        elif w.blocks == 0 and w.depth == 0 and is_word(w.text, start, end, b"begin"):
+            start = skip_blank(w.text, w.n, end)
+            end = skip_word(w.text, w.n, start, w.flags)
+            if is_word(w.text, start, end, b"atomic"):
+                w.blocks = 1
+                w.at = end
+        elif w.blocks and is_word(w.text, start, end, b"case"):
+            w.blocks += 1
+        elif w.blocks and is_word(w.text, start, end, b"end"):
+            w.blocks -= 1
+        else:
+            w.named = is_word(w.text, start, end, b"as")
+        end = next_word(w)
+    return w.at
+
+
+cdef uint8_t read_create(
+    const uint8_t *text, size_t n, size_t at, uint8_t flags, SqlCommand *found
+) noexcept nogil:
+    """Read on from behind CREATE."""
+    cdef Create walk
+    cdef bint cut = False
+    cdef CreateKind kind = read_kind(text, n, &at, flags, &cut)
+    found.cut = cut
+    found.end = at
+    if kind == CREATE_OTHER:
+        return SQL_OTHER
+    begin_create(&walk, text, n, at, flags)
+    if kind == CREATE_TABLE:
+        return read_create_table(&walk, found)
+    found.end = routine_end(&walk)
+    return SQL_OTHER
+
+
+# ---------------------------------------------------------------- one command
+
 cdef uint8_t read_deallocate(
-    const uint8_t *text, size_t n, size_t at, SqlCommand *found
+    const uint8_t *text, size_t n, size_t at, uint8_t flags, SqlCommand *found
 ) noexcept nogil:
     """Read on from the word at ``at``, which follows DEALLOCATE."""
-    cdef size_t end = skip_word(text, n, at)
+    cdef size_t end = skip_word(text, n, at, flags)
     cdef bint cut = is_cut(text, n, at) or end == n
     cdef bint named
     cdef size_t behind
@@ -228,95 +206,153 @@ cdef uint8_t read_deallocate(
         cut = is_cut(text, n, behind)
         if behind < n and (text[behind] == c'"' or starts_word(text[behind])):
             at = behind
-            end = skip_word(text, n, at)
+            end = skip_word(text, n, at, flags)
             cut = end == n
     if is_word(text, at, end, b"all"):
         found.cut = cut
         return SQL_FORGET_ALL
-    named = read_name(text, n, at, found)
+    named = read_name(text, n, at, flags, found)
     found.cut = found.cut or cut
     return SQL_DEALLOCATE if named else SQL_OTHER
 
 
-cdef uint8_t read_verb(
-    const uint8_t *text, size_t n, size_t at, SqlCommand *found
+cdef uint8_t read_prepare(
+    const uint8_t *text, size_t n, size_t at, uint8_t flags, SqlCommand *found
 ) noexcept nogil:
-    """Read one statement's keyword and name; SQL_OTHER if it is none of ours."""
-    cdef size_t end = skip_word(text, n, at)
+    """Read on from what follows PREPARE: a name, or TRANSACTION and a literal."""
+    if not read_name(text, n, at, flags, found):
+        return SQL_OTHER
+    if is_word(text, at, found.name_end, b"transaction"):
+        at = skip_blank(text, n, found.name_end)
+        found.cut = is_cut(text, n, at)
+        if at < n and (
+            text[at] == c"'" or text[at] | 0x20 == c"e" or text[at] | 0x20 == c"u"
+            or text[at] == c"$"
+        ):
+            return SQL_OTHER
+    return SQL_PREPARE
+
+
+cdef uint8_t read_verb(
+    const uint8_t *text, size_t n, size_t at, uint8_t flags, SqlCommand *found
+) noexcept nogil:
+    """Read one statement's keyword and name; SQL_OTHER if it is none of ours.
+
+    ``found.end`` becomes a place in front of its end that is in the midst of no token.
+    """
+    cdef size_t end = skip_word(text, n, at, flags)
     cdef size_t name
     found.cut = is_cut(text, n, at) or end == n
+    found.end = at
     if is_word(text, at, end, b"explain"):
-        at = skip_explain(text, n, end)
-        end = skip_word(text, n, at)
+        at = skip_explain(text, n, end, flags)
+        end = skip_word(text, n, at, flags)
         found.cut = is_cut(text, n, at) or end == n
-        if not is_word(text, at, end, b"execute"):
+        if not (
+            is_word(text, at, end, b"execute") or is_word(text, at, end, b"create")
+        ):
             return SQL_OTHER
+    if is_word(text, at, end, b"create"):
+        return read_create(text, n, end, flags, found)
     name = skip_blank(text, n, end)
     if is_word(text, at, end, b"execute"):
-        return SQL_EXECUTE if read_name(text, n, name, found) else SQL_OTHER
+        return SQL_EXECUTE if read_name(text, n, name, flags, found) else SQL_OTHER
     if is_word(text, at, end, b"prepare"):
-        if not read_name(text, n, name, found):
-            return SQL_OTHER
-        if is_word(text, name, found.name_end, b"transaction"):
-            at = skip_blank(text, n, found.name_end)
-            found.cut = is_cut(text, n, at)
-            if at < n and (text[at] == c"'" or text[at] | 0x20 == c"e"):
-                return SQL_OTHER
-        return SQL_PREPARE
+        return read_prepare(text, n, name, flags, found)
     if is_word(text, at, end, b"discard"):
-        end = skip_word(text, n, name)
+        end = skip_word(text, n, name, flags)
         found.cut = is_cut(text, n, name) or end == n
         return SQL_FORGET_ALL if is_word(text, name, end, b"all") else SQL_OTHER
     if is_word(text, at, end, b"deallocate"):
-        return read_deallocate(text, n, name, found)
+        return read_deallocate(text, n, name, flags, found)
     return SQL_OTHER
 
 
-cdef bint sql_first(const uint8_t *text, size_t n, SqlCommand *found) noexcept nogil:
-    """Read verb and name of the first statement; False if it does not concern us.
+cdef inline size_t skip_empty(const uint8_t *text, size_t n, size_t at) noexcept nogil:
+    """To the next command: behind blanks, comments and semicolons."""
+    at = skip_blank(text, n, at)
+    while at < n and text[at] == c";":
+        at = skip_blank(text, n, at + 1)
+    return at
+
+
+cdef inline bint may_begin(const uint8_t *text, size_t n, size_t at) noexcept nogil:
+    """Whether one of our commands, or a comment in front of one, may begin here."""
+    cdef uint8_t first = text[at] | 0x20
+    cdef uint8_t second = text[at + 1] | 0x20 if at + 1 < n else 0
+    return (
+        (first == c"e" and second == c"x")
+        or (first == c"d" and (second == c"e" or second == c"i"))
+        or (second == c"r" and (first == c"p" or first == c"c"))
+        or text[at] == c"-" or text[at] == c"/"
+    )
+
+
+cdef bint sql_has_more(const uint8_t *text, size_t n) noexcept nogil:
+    """Whether one of our commands may follow a semicolon, wherever that stands.
+
+    In:      text[0:n) borrowed, all of it
+    Cost:    that of memchr, and a little for each semicolon
+    """
+    cdef size_t at = 0
+    cdef const uint8_t *found = <const uint8_t *> memchr(text, c";", n)
+    while found != NULL:
+        at = <size_t> (found - text) + 1
+        while at < n and is_space(text[at]):
+            at += 1
+        if at == n:
+            return False
+        if may_begin(text, n, at):
+            return True
+        found = <const uint8_t *> memchr(text + at, c";", n - at)
+    return False
+
+
+cdef bint sql_first(
+    const uint8_t *text, size_t n, uint8_t flags, SqlCommand *found
+) noexcept nogil:
+    """Read verb and name of the first command; False if it does not concern us.
 
     In:      text[0:n) borrowed; it may be the beginning of a longer one
     Out:     found, but for its end; found.cut counts when False is returned as well
-    Cost:    O(what is in front of the statement), no allocation
+    Cost:    O(what is in front of the statement), of a CREATE TABLE or FUNCTION O(n);
+             no allocation
     """
-    cdef size_t at = skip_blank(text, n, 0)
-    while at < n and text[at] == c";":
-        at = skip_blank(text, n, at + 1)
-    found.verb = read_verb(text, n, at, found)
+    cdef size_t at = skip_empty(text, n, 0)
+    found.index = 0
+    found.verb = read_verb(text, n, at, flags, found)
     found.end = n
     return found.verb != SQL_OTHER
 
 
-cdef bint sql_next(
-    const uint8_t *text, size_t n, size_t *pos, SqlCommand *found
-) noexcept nogil:
-    """Go to the next statement that concerns us; False when there is none.
+cdef bint sql_next(SqlText *walk, SqlCommand *found) noexcept nogil:
+    """Go to the next command that concerns us; False when there is none.
 
-    A text whose first statement does not concern us is not read further.
-
-    In:      text[0:n) borrowed; *pos is 0, or what the last call left
-    Out:     found.name_start .. name_end is the name as it is written; *pos is at
-             the statement's end
+    Out:     found.name_start .. name_end is the name as it is written; the walk stands
+             at the command's end
     Cost:    O(n), no allocation
     """
-    cdef size_t at = pos[0]
+    cdef const uint8_t *text = walk.text
+    cdef size_t n = walk.n
+    cdef size_t at = walk.at
     while True:
-        at = skip_blank(text, n, at)
-        while at < n and text[at] == c";":
-            at = skip_blank(text, n, at + 1)
+        at = skip_empty(text, n, at)
         if at >= n:
+            walk.at = n
             return False
-        found.verb = read_verb(text, n, at, found)
-        if found.verb == SQL_OTHER and pos[0] == 0:
-            return False
+        found.verb = read_verb(text, n, at, walk.flags, found)
+        found.index = walk.commands
+        walk.commands += 1
+        at = found.end
         if found.verb != SQL_OTHER and found.verb != SQL_FORGET_ALL:
             at = found.name_end
-        at = sql_end(text, n, at)
+        at = sql_end(text, n, at, walk.flags)
         if found.verb != SQL_OTHER:
-            found.end = at
-            pos[0] = at
+            found.end = walk.at = at
             return True
 
+
+# ---------------------------------------------------------------- stability
 
 cdef bint is_moment(const uint8_t *text, size_t at, size_t end) noexcept nogil:
     cdef size_t word = end
@@ -343,7 +379,7 @@ cdef bint sql_is_stable(const uint8_t *text, size_t n) noexcept nogil:
         if not starts_word(text[at]):
             at += 1
             continue
-        end = skip_word(text, n, at)
+        end = skip_word(text, n, at, 0)
         if is_moment(text, at, end):
             behind = skip_blank(text, n, end)
             if behind >= n or text[behind] != c"(":

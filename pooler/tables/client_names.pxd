@@ -29,6 +29,7 @@ cdef struct ClientStatement:  # a name that a client has given
 cdef enum Absorbing:  # what happens to the body of the client message under way
     ABSORB_NONE  # forwarded
     ABSORB_KEEP  # kept until it is complete
+    ABSORB_WAITS  # complete, and kept until earlier batches are answered
     ABSORB_TEE  # forwarded, and kept as the text of a statement
     ABSORB_DROP
 
@@ -55,6 +56,9 @@ cdef void client_statements_free(
 cdef void absorbed_free(StatementTable *t, ClientStatements *names) noexcept nogil
 cdef void client_statements_clear(
     StatementTable *t, ClientStatements *names
+) noexcept nogil
+cdef ClientStatement *client_statements_take(
+    ClientStatements *names
 ) noexcept nogil
 cdef ClientStatement *client_statement_find(
     const ClientStatements *names, const uint8_t *name, size_t n

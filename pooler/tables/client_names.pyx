@@ -46,6 +46,24 @@ cdef void client_statements_clear(
             client_statement_free(t, entry)
 
 
+cdef ClientStatement *client_statements_take(
+    ClientStatements *names
+) noexcept nogil:
+    """Take all names out of the map, as a list; the caller owns them then."""
+    cdef ClientStatement *all_of_them = NULL
+    cdef ClientStatement *entry
+    cdef uint32_t i
+    for i in range(names.mask + 1):
+        while names.buckets[i] != NULL:
+            entry = names.buckets[i]
+            names.buckets[i] = entry.next
+            entry.next = all_of_them
+            all_of_them = entry
+    names.count = 0
+    names.bytes = 0
+    return all_of_them
+
+
 cdef void absorbed_free(StatementTable *t, ClientStatements *names) noexcept nogil:
     """Give up the message that is being kept, if any."""
     if names.part != NULL:

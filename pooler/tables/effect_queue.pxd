@@ -4,9 +4,10 @@
 Sans-IO, hot.
 """
 
-from libc.stdint cimport int32_t, uint8_t, uint32_t
+from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t
 
 from pooler.tables.client_names cimport ClientStatement
+from pooler.tables.query_names cimport QueryNames
 from pooler.tables.texts cimport Statement
 
 cdef enum EffectFlag:
@@ -18,13 +19,15 @@ cdef enum EffectFlag:
     EFFECT_FAILED = 32  # of a Query: it has answered with an error
     EFFECT_DESCRIBES = 64  # installed is being described; entry: borrow, or NULL
     EFFECT_STREAMS = 128  # of a PREPARE whose text is coming; nothing else is set yet
+    EFFECT_EXECUTES = 256  # of a Query that is one EXECUTE; entry: borrow: of what
 
 cdef struct Effect:  # of a request, taken back if PostgreSQL never carries it out
     Statement *installed  # own: one reference
     Statement *removed
     Statement *unnamed_before
     ClientStatement *entry
-    uint8_t flags
+    QueryNames *query  # own: of a Query with several commands; NULL: of any other
+    uint16_t flags
     uint8_t refusal  # Refusal
     uint32_t moved_from  # of a Query: characters behind this one were moved by so many
     int32_t moved_by

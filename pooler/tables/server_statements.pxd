@@ -23,6 +23,7 @@ cdef struct ServerStatement:  # a statement that a server has
     uint64_t parse_number  # StatementTable.parse_count then
     uint64_t shape  # of its rows; 0: not known
     uint64_t parameters  # their types; 0: not known
+    uint32_t named_in  # the reading of a Query that has named it last
     bint closing  # to be closed by a request under way; not counted, not in the list
 
 cdef struct ServerStatements:
@@ -33,6 +34,8 @@ cdef struct ServerStatements:
     ServerStatement *oldest
     uint32_t generation
     uint32_t epoch  # how often it has become sure again what texts mean
+    uint32_t reading  # of a Query that is under way, as they are counted; 0: none
+    uint32_t readings
 
 cdef ServerStatement *server_statement_find(
     const ServerStatements *has, const Statement *st
@@ -65,3 +68,22 @@ cdef inline void server_statements_sure(ServerStatements *has) noexcept nogil:
 cdef inline void server_statements_doubt(ServerStatements *has) noexcept nogil:
     """Nobody can say any more which of them are there."""
     has.generation += 1
+
+
+cdef inline void server_statements_read(ServerStatements *has) noexcept nogil:
+    """A Query is read: what its commands name is kept until it is sent."""
+    has.readings += 1
+    if has.readings == 0:
+        has.readings = 1
+    has.reading = has.readings
+
+
+cdef inline void server_statements_have_read(ServerStatements *has) noexcept nogil:
+    has.reading = 0
+
+
+cdef inline bint server_statement_named(
+    const ServerStatements *has, const ServerStatement *entry
+) noexcept nogil:
+    """Whether the Query that is being read has named this statement already."""
+    return entry != NULL and has.reading != 0 and entry.named_in == has.reading

@@ -36,8 +36,10 @@ from pooler.session.records cimport (
 )
 from pooler.session.requests cimport requests_at
 from pooler.statements.sql_changes cimport sql_changes, sql_changes_of_plan
+from pooler.statements.sql_name cimport SqlCommand
 from pooler.statements.sql_text cimport (
-    SqlCommand, sql_concerns, sql_first, sql_is_stable, sql_next,
+    SqlText, sql_begin, sql_concerns, sql_first, sql_first_concerns, sql_is_stable,
+    sql_next,
 )
 from pooler.tables.hashing cimport HashKey, siphash
 from pooler.tables.params cimport (
@@ -213,9 +215,9 @@ def changes_of(bytes text, bint plan=False):
     zone = params_with(&params, empty, 0, b"UTC", 3)
     reported = params_with(&params, zone, 1, b"me", 2)
     if plan:
-        found = sql_changes_of_plan(p, len(text), &params, reported)
+        found = sql_changes_of_plan(p, len(text), &params, reported, 0)
     else:
-        found = sql_changes(p, len(text), &params, reported)
+        found = sql_changes(p, len(text), &params, reported, 0)
     params_free(&params)
     return {name for i, name in enumerate(CHANGES) if found >> i & 1}
 
@@ -223,15 +225,19 @@ def changes_of(bytes text, bint plan=False):
 SQL_VERBS = ("other", "prepare", "execute", "deallocate", "forget all")
 
 
-def sql_commands(bytes text):
-    """``sql_next`` to the end: (verb, name, how it is written, end) of each."""
+def sql_commands(bytes text, uint8_t flags=2):
+    """``sql_next`` to the end: (verb, name, how it is written, end) of each.
+
+    ``flags``: SqlFlag.
+    """
     cdef SqlCommand command
-    cdef size_t pos = 0
+    cdef SqlText walk
     cdef const uint8_t *p = <const uint8_t *> <const char *> text
     commands = []
     if not sql_concerns(p, len(text)):
         return commands
-    while sql_next(p, len(text), &pos, &command):
+    sql_begin(&walk, p, len(text), flags)
+    while sql_next(&walk, &command):
         assert command.end <= len(text)
         verb = SQL_VERBS[command.verb]
         if verb == "forget all":
@@ -245,13 +251,24 @@ def sql_commands(bytes text):
     return commands
 
 
+def sql_indexes(bytes text):
+    """Which commands of a text ``sql_next`` finds, and how many there are."""
+    cdef SqlCommand command
+    cdef SqlText walk
+    sql_begin(&walk, <const uint8_t *> <const char *> text, len(text), 0)
+    found = []
+    while sql_next(&walk, &command):
+        found.append(command.index)
+    return found, walk.commands
+
+
 def sql_beginning(bytes text):
     """``sql_first``: (verb, name), or None if more of the text may change that."""
     cdef SqlCommand command
     cdef const uint8_t *p = <const uint8_t *> <const char *> text
-    if not sql_concerns(p, len(text)):
+    if not sql_first_concerns(p, len(text)):
         return "other", b""
-    sql_first(p, len(text), &command)
+    sql_first(p, len(text), 2, &command)
     if command.cut:
         return None
     verb = SQL_VERBS[command.verb]

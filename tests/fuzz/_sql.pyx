@@ -5,9 +5,11 @@ from libc.stdint cimport uint8_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp, memcpy
 
+from pooler.statements.sql_name cimport SqlCommand
+from pooler.statements.sql_scan cimport SQL_UTF8
 from pooler.statements.sql_text cimport (
-    SQL_FORGET_ALL, SQL_OTHER, SqlCommand, sql_concerns, sql_first, sql_is_stable,
-    sql_next,
+    SQL_FORGET_ALL, SQL_OTHER, SqlText, sql_begin, sql_concerns, sql_first,
+    sql_first_concerns, sql_is_stable, sql_next,
 )
 from tests.fuzz._checks cimport check
 
@@ -30,13 +32,14 @@ cdef void check_renamed(
     cdef size_t size = n - (command.name_end - command.name_start) + WRITTEN_BYTES
     cdef uint8_t *copy = <uint8_t *> malloc(size)
     cdef SqlCommand again
-    cdef size_t pos = 0
+    cdef SqlText walk
     cdef size_t behind = command.name_start + WRITTEN_BYTES
     memcpy(copy, text, command.name_start)
     memcpy(copy + command.name_start, WRITTEN, WRITTEN_BYTES)
     memcpy(copy + behind, text + command.name_end, n - command.name_end)
+    sql_begin(&walk, copy, size, SQL_UTF8)
     while before >= 0:
-        check(sql_next(copy, size, &pos, &again), "renamed, a command is gone")
+        check(sql_next(&walk, &again), "renamed, a command is gone")
         before -= 1
     free(copy)
     check(again.verb == command.verb, "renamed, it is another command")
@@ -56,18 +59,23 @@ cdef void check_beginnings(const uint8_t *text, size_t n) noexcept nogil:
     cdef SqlCommand whole
     cdef SqlCommand part
     cdef uint8_t *copy
-    cdef size_t pos = 0
+    cdef SqlText walk
     cdef size_t k
-    cdef bint ours = sql_next(text, n, &pos, &whole)
-    check(sql_first(text, n, &part) == ours, "sql_first and sql_next disagree")
+    cdef bint ours
+    sql_begin(&walk, text, n, SQL_UTF8)
+    ours = sql_next(&walk, &whole) and whole.index == 0
+    check(
+        sql_first(text, n, SQL_UTF8, &part) == ours,
+        "sql_first and sql_next disagree",
+    )
     for k in range(n if n < MOST_BEGINNINGS else MOST_BEGINNINGS):
         copy = <uint8_t *> malloc(k)
         if k:
             memcpy(copy, text, k)
         part.verb = SQL_OTHER
         part.cut = False
-        if sql_concerns(copy, k):
-            sql_first(copy, k, &part)
+        if sql_first_concerns(copy, k):
+            sql_first(copy, k, SQL_UTF8, &part)
         free(copy)
         if part.cut:
             continue
@@ -87,21 +95,22 @@ cdef int fuzz_sql(const uint8_t *src, size_t n) noexcept nogil:
     """Read a text as the relay does, and replace each name in it."""
     cdef uint8_t *text = <uint8_t *> malloc(n)
     cdef SqlCommand command
-    cdef size_t pos = 0
+    cdef SqlText walk
     cdef size_t last = 0
     cdef int count = 0
     if n:
         memcpy(text, src, n)
     sql_is_stable(text, n)
     check_beginnings(text, n)
+    sql_begin(&walk, text, n, SQL_UTF8)
     check(
-        sql_concerns(text, n) or not sql_next(text, n, &pos, &command),
+        sql_concerns(text, n) or not sql_next(&walk, &command),
         "sql_next finds what sql_concerns does not see",
     )
-    pos = 0
-    while sql_next(text, n, &pos, &command):
+    sql_begin(&walk, text, n, SQL_UTF8)
+    while sql_next(&walk, &command):
         check(command.verb != SQL_OTHER, "a command of no kind")
-        check(last <= command.end <= n and pos == command.end, "a command's end")
+        check(last <= command.end <= n and walk.at == command.end, "a command's end")
         if command.verb != SQL_FORGET_ALL:
             check(
                 last <= command.name_start < command.name_end <= command.end,

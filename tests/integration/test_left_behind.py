@@ -28,6 +28,7 @@ from tests.wire_client import (
     WireClient,
     bind,
     codes,
+    describe,
     execute,
     extended,
     message,
@@ -291,6 +292,16 @@ def test_what_leaves_nothing_costs_nothing(
             leave(one, sql, "query")
             other.ask(query("SELECT 1"))
             assert worker.engine.pool_stats(0)["changed"] == 0, sql
+
+
+@pytest.mark.parametrize("sql", ["DO $$ BEGIN END $$", "DISCARD ALL"])
+def test_described_and_bound_later(make_pooler: MakePooler, sql: str) -> None:
+    """A text that makes all statements doubtful is run nevertheless, and once."""
+    pooler = make_pooler(default_pool_size=1)
+    with pooler.client() as one:
+        one.ask(parse(sql, "a"), describe("a", "S"), SYNC)
+        answer = one.ask(bind(statement="a"), execute(), SYNC)
+        assert codes(answer).replace("S", "") == "2CZ"
 
 
 def test_discard_all_of_the_client_itself(

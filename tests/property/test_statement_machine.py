@@ -39,6 +39,7 @@ TEXTS = ("one", "two", "three", "four", "fail", "bad", "begin", "commit", "rollb
 # here the statement that has the name may not be there, and cannot be prepared then.
 NAMED_TEXTS = TEXTS[:-2]
 PORTALS = ("", "p")
+MOST_COMMANDS = 5  # of a Query
 
 
 def close(name: str, kind: str = "S") -> bytes:
@@ -81,6 +82,10 @@ extended = st.one_of(
 requests = st.one_of(
     st.builds(lambda parts: b"".join(parts) + SYNC, st.lists(extended, max_size=4)),
     st.builds(query, sql()),
+    st.builds(
+        lambda commands: query("; ".join(commands)),
+        st.lists(sql(), min_size=2, max_size=MOST_COMMANDS),
+    ),
     # A name in SQL is looked up when it is parsed here, when it is run in PostgreSQL;
     # so the statement is not kept for another batch.
     st.builds(
@@ -191,7 +196,7 @@ class StatementMachine(RuleBasedStateMachine):
     def servers_keep_to_their_limit(self) -> None:
         for backend in getattr(self, "backends", ()):
             if backend.status == "I":
-                assert len(backend.named) <= self.most + 2
+                assert len(backend.named) <= self.most + 2 + MOST_COMMANDS
 
     @invariant()
     def answers_come_in_order(self) -> None:

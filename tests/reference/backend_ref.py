@@ -12,6 +12,8 @@ It speaks the protocol over bytes. A text is one word and perhaps a name::
     prepare NAME as TEXT      execute NAME      deallocate NAME      deallocate all
     anything else             a row with the text itself
 
+A Query may have several of them, with semicolons in between.
+
 Source: PostgreSQL documentation, "Extended Query", "Pipelining", "PREPARE".
 """
 
@@ -87,9 +89,9 @@ class Backend:
             return self._sync()
         if code == "H" or self._skipping:
             return b""
+        if code == "Q":
+            return self._query(body[:-1].decode())
         try:
-            if code == "Q":
-                return self._query(body[:-1].decode())
             return {
                 "P": self._parse,
                 "B": self._bind,
@@ -98,13 +100,14 @@ class Backend:
                 "C": self._close,
             }[code](body)
         except Failure as failure:
-            if self.status == "T":
-                self.status = "E"
-            self.portals.clear()
-            if code == "Q":
-                return error(failure) + self._ready()
             self._skipping = True
-            return error(failure)
+            return self._failed(failure)
+
+    def _failed(self, failure: Failure) -> bytes:
+        if self.status == "T":
+            self.status = "E"
+        self.portals.clear()
+        return error(failure)
 
     def _ready(self) -> bytes:
         if self.status == "I":
@@ -146,7 +149,11 @@ class Backend:
 
     def _store(self, name: str, sql: str) -> None:
         if cut(name) in self.named:
-            raise Failure("42P05", f'prepared statement "{name}" already exists')
+            raise Failure(
+                "42P05",
+                f'prepared statement "{name}" already exists',
+                "StorePreparedStatement",
+            )
         self.named[cut(name)] = Prepared(sql, self.age)
 
     def _parse(self, body: bytes) -> bytes:
@@ -209,10 +216,20 @@ class Backend:
         return self._run(self.portals[portal])
 
     def _query(self, sql: str) -> bytes:
+        """All of it is read, then one command after the other is carried out."""
         self.unnamed = None
         self.portals.pop("", None)
-        self._read(sql)
-        answer = self._run(sql)
+        commands = [one.strip() for one in sql.split(";") if one.strip()]
+        answer = b"" if commands else message("I")
+        try:
+            for one in commands:
+                if one.split(" ")[-1] == "bad":
+                    self._read("bad")
+            for one in commands:
+                self._read(one)
+                answer += self._run(one)
+        except Failure as failure:
+            answer += self._failed(failure)
         return answer + self._ready()
 
     def _run(self, sql: str) -> bytes:

@@ -168,8 +168,8 @@ def test_text_ends_with_its_command(make: Make, piece: int, more: str) -> None:
     assert world.bench.client_names(0) == {b"a": (b"p_1", f"{text}\0".encode())}
     size = world.bench.statement_counts()[1]
     world.bench.server_feed(0, Backend().feed(query("prepare a as one")))
-    # in another state than the one that is known, if more commands may have failed
-    assert world.bench.server_names(0) == ([] if more.strip(" ;") else [b"p_1"])
+    # whatever becomes of the commands behind it
+    assert world.bench.server_names(0) == [b"p_1"]
     assert world.bench.statement_counts() == (1, size)
     assert size < 150 + len(text)
 

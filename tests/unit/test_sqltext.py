@@ -32,11 +32,44 @@ NOT_OURS = [
     "do $$ begin execute 'x'; end $$",
     "-- prepare a as select 1",
     "/* prepare a as select 1",
-    'prepare U&"a" as select 1',
     'execute ""',
     "execute E'a'",
     'execute "unfinished',
-    "select 1; prepare a as select 1",
+    'execute U&""',
+    'execute U&"\\00g1"',
+    'execute U&"\\0000"',
+    'execute U&"\\D83D"',
+    'execute U&"\\DE00"',
+    'execute U&"\\+110000"',
+    "execute U&\"a\" uescape '+'",
+    "execute U&\"a\" uescape ''''",
+    'execute U&"a" uescape',
+    'execute U&"unfinished',
+    'execute U&"half""',
+    'execute "half""',
+    "execute select",
+    "prepare Table as select 1",
+    "execute left",
+    "create table t as select 1",
+    "create table t as select 1 as execute",
+    "create table execute(as int)",
+    "create view v as execute",
+    "create function f() language sql begin atomic execute a; end",
+    "commit",
+    "select ';', '; execute a'",
+    "';' execute a",
+    "select $$; execute a$$",
+    "select $a$;$b$; execute a; $a$",
+    'select ";" as "; execute a"',
+    "select E'\\'; execute a'",
+    "select e'x\\'' '; execute a'",
+    "select E'a' -- x\n 'b\\'; execute a'",
+    "select U&'; execute a' uescape '!'",
+    "select B'1;', x'; execute a'",
+    "select 1 /* ; execute a */",
+    "select 1 /* /* */; execute a */",
+    "select 1 -- ; execute a",
+    "create rule r as on insert to t do (delete from t; execute a)",
 ]
 ONE = [
     ("prepare a as select 1", "prepare", "a", "a"),
@@ -57,6 +90,33 @@ ONE = [
     ('deallocate "all"', "deallocate", "all", '"all"'),
     ("prepare transaction as select 1", "prepare", "transaction", "transaction"),
     ("execute " + "x" * 80, "execute", "x" * 63, "x" * 80),
+    ("execute " + "x" * 62 + "é", "execute", "x" * 62, "x" * 62 + "é"),
+    ("execute " + "x" * 60 + "€€", "execute", "x" * 60 + "€", None),
+    ('prepare U&"a" as select 1', "prepare", "a", 'U&"a"'),
+    (
+        r'execute U&"d\0061t\+000061" (1)',
+        "execute",
+        "data",
+        r'U&"d\0061t\+000061"',
+    ),
+    (
+        'execute u&"d!0061!!""t" /* x */ UESCAPE \'!\'(1)',
+        "execute",
+        'da!"t',
+        'u&"d!0061!!""t" /* x */ UESCAPE \'!\'',
+    ),
+    (r'deallocate U&"\D83D\DE00\00e9"', "deallocate", "😀é", None),
+    ('execute "select"', "execute", "select", '"select"'),
+    ("execute abs", "execute", "abs", "abs"),
+    ("create table t as execute a(1)", "execute", "a", "a"),
+    (
+        "create temp table if not exists t (x, y) with (f = 'as execute b') "
+        'as execute "A" with no data',
+        "execute",
+        "A",
+        '"A"',
+    ),
+    ("explain analyze create table t as execute a", "execute", "a", "a"),
 ]
 
 
@@ -67,11 +127,12 @@ def test_is_left_alone(probe: ModuleType, text: str) -> None:
 
 @pytest.mark.parametrize(("text", "verb", "name", "written"), ONE)
 def test_one_command(
-    probe: ModuleType, text: str, verb: str, name: str, written: str
+    probe: ModuleType, text: str, verb: str, name: str, written: str | None
 ) -> None:
     raw = text.encode()
     [found] = probe.sql_commands(raw)
-    assert found == (verb, name.encode(), written.encode(), len(raw))
+    shown = found[2] if written is None else written.encode()
+    assert found == (verb, name.encode(), shown, len(raw))
 
 
 @pytest.mark.parametrize(
@@ -95,6 +156,85 @@ def test_many_commands(probe: ModuleType) -> None:
         ("deallocate", b"a"),
     ]
     assert text[: found[0][3]].endswith(", 1")
+
+
+BEFORE = (
+    "begin",
+    "set x = 1",
+    "select ';', $q$;$q$, E'\\';', \";\" /*;*/ --;\n, 1",
+    "select 'a'\n'b;', E'c'\n'\\';' , U&'d;' uescape '!', N'e;'",
+    "insert into t values ('it''s;', $1, a$1$, 1)",
+    "create rule r as on insert to t do (delete from t; delete from u)",
+    "create function f() returns int language sql begin atomic select 1; "
+    "select case when true then 1 end; select 1 as end, t.end from t; end",
+    "create or replace procedure p(x int default 1) begin atomic "
+    "update t set a = (case 1 when 1 then 2 end); end",
+    "create function begin() returns int return 1",
+    "create table t as select 'as execute b'",
+    "create table t (a int, b text default ';')",
+    "create view v as select 1 as execute",
+    "select -1 - -1 / 2",
+    "do $$ begin execute 'x;'; end $$",
+    "savepoint s",
+    "explain (costs off, format 'json') select ';'",
+    "execute",
+    "copy t from stdin",
+    "",
+)
+
+
+@pytest.mark.parametrize("before", BEFORE)
+@pytest.mark.parametrize("after", ["", ";", "; commit", "; select ';'; x"])
+def test_command_anywhere(probe: ModuleType, before: str, after: str) -> None:
+    text = f'{before} ;execute a(1);{before}; deallocate /* */ "B"{after}'.encode()
+    found = probe.sql_commands(text)
+    assert [one[:3] for one in found] == [
+        ("execute", b"a", b"a"),
+        ("deallocate", b"B", b'"B"'),
+    ]
+    n = before != ""
+    assert probe.sql_indexes(text)[0] == [n, 2 * n + 1]
+
+
+BACKSLASHES, UTF8, SHIFTED = 1, 2, 4
+
+
+@pytest.mark.parametrize(
+    ("text", "flags", "names"),
+    [
+        (rb"select '\'; execute a --'", 0, [b"a"]),
+        (rb"select '\'; execute a --'", BACKSLASHES, []),
+        (rb"select '\''; execute a --'; execute b", BACKSLASHES, [b"a"]),
+        (b"select 'x'\n'\\'; execute b'; execute a", BACKSLASHES, [b"a"]),
+        (rb"select N'\'; execute b'; execute a", BACKSLASHES, [b"a"]),
+        (rb"select B'\'; execute a", BACKSLASHES, [b"a"]),
+        (rb"select x'\'; execute a", BACKSLASHES, [b"a"]),
+        (rb"select tx'\'; execute b'; execute a", BACKSLASHES, [b"a"]),
+        (rb'select "\"; execute a', BACKSLASHES, [b"a"]),
+        (rb"select $$\$$; execute a", BACKSLASHES, [b"a"]),
+        (rb"select fe'\'; execute a", 0, [b"a"]),
+        (rb"select $1e'\'; execute b'; execute a", 0, [b"a"]),
+        (rb"select $a$ $a$e'\'; execute b'; execute a", 0, [b"a"]),
+        (rb"select 1$a$; execute b$a$; execute a", 0, [b"a"]),
+        (rb"select $1$a$; execute b$a$; execute a", 0, [b"a"]),
+        (rb"select +e'\'; execute b'; execute a", 0, [b"a"]),
+        # half of a character of SJIS is a backslash
+        (b"select E'\x95\\'; execute a", SHIFTED, [b"a"]),
+        (b"execute \x83A; execute \x83a", SHIFTED, [b"\x83A", b"\x83a"]),
+        (b"execute \x95\\b", SHIFTED, [b"\x95\\b"]),
+        # one of a single byte is no UTF-8
+        (b"execute " + b"x" * 62 + b"\xe9\x80", 0, [b"x" * 62 + b"\xe9"]),
+    ],
+)
+def test_how_a_session_reads_literals(
+    probe: ModuleType, text: bytes, flags: int, names: list[bytes]
+) -> None:
+    assert [name for _, name, *_ in probe.sql_commands(text, flags)] == names
+
+
+def test_many_commands_are_found(probe: ModuleType) -> None:
+    text = b"execute p(1);" * 20_000
+    assert len(probe.sql_commands(text)) == 20_000
 
 
 @pytest.mark.parametrize(
@@ -160,14 +300,20 @@ def test_any_pieces_of_sql(probe: ModuleType, pieces: list[str]) -> None:
 # ------------------------------------------------------------ beginnings of texts
 
 
+def first_of(probe: ModuleType, raw: bytes) -> tuple[str, bytes]:
+    """Verb and name of the first command of all of a text."""
+    if 0 in probe.sql_indexes(raw)[0]:
+        verb, name, *_ = probe.sql_commands(raw)[0]
+        return verb, name
+    return "other", b""
+
+
 @pytest.mark.parametrize("text", NOT_OURS + [text for text, *_ in ONE])
 def test_a_beginning_says_nothing_that_all_does_not(
     probe: ModuleType, text: str
 ) -> None:
     raw = text.encode() + b" ("
-    [(verb, name), *_] = [found[:2] for found in probe.sql_commands(raw)] or [
-        ("other", b"")
-    ]
+    verb, name = first_of(probe, raw)
     for n in range(len(raw)):
         assert probe.sql_beginning(raw[:n]) in (None, (verb, name))
     assert None in map(probe.sql_beginning, (b"", b"exec", b"execute a", b"execute /"))
@@ -211,6 +357,6 @@ def test_how_much_of_a_text_is_enough(
 @given(st.lists(SQL_PIECES, max_size=12))
 def test_any_beginning(probe: ModuleType, pieces: list[str]) -> None:
     raw = "".join(pieces).encode()
-    [whole, *_] = [found[:2] for found in probe.sql_commands(raw)] or [("other", b"")]
+    whole = first_of(probe, raw)
     for n in range(len(raw)):
         assert probe.sql_beginning(raw[:n]) in (None, whole)
