@@ -5,17 +5,17 @@ from libc.stdint cimport int32_t, uint8_t, uint32_t
 from libc.string cimport memcpy
 
 from pooler.io.conn cimport (
-    ClientConn, NOTICE_CANCEL, NOTICE_CLIENT_CLOSED, NOTICE_LAUNCH,
-    NOTICE_SERVER_CLOSED, NoticeRow, ServerConn, conn_handle, conn_leave,
-    conn_of_client, conn_of_server, notice,
+    ClientConn, NOTICE_CANCEL, NOTICE_CHANGED, NOTICE_CLIENT_CLOSED, NOTICE_INQUIRED,
+    NOTICE_LAUNCH, NOTICE_LEARNED, NOTICE_SERVER_CLOSED, NoticeRow, ServerConn,
+    conn_handle, conn_leave, conn_of_client, conn_of_server, notice,
 )
 from pooler.io.poll cimport WATCH_READ, WATCH_WRITE, watch
 from pooler.io.syscalls cimport ENOMEM
 from pooler.io.transport cimport stream_flush, stream_swallow, stream_write
 from pooler.relay.orders cimport (
-    ORDER_CANCEL, ORDER_CLOSE_CLIENT, ORDER_CLOSE_SERVER, ORDER_KINDS, ORDER_LAUNCH,
-    ORDER_READ_CLIENT, ORDER_READ_SERVER, ORDER_SEND_TO_CLIENT, ORDER_SEND_TO_SERVER,
-    Order,
+    ORDER_CANCEL, ORDER_CLOSE_CLIENT, ORDER_CLOSE_SERVER, ORDER_INQUIRED, ORDER_KINDS,
+    ORDER_LAUNCH, ORDER_LEARNED, ORDER_READ_CLIENT, ORDER_READ_SERVER,
+    ORDER_SEND_TO_CLIENT, ORDER_SEND_TO_SERVER, ORDER_TELL_CHANGED, Order,
 )
 from pooler.relay.step cimport (
     client_held_back, server_held_back, step_client_end, step_is_over, step_more,
@@ -145,6 +145,18 @@ cdef void cancel(Loop *L, const Order *order) noexcept nogil:
 cdef void launch(Loop *L, const Order *order) noexcept nogil:
     notice(L, NOTICE_LAUNCH, 0, 0).pool_id = <int32_t> order.pool.id
 
+
+cdef void tell_changed(Loop *L, const Order *order) noexcept nogil:
+    notice(L, NOTICE_CHANGED, 0, 0).pool_id = <int32_t> order.pool.id
+
+
+cdef void inquired(Loop *L, const Order *order) noexcept nogil:
+    notice(L, NOTICE_INQUIRED, 0, 0).pool_id = <int32_t> order.pool.id
+
+
+cdef void learned(Loop *L, const Order *order) noexcept nogil:
+    notice(L, NOTICE_LEARNED, 0, 0).pool_id = <int32_t> order.pool.id
+
 ctypedef void (*CarryOut)(Loop *L, const Order *order) noexcept nogil
 
 cdef CarryOut CARRY_OUT[<int> ORDER_KINDS]
@@ -156,6 +168,9 @@ CARRY_OUT[<int> ORDER_CLOSE_CLIENT] = close_client
 CARRY_OUT[<int> ORDER_CLOSE_SERVER] = close_server
 CARRY_OUT[<int> ORDER_CANCEL] = cancel
 CARRY_OUT[<int> ORDER_LAUNCH] = launch
+CARRY_OUT[<int> ORDER_TELL_CHANGED] = tell_changed
+CARRY_OUT[<int> ORDER_INQUIRED] = inquired
+CARRY_OUT[<int> ORDER_LEARNED] = learned
 
 
 cdef int check_orders() except -1:

@@ -26,9 +26,12 @@ cpdef enum Notice:
     NOTICE_CLIENT_CLOSED  # argument: CloseReason
     NOTICE_SERVER_CLOSED  # argument: CloseReason
     NOTICE_LAUNCH  # pool_id: it wants servers
+    NOTICE_CHANGED  # pool_id: a client has left something new in one of its servers
     NOTICE_ACCEPT_PAUSED  # handle is a listener; argument: errno
     NOTICE_CANCEL  # PostgreSQL is to be asked; cancel_end is due
     NOTICE_LINK  # a link is connected, has got bytes, or has ended
+    NOTICE_INQUIRED  # pool_id: pool_inquiry_answer is due
+    NOTICE_LEARNED  # pool_id: pool_learned is due
 
 cdef struct Transport:
     # The operations of a connection, the same for every kind. Bytes or -errno;

@@ -4,6 +4,7 @@
 cimport cython
 from cpython.bytes cimport PyBytes_AsString, PyBytes_FromStringAndSize
 from libc.stdint cimport uint32_t, uint64_t, uint8_t
+from libc.stdlib cimport free
 from libc.string cimport memset
 
 from pooler.io.accept cimport (
@@ -26,10 +27,11 @@ from pooler.io.poll cimport (
 from pooler.io.stats cimport loop_counters, peer_name, pool_counters
 from pooler.io.syscalls cimport sys_now_us
 from pooler.io.transport cimport stream_swallow, stream_write
+from pooler.relay.inquire cimport inquiry_forget, words_forget
 from pooler.relay.step cimport (
     relay_add_pool, step_cancel, step_cancelled, step_client_admit, step_client_close,
-    step_client_end, step_pool_waits, step_pool_wants, step_server_begin,
-    step_server_close,
+    step_client_end, step_pool_inquire, step_pool_waits, step_pool_wants,
+    step_server_begin, step_server_close,
 )
 from pooler.session.deadlines cimport DEADLINE_QUERY_WAIT, DEADLINE_TESTED
 from pooler.session.pool cimport (
@@ -39,14 +41,15 @@ from pooler.session.pool cimport (
 from pooler.session.records cimport (
     CANCEL_KEY_MAX_BYTES, CANCEL_KEY_MIN_BYTES, CLIENT_LOGIN, CLOSE_NO_MEMORY,
     CLOSE_REASONS, CLOSE_SERVER_OBSOLETE, CLOSE_SERVER_UNUSABLE, ClientSession,
-    CloseReason, Pool, PoolConfig, ServerSession, client_cancel_key, script_fill,
+    CloseReason, Pool, PoolConfig, Script, ServerSession, client_cancel_key,
+    script_fill,
 )
 from pooler.tables.params cimport (
     PARAM_VALUE_MAX, ParamSet, params_empty, params_free, params_init, params_track,
     params_unref, params_with,
 )
 from pooler.tables.texts cimport StatementTable, statements_free, statements_init
-from pooler.wire.buffers cimport queue_drop, queue_reset, queue_size
+from pooler.wire.buffers cimport Queue, queue_drop, queue_reset, queue_size
 from pooler._wire cimport HELD_MOST_BYTES, limit_rules
 
 import os
@@ -65,6 +68,13 @@ LIST_PARAMETERS = frozenset(
 
 cdef const uint8_t *bytes_of(bytes data) except NULL:
     return <const uint8_t *> PyBytes_AsString(data)
+
+
+cdef bytes bytes_in(const Queue *q):
+    """A copy of what a queue holds."""
+    if q.cap == 0:
+        return b""
+    return PyBytes_FromStringAndSize(<const char *> q.data + q.start, queue_size(q))
 
 
 @cython.final
@@ -268,15 +278,8 @@ cdef class Engine:
     def login_bytes(self, uint64_t handle):
         """What a client in state LOGIN has sent and Python has not consumed."""
         cdef ClientConn *cc = self.client(handle)
-        cdef const uint8_t *data = (
-            cc.session.stream.held.data + cc.session.stream.held.start
-        )
         cc.login_noticed = False
-        if cc.session.stream.held.cap == 0:
-            return b""
-        return PyBytes_FromStringAndSize(
-            <const char *> data, queue_size(&cc.session.stream.held)
-        )
+        return bytes_in(&cc.session.stream.held)
 
     def login_consume(self, uint64_t handle, size_t n, uint32_t wanted_bytes=0):
         """Forget the first n of ``login_bytes``.
@@ -449,6 +452,37 @@ cdef class Engine:
             pool_pause(p, True)
         retire_servers(&self.loop, p)
 
+    def pool_inquire(self, uint32_t pool_id, bytes query):
+        """Ask an idle server of a pool; ``query`` must leave nothing behind.
+
+        False when there is no idle server, or somebody waits for one, or one is being
+        asked. Otherwise NOTICE_INQUIRED comes, and ``pool_inquiry_answer`` is due.
+        """
+        cdef Loop *L = &self.loop
+        cdef Pool *p = self.pool(pool_id)
+        cdef Script script
+        cdef bint asked
+        memset(&script, 0, sizeof(script))
+        script_fill(&script, query)
+        loop_now(L)
+        asked = step_pool_inquire(&L.relay, p, script.message, script.n)
+        carry_out(L)
+        free(script.message)
+        return asked
+
+    def pool_inquiry_answer(self, uint32_t pool_id):
+        """All messages up to ReadyForQuery; empty when the server was lost."""
+        cdef bytes data = bytes_in(&self.pool(pool_id).inquiry.answer)
+        inquiry_forget(self.pool(pool_id))
+        return data
+
+    def pool_learned(self, uint32_t pool_id):
+        """Parameter, what clients asked for, what servers made of it: all of it new."""
+        cdef bytes data = bytes_in(&self.pool(pool_id).inquiry.learned)
+        words_forget(self.pool(pool_id))
+        parts = iter(data.split(b"\0")[:-1])
+        return list(zip(parts, parts, parts))
+
     def pool_stats(self, uint32_t pool_id):
         """Counts and totals of one pool."""
         return pool_counters(self.pool(pool_id))
@@ -504,14 +538,9 @@ cdef class Engine:
         Reading goes on from here.
         """
         cdef LinkConn *link = self.link(handle)
-        cdef bytes data = b""
+        cdef bytes data = bytes_in(&link.stream.held)
         cdef int code
-        if link.stream.held.cap:
-            data = PyBytes_FromStringAndSize(
-                <const char *> link.stream.held.data + link.stream.held.start,
-                queue_size(&link.stream.held),
-            )
-            queue_reset(&link.stream.held)
+        queue_reset(&link.stream.held)
         code = link_listen(&self.loop, link)
         if code < 0:
             raise OSError(-code, os.strerror(-code))

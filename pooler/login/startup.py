@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
@@ -30,6 +30,7 @@ from pooler.errors import (
     LoginError,
     SilentLoginError,
 )
+from pooler.login.date_style import on_top
 from pooler.login.packets import (
     CANCEL_REQUEST_CODE,
     GSSENC_REQUEST_CODE,
@@ -284,23 +285,34 @@ def select_parameters(
     """Keep what can be followed per client, drop what is ignored, refuse the rest.
 
     In:      parameters of a StartupMessage; ``ignored`` = ignore_startup_parameters
-    Out:     canonical name to value; an explicit parameter beats one in ``options``
+    Out:     canonical name to value; an explicit parameter beats one in ``options``,
+             of a DateStyle as far as it goes
     Errors:  LoginError, names the parameter
     Source:  PostgreSQL "Message Formats", StartupMessage; "Connection Settings"
     """
     dropped = {name.lower() for name in ignored}
-    explicit: dict[str, str] = {}
+    explicit: list[tuple[str, str]] = []
     selected: dict[str, str] = {}
     for name, value in parameters.items():
         key = name.lower()
         if name == "options":
-            selected.update(_select_options(value, dropped, tracked))
+            _select(selected, _select_options(value, dropped, tracked))
         elif key in tracked:
-            explicit[tracked[key]] = value
+            explicit.append((tracked[key], value))
         elif key not in dropped:
             raise LoginError(f"unsupported startup parameter: {name}")
-    selected.update(explicit)
+    _select(selected, explicit)
     return selected
+
+
+def _select(selected: dict[str, str], more: Iterable[tuple[str, str]]) -> None:
+    """Take over values in their order, each in place of an earlier one."""
+    for name, value in more:
+        earlier = selected.get(name)
+        if name == "DateStyle" and earlier is not None:
+            selected[name] = on_top(value, earlier)
+        else:
+            selected[name] = value
 
 
 def _select_options(

@@ -5,10 +5,11 @@ from libc.stdint cimport uint32_t, uint8_t
 from libc.string cimport memchr
 
 from pooler.relay.cancels cimport cancel_if_late
+from pooler.relay.inquire cimport words_learned
 from pooler.relay.shared cimport RELAY_ALIGN, RELAY_NO_MEMORY, RELAY_OK
-from pooler.session.requests cimport REQUEST_ALIGN, requests_push
+from pooler.session.requests cimport REQUEST_ALIGN, requests_first, requests_push
 from pooler.tables.params cimport (
-    PARAM_VALUE_MAX, params_index, params_ref, params_unref, params_with,
+    PARAM_VALUE_MAX, ParamValue, params_index, params_ref, params_unref, params_with,
     put_set_query, set_query_bytes,
 )
 from pooler.wire.buffers cimport output_room
@@ -108,6 +109,22 @@ cdef void server_aligned(Relay *r, ServerSession *s, ClientSession *c) noexcept 
     cancel_if_late(r, s)
 
 
+cdef void note_words(Relay *r, ServerSession *s, int index) noexcept nogil:
+    """A server has a new value. If our SET asked for it, others will ask so, too.
+
+    Not of a DateStyle: PostgreSQL may complete that of a login in another way.
+    """
+    cdef const ParamValue *asked
+    if s.client == NULL or s.fate.obsolete or (
+        requests_first(&s.requests) != REQUEST_ALIGN
+        or index == r.params.partial or index == r.params.label
+    ):
+        return
+    asked = s.client.params.value[index]
+    if asked != NULL and asked != s.params.value[index]:
+        words_learned(r, s.pool, index, asked, s.params.value[index])
+
+
 cdef bint note_parameter(
     Relay *r, ServerSession *s, bint for_client, const uint8_t *body, size_t n
 ) noexcept nogil:
@@ -141,6 +158,7 @@ cdef bint note_parameter(
         return False
     params_unref(&r.params, s.params)
     s.params = new
+    note_words(r, s, index)
     if for_client:
         new = params_with(&r.params, s.client.params, index, value, value_n)
         if new == NULL:

@@ -6,8 +6,11 @@ from libc.string cimport memset
 
 from pooler.relay.align cimport server_params_end, stop_aligning
 from pooler.relay.cancels cimport cancel_work
+from pooler.relay.inquire cimport inquiry_lost
 from pooler.relay.injected cimport inject_end, inject_query
-from pooler.relay.orders cimport order_close_server, order_read_server
+from pooler.relay.orders cimport (
+    order_close_server, order_read_server, order_tell_changed,
+)
 from pooler.relay.wakes cimport wake_pool, want_servers
 from pooler.session.deadlines cimport (
     DEADLINE_CANCEL_AGAIN, DEADLINE_TESTED, deadline_start, deadline_stop, timer_end,
@@ -17,18 +20,18 @@ from pooler.session.pool cimport (
     pool_tested,
 )
 from pooler.session.records cimport (
-    CLOSE_CLIENT_IN_PROGRESS, CLOSE_CLIENT_NOT_READY, CLOSE_CLIENT_REQUEST,
-    CLOSE_NO_MEMORY, CLOSE_REPLICATION, CLOSE_SERVER_ABANDONED, CLOSE_SERVER_CHANGED,
-    CLOSE_SERVER_OBSOLETE, COPY_IN_OPEN, MODE_SESSION, PoolConfig, SERVER_ACTIVE,
-    SERVER_CLOSED, SERVER_TESTED, Script, server_is_free, server_is_quiet,
-    server_side_is_quiet,
+    CHANGE_FOR_GOOD, CLOSE_CLIENT_IN_PROGRESS, CLOSE_CLIENT_NOT_READY,
+    CLOSE_CLIENT_REQUEST, CLOSE_NO_MEMORY, CLOSE_REPLICATION, CLOSE_SERVER_ABANDONED,
+    CLOSE_SERVER_CHANGED, CLOSE_SERVER_OBSOLETE, COPY_IN_OPEN, MODE_SESSION, PoolConfig,
+    SERVER_ACTIVE, SERVER_CLOSED, SERVER_TESTED, Script, server_is_free,
+    server_is_quiet, server_side_is_quiet,
 )
 from pooler.session.requests cimport (
     REQUEST_SKIP, requests_count, requests_first, requests_free,
 )
 from pooler.statements.effects cimport session_statements_free
 from pooler.wire.buffers cimport queue_reset
-from pooler.session.changes cimport CHANGE_FOR_GOOD, changes_cleaned
+from pooler.session.changes cimport changes_cleaned
 from pooler.session.counters cimport count_changed, count_cleaned
 from pooler.session.tracking cimport no_strays
 from pooler.tables.server_statements cimport server_statements_sure
@@ -49,6 +52,8 @@ cdef void close_server(Relay *r, ServerSession *s, CloseReason reason) noexcept 
         stop_aligning(s.client)
     if r.pending.settle == s:
         r.pending.settle = NULL
+    if p.inquiry.server == s:
+        inquiry_lost(r, p)
     session_statements_free(&r.statements, s)
     pool_remove_server(p, s)
     timer_end(&s.timer)
@@ -101,6 +106,8 @@ cdef void keep_changed(Relay *r, ServerSession *s) noexcept nogil:
     """A client has left something in its server: it is offered that one again, until
     somebody else needs it, who gets it clean.
     """
+    if s.changes.left & ~s.pool.counters.left:
+        order_tell_changed(&r.orders, s.pool)
     count_changed(s.pool, s.changes.left)
     if s.pool.waiting_head != NULL or s.pool.config.reset_always:
         pool_abandon(s.pool, s)

@@ -182,8 +182,10 @@ cdef void note_text(Walk *w) noexcept nogil:
         if name_n == n:
             return
         text += name_n + 1
-        n -= name_n + 1
-    runs_query(&w.r.statements, w.s, text, strnlen(<const char *> text, n))
+        n = strnlen(<const char *> text, n - name_n - 1)
+    elif text[n - 1] == 0:
+        n -= 1
+    runs_query(&w.r.statements, w.s, text, n)
 
 
 cdef RelayStatus on_function_call(Walk *w) noexcept nogil:

@@ -19,6 +19,9 @@ cdef enum OrderKind:
     ORDER_CLOSE_SERVER
     ORDER_CANCEL  # have PostgreSQL cancel what the server is at; then step_cancelled
     ORDER_LAUNCH  # the pool wants servers
+    ORDER_TELL_CHANGED  # a client has left something new in a server of the pool
+    ORDER_INQUIRED  # what a server of the pool was asked is answered
+    ORDER_LEARNED  # what a server has made of a client's values is kept for Python
     ORDER_KINDS
 
 cdef enum:
@@ -55,3 +58,6 @@ cdef void order_close_server(
 ) noexcept nogil
 cdef void order_cancel(Orders *o, ServerSession *s) noexcept nogil
 cdef void order_launch(Orders *o, Pool *p) noexcept nogil
+cdef void order_tell_changed(Orders *o, Pool *p) noexcept nogil
+cdef void order_inquired(Orders *o, Pool *p) noexcept nogil
+cdef void order_learned(Orders *o, Pool *p) noexcept nogil

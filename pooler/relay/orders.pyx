@@ -72,3 +72,15 @@ cdef void order_cancel(Orders *o, ServerSession *s) noexcept nogil:
 
 cdef void order_launch(Orders *o, Pool *p) noexcept nogil:
     put_order(o, ORDER_LAUNCH).pool = p
+
+
+cdef void order_tell_changed(Orders *o, Pool *p) noexcept nogil:
+    put_order(o, ORDER_TELL_CHANGED).pool = p
+
+
+cdef void order_inquired(Orders *o, Pool *p) noexcept nogil:
+    put_order(o, ORDER_INQUIRED).pool = p
+
+
+cdef void order_learned(Orders *o, Pool *p) noexcept nogil:
+    put_order(o, ORDER_LEARNED).pool = p

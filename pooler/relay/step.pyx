@@ -17,6 +17,9 @@ from pooler.relay.ends cimport (
 from pooler.relay.from_client cimport relay_client_bytes
 from pooler.relay.from_server cimport relay_server_bytes
 from pooler.relay.injected cimport answer_cancelled
+from pooler.relay.inquire cimport (
+    inquiry_begin, inquiry_bytes, inquiry_forget, words_forget,
+)
 from pooler.relay.orders cimport (
     order_read_client, order_read_server, order_send_to_client, order_send_to_server,
 )
@@ -67,6 +70,8 @@ cdef void relay_free(Relay *r) noexcept nogil:
     """Free what the relay owns; its sessions are closed already."""
     cdef uint32_t i
     for i in range(r.pool_count):
+        inquiry_forget(r.pools[i])
+        words_forget(r.pools[i])
         pool_free(r.pools[i])
     free(r.pools)
     queue_reset(&r.pending.block)
@@ -346,6 +351,8 @@ cdef void step_server_bytes(
     if c != NULL:
         order_send_to_client(&r.orders, c, r.to_client.data, r.to_client.n)
     order_send_to_server(&r.orders, s, r.to_server.data, r.to_server.n)
+    if c == NULL:
+        inquiry_bytes(r, s, src, consumed)
     if queue_keep(&s.stream.held, src + consumed, n - consumed) < 0:
         status = RELAY_NO_MEMORY
     if status != RELAY_OK:
@@ -412,6 +419,16 @@ cdef void step_pool_wants(Relay *r, Pool *p) noexcept nogil:
 cdef void step_pool_waits(Relay *r, Pool *p) noexcept nogil:
     """Servers that were wanted do not come, or not yet: make do with what is there."""
     wake_pool(r, p)
+
+
+cdef bint step_pool_inquire(
+    Relay *r, Pool *p, const uint8_t *message, size_t n
+) noexcept nogil:
+    """Python wants to know what a server answers to a Query that changes nothing.
+
+    False: no server is free. The message is borrowed until orders are carried out.
+    """
+    return inquiry_begin(r, p, message, n)
 
 
 # ---------------------------------------------------------------- cancel

@@ -12,25 +12,10 @@ Source: PostgreSQL documentation, "SET", "Asynchronous Operations", "DISCARD".
 
 from libc.stdint cimport uint32_t
 
-from pooler.session.records cimport ServerSession
+from pooler.session.records cimport (
+    CHANGES_LEFT, CHANGE_BACK, CHANGE_MEANING, CHANGE_TRACKED, ServerSession,
+)
 from pooler.session.requests cimport batch_number, batch_unsettled
-
-cdef enum Change:  # what a text may change; or-ed
-    CHANGE_TRACKED = 1  # a parameter that follows its client
-    CHANGE_MEANING = 2  # what texts mean
-    CHANGE_BACK = 4  # takes back what the transaction has set
-    CHANGE_FORGETS = 8  # prepared statements may be gone
-    CHANGE_CLEANS = 16  # DISCARD ALL
-    CHANGE_SETTING = 32  # from here on: what is left in the session
-    CHANGE_TEMPORARY = 64
-    CHANGE_LISTEN = 128
-    CHANGE_LOCK = 256
-    CHANGE_CURSOR = 512
-    CHANGE_HIDDEN = 1024  # a text that can do anything: DO, CALL
-    CHANGE_FOR_GOOD = 2048  # no command takes it back: LOAD
-    CHANGES_LEFT = 4064  # all of these
-    CHANGE_KINDS = 12
-
 
 cdef inline bint meaning_is_unsure(const ServerSession *s) noexcept nogil:
     """Whether nobody can say under which settings the next text will be read."""

@@ -18,7 +18,7 @@ from pooler.session.deadlines cimport (
     CLIENT_DEADLINES, NO_DEADLINE, SERVER_DEADLINES, Timer, Wheel, deadline_start,
     deadline_stop,
 )
-from pooler.wire.buffers cimport Stream
+from pooler.wire.buffers cimport Queue, Stream
 from pooler.tables.params cimport ParamSet
 from pooler.tables.client_names cimport ClientStatement, ClientStatements
 from pooler.tables.effect_queue cimport EffectQueue
@@ -83,6 +83,21 @@ cpdef enum CloseReason:
     CLOSE_INTERNAL
     CLOSE_REASONS
 
+cpdef enum Change:  # what a text may change; or-ed
+    CHANGE_TRACKED = 1  # a parameter that follows its client
+    CHANGE_MEANING = 2  # what texts mean
+    CHANGE_BACK = 4  # takes back what the transaction has set
+    CHANGE_FORGETS = 8  # prepared statements may be gone
+    CHANGE_CLEANS = 16  # DISCARD ALL
+    CHANGE_SETTING = 32  # from here on: what is left in the session
+    CHANGE_TEMPORARY = 64
+    CHANGE_LISTEN = 128
+    CHANGE_LOCK = 256
+    CHANGE_CURSOR = 512
+    CHANGE_HIDDEN = 1024  # a text that can do anything: DO, CALL
+    CHANGE_FOR_GOOD = 2048  # no command takes it back: LOAD
+    CHANGES_LEFT = 4064  # all of these
+
 cdef enum CopyInState:
     COPY_IN_NONE
     COPY_IN_OPEN  # CopyInResponse seen; the client has not ended the COPY
@@ -137,8 +152,15 @@ cdef struct PoolCounters:  # totals since the pool was made; written by counters
     uint64_t evictions
     uint64_t changed  # how often a client has left something in a server's session
     uint64_t cleaned  # how often that was cleared away for another client
-    uint32_t left  # what it ever was: or-ed session.changes.Change
+    uint32_t left  # what it ever was: or-ed Change
     uint64_t replays  # batches that were sent again after a plan had gone stale
+
+cdef struct Inquiry:  # what an idle server makes of a value; written by inquire
+    ServerSession *server  # borrow: it has not answered yet; NULL: none
+    Queue answer  # own: its messages, up to ReadyForQuery
+    bint failed  # the answer is longer than any that is awaited
+    Queue learned  # own: name, what a client asked for, what a server made of it; each
+    # with a terminator, and again
 
 cdef struct Pool:
     uint32_t id
@@ -158,6 +180,7 @@ cdef struct Pool:
     bint closing  # paused for good: who asks for a server is sent away
     bint wake_listed  # in the list of pools whose waiting clients are to be served
     Pool *next_wake  # borrow
+    Inquiry inquiry
     ServerSession *idle_head  # borrow: most recently used
     ServerSession *idle_tail
     ClientSession *waiting_head  # borrow: waits longest

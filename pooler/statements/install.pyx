@@ -7,7 +7,7 @@ from libc.string cimport memcpy, strlen
 
 from pooler.wire.buffers cimport QUEUE_MAX_BYTES, Output, output_add, output_room
 from pooler.statements.effects cimport effects_take, effects_undo, push_with_effect
-from pooler.session.records cimport server_has
+from pooler.session.records cimport CHANGE_MEANING, CHANGE_TRACKED, server_has
 from pooler.session.requests cimport (
     REQUEST_COPY_END, REQUEST_DESCRIBE, REQUEST_SKIP, REQUEST_SQL, batch_number,
     request_closes, requests_at, requests_fail, requests_push,
@@ -24,7 +24,6 @@ from pooler.tables.texts cimport (
 )
 from pooler._wire cimport HEADER_BYTES, load_be32, put_cstring, put_header
 from pooler.session.batch cimport batch_bind, batch_open, batch_synced
-from pooler.session.changes cimport CHANGE_MEANING, CHANGE_TRACKED
 from pooler.tables.params cimport (
     ParamSet, local_set_bytes, params_differ, put_local_set,
 )

@@ -4,9 +4,8 @@
 from libc.stdint cimport uint32_t
 
 from pooler._wire cimport load_be32
-from pooler.session.changes cimport (
-    CHANGE_FORGETS, CHANGE_HIDDEN, CHANGE_MEANING, change_sent,
-)
+from pooler.session.changes cimport change_sent
+from pooler.session.records cimport CHANGE_FORGETS, CHANGE_HIDDEN, CHANGE_MEANING
 from pooler.statements.sql_changes cimport sql_changes, sql_changes_of_plan
 from pooler.tables.server_statements cimport server_statements_doubt
 from pooler.tables.texts cimport STATEMENT_PARSE

@@ -3,7 +3,7 @@
 
 from libc.string cimport memcmp, memcpy
 
-from pooler.session.changes cimport (
+from pooler.session.records cimport (
     CHANGE_BACK, CHANGE_CLEANS, CHANGE_CURSOR, CHANGE_FORGETS, CHANGE_FOR_GOOD,
     CHANGE_HIDDEN, CHANGE_LISTEN, CHANGE_LOCK, CHANGE_MEANING, CHANGE_SETTING,
     CHANGE_TEMPORARY, CHANGE_TRACKED,
@@ -14,7 +14,6 @@ from pooler.statements.sql_text cimport (
 from pooler.tables.params cimport PARAM_NAME_MAX, params_index
 
 cdef enum:
-    BLOCK = 16  # bytes that are looked at together
     HAS_SEMICOLON = 1
     HAS_PAIR = 2
 
@@ -28,45 +27,71 @@ cdef struct Reader:  # of one command
 
 # ---------------------------------------------------------------- a first look
 
+cdef extern from *:
+    """
+    /* GCC's and clang's vectors: what the machine has, or as good as that. */
+    typedef unsigned char Bytes16 __attribute__((vector_size(16)));
+
+    static inline Bytes16 load_16(const unsigned char *p) {
+        Bytes16 v;
+        __builtin_memcpy(&v, p, 16);
+        return v;
+    }
+
+    static inline int any_of_16(Bytes16 v) {
+        unsigned long long half[2];
+        __builtin_memcpy(half, &v, 16);
+        return (half[0] | half[1]) != 0;
+    }
+
+    /* Looks at p[0:17): at 16 bytes, and the one behind each. */
+    static inline void look_at_16(
+        const unsigned char *p, Bytes16 *semicolons, Bytes16 *pairs
+    ) {
+        Bytes16 raw = load_16(p), one = raw | 0x20, two = load_16(p + 1) | 0x20;
+        *semicolons |= (Bytes16)(raw == ';');
+        *pairs |= (Bytes16)(
+            ((two == 0x7f) & ((one == 't') | (one == 'y') | (one == 'k')))
+            | ((one == 'm') & (two == 'p')) | ((one == 'e') & (two == 'e')));
+    }
+
+    /* Bit 0: a semicolon, but for the last byte; bit 1: a pair. */
+    static int look_at_text(const unsigned char *text, size_t n) {
+        Bytes16 semicolons = {0}, pairs = {0};
+        unsigned char tail[32] = {0};
+        size_t at = 0;
+        for (; at + 17 <= n; at += 16)
+            look_at_16(text + at, &semicolons, &pairs);
+        if (at + 1 < n) {
+            if (n >= 17) {
+                look_at_16(text + n - 17, &semicolons, &pairs);
+            } else {
+                __builtin_memcpy(tail, text, n);
+                tail[n - 1] = tail[n - 1] == ';' ? 0 : tail[n - 1];
+                look_at_16(tail, &semicolons, &pairs);
+            }
+        }
+        return any_of_16(semicolons) | any_of_16(pairs) << 1;
+    }
+    """
+    int look_at_text(const uint8_t *text, size_t n) nogil
+
+
 cdef inline uint8_t low(uint8_t byte) noexcept nogil:
     """A letter as a small one; "_" becomes 0x7f."""
     return byte | 0x20
 
 
-cdef inline uint8_t pair_at(const uint8_t *p) noexcept nogil:
-    """Whether two bytes are part of a name that reaches into the session.
+cdef inline int look(const uint8_t *text, size_t n) noexcept nogil:
+    """Whether there is a semicolon, or a part of a name that reaches into the session.
 
-    "t_" of set_config and its like, "y_" of pg_advisory_lock, "k_" of dblink_connect,
-    "mp" of temp, "ee" of setseed.
+    The parts are "t_" of set_config and its like, "y_" of pg_advisory_lock, "k_" of
+    dblink_connect, "mp" of temp, "ee" of setseed. A semicolon as the last byte does not
+    count.
+
+    Cost: O(n), some twenty instructions for each 16 bytes
     """
-    cdef uint8_t one = p[0] | 0x20
-    cdef uint8_t two = p[1] | 0x20
-    return (
-        (two == 0x7F) & ((one == c"t") | (one == c"y") | (one == c"k"))
-        | ((one == c"m") & (two == c"p")) | ((one == c"e") & (two == c"e"))
-    )
-
-
-cdef int look(const uint8_t *text, size_t n) noexcept nogil:
-    """Whether there is a semicolon, or one of the pairs, somewhere in a text.
-
-    Cost: O(n), a few instructions for each 16 bytes; the loop inside is one for the
-    compiler to make vectors of.
-    """
-    cdef size_t at = 0
-    cdef uint8_t pairs = 0
-    cdef uint8_t semicolons = 0
-    cdef int i
-    while at + BLOCK < n:
-        for i in range(BLOCK):
-            pairs |= pair_at(text + at + i)
-            semicolons |= text[at + i] == c";"
-        at += BLOCK
-    while at + 1 < n:
-        pairs |= pair_at(text + at)
-        semicolons |= text[at] == c";"
-        at += 1
-    return (HAS_SEMICOLON if semicolons else 0) | (HAS_PAIR if pairs else 0)
+    return look_at_text(text, n)
 
 
 # ---------------------------------------------------------------- names of functions
@@ -383,38 +408,57 @@ cdef struct Command:  # a first word; what it changes, or who reads on
     Read read
 
 cdef Command COMMANDS_KNOWN[COMMANDS]
+cdef uint8_t FIRST_OF[27]  # of the commands with a letter, a to z; the last is the end
 
-# Every other command changes nothing but rows, or is none.
+# By their first letters. Every other command changes nothing but rows, or is none.
 _ANYTHING = CHANGE_MEANING | CHANGE_HIDDEN | CHANGE_FORGETS
-_COMMANDS = (
-    (b"set", 0), (b"reset", 0), (b"discard", 0), (b"deallocate", 0), (b"create", 0),
-    (b"declare", 0), (b"explain", 0), (b"commit", CHANGE_BACK), (b"end", CHANGE_BACK),
-    (b"rollback", CHANGE_BACK), (b"abort", CHANGE_BACK), (b"alter", CHANGE_MEANING),
-    (b"drop", CHANGE_MEANING), (b"import", CHANGE_MEANING),
-    (b"reassign", CHANGE_MEANING), (b"listen", CHANGE_LISTEN),
-    (b"load", CHANGE_FOR_GOOD | CHANGE_MEANING), (b"do", _ANYTHING),
-    (b"call", _ANYTHING),
-)
+_COMMANDS = {
+    b"abort": CHANGE_BACK,
+    b"alter": CHANGE_MEANING,
+    b"call": _ANYTHING,
+    b"commit": CHANGE_BACK,
+    b"create": 0,
+    b"deallocate": 0,
+    b"declare": 0,
+    b"discard": 0,
+    b"do": _ANYTHING,
+    b"drop": CHANGE_MEANING,
+    b"end": CHANGE_BACK,
+    b"explain": 0,
+    b"import": CHANGE_MEANING,
+    b"listen": CHANGE_LISTEN,
+    b"load": CHANGE_FOR_GOOD | CHANGE_MEANING,
+    b"reassign": CHANGE_MEANING,
+    b"reset": 0,
+    b"rollback": CHANGE_BACK,
+    b"set": 0,
+}
+
+
+cdef int read_by(bytes word, Read read) except -1:
+    COMMANDS_KNOWN[list(_COMMANDS).index(word)].read = read
+    return 0
 
 
 cdef int fill_commands() except -1:
-    cdef int i
+    cdef int i = 0
     cdef bytes word
-    if len(_COMMANDS) != COMMANDS:
-        raise ImportError("COMMANDS is not the number of commands")
-    for i in range(COMMANDS):
-        word, changes = _COMMANDS[i]
+    if len(_COMMANDS) != COMMANDS or sorted(_COMMANDS) != list(_COMMANDS):
+        raise ImportError("COMMANDS is not their number, or they are not in order")
+    for word, changes in _COMMANDS.items():
         memcpy(COMMANDS_KNOWN[i].word, <const char *> word, len(word))
         COMMANDS_KNOWN[i].word_n = <uint8_t> len(word)
         COMMANDS_KNOWN[i].changes = changes
-        COMMANDS_KNOWN[i].read = NULL
-    COMMANDS_KNOWN[0].read = read_set
-    COMMANDS_KNOWN[1].read = read_reset
-    COMMANDS_KNOWN[2].read = read_discard
-    COMMANDS_KNOWN[3].read = read_deallocate
-    COMMANDS_KNOWN[4].read = read_create
-    COMMANDS_KNOWN[5].read = read_declare
-    COMMANDS_KNOWN[6].read = read_explain
+        i += 1
+    for i in range(27):
+        FIRST_OF[i] = sum(1 for word in _COMMANDS if word[0] < c"a" + i)
+    read_by(b"create", read_create)
+    read_by(b"deallocate", read_deallocate)
+    read_by(b"declare", read_declare)
+    read_by(b"discard", read_discard)
+    read_by(b"explain", read_explain)
+    read_by(b"reset", read_reset)
+    read_by(b"set", read_set)
     return 0
 
 fill_commands()
@@ -423,16 +467,18 @@ fill_commands()
 cdef uint32_t command_changes(Reader *r, size_t at) noexcept nogil:
     """What the command at ``at`` changes, by its first words."""
     cdef const Command *command
-    cdef size_t end = skip_word(r.text, r.n, at)
-    cdef uint8_t first
+    cdef uint8_t letter = low(r.text[at]) - c"a" if at < r.n else 26
+    cdef size_t end
     cdef int i
-    if end - at < 2 or end - at > WORD_BYTES:
+    if letter >= 26:
         return 0
-    first = low(r.text[at])
-    for i in range(COMMANDS):
+    for i in range(FIRST_OF[letter], FIRST_OF[letter + 1]):
         command = &COMMANDS_KNOWN[i]
-        if command.word[0] == first and is_word(
-            r, at, end, command.word, command.word_n
+        end = at + command.word_n
+        if (
+            end <= r.n
+            and is_word(r, at, end, command.word, command.word_n)
+            and (end == r.n or not in_name(r.text[end]))
         ):
             r.at = end
             return command.changes if command.read == NULL else command.read(r)

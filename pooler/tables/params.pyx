@@ -12,12 +12,13 @@ cdef extern from "<strings.h>" nogil:
 
 cdef enum:
     FIRST_BUCKETS = 64  # a power of two
-    SET_BYTES = 64  # more than what surrounds name and value in either form
+    SET_BYTES = 64  # more than what surrounds name and value in any form
+    DATE_ORDER_BYTES = 5  # ", MDY"
 
 
 cdef int params_init(ParamTable *t) except -1:
     memset(t, 0, sizeof(ParamTable))
-    t.label = -1
+    t.label = t.partial = -1
     t.values = <ParamValue **> calloc(FIRST_BUCKETS, sizeof(ParamValue *))
     t.sets = <ParamSet **> calloc(FIRST_BUCKETS, sizeof(ParamSet *))
     t.value_mask = t.set_mask = FIRST_BUCKETS - 1
@@ -58,6 +59,8 @@ cdef int params_track(ParamTable *t, bytes name, bint is_list) except -1:
     t.is_list[t.count] = is_list
     if name.lower() == b"application_name":
         t.label = t.count
+    if name.lower() == b"datestyle":
+        t.partial = t.count
     t.count += 1
     return 0
 
@@ -270,6 +273,9 @@ cdef size_t set_query_bytes(const ParamTable *t, const ParamSet *want) noexcept 
 cdef const char *SET_BEGIN = b"SET "
 cdef const char *SET_MIDDLE = b"=E'"
 cdef const char *SET_END = b"';"
+cdef const char *DATE_STYLES[4]
+DATE_STYLES[:] = [b"ISO", b"SQL", b"German", b"Postgres"]
+cdef const char *SET_DATE_DEFAULT = b"SET DateStyle TO DEFAULT;"
 cdef const char *LIST_BEGIN = b"SELECT pg_catalog.set_config('"
 cdef const char *LIST_MIDDLE = b"',E'"
 cdef const char *LIST_END = b"',false);"
@@ -296,6 +302,18 @@ cdef size_t put_escaped(uint8_t *p, const ParamValue *value) noexcept nogil:
     return n
 
 
+cdef bint is_whole_date_style(const ParamValue *v) noexcept nogil:
+    """Whether it is written as a server reports it, with style and order."""
+    cdef uint32_t n = v.n - DATE_ORDER_BYTES
+    cdef int i
+    if v.n <= DATE_ORDER_BYTES or v.text[n] != c"," or v.text[n + 1] != c" ":
+        return False
+    for i in range(4):
+        if strlen(DATE_STYLES[i]) == n and memcmp(v.text, DATE_STYLES[i], n) == 0:
+            return True
+    return False
+
+
 cdef size_t put_set_query(
     uint8_t *p, const ParamTable *t, const ParamSet *want, const ParamSet *have
 ) noexcept nogil:
@@ -304,12 +322,16 @@ cdef size_t put_set_query(
     Returns its size, or 0 when nothing differs. E'' strings mean the same whatever
     standard_conforming_strings says. Values are ASCII (the login and ParameterStatus
     paths see to that): in a multi-byte encoding a quote could hide in a character.
+    A DateStyle that leaves something out is set on top of the default, as at a
+    startup, and not of what the last client had.
     """
     cdef size_t n = HEADER_BYTES
     cdef int i
     for i in range(t.count):
         if want.value[i] == NULL or want.value[i] == have.value[i]:
             continue
+        if i == t.partial and not is_whole_date_style(want.value[i]):
+            n += put_text(p + n, SET_DATE_DEFAULT)
         n += put_text(p + n, LIST_BEGIN if t.is_list[i] else SET_BEGIN)
         memcpy(p + n, t.name[i], t.name_n[i])
         n += t.name_n[i]

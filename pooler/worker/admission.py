@@ -8,6 +8,7 @@ what the welcome is, admitted. From then on Python does not see the client again
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 
 from pooler import log
@@ -33,6 +34,7 @@ from pooler.login.client import (
 from pooler.session.records import CloseReason
 from pooler.worker.cancel import Cancels
 from pooler.worker.pools import Pool, Pools
+from pooler.worker.words import Asked, RefusedValueError
 
 REPLICATION_WORDS = {"logical": "database", "physical": "true"}
 MAX_PARAMETER_BYTES = 4096
@@ -63,24 +65,22 @@ def make_policy(pools: Pools, mock_key: bytes) -> ClientPolicy:
     )
 
 
-def client_values(given: dict[str, str]) -> dict[str, str]:
-    """Parameter values as they can be given to a server; LoginError if one cannot.
-
-    A SET carries ASCII only (in some encodings a quote can hide inside a character).
-    PostgreSQL itself makes question marks of other bytes in application_name.
-    """
-    values = {}
+def check_values(given: dict[str, str]) -> None:
+    """LoginError for a value that is longer than any that can be followed."""
     for name, text in given.items():
-        clean = text
-        if name == "application_name":
-            raw = text.encode(errors="surrogateescape")
-            clean = "".join(chr(b) if 0x20 <= b < 0x7F else "?" for b in raw)
-        if not clean.isascii() or "\0" in clean or len(clean) > MAX_PARAMETER_BYTES:
+        if "\0" in text or len(packets.encode(text)) > MAX_PARAMETER_BYTES:
             raise LoginError(
                 f'invalid value for parameter "{name}"', INVALID_PARAMETER_VALUE
             )
-        values[name] = clean
-    return values
+
+
+def farewell_of(error: LoginError) -> bytes:
+    """What a client is sent whose login ends with an error."""
+    if isinstance(error, SilentLoginError):
+        return b""
+    if isinstance(error, RefusedValueError):  # PostgreSQL looks at values last
+        return packets.authentication_ok() + error.report
+    return packets.error_response("FATAL", error.sqlstate, error.message)
 
 
 @dataclass(slots=True)
@@ -111,6 +111,7 @@ class Admission:
         self._mock_key = mock_key
         self._cancels = cancels
         self._arrivals: dict[int, _Arrival] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
         self._policy = make_policy(pools, mock_key)
 
     def reload(self) -> None:
@@ -174,12 +175,9 @@ class Admission:
                 f"pooler error: {error.message}",
                 tag=f"C-{handle:#x}: (nodb)/(nouser)@{host}:{port}",
             )
-        farewell = (
-            b""
-            if isinstance(error, SilentLoginError)
-            else packets.error_response("FATAL", error.sqlstate, error.message)
+        self._engine.client_close(
+            handle, CloseReason.CLOSE_CLIENT_LOGIN, farewell_of(error)
         )
-        self._engine.client_close(handle, CloseReason.CLOSE_CLIENT_LOGIN, farewell)
 
     # ------------------------------------------------------------ admitting
 
@@ -199,37 +197,87 @@ class Admission:
             pool = self._pools.dedicated(database, accepted.server_user, startup)
             arrival.pool = pool
         else:
-            values = client_values(accepted.parameters)
+            check_values(accepted.parameters)
+            values = dict(accepted.parameters)
             pool = self._pools.get(database, accepted.server_user)
         if accepted.scram_keys is not None:
             pool.scram_keys = accepted.scram_keys
-        if pool.welcome is not None:
-            self._admit(handle, accepted, pool, values)
-        else:
+        self._choose_words(handle, accepted, pool, values)
+
+    def _choose_words(
+        self, handle: int, accepted: LoggedIn, pool: Pool, values: dict[str, str]
+    ) -> None:
+        """Go on once there is a welcome, and the server's words for all values.
+
+        For those that are not known yet a server is asked if one is idle; no login
+        waits until one is free.
+        """
+        if pool.welcome is None:
             self._pools.when_welcome(
                 pool, lambda: self._welcomed(handle, accepted, pool, values)
             )
+            return
+        unknown = pool.words.unknown(values, pool.welcome)
+        if unknown and pool.questions is not None:
+            task = asyncio.get_running_loop().create_task(
+                self._ask(handle, accepted, pool, values, unknown)
+            )
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        else:
+            self._admit(handle, accepted, pool, values)
+
+    async def _ask(
+        self,
+        handle: int,
+        accepted: LoggedIn,
+        pool: Pool,
+        values: dict[str, str],
+        unknown: list[Asked],
+    ) -> None:
+        assert pool.questions is not None  # noqa: S101 - what the caller has asked
+        try:
+            await pool.questions.ask(unknown)
+            if not self._is_here(handle):
+                return
+            if pool.welcome is None:  # forgotten by a reload meanwhile
+                self._choose_words(handle, accepted, pool, values)
+            else:
+                self._admit(handle, accepted, pool, values)
+        except LoginError as error:
+            self._refuse(handle, error)
+        except Exception:
+            log.write_exception("admission failed", tag=pool.tag)
 
     def _welcomed(
         self, handle: int, accepted: LoggedIn, pool: Pool, values: dict[str, str]
     ) -> None:
         """The pool's first server has answered, or could not be opened."""
-        if handle not in self._arrivals:
+        if not self._is_here(handle):
             return
+        try:
+            if pool.welcome is None:
+                raise pool.failure or LoginError("cannot connect")
+            self._choose_words(handle, accepted, pool, values)
+        except LoginError as error:
+            self._refuse(handle, error)
+
+    def _is_here(self, handle: int) -> bool:
+        """Whether a client that had to wait is still there."""
+        if handle not in self._arrivals:
+            return False
         try:
             self._engine.client_peer(handle)
         except LookupError:
             self._forget(handle)  # it has left; its notice is on the way
-            return
-        if pool.welcome is None:
-            failure = pool.failure or LoginError("cannot connect")
-            self._refuse(handle, failure)
-        else:
-            self._admit(handle, accepted, pool, values)
+            return False
+        return True
 
     def _admit(
         self, handle: int, accepted: LoggedIn, pool: Pool, values: dict[str, str]
     ) -> None:
+        """Let a client in, in the server's words; LoginError if one was refused."""
+        told, notice = pool.in_words(values)
         del self._arrivals[handle]
         settings = self._pools.config.settings
         if settings.log_connections:
@@ -240,14 +288,21 @@ class Admission:
                 f" tls=no replication={accepted.replication or 'none'}",
                 tag=f"C-{handle:#x}: {accepted.database}/{accepted.user}@{host}:{port}",
             )
-        greeting = pool.greeting(values, self._pools.tracked_names)
+        greeting = pool.greeting(told, self._pools.tracked_names)
         key = self._cancels.new_key(accepted.minor_protocol)
         self._engine.client_admit(
             handle,
             pool.pool_id,
             greeting.values,
             key,
-            greeting.messages + packets.message(b"K", key) + packets.ready_for_query(),
+            b"".join(
+                (
+                    greeting.messages,
+                    notice,
+                    packets.message(b"K", key),
+                    packets.ready_for_query(),
+                )
+            ),
         )
 
     # ------------------------------------------------------------ leaving

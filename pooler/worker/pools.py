@@ -30,9 +30,10 @@ from pooler.login import packets
 from pooler.login.scram import ScramKeys
 from pooler.login.server import ServerLoginError
 from pooler.parameters import TRACKED_PARAMETERS
-from pooler.session.records import CloseReason
+from pooler.session.records import Change, CloseReason
 from pooler.session.records import PoolMode as EngineMode
 from pooler.worker.servers import Address, ReadyServer, ServerOpener
+from pooler.worker.words import LABEL, Questions, Words, label
 
 # Logins under way at once, per pool: PostgreSQL forks a process for each.
 LOGINS_AT_ONCE = 4
@@ -49,10 +50,20 @@ ENGINE_MODES = {
     PoolMode.STATEMENT: EngineMode.MODE_STATEMENT,
 }
 
+LEFT_TEXTS: Mapping[int, str] = {
+    Change.CHANGE_SETTING: "settings (SET, RESET, ROLE, set_config)",
+    Change.CHANGE_TEMPORARY: "temporary tables",
+    Change.CHANGE_LISTEN: "LISTEN",
+    Change.CHANGE_LOCK: "advisory locks",
+    Change.CHANGE_CURSOR: "cursors WITH HOLD",
+    Change.CHANGE_HIDDEN: "what DO, CALL or a long text may have done",
+    Change.CHANGE_FOR_GOOD: "what no command takes back (LOAD, setseed)",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Greeting:
-    """What clients that ask for the same parameter values are told and given."""
+    """What clients that have the same parameter values are told and given."""
 
     messages: bytes  # AuthenticationOk and every ParameterStatus
     values: list[bytes | None]  # of the tracked parameters, in the engine's order
@@ -76,6 +87,9 @@ class Pool:
     # Of a replication client: what its own server is started with.
     startup: Mapping[str, str] | None = None
     abandoned: bool = False
+    told_left: int = 0  # of LEFT_TEXTS, what the log has said
+    words: Words = field(default_factory=Words)
+    questions: Questions | None = None  # None: of a replication client
 
     @property
     def tag(self) -> str:
@@ -86,22 +100,36 @@ class Pool:
         """Take over what the newest server said at its login; None forgets it."""
         if welcome != self.welcome:
             self.greetings.clear()
+            self.words.forget()
         self.welcome = welcome
 
-    def greeting(self, asked: dict[str, str], tracked: tuple[str, ...]) -> Greeting:
-        """The greeting of a client that asked for these parameter values.
+    def in_words(self, asked: dict[str, str]) -> tuple[dict[str, str], bytes]:
+        """What a client asks for as a server tells it, and the notices it gives.
 
-        Made once for all clients that ask for the same: drivers send the same values
-        again and again, and this is half of what a login costs.
+        LoginError if a value is known to be refused, or cannot be followed.
         """
-        key = tuple(asked.items())
+        welcome = self.welcome or {}
+        notice = b""
+        if LABEL in asked:
+            text, notice = label(packets.encode(asked[LABEL]), welcome)
+            asked = {**asked, LABEL: text}
+        return self.words.told(asked, welcome), notice
+
+    def greeting(self, values: dict[str, str], tracked: tuple[str, ...]) -> Greeting:
+        """The greeting of a client that has these parameter values.
+
+        Made once for all clients that have the same: drivers ask for the same values
+        again and again, and this is half of what a login costs. A parameter that the
+        server does not report is told to nobody.
+        """
+        key = tuple(values.items())
         known = self.greetings.get(key)
         if known is None:
-            told = {**(self.welcome or {}), **asked}
+            welcome = self.welcome or {}
+            told = {name: values.get(name, text) for name, text in welcome.items()}
             messages = [packets.authentication_ok()]
             messages += (packets.parameter_status(*item) for item in told.items())
-            reported = {name: told[name] for name in self.welcome or () if name in told}
-            known = Greeting(b"".join(messages), tracked_values(reported, tracked))
+            known = Greeting(b"".join(messages), tracked_values(told, tracked))
             if len(self.greetings) >= GREETINGS_KEPT:
                 self.greetings.clear()
             self.greetings[key] = known
@@ -211,6 +239,7 @@ class Pools:
             pool_id = self._engine.pool_create(self._size(database, user))
             pool = self._by_key[key] = Pool(database, user, pool_id)
             self._by_id[pool_id] = pool
+            self._prepare_questions(pool)
             self._configure(pool)
         return pool
 
@@ -262,6 +291,8 @@ class Pools:
         self._limit()
         self._databases.clear()
         for pool in list(self._by_key.values()):
+            pool.words.forget()
+            self._engine.pool_learned(pool.pool_id)  # what is on its way, as well
             database = self.database(pool.database.name)
             if database is None:
                 continue
@@ -346,6 +377,34 @@ class Pools:
             except Exception:
                 # one client's trouble must not cost the others their login
                 log.write_exception("admission failed", tag=pool.tag)
+
+    def _prepare_questions(self, pool: Pool) -> None:
+        """Let logins ask the servers of a pool for their words."""
+
+        async def log_in(name: str, value: str) -> str | None:
+            ready = await self._opener.open(
+                pool.database, pool.user, pool.scram_keys, {name: value}
+            )
+            ready.link.close()
+            return ready.greeting.parameters.get(name)
+
+        pool.questions = Questions(
+            self._engine, pool.pool_id, pool.words, lambda: pool.welcome, log_in
+        )
+
+    def inquired(self, pool_id: int) -> None:
+        """The engine has the answer to what a server of the pool was asked."""
+        pool = self._by_id.get(pool_id)
+        if pool is not None and pool.questions is not None:
+            pool.questions.inquired()
+
+    def learned(self, pool_id: int) -> None:
+        """Servers have put values of clients into their own words."""
+        found = self._engine.pool_learned(pool_id)
+        pool = self._by_id.get(pool_id)
+        if pool is not None:
+            for name, asked, told in found:
+                pool.words.learn(name.decode(), asked.decode(), told.decode())
 
     # ------------------------------------------------------------ servers
 
@@ -469,6 +528,19 @@ class Pools:
             f"closing because: {text} (age={age_us // 1_000_000}s)",
             tag=f"S-{server.backend_pid}: {server.pool.tag}@{server.address}",
         )
+
+    def servers_changed(self, pool: Pool) -> None:
+        """Say what clients leave in the pool's servers: once of each kind."""
+        left = self._engine.pool_stats(pool.pool_id)["left"]
+        new = [text for bit, text in LEFT_TEXTS.items() if left & bit & ~pool.told_left]
+        pool.told_left |= left
+        if new:
+            log.write(
+                log.LOG,
+                f"clients leave {', '.join(new)} in the session of a server: it is"
+                " cleaned before another client gets it (clean_changed_servers)",
+                tag=pool.tag,
+            )
 
     # ------------------------------------------------------------ end
 

@@ -106,9 +106,12 @@ class Worker:
             Notice.NOTICE_CLIENT_CLOSED: self._on_client_closed,
             Notice.NOTICE_SERVER_CLOSED: self._on_server_closed,
             Notice.NOTICE_LAUNCH: self._on_launch,
+            Notice.NOTICE_CHANGED: self._on_changed,
             Notice.NOTICE_ACCEPT_PAUSED: self._on_accept_paused,
             Notice.NOTICE_CANCEL: self._on_cancel,
             Notice.NOTICE_LINK: self._on_link,
+            Notice.NOTICE_INQUIRED: self._on_inquired,
+            Notice.NOTICE_LEARNED: self._on_learned,
         }
         self._messages: dict[str, Callable[[BusMessage], None]] = {
             "reload": self._on_reload,
@@ -183,11 +186,22 @@ class Worker:
         if pool is not None:
             self._pools.launch(pool)
 
+    def _on_changed(self, row: NoticeRow) -> None:
+        pool = self._pools.by_id(row[3])
+        if pool is not None:
+            self._pools.servers_changed(pool)
+
     def _on_cancel(self, row: NoticeRow) -> None:
         self._cancels.abandoned(row[1])
 
     def _on_link(self, row: NoticeRow) -> None:
         self._links.happened(row[1])
+
+    def _on_inquired(self, row: NoticeRow) -> None:
+        self._pools.inquired(row[3])
+
+    def _on_learned(self, row: NoticeRow) -> None:
+        self._pools.learned(row[3])
 
     def _on_accept_paused(self, row: NoticeRow) -> None:
         _, handle, code, _, _, _ = row

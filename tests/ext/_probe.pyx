@@ -11,21 +11,22 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 
 from pooler.relay.orders cimport (
-    ORDER_CANCEL, ORDER_CLOSE_CLIENT, ORDER_CLOSE_SERVER, ORDER_LAUNCH,
-    ORDER_READ_CLIENT, ORDER_SEND_TO_CLIENT, ORDER_SEND_TO_SERVER, Order,
+    ORDER_CANCEL, ORDER_CLOSE_CLIENT, ORDER_CLOSE_SERVER, ORDER_INQUIRED, ORDER_LAUNCH,
+    ORDER_LEARNED, ORDER_READ_CLIENT, ORDER_SEND_TO_CLIENT, ORDER_SEND_TO_SERVER, Order,
 )
 from pooler.relay.shared cimport Relay
 from pooler.relay.step cimport (
     client_held_back, relay_add_pool, relay_free, relay_init, step_cancel,
     step_cancelled, step_client_admit, step_client_bytes, step_client_close,
     step_client_end, step_client_sent, step_client_vanished, step_deadline, step_more,
-    step_server_begin, step_server_bytes, step_server_close, step_server_end,
+    step_pool_inquire, step_server_begin, step_server_bytes, step_server_close,
+    step_server_end,
 )
 from pooler.session.deadlines cimport (
     DEADLINES_OF_ONE, DEADLINE_QUERY_WAIT, DEADLINE_TESTED, Timer, Wheel,
     deadline_start, deadline_stop, timer_end, timer_init, wheel_pop, wheel_wake_us,
 )
-from pooler.session.pool cimport pool_servers_wanted
+from pooler.session.pool cimport pool_pause, pool_servers_wanted
 from pooler.session.records cimport (
     CLIENT_CLOSED, CLIENT_WAITING, CLOSE_CLIENT_EOF, CLOSE_CLIENT_PARAMETER,
     CLOSE_CLIENT_PROTO, CLOSE_CLIENT_REQUEST, CLOSE_NO_MEMORY, CLOSE_SERVER_CHECK,
@@ -364,6 +365,8 @@ cdef class Bench:
     cdef list sent  # ("client" or "server", index, bytes) in the order of sending
     cdef list closed  # ("client" or "server", index, how) in order
     cdef set gone  # ("client" or "server", index) of what was closed
+    cdef list learned  # what servers have made of values, in order
+    cdef list inquiries  # what inquiries have brought, in order
     cdef list cancels  # servers whose work is to be cancelled
     cdef readonly int launches
 
@@ -387,6 +390,8 @@ cdef class Bench:
         self.woken = []
         self.sent = []
         self.closed = []
+        self.inquiries = []
+        self.learned = []
         self.cancels = []
         self.gone = set()
         self.held = []
@@ -459,6 +464,10 @@ cdef class Bench:
                 self.note_closed("server", order.server.io, order.reason)
             elif order.kind == ORDER_CANCEL:
                 self.cancels.append(<int> <size_t> order.server.io)
+            elif order.kind == ORDER_INQUIRED:
+                self.inquiries.append(self.take_held(&self.pool.inquiry.answer))
+            elif order.kind == ORDER_LEARNED:
+                self.learned.append(self.take_held(&self.pool.inquiry.learned))
             elif order.kind == ORDER_LAUNCH:
                 self.launches += 1
             i += 1
@@ -664,6 +673,19 @@ cdef class Bench:
         step_cancelled(&self.relay, self.servers[i], uncertain)
         self.drain()
 
+    def inquire(self, bytes message):
+        """Ask an idle server; False when there is none to spare."""
+        asked = step_pool_inquire(
+            &self.relay, self.pool, <const uint8_t *> <const char *> message,
+            len(message),
+        )
+        self.drain()
+        return asked
+
+    def pause(self, bint closing=False):
+        """Hand out no server."""
+        pool_pause(self.pool, closing)
+
     # ------------------------------------------------------------ time
 
     def limit(self, uint64_t query_wait_us=0, uint64_t tested_us=0):
@@ -700,6 +722,16 @@ cdef class Bench:
         """What was closed since the last call, in order, and how."""
         closed, self.closed = self.closed, []
         return closed
+
+    def take_inquiries(self):
+        """What inquiries have brought since the last call; empty: nothing."""
+        inquiries, self.inquiries = self.inquiries, []
+        return inquiries
+
+    def take_learned(self):
+        """Names, what was asked for and what became of it, since the last call."""
+        learned, self.learned = self.learned, []
+        return learned
 
     def take_cancels(self):
         """Servers that PostgreSQL was to be asked about since the last call."""

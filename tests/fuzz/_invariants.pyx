@@ -39,6 +39,7 @@ cdef void check_pool(World *w) noexcept nogil:
     cdef ServerSession *s = w.pool.idle_head
     cdef ClientSession *c = w.pool.waiting_head
     cdef int i
+    cdef bint asked = w.pool.inquiry.server == NULL
     while s != NULL:
         check(s.state == SERVER_IDLE and s.client == NULL, "idle, but with a client")
         check(
@@ -68,6 +69,9 @@ cdef void check_pool(World *w) noexcept nogil:
             check(s.client == NULL or s.client.server == s, "a link of one side")
             active += s.state == SERVER_ACTIVE
             tested += s.state == SERVER_TESTED
+            if s == w.pool.inquiry.server:
+                asked = s.state == SERVER_TESTED and s.requests.head != s.requests.tail
+    check(asked, "a server is asked that is not there, or owes no answer")
     check(idle == w.pool.idle_count, "idle_count")
     check(waiting == w.pool.waiting_count, "waiting_count")
     check(active == w.pool.active_count, "active_count")

@@ -18,7 +18,8 @@ from libc.string cimport memcmp, memcpy, memset
 from pooler.relay.step cimport (
     client_held_back, client_may_vanish, server_held_back, step_cancel,
     step_client_bytes, step_client_close, step_client_end, step_client_vanished,
-    step_deadline, step_server_bytes, step_server_close, step_server_end,
+    step_deadline, step_pool_inquire, step_server_bytes, step_server_close,
+    step_server_end,
 )
 from pooler.session.deadlines cimport DEADLINE_QUERY_WAIT, DEADLINE_TESTED
 from pooler.session.records cimport (
@@ -48,7 +49,8 @@ cdef enum:
     OP_BREAK = 8  # what is sent to a client fails from now on
     OP_VANISH = 9  # the record is the last that a client has sent before it ended
     OP_TIME = 10  # each byte is TIME_STEP_US
-    OPERATIONS = 11
+    OP_INQUIRE = 11  # an idle server is asked
+    OPERATIONS = 12
     TIME_STEP_US = 100000
     QUERY_WAIT_US = 5000000
     TESTED_US = 3000000
@@ -70,7 +72,9 @@ cdef enum:
     # From this length on a name is refused, unless all of the message is there.
     LONG_NAME_BYTES = 32768
     DESCRIBE_BYTES = 7
+    QUESTION_BYTES = 14
 
+cdef const char *QUESTION = b"Q\0\0\0\x0dSELECT 1\0"
 cdef const char *DESCRIBE_PORTAL = b"D\0\0\0\6P\0"
 
 
@@ -274,6 +278,8 @@ cdef void operate(
 ) noexcept nogil:
     if op == OP_TIME:
         pass_time(w, src, n)
+    elif op == OP_INQUIRE:
+        step_pool_inquire(&relay, w.pool, <const uint8_t *> QUESTION, QUESTION_BYTES)
     elif op == OP_SERVER or op == OP_LOSE_SERVER or op == OP_ANSWER:
         operate_server(w, op, who % SERVERS, src, n)
     else:

@@ -8,9 +8,10 @@ from libc.stdio cimport fprintf, stderr
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
+from pooler.relay.inquire cimport inquiry_forget, words_forget
 from pooler.relay.orders cimport (
-    ORDER_CANCEL, ORDER_CLOSE_CLIENT, ORDER_CLOSE_SERVER, ORDER_SEND_TO_CLIENT,
-    ORDER_SEND_TO_SERVER, Order,
+    ORDER_CANCEL, ORDER_CLOSE_CLIENT, ORDER_CLOSE_SERVER, ORDER_INQUIRED,
+    ORDER_LEARNED, ORDER_SEND_TO_CLIENT, ORDER_SEND_TO_SERVER, Order,
 )
 from pooler.relay.step cimport (
     relay_add_pool, relay_init, step_cancelled, step_client_admit, step_client_end,
@@ -194,6 +195,11 @@ cdef void carry_out(World *w) noexcept nogil:
             close_server(w, order)
         elif order.kind == ORDER_CANCEL and order.server.state != SERVER_CLOSED:
             w.cancels[<size_t> order.server.io] += 1
+        elif order.kind == ORDER_INQUIRED:
+            note(w, c"i", order.pool.inquiry.answer.cap != 0)
+            inquiry_forget(order.pool)
+        elif order.kind == ORDER_LEARNED:
+            words_forget(order.pool)
         i += 1
     relay.orders.count = 0
 

@@ -39,7 +39,7 @@ MOST_BYTES = 1500
 RULES = {"client": 0, "server": 1, "idle_server": 2}
 
 # As in _play.pyx.
-OPERATIONS = 11
+OPERATIONS = 12
 (
     CLIENT,
     SERVER,
@@ -52,6 +52,7 @@ OPERATIONS = 11
     BREAK,
     VANISH,
     TIME,
+    INQUIRE,
 ) = range(OPERATIONS)
 FILL_BYTES = 512
 RECORD_BYTES = 255
@@ -123,6 +124,11 @@ def talks() -> Iterator[Talk]:
     yield [(CLIENT, 1, query("select 1")), (SERVER, 1, ERROR + READY)]
     yield [(CLIENT, 1, query("a")), (SERVER, 1, aligned), (CLIENT, 2, query("b")),
            (SERVER, 0, aligned + ROWS + READY), one]  # fmt: skip
+    # A server is asked what it makes of a value: it answers, refuses, or is lost.
+    asked = (INQUIRE, 0, b"")
+    for answer in (ROWS + READY, ERROR + READY, NOTICE + ROWS[:9], FATAL):
+        yield [asked, (SERVER, 1, answer), asked, (CLIENT, 0, query("x")),
+               (SERVER, 0, ROWS + READY), (LOSE_SERVER, 1, b""), asked]  # fmt: skip
     # More clients than servers: somebody waits, gives up, is cancelled.
     three = [(CLIENT, who, query("select 1")) for who in (0, 0, 1, 2)]
     yield [*three, (SERVER, 1, ROWS + READY + ROWS + READY), (SERVER, 0, aligned), one]

@@ -318,6 +318,22 @@ def test_function_call(worker_in_process: Callable[..., InProcess]) -> None:
         assert other.value("SHOW search_path") == '"$user", public'
 
 
+def test_the_log_says_once_what_is_left(make_pooler: MakePooler) -> None:
+    pooler = make_pooler(default_pool_size=1)
+    with pooler.client() as one, pooler.client() as other:
+        for _ in range(3):
+            one.ask(query("SET search_path = mine"))
+            other.ask(query("SELECT 1"))
+        one.ask(query("LISTEN ear"))
+        other.ask(query("SELECT 1"))
+    said = [line for line in pooler.log().splitlines() if "clients leave" in line]
+    assert len(said) == 2
+    assert f"{DATABASE}/{USER}" in said[0]
+    assert "settings" in said[0]
+    assert "LISTEN" in said[1]
+    assert "settings" not in said[1]
+
+
 def test_the_setting_turns_it_off(make_pooler: MakePooler) -> None:
     pooler = make_pooler(default_pool_size=1, clean_changed_servers=0)
     with pooler.client() as one, pooler.client() as other:

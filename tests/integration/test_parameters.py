@@ -229,6 +229,48 @@ def test_short_date_style_costs_no_set_per_transaction(
         assert statements("DateStyle") <= 1
 
 
+@pytest.mark.parametrize("part", ["iso", "german", "dmy", "SQL", "", "US"])
+def test_part_of_a_date_style_behind_another_client(
+    pooler: Pooler, postgres: Postgres, part: str
+) -> None:
+    """What it leaves out is not completed by what the server had last."""
+    day = "SELECT date '1/2/2003'"
+    with (
+        directly(postgres, DateStyle=part) as real,
+        pooler.client(DateStyle="SQL, YMD") as other,
+    ):
+        other.ask(query("BEGIN; SELECT 1"))
+        with pooler.client(DateStyle=part) as client:
+            other.ask(query("COMMIT"))
+            assert client.value(day) == real.value(day)
+            assert client.value("SHOW DateStyle") == real.value("SHOW DateStyle")
+            assert client.parameters["DateStyle"] == real.parameters["DateStyle"]
+
+
+@pytest.mark.parametrize("more", ["", "--datestyle=European"])
+@pytest.mark.parametrize(
+    "first",
+    ["iso,dmy", "german", "dmy", "bad", "default", "German,MDY", "us", "POSTGRESX"],
+)
+def test_a_date_style_that_is_given_more_than_once(
+    pooler: Pooler, postgres: Postgres, first: str, more: str
+) -> None:
+    """A driver says ISO (pgjdbc), and ``options`` the order: PostgreSQL keeps both."""
+    for second in ("ISO", "sql", "german", "ymd", "noneuropean", "", "iso,bad"):
+        given = {"options": f"-c DateStyle={first} {more}", "DateStyle": second}
+        real, ours = (login_of(port, given) for port in (postgres.port, pooler.port))
+        assert ours == real, given
+
+
+def login_of(port: int, given: dict[str, str]) -> str:
+    """The DateStyle that a login is told, or its error."""
+    with WireClient(port) as client:
+        client.send(startup(USER, DATABASE, **given))
+        while (one := client.read()).code not in "ZE":
+            client.note(one)
+        return one.fields["M"] if one.code == "E" else client.parameters["DateStyle"]
+
+
 # What a server refuses
 
 
@@ -248,7 +290,7 @@ def test_bad_value_is_told_to_its_client_only(
     with pooler.client() as other:
         assert other.value("SELECT 1") == "1"
         with pooler.wire() as bad:
-            # Whether at login or with the first query, it is an error and the end.
+            # At login if a server is free, else with the first query: it is the end.
             bad.send(startup(USER, DATABASE, **{name: value}))
             bad.send(query("CREATE TABLE by_a_bad_client ()"))
             said = bad.read_to_end()
@@ -263,8 +305,16 @@ def test_bad_value_is_told_to_its_client_only(
 
 
 def test_many_bad_clients_do_not_stop_the_others(pooler: Pooler) -> None:
-    bad = [pooler.client(DateStyle=f"bad{number}") for number in range(10)]
-    with closing_all(bad), pooler.client() as good:
+    """Those that came while no server was free, so that nobody could know."""
+    with pooler.client() as good:
+        good.ask(query("BEGIN"))
+        bad = [pooler.client(DateStyle=f"bad{number}") for number in range(10)]
+        good.ask(query("COMMIT"))
+        assert_all_end(bad, good)
+
+
+def assert_all_end(bad: list[WireClient], good: WireClient) -> None:
+    with closing_all(bad):
         for client in bad:
             client.send(query("SELECT 1"))
         assert good.value("SELECT 1") == "1"

@@ -36,7 +36,8 @@ TRACKED = ("application_name", "DateStyle")
 SERVER_VALUES = [b"", b"ISO, MDY"]
 OWN_WORDS = {b"iso": b"ISO, MDY"}
 REFUSED = b"refused"
-SET_ITEM = re.compile(rb"SET (\w+)=E'((?:[^'\\]|''|\\\\)*)';")
+QUESTION = f.query("SELECT set_config()")
+SET_ITEM = re.compile(rb"SET (\w+)(?: TO (DEFAULT)|=E'((?:[^'\\]|''|\\\\)*)');")
 LOCAL = "Hdcf"
 CLIENT_RULES = wire_ref.rules_of("client")
 
@@ -184,12 +185,14 @@ class FakePostgres:
     def set_values(self, body: bytes) -> None:
         items = SET_ITEM.findall(body)
         assert b"".join(m.group(0) for m in SET_ITEM.finditer(body)) == body[:-1]
-        for name, escaped in items:
-            value = escaped.replace(b"''", b"'").replace(b"\\\\", b"\\")
+        for name, default, escaped in items:
+            index = TRACKED.index(name.decode())
+            value = SERVER_VALUES[index] if default else escaped
+            value = value.replace(b"''", b"'").replace(b"\\\\", b"\\")
             if value == REFUSED:
                 self.fail("simple")
                 return
-            self.report(TRACKED.index(name.decode()), OWN_WORDS.get(value, value))
+            self.report(index, OWN_WORDS.get(value, value))
             self.say(f.COMPLETE)
 
     def owes_nothing(self) -> bool:
@@ -326,6 +329,8 @@ class PoolMachine(RuleBasedStateMachine):
         items = b""
         for name, want, have in zip(TRACKED, c.values, s.known, strict=True):
             if want is not None and want != have:
+                if name == "DateStyle" and b"," not in want:  # a part of one
+                    items += b"SET DateStyle TO DEFAULT;"
                 escaped = want.replace(b"\\", b"\\\\").replace(b"'", b"''")
                 items += b"SET " + name.encode() + b"=E'" + escaped + b"';"
         if items:
@@ -582,6 +587,18 @@ class PoolMachine(RuleBasedStateMachine):
         for i in list(self.servers):
             if i in self.servers and self.servers[i].said:
                 self.server_step(i, 1 << 16)
+
+    @rule()
+    def inquire(self) -> None:
+        """An idle server answers a question of ours, and stands where it stood."""
+        s = self.servers[self.idle[0]] if self.idle else None
+        if s is None or self.waiting or (s.said and s.said[0].taken):
+            assert not self.bench.inquire(QUESTION)
+        elif not s.said:
+            assert self.bench.inquire(QUESTION)
+            got = self.bench.server_feed(self.idle[0], f.SELECTED)
+            assert got == (None, b"", "ok")
+            assert self.bench.take_inquiries() == [f.SELECTED]
 
     @precondition(lambda self: self.clients and self.servers)
     @rule(pick=PICK, who=LEAVERS, now=SELDOM)

@@ -478,8 +478,26 @@ def test_no_set_when_nothing_differs(
 
 def test_set_names_only_what_differs(make: Make) -> None:
     assert make(X).ask(query(), status="align") == SET_X
-    both = message("Q", b"SET application_name=E'x';SET DateStyle=E'German';\0")
-    assert make((b"x", b"German")).ask(query(), status="align") == both
+    both = message("Q", b"SET application_name=E'x';SET DateStyle=E'SQL, DMY';\0")
+    assert make((b"x", b"SQL, DMY")).ask(query(), status="align") == both
+
+
+@pytest.mark.parametrize(
+    ("style", "whole"),
+    [
+        *((style, True) for style in (b"ISO, YMD", b"SQL, MDY", b"Postgres, DMY")),
+        *((style, False) for style in (b"iso", b"dmy", b"", b"German", b"German,DMY")),
+        *((style, False) for style in (b", DMY", b"IS, DMY", b"x" * 4000 + b", DMY")),
+        (b"EURO, DMY", False),
+    ],
+)
+def test_part_of_a_date_style_is_set_on_the_default(
+    make: Make, style: bytes, whole: bool
+) -> None:
+    """Not on what the last client of the server had."""
+    first = b"" if whole else b"SET DateStyle TO DEFAULT;"
+    expected = message("Q", first + b"SET DateStyle=E'" + style + b"';\0")
+    assert make((b"", style)).ask(query(), status="align") == expected
 
 
 def test_set_escapes_quotes_and_backslashes(make: Make) -> None:

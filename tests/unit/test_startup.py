@@ -346,7 +346,9 @@ def test_explicit_parameter_beats_options_in_any_order() -> None:
         ("--client-encoding=UTF8", {"client_encoding": "UTF8"}),
         (r"-c datestyle=ISO,\ YMD", {"DateStyle": "ISO, YMD"}),
         (r"-c application_name=a\\b\=c", {"application_name": r"a\b=c"}),
-        ("-c datestyle=ISO --datestyle=German", {"DateStyle": "German"}),
+        ("-c datestyle=ISO --datestyle=German", {"DateStyle": "German, DMY"}),
+        ("-c datestyle=DMY --datestyle=sql", {"DateStyle": "SQL, DMY"}),
+        ("-c timezone=a --timezone=b", {"TimeZone": "b"}),
     ],
 )
 def test_options(options: str, expected: dict[str, str]) -> None:
@@ -385,7 +387,7 @@ def test_more_tracked_parameters() -> None:
         "options": "--search-path=b -cdateStyle=German",
     }
     found = select_parameters(given_names, (), tracked)
-    assert found == {"search_path": "a", "DateStyle": "ISO"}
+    assert found == {"search_path": "a", "DateStyle": "ISO, DMY"}
     with pytest.raises(LoginError, match="unsupported startup parameter: TimeZone"):
         select_parameters({"TimeZone": "UTC"}, (), tracked)
 
