@@ -19,6 +19,9 @@ cdef bint types_are_given(
 cdef bint knows_columns(
     const uint8_t *message, size_t here, size_t length, size_t at
 ) noexcept nogil
+cdef bint sends_binary(
+    const uint8_t *message, size_t here, size_t length, size_t at
+) noexcept nogil
 cdef bint bind_is_cut(const uint8_t *message, size_t n) noexcept nogil
 cdef bint bind_follows(
     const uint8_t *message, size_t n, const uint8_t *name, size_t name_n

@@ -95,6 +95,25 @@ cdef bint knows_columns(
     return at + 2 > end or load_be16(message + at) > 1
 
 
+cdef bint sends_binary(
+    const uint8_t *message, size_t here, size_t length, size_t at
+) noexcept nogil:
+    """Whether a Bind has values that mean nothing but by their types; as above."""
+    cdef size_t end = length + 1
+    cdef uint32_t count
+    cdef uint32_t i
+    if here < end or at + 2 > end:
+        return True
+    count = load_be16(message + at)
+    at += 2
+    if at + 2 * <size_t> count > end:
+        return True
+    for i in range(count):
+        if load_be16(message + at + 2 * i) != 0:
+            return True
+    return False
+
+
 cdef bint bind_is_cut(const uint8_t *message, size_t n) noexcept nogil:
     """Whether more has to be here to say what ``bind_follows`` says."""
     cdef size_t length

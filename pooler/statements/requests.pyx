@@ -15,7 +15,7 @@ from pooler.statements.parse cimport (
     NAMES_MOST_BYTES, absorb, after_cstring, names_missing, names_unsettled, no_room,
     parse_whole, prepare_parse, refuse_cut,
 )
-from pooler.statements.peek cimport is_kept_bind, knows_columns
+from pooler.statements.peek cimport is_kept_bind, knows_columns, sends_binary
 from pooler.statements.replay cimport replay_arm
 from pooler.session.records cimport COPY_IN_OPEN, server_has
 from pooler.session.requests cimport (
@@ -190,12 +190,13 @@ cdef PrepareResult put_renamed(
 cdef PrepareResult prepare_named(
     StatementTable *t, ClientSession *c, ServerSession *s, Output *out,
     const Found *found, const uint8_t *message, size_t here, size_t name_at,
-    size_t name_end, bint told, bint knows, size_t *taken,
+    size_t name_end, bint told, bint knows, bint binary, size_t *taken,
 ) noexcept nogil:
     """Bind or Describe of the statement whose name stands at ``name_at``.
 
     ``told``: the client hears in this batch what rows it gets. ``knows``: it has
-    known before how many they are, so it may not be bound to others.
+    known before how many they are, so it may not be bound to others. ``binary``: it
+    sends values that are garbage if the types are not those that it was told.
     """
     cdef const uint8_t *name = message + name_at
     cdef size_t name_n = name_end - 1 - name_at
@@ -217,6 +218,9 @@ cdef PrepareResult prepare_named(
         return PREPARE_WAIT  # what is put in front of it could not be sent again
     if st == NULL and not looks_like_ours(t, name, name_n):
         return PREPARE_FORWARD
+    if binary and entry != NULL and entry.told_parameters != 0:
+        knows = True
+        told = False
     told = told or entry == NULL or entry.told_shape == 0
     if not told and s.xact_status != c"E":
         result = check_shape(t, s, out, entry)
@@ -269,7 +273,8 @@ cdef PrepareResult prepare_bind(
         and is_describe_of_unnamed_portal(message + here, behind)
     )
     result = prepare_named(
-        t, c, s, out, found, message, here, portal_end, name_end, told, knows, taken
+        t, c, s, out, found, message, here, portal_end, name_end, told, knows,
+        sends_binary(message, here, found.length, name_end), taken,
     )
     if result != PREPARE_WAIT:
         count_bind(s.pool)
@@ -333,7 +338,8 @@ cdef PrepareResult prepare_describe_or_close(
             t, c, s, message + name_at, name_end - 1 - name_at, here, taken
         )
     return prepare_named(
-        t, c, s, out, found, message, here, name_at, name_end, True, False, taken
+        t, c, s, out, found, message, here, name_at, name_end, True, False, False,
+        taken,
     )
 
 

@@ -302,6 +302,37 @@ def test_a_format_for_each_column_behind_a_parse(
         assert codes(other.ask(*asked, execute(), SYNC)) == "12DDCZ"
 
 
+@pytest.mark.parametrize("rows", ["a", "b"])
+@pytest.mark.parametrize("reads", [False, True], ids=["nobody", "parsed-anew"])
+def test_a_value_in_binary_is_never_read_as_another_type(
+    pooler: Pooler, tables: Postgres, rows: str, reads: bool
+) -> None:
+    """It is sent as the type that its client was told; four bytes are four bytes."""
+    sql = f"SELECT {rows} FROM stale WHERE a = $1"
+    asked = (
+        message(
+            "B",
+            text("") + text("n") + struct.pack("!HHHiiH", 1, 1, 1, 4, 1, 0),
+        )
+        + describe()
+        + execute()
+        + SYNC
+    )
+    with pooler.client() as client, straight(tables) as alone:
+        for one in (client, alone):
+            one.ask(parse(sql, "n"), describe("n", "S"), SYNC)
+            assert codes(one.ask(asked)) == "2TDCZ"
+        change(tables, "ALTER TABLE stale ALTER COLUMN a TYPE float4")
+        if reads:
+            with pooler.client() as other:
+                other.ask(parse(sql, "n"), describe("n", "S"), SYNC)
+        ours, right = told(client.ask(asked)), told(alone.ask(asked))
+        if ours != right:  # as if its rows had changed: it prepares anew
+            assert reads
+            assert rows == "b"
+            assert {"S": "ERROR", "C": "0A000", "M": STALE} in ours
+
+
 # ------------------------------------------------------------ a known text
 
 BY_A = "SELECT * FROM stale WHERE a = $1"
