@@ -11,8 +11,8 @@ from pooler.session.requests cimport (
 from pooler.statements.effects cimport push_with_effect
 from pooler.statements.install cimport end_own_batch, make_room, note_installed
 from pooler.statements.outcomes cimport (
-    PREPARE_DONE, PREPARE_FORWARD, PREPARE_NO_MEMORY, PREPARE_WAIT, REFUSED_MEMORY, REFUSED_NOT,
-    Refusal,
+    PREPARE_DONE, PREPARE_FORWARD, PREPARE_NO_MEMORY, PREPARE_WAIT, REFUSED_MEMORY,
+    REFUSED_NOT, Refusal,
 )
 from pooler.statements.sql_names cimport names_of, over_limit, sql_flags
 from pooler.statements.sql_query cimport (

@@ -32,7 +32,8 @@ from pooler.statements.outcomes cimport (
     REFUSED_NOT, REFUSED_STALE,
 )
 from pooler.tables.client_names cimport (
-    ABSORB_DROP, ABSORB_NONE, ABSORB_TEE, ABSORB_WAITS, ClientStatement, ClientStatements,
+    ABSORB_DROP, ABSORB_NONE, ABSORB_TEE, ABSORB_WAITS, ClientStatement,
+    ClientStatements,
     STATEMENT_NAME_BYTES, absorbed_free, client_statement_find, client_statement_free,
     client_statement_link, client_statement_new, client_statement_unlink,
 )
