@@ -9,7 +9,7 @@ from pooler.session.records cimport (
 )
 from pooler.session.requests cimport (
     REQUEST_ALIGN, REQUEST_DESCRIBE, REQUEST_SKIP, request_closes, request_has_effect,
-    requests_at,
+    requests_at, requests_may_skip,
 )
 from pooler.tables.client_names cimport (
     ABSORB_DROP, ABSORB_KEEP, ABSORB_TEE, ABSORB_WAITS, ClientStatement,
@@ -212,7 +212,8 @@ cdef bint is_awaited(ServerSession *s) noexcept nogil:
     for k in range(s.requests.head, s.requests.tail):
         if requests_at(&s.requests, k)[0] == (REQUEST_DESCRIBE | REQUEST_SKIP):
             return True
-    return s.requests.closing_count != 0
+    # by ReadyForQuery, or when all is answered that a Flush of ours has asked for
+    return s.requests.closing_count != 0 or requests_may_skip(&s.requests)
 
 
 cdef void check_client(ClientSession *c) noexcept nogil:
