@@ -387,7 +387,7 @@ cdef PrepareResult prepare_query(
             return PREPARE_HOLD
     elif whole:
         ours = message[here - 1] == 0 and sql_names(t, c, text, text_n)
-    if (ours or not (streams or whole)) and names_unsettled(c, s):
+    if ours and names_unsettled(c, s):
         return PREPARE_WAIT
     if c.statements != NULL:
         statement_unref(t, c.statements.unnamed)
@@ -470,6 +470,8 @@ cdef PrepareResult prepare_absorbed(
         copy_end(s)
     elif names.code == c"P":
         result = parse_whole(t, c, s, out, body, n)
+    elif n and names_unsettled(c, s) and sql_names(t, c, body, n - 1):
+        result = PREPARE_WAIT
     elif n and body[n - 1] == 0:
         if is_watched(s):
             runs_query(t, s, body, n - 1)

@@ -237,6 +237,6 @@ cdef bint read_name(
         i += 1
     found.name_end = end
     # E'...' and the like would be read in another way
-    return end > at and not is_reserved(found.name, found.name_n) and not (
+    return found.name_n > 0 and not is_reserved(found.name, found.name_n) and not (
         end < n and (text[end] == c"&" or text[end] == c'"' or text[end] == c"'")
     )

@@ -9,15 +9,17 @@ from pooler.session.records cimport (
 )
 from pooler.session.requests cimport (
     REQUEST_ALIGN, REQUEST_DESCRIBE, REQUEST_SKIP, request_closes, request_has_effect,
-    requests_at,
+    requests_at, requests_may_skip,
 )
 from pooler.tables.client_names cimport (
-    ABSORB_DROP, ABSORB_KEEP, ABSORB_TEE, ClientStatement, ClientStatements,
+    ABSORB_DROP, ABSORB_KEEP, ABSORB_TEE, ABSORB_WAITS, ClientStatement,
+    ClientStatements,
 )
 from pooler.tables.effect_queue cimport (
     EFFECT_ADDS_NAME, EFFECT_DESCRIBES, EFFECT_DROPS_NAME, EFFECT_DUPLICATE, Effect,
     effects_at,
 )
+from pooler.tables.query_names cimport QueryNames, STEP_ADDS, STEP_FORGETS
 from pooler.tables.server_statements cimport ServerStatement, ServerStatements
 from pooler.tables.texts cimport Statement
 from tests.fuzz._checks cimport between_messages, check
@@ -109,7 +111,10 @@ cdef void check_server(World *w, ServerSession *s) noexcept nogil:
         check(entry.older == newest, "a server's list is of one direction")
         newest = entry
         listed += 1
-        sure += entry.generation == has.generation and entry.target_batch == 0
+        sure += (
+            entry.generation == has.generation and entry.target_batch == 0
+            and (entry.named_in == 0 or entry.named_in != has.readings)
+        )
         entry = entry.newer
     check(newest == has.newest, "a server's list has another end")
     if has.buckets != NULL:
@@ -122,7 +127,8 @@ cdef void check_server(World *w, ServerSession *s) noexcept nogil:
     check(listed == has.count and found == has.count, "a server's count")
     check(s.tracking.on or has.count == 0, "an untracked server has statements")
     # Not counted: what SQL in a bound portal names, which is kept until it has run;
-    # and one more: SQL that names another statement.
+    # what the last Query that names statements has named; and one more: SQL that names
+    # another statement.
     check(
         sure <= w.pool.config.max_prepared_statements + s.tracking.on,
         "more statements than are allowed",
@@ -133,6 +139,19 @@ cdef void check_server(World *w, ServerSession *s) noexcept nogil:
     )
 
 
+cdef bint has_step(const QueryNames *q, const ClientStatement *name) noexcept nogil:
+    """Whether a command that is still to be carried out makes or drops this name."""
+    cdef const ClientStatement *other
+    cdef uint32_t i
+    for i in range(q.settled, q.step_n):
+        other = q.steps[i].entry
+        while other != NULL:
+            if other == name:
+                return True
+            other = other.next if q.steps[i].kind == STEP_FORGETS else NULL
+    return False
+
+
 cdef bint is_pending(ServerSession *s, const ClientStatement *name) noexcept nogil:
     """Whether the answer to the Parse of this name is really to come."""
     cdef uint32_t k
@@ -141,6 +160,8 @@ cdef bint is_pending(ServerSession *s, const ClientStatement *name) noexcept nog
         for k in range(s.effects.head, s.effects.tail):
             effect = effects_at(&s.effects, k)
             if effect.flags & EFFECT_ADDS_NAME and effect.entry == name:
+                return True
+            if effect.query != NULL and has_step(effect.query, name):
                 return True
     return False
 
@@ -160,6 +181,10 @@ cdef bint is_name(
     for k in range(s.effects.head, s.effects.tail):
         if effects_at(&s.effects, k).flags & EFFECT_DROPS_NAME and (
             effects_at(&s.effects, k).entry == name
+        ):
+            return True
+        if effects_at(&s.effects, k).query != NULL and (
+            has_step(effects_at(&s.effects, k).query, name)
         ):
             return True
     return False
@@ -191,7 +216,8 @@ cdef bint is_awaited(ServerSession *s) noexcept nogil:
     for k in range(s.requests.head, s.requests.tail):
         if requests_at(&s.requests, k)[0] == (REQUEST_DESCRIBE | REQUEST_SKIP):
             return True
-    return s.requests.closing_count != 0
+    # by ReadyForQuery, or when all is answered that a Flush of ours has asked for
+    return s.requests.closing_count != 0 or requests_may_skip(&s.requests)
 
 
 cdef void check_client(ClientSession *c) noexcept nogil:
@@ -215,7 +241,11 @@ cdef void check_client(ClientSession *c) noexcept nogil:
             size += name.statement.n
             name = name.next
     check(count == names.count and size == names.bytes, "a client's count of names")
-    check((names.absorbing == ABSORB_KEEP) == (names.part != NULL), "a part is left")
+    check(
+        (names.absorbing == ABSORB_KEEP or names.absorbing == ABSORB_WAITS)
+        == (names.part != NULL),
+        "a part is left",
+    )
     check((names.absorbing == ABSORB_TEE) == (names.draft != NULL), "a draft is left")
     if names.absorbing == ABSORB_KEEP or names.absorbing == ABSORB_TEE:
         check(c.server != NULL, "a message is kept for no server")
@@ -252,6 +282,17 @@ cdef void count_client(ClientSession *c, bint take) noexcept nogil:
             name = name.next
 
 
+cdef void count_steps(const QueryNames *q, bint take) noexcept nogil:
+    cdef const ClientStatement *name
+    cdef uint32_t i
+    for i in range(q.settled, q.step_n):
+        count_one(q.steps[i].statement, take)
+        name = q.steps[i].entry
+        while name != NULL and q.steps[i].kind != STEP_ADDS:
+            count_one(name.statement, take)
+            name = name.next if q.steps[i].kind == STEP_FORGETS else NULL
+
+
 cdef void count_server(ServerSession *s, bint take) noexcept nogil:
     cdef ServerStatement *entry
     cdef Effect *effect
@@ -269,6 +310,8 @@ cdef void count_server(ServerSession *s, bint take) noexcept nogil:
         count_one(effect.unnamed_before, take)
         if effect.flags & (EFFECT_DROPS_NAME | EFFECT_DUPLICATE):
             count_one(effect.entry.statement, take)
+        if effect.query != NULL:
+            count_steps(effect.query, take)
 
 
 cdef void count_references(World *w, bint take) noexcept nogil:

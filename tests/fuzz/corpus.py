@@ -369,6 +369,13 @@ def sql_talks() -> Iterator[Talk]:
                answer(server=0)]  # fmt: skip
     yield on(query("prepare a as x; execute a; deallocate a; execute p_1"))
     yield on(query("; ".join(f"execute {name}" for name in "abcdefghijklmnopqrst")))
+    for sql in (
+        "begin; prepare b as y; execute b; deallocate a; execute b; prepare a as y",
+        "x; deallocate all; prepare a as z; execute a; execute b",
+        "create table t as execute a; x; execute a; discard all",
+    ):
+        yield on(query(sql))
+        yield [*on(query(sql)[:20]), (CLIENT, 0, query(sql)[20:]), answer()]
     yield on(query("execute a /* " + "x" * 300 + " */")[:300])
     for sql in ("execute p_9", "deallocate p_9", "prepare p_9 as x"):
         yield [(CLIENT, 0, query(sql)), answer(MADE_UP), *on(query('execute "p_""9"'))]

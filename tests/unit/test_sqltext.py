@@ -232,6 +232,11 @@ def test_how_a_session_reads_literals(
     assert [name for _, name, *_ in probe.sql_commands(text, flags)] == names
 
 
+def test_name_that_is_no_text(probe: ModuleType) -> None:
+    """All of its bytes go on a character that nobody has begun."""
+    assert probe.sql_commands(b"execute " + b"\x9d" * 70, UTF8) == []
+
+
 def test_many_commands_are_found(probe: ModuleType) -> None:
     text = b"execute p(1);" * 20_000
     assert len(probe.sql_commands(text)) == 20_000
