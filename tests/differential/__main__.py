@@ -47,6 +47,8 @@ def main() -> int:
             tell=lambda text: print(text, flush=True),
         )
     print(found)
+    for text in found.ended:
+        print(text)
     for name, count in sorted(found.counts.items()):
         print(f"  {count:4} {name}")
     return int(bool(found.differences))

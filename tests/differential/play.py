@@ -23,6 +23,10 @@ class NotLegal(Exception):
     """The scenario breaks a rule of the referee, or PostgreSQL itself waits."""
 
 
+class Ended(NotLegal):
+    """PostgreSQL has closed the straight connection: nothing can be compared behind."""
+
+
 @dataclass
 class Difference:
     """Where the two ways part. ``scenario`` ends with the exchange that shows it."""
@@ -148,6 +152,8 @@ class Play:
             client.straight.drain(deadline)
         except Silence:
             raise NotLegal(f"PostgreSQL waits: {exchange!r}") from None
+        except ConnectionEnded:
+            raise Ended(f"PostgreSQL ends the connection: {exchange!r}") from None
         client.status, client.skipping = answers.status, answers.skipping
         client.open_batch = answers.open_batch
         self._failed = answers.failed

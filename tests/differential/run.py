@@ -11,7 +11,7 @@ from tests.differential.bed import Bed
 from tests.differential.expected import reason_for
 from tests.differential.generator import KINDS, LONGEST, Generator
 from tests.differential.messages import Scenario
-from tests.differential.play import Difference, NotLegal, Play, replay
+from tests.differential.play import Difference, Ended, NotLegal, Play, replay
 from tests.differential.shrink import shrink
 
 SHRINK_S = 25.0
@@ -24,6 +24,7 @@ class Found:
     scenarios: int = 0
     exchanges: int = 0
     messages: int = 0
+    ended: list[str] = field(default_factory=list)  # by PostgreSQL, and at what
     differences: list[Difference] = field(default_factory=list)  # not expected
     counts: dict[str, int] = field(default_factory=dict)
 
@@ -37,13 +38,18 @@ class Found:
 def one_scenario(bed: Bed, seed: int, kind: str, found: Found) -> Difference | None:
     """Generate a scenario and hold it; its first difference."""
     generator = Generator(seed, kind)
+    ended = len(found.ended)
     with Play(bed, generator.scenario) as play:
         for _ in range(LONGEST):
             exchange = generator.next(play.referee)
             if exchange is None or play.difference is not None:
                 break
-            generator.played(exchange, play.exchange(exchange))
-        if play.difference is None:
+            try:
+                generator.played(exchange, play.exchange(exchange))
+            except Ended as end:
+                found.ended.append(str(end))
+                break
+        if play.difference is None and not found.ended[ended:]:
             for exchange in generator.end(play.referee):
                 if play.difference is None:
                     play.exchange(exchange)

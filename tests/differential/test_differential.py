@@ -66,6 +66,7 @@ def test_sharing_does_not_show(bed: Bed, kind: str) -> None:
     found = run(bed, SEED, kinds=[kind], exchanges=SHORT_EXCHANGES)
     assert not found.differences, "\n".join(one.report() for one in found.differences)
     assert found.exchanges >= SHORT_EXCHANGES
+    assert not found.ended
     assert found.messages > found.exchanges
 
 
@@ -74,6 +75,7 @@ def test_sharing_does_not_show(bed: Bed, kind: str) -> None:
 def test_sharing_does_not_show_in_minutes(bed: Bed) -> None:
     seed = int(time.time())
     found = run(bed, seed, seconds=FULL_SECONDS, keep_going=True)
+    assert len(found.ended) * 50 < found.scenarios, found.ended
     assert not found.differences, f"seed {seed}\n" + "\n".join(
         one.report() for one in found.differences
     )
