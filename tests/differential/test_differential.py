@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import selectors
 import socket
@@ -102,7 +103,9 @@ class LyingProxy:
                 for key, _ in selector.select(0.05):
                     if key.data is None:
                         self._accept(selector)
-                    else:
+                    elif isinstance(key.fileobj, socket.socket) and (
+                        key.fileobj.fileno() >= 0
+                    ):
                         self._pass_on(selector, key.fileobj, *key.data)
 
     def _accept(self, selector: selectors.BaseSelector) -> None:
@@ -122,12 +125,14 @@ class LyingProxy:
         lies: bool,
     ) -> None:
         assert isinstance(source, socket.socket)
-        raw = source.recv(1 << 16)
-        if raw:
-            to.sendall(raw.replace(self._truth, self._lie) if lies else raw)
-            return
+        with contextlib.suppress(OSError):  # one of them has closed
+            raw = source.recv(1 << 16)
+            if raw:
+                to.sendall(raw.replace(self._truth, self._lie) if lies else raw)
+                return
         for one in (source, to):
-            selector.unregister(one)
+            with contextlib.suppress(KeyError, ValueError):
+                selector.unregister(one)
             one.close()
 
     def close(self) -> None:
