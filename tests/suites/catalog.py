@@ -1,0 +1,16 @@
+# SPDX-License-Identifier: MIT
+"""The suites by name; a new one is a new row."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from tests.suites import sqlalchemy_suites
+from tests.suites.pytest_suites import ASYNCPG, PSYCOPG2
+from tests.suites.suite import Suite
+
+SUITES: Mapping[str, Suite] = {
+    "asyncpg": ASYNCPG,
+    "psycopg2": PSYCOPG2,
+    **sqlalchemy_suites.SUITES,
+}

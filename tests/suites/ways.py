@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: MIT
+"""The ways to a PostgreSQL: straight, and through a pooler in each mode.
+
+Each run of a suite gets a PostgreSQL and a pooler of its own, so no run finds what
+another has left.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pooler.demo.postgres import Postgres
+from tests.integration.harness import HOST, Pooler
+from tests.wire_client import WireClient, query
+
+STRAIGHT = "straight"
+# Way -> settings of the pooler. The pools are as large as the suites have connections
+# open at the same time; that servers change is what Rotation is for.
+WAYS: dict[str, dict[str, object]] = {
+    "session": {"pool_mode": "session", "default_pool_size": 60},
+    "transaction": {"pool_mode": "transaction", "default_pool_size": 40},
+}
+USER = "suites"
+DATABASE = "suites"
+
+POSTGRES_SETTINGS = {
+    "max_connections": "250",
+    "max_prepared_transactions": "50",
+    "max_replication_slots": "10",
+    "max_wal_senders": "10",
+    "wal_level": "logical",
+    # A lock that a failed test has left must not stop the run.
+    "lock_timeout": "20s",
+    "idle_in_transaction_session_timeout": "5min",
+}
+POOLER_SETTINGS: dict[str, object] = {
+    # As the manuals of PgBouncer and of the drivers advise.
+    "ignore_startup_parameters": "extra_float_digits,options",
+    "max_client_conn": 500,
+    "query_wait_timeout": 20,
+}
+HELD_SERVERS = 2
+TURN_S = 0.002
+
+
+class Rotation:
+    """Clients that hold servers in turn, so that others meet another one each time.
+
+    An idle server is taken from the top of a stack. The one used last is taken from
+    it, for as long as it takes to take HELD_SERVERS others. A context manager; the
+    turns are made by a thread.
+    """
+
+    def __init__(self, port: int, databases: Sequence[str]) -> None:
+        self._rings = [
+            [WireClient(port).login(USER, database) for _ in range(HELD_SERVERS + 1)]
+            for database in databases
+        ]
+        for ring in self._rings:
+            for client in ring[1:]:
+                client.ask(query("BEGIN"))
+        self._ending = threading.Event()
+        self._thread = threading.Thread(target=self._turn_all, daemon=True)
+
+    def _turn_all(self) -> None:
+        while not self._ending.wait(TURN_S):
+            for ring in self._rings:
+                ring[0].ask(query("BEGIN"))
+                ring[1].ask(query("COMMIT"))
+                ring.append(ring.pop(0))
+
+    def __enter__(self) -> Rotation:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ending.set()
+        self._thread.join()
+        for ring in self._rings:
+            for client in ring:
+                client.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where a suite connects to, and the server behind it."""
+
+    way: str
+    port: int
+    postgres: Postgres
+    host: str = HOST
+    user: str = USER
+    database: str = DATABASE
+
+    @property
+    def url(self) -> str:
+        """For what wants a URL: ``//user@host:port/database``."""
+        return f"//{self.user}@{self.host}:{self.port}/{self.database}"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Libpq's variables."""
+        return {
+            "PGHOST": self.host,
+            "PGPORT": str(self.port),
+            "PGUSER": self.user,
+            "PGDATABASE": self.database,
+            "PGSSLMODE": "disable",
+        }
+
+
+@contextlib.contextmanager
+def open_way(
+    way: str, databases: Sequence[str], preparation: str, logs: Path
+) -> Iterator[Target]:
+    """Start what a run needs, and end it.
+
+    ``preparation`` is SQL that is run in each of ``databases`` by the superuser. What
+    the pooler logged is kept in ``logs``.
+    """
+    with (
+        Postgres(settings=POSTGRES_SETTINGS) as postgres,
+        contextlib.ExitStack() as stack,
+    ):
+        postgres.psql(f"CREATE ROLE {USER} SUPERUSER LOGIN")
+        for database in databases:
+            postgres.psql(f"CREATE DATABASE {database} OWNER {USER}")
+            if preparation:
+                postgres.psql(preparation, database)
+        if way == STRAIGHT:
+            yield Target(way, postgres.port, postgres)
+            return
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        settings = {**POOLER_SETTINGS, **WAYS[way]}
+        pooler = Pooler(directory, postgres.port, settings=settings)
+        stack.callback(lambda: logs.write_text(pooler.log()))
+        stack.callback(pooler.finish)
+        pooler.start()
+        if way == "transaction":
+            stack.enter_context(Rotation(pooler.port, databases))
+        yield Target(way, pooler.port, postgres)
