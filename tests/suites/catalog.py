@@ -6,11 +6,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from tests.suites import sqlalchemy_suites
+from tests.suites.django_suite import DJANGO
+from tests.suites.go_suites import LIBPQ, PGX_SUITE
+from tests.suites.odbc_suite import ODBC
 from tests.suites.pytest_suites import ASYNCPG, PSYCOPG2
 from tests.suites.suite import Suite
 
 SUITES: Mapping[str, Suite] = {
     "asyncpg": ASYNCPG,
     "psycopg2": PSYCOPG2,
+    "pq": LIBPQ,
+    "pgx": PGX_SUITE,
+    "odbc": ODBC,
+    "django": DJANGO,
     **sqlalchemy_suites.SUITES,
 }

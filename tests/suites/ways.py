@@ -16,7 +16,7 @@ from pathlib import Path
 
 from pooler.demo.postgres import Postgres
 from tests.integration.harness import HOST, Pooler
-from tests.wire_client import WireClient, query
+from tests.wire_client import ConnectionEnded, WireClient, query
 
 STRAIGHT = "straight"
 # Way -> settings of the pooler. The pools are as large as the suites have connections
@@ -48,31 +48,60 @@ HELD_SERVERS = 2
 TURN_S = 0.002
 
 
+class Ring:
+    """Clients of one database: the first is idle, the others hold a server each.
+
+    A test may end the server of one of them; then all of them are made anew.
+    """
+
+    def __init__(self, port: int, database: str) -> None:
+        self._where = (port, database)
+        self._clients: list[WireClient] = []
+
+    def _login(self) -> None:
+        port, database = self._where
+        for _ in range(HELD_SERVERS + 1):
+            self._clients.append(WireClient(port))
+            self._clients[-1].login(USER, database)
+        for client in self._clients[1:]:
+            client.ask(query("BEGIN"))
+
+    def turn(self) -> None:
+        """Hold the server that was used last, and let go of the one held longest."""
+        try:
+            if not self._clients:
+                self._login()
+            first, oldest, *_ = self._clients
+            first.ask(query("BEGIN"))
+            oldest.ask(query("COMMIT"))
+            self._clients.append(self._clients.pop(0))
+        except (ConnectionEnded, OSError):
+            self.close()
+
+    def close(self) -> None:
+        """Let go of all."""
+        for client in self._clients:
+            client.close()
+        self._clients.clear()
+
+
 class Rotation:
     """Clients that hold servers in turn, so that others meet another one each time.
 
-    An idle server is taken from the top of a stack. The one used last is taken from
-    it, for as long as it takes to take HELD_SERVERS others. A context manager; the
-    turns are made by a thread.
+    An idle server is taken from the top of a stack. The one used last is taken away
+    from there, for as long as it takes to take HELD_SERVERS others. A context manager;
+    the turns are made by a thread.
     """
 
     def __init__(self, port: int, databases: Sequence[str]) -> None:
-        self._rings = [
-            [WireClient(port).login(USER, database) for _ in range(HELD_SERVERS + 1)]
-            for database in databases
-        ]
-        for ring in self._rings:
-            for client in ring[1:]:
-                client.ask(query("BEGIN"))
+        self._rings = [Ring(port, database) for database in databases]
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._turn_all, daemon=True)
 
     def _turn_all(self) -> None:
         while not self._ending.wait(TURN_S):
             for ring in self._rings:
-                ring[0].ask(query("BEGIN"))
-                ring[1].ask(query("COMMIT"))
-                ring.append(ring.pop(0))
+                ring.turn()
 
     def __enter__(self) -> Rotation:
         self._thread.start()
@@ -82,8 +111,7 @@ class Rotation:
         self._ending.set()
         self._thread.join()
         for ring in self._rings:
-            for client in ring:
-                client.close()
+            ring.close()
 
 
 @dataclass(frozen=True, slots=True)
