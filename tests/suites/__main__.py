@@ -32,6 +32,20 @@ def print_row(name: str, way: str, found: Results, verdict: Verdict) -> None:
     print(ROW.format(name, way, *numbers), flush=True)
 
 
+def complain(run_name: str, found: Results, verdict: Verdict) -> list[str]:
+    """What is to be looked at; one line for all tests that were not run."""
+    said = [
+        f"{run_name}: {found[test]}: {test}" for test in verdict.lost if test in found
+    ]
+    not_run = [test for test in verdict.lost if test not in found]
+    if not_run:
+        said.append(f"{run_name}: {len(not_run)} not run, the first is {not_run[0]}")
+    said += [
+        f"{run_name}: stale in known.toml: {entry.test}" for entry in verdict.stale
+    ]
+    return said
+
+
 def run_suite(name: str, ways: Sequence[str], entries: Sequence[Known]) -> list[str]:
     """Run one on every way and print its rows; returns what is to be looked at."""
     suite = SUITES[name]
@@ -44,11 +58,7 @@ def run_suite(name: str, ways: Sequence[str], entries: Sequence[Known]) -> list[
         mine = known.entries_for(entries, name, way)
         verdict = known.compare(straight, found, mine)
         print_row(name, way, found, verdict)
-        for test in verdict.lost:
-            how = found.get(test, "not run")
-            complaints.append(f"{name}, {way}: {how}: {test}")
-        for entry in verdict.stale:
-            complaints.append(f"{name}, {way}: stale in known.toml: {entry.test}")
+        complaints += complain(f"{name}, {way}", found, verdict)
     return complaints
 
 

@@ -40,7 +40,7 @@ POSTGRES_SETTINGS = {
 }
 POOLER_SETTINGS: dict[str, object] = {
     # As the manuals of PgBouncer and of the drivers advise.
-    "ignore_startup_parameters": "extra_float_digits,options",
+    "ignore_startup_parameters": "extra_float_digits",
     "max_client_conn": 500,
     "query_wait_timeout": 20,
 }
