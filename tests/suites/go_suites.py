@@ -33,8 +33,12 @@ def variables(target: Target) -> Mapping[str, str]:
 
 
 def run_tests(packages: Sequence[str], target: Target) -> Command:
-    """One package after another: they use the same tables."""
-    options = ["test", "-json", "-count=1", "-p=1", "-vet=off", "-timeout=10m"]
+    """One package after another: they use the same tables.
+
+    The timeout ends a package: a test that waits for ever for a notification costs
+    those that come behind it.
+    """
+    options = ["test", "-json", "-count=1", "-p=1", "-vet=off", "-timeout=4m"]
     environment = {
         **MODULES,
         **variables(target),
