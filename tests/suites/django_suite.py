@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tests.suites import fetch
 from tests.suites.suite import Command, Suite
-from tests.suites.ways import DATABASE, Target
+from tests.suites.ways import DATABASE, Needs, Target
 
 VERSION = "Django==5.2.19"
 DIGEST = "ad03d8abc51dbff95ebf34b27123cf0c26a3b62db7ba0cd520783686362533d1"
@@ -39,5 +39,5 @@ def run_tests(target: Target) -> Command:
 DJANGO = Suite(
     fetch_tests,
     run_tests,
-    databases=(DATABASE, "suites_other", "test_suites", "test_suites_other"),
+    Needs((DATABASE, "suites_other", "test_suites", "test_suites_other")),
 )

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from tests.suites import fetch
 from tests.suites.suite import FOLDER, Command, Suite
-from tests.suites.ways import Target
+from tests.suites.ways import Needs, Target
 
 # Where Debian puts sources; tests run without modules, hence without downloads.
 GOPATH = "/usr/share/gocode"
@@ -51,7 +51,7 @@ def run_tests(packages: Sequence[str], target: Target) -> Command:
 LIBPQ = Suite(
     fetch.debian_packages("golang-go", "golang-github-lib-pq-dev"),
     functools.partial(run_tests, PQ),
-    preparation="CREATE EXTENSION hstore",
+    Needs(preparation="CREATE EXTENSION hstore"),
     go=True,
 )
 PGX_SUITE = Suite(
@@ -61,6 +61,6 @@ PGX_SUITE = Suite(
         "golang-github-stretchr-testify-dev",
     ),
     functools.partial(run_tests, PGX),
-    preparation="CREATE EXTENSION hstore; CREATE DOMAIN uint64 AS numeric(20,0)",
+    Needs(preparation="CREATE EXTENSION hstore; CREATE DOMAIN uint64 AS numeric(20,0)"),
     go=True,
 )

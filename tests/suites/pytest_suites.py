@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Suites that pytest runs as they come: asyncpg's, psycopg2's."""
+"""Suites that pytest runs as they come: asyncpg's, psycopg2's, pg8000's."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tests.suites import fetch
 from tests.suites.suite import Command, Suite
-from tests.suites.ways import Target
+from tests.suites.ways import Needs, Target
 
 OPTIONS = "-p pytest_lines -p no:cacheprovider -q -rfE --tb=native --timeout=40"
 PYTEST: tuple[str | Path, ...] = (fetch.PYTHON, "-m", "pytest", *OPTIONS.split())
@@ -47,5 +47,26 @@ def run_psycopg2(target: Target) -> Command:
     return Command(arguments, fetch_psycopg2(), variables)
 
 
+def fetch_pg8000() -> Path:
+    """The tests of the release that the virtualenv has."""
+    digest = "553b240256d4b2d8f0ad2af28d07df1f9980247f74ac98d2c2b573762ec1ff1b"
+    return fetch.source("pg8000==1.31.6", digest, ["test"])
+
+
+def run_pg8000(target: Target) -> Command:
+    """Its tests log in as postgres; those of logins want a server set up for them."""
+    ignored = [f"--ignore=test/{one}/auth" for one in ("dbapi", "legacy", "native")]
+    ignored.append("--ignore-glob=*/test_benchmarks.py")
+    arguments = (*PYTEST, *ALONE, *ignored, "--ignore=test/test_readme.py", "test")
+    return Command(arguments, fetch_pg8000(), {})
+
+
 ASYNCPG = Suite(fetch_asyncpg, run_asyncpg)
-PSYCOPG2 = Suite(fetch_psycopg2, run_psycopg2, preparation="CREATE EXTENSION hstore")
+PSYCOPG2 = Suite(
+    fetch_psycopg2, run_psycopg2, Needs(preparation="CREATE EXTENSION hstore")
+)
+PG8000 = Suite(
+    fetch_pg8000,
+    run_pg8000,
+    Needs(("postgres",), "CREATE EXTENSION hstore", "postgres"),
+)

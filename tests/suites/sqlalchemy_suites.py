@@ -9,7 +9,7 @@ from pathlib import Path
 from tests.suites import fetch
 from tests.suites.pytest_suites import PYTEST
 from tests.suites.suite import Command, Suite
-from tests.suites.ways import Target
+from tests.suites.ways import Needs, Target
 
 VERSION = "sqlalchemy==2.1.9"
 DIGEST = "d700a8b2edfb26282a470333d6bc4a454c4acda4d201a3bea7b72fa76c217d28"
@@ -55,7 +55,9 @@ def run_tests(driver: str, target: Target) -> Command:
 
 SUITES = {
     f"sqlalchemy-{driver}": Suite(
-        fetch_tests, functools.partial(run_tests, driver), preparation=PREPARATION
+        fetch_tests,
+        functools.partial(run_tests, driver),
+        Needs(preparation=PREPARATION),
     )
     for driver in DRIVERS
 }

@@ -7,12 +7,12 @@ import os
 import signal
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.suites import results
 from tests.suites.results import Results
-from tests.suites.ways import DATABASE, Target, open_way
+from tests.suites.ways import Needs, Target, open_way
 
 ROOT = Path(__file__).resolve().parents[2]
 # Git ignores .venv.
@@ -38,15 +38,13 @@ class Command:
 class Suite:
     """A suite of tests: how to get it, and what runs it.
 
-    ``fetch`` brings it below FOLDER and returns when it is there already. ``databases``
-    must exist before the run; ``preparation`` is run in each of them. ``go`` says that
-    the program prints what ``go test -json`` prints.
+    ``fetch`` brings it below FOLDER and returns when it is there already. ``go`` says
+    that the program prints what ``go test -json`` prints.
     """
 
     fetch: Callable[[], object]
     command: Callable[[Target], Command]
-    databases: Sequence[str] = (DATABASE,)
-    preparation: str = ""
+    needs: Needs = field(default_factory=Needs)
     go: bool = False
 
 
@@ -92,7 +90,7 @@ def run(name: str, suite: Suite, way: str) -> Results:
     lines = logs / f"{name}-{way}.jsonl"
     lines.unlink(missing_ok=True)
     pooler_log = logs / f"{name}-{way}-pooler.log"
-    with open_way(way, suite.databases, suite.preparation, pooler_log) as target:
+    with open_way(way, suite.needs, pooler_log) as target:
         _run(suite.command(target), target, output, lines)
     found = (
         results.read_go(output.read_text()) if suite.go else results.read_lines(lines)

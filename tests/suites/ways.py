@@ -48,21 +48,43 @@ HELD_SERVERS = 2
 TURN_S = 0.002
 
 
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What a suite needs on the server.
+
+    ``databases`` are made, and ``preparation`` is run in each of them by the superuser.
+    ``user`` is whom it logs in as, also a superuser.
+    """
+
+    databases: Sequence[str] = (DATABASE,)
+    preparation: str = ""
+    user: str = USER
+
+    def prepare(self, postgres: Postgres) -> None:
+        """Make what is not there."""
+        postgres.psql(f"CREATE ROLE {USER} SUPERUSER LOGIN")
+        for database in self.databases:
+            if database != "postgres":
+                postgres.psql(f"CREATE DATABASE {database} OWNER {USER}")
+            if self.preparation:
+                postgres.psql(self.preparation, database)
+
+
 class Ring:
     """Clients of one database: the first is idle, the others hold a server each.
 
     A test may end the server of one of them; then all of them are made anew.
     """
 
-    def __init__(self, port: int, database: str) -> None:
-        self._where = (port, database)
+    def __init__(self, port: int, user: str, database: str) -> None:
+        self._where = (port, user, database)
         self._clients: list[WireClient] = []
 
     def _login(self) -> None:
-        port, database = self._where
+        port, user, database = self._where
         for _ in range(HELD_SERVERS + 1):
             self._clients.append(WireClient(port))
-            self._clients[-1].login(USER, database)
+            self._clients[-1].login(user, database)
         for client in self._clients[1:]:
             client.ask(query("BEGIN"))
 
@@ -93,8 +115,8 @@ class Rotation:
     the turns are made by a thread.
     """
 
-    def __init__(self, port: int, databases: Sequence[str]) -> None:
-        self._rings = [Ring(port, database) for database in databases]
+    def __init__(self, port: int, needs: Needs) -> None:
+        self._rings = [Ring(port, needs.user, name) for name in needs.databases]
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._turn_all, daemon=True)
 
@@ -143,23 +165,13 @@ class Target:
 
 
 @contextlib.contextmanager
-def open_way(
-    way: str, databases: Sequence[str], preparation: str, logs: Path
-) -> Iterator[Target]:
-    """Start what a run needs, and end it.
-
-    ``preparation`` is SQL that is run in each of ``databases`` by the superuser. What
-    the pooler logged is kept in ``logs``.
-    """
+def open_way(way: str, needs: Needs, logs: Path) -> Iterator[Target]:
+    """Start what a run needs, and end it; ``logs`` gets what the pooler logged."""
     with (
         Postgres(settings=POSTGRES_SETTINGS) as postgres,
         contextlib.ExitStack() as stack,
     ):
-        postgres.psql(f"CREATE ROLE {USER} SUPERUSER LOGIN")
-        for database in databases:
-            postgres.psql(f"CREATE DATABASE {database} OWNER {USER}")
-            if preparation:
-                postgres.psql(preparation, database)
+        needs.prepare(postgres)
         if way == STRAIGHT:
             yield Target(way, postgres.port, postgres)
             return
@@ -170,5 +182,5 @@ def open_way(
         stack.callback(pooler.finish)
         pooler.start()
         if way == "transaction":
-            stack.enter_context(Rotation(pooler.port, databases))
+            stack.enter_context(Rotation(pooler.port, needs))
         yield Target(way, pooler.port, postgres)
