@@ -17,7 +17,7 @@ from tests.suites import known, results
 from tests.suites.catalog import SUITES
 from tests.suites.known import Known, Verdict
 from tests.suites.results import Outcome, Results
-from tests.suites.suite import FOLDER, SuiteError, run
+from tests.suites.suite import FOLDER, ROOT, SuiteError, run
 from tests.suites.ways import STRAIGHT, WAYS
 
 COLUMNS = ("passed", "failed", "skipped", "known", "lost")
@@ -82,7 +82,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print()
     for complaint in complaints:
         print(complaint)
-    print(f"what they printed: {FOLDER.name}/logs" if complaints else "as expected")
+    print(
+        f"their output: {FOLDER.relative_to(ROOT)}/logs"
+        if complaints
+        else "as expected"
+    )
     return 1 if complaints else 0
 
 
