@@ -4,6 +4,7 @@
 PYTHON ?= python3
 PORT ?= 6432
 FUZZ_SECONDS ?= 600
+SUITES ?=
 
 VENV := .venv
 RUN := $(VENV)/bin/python
@@ -26,7 +27,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help build run test test-unit test-full fuzz lint fmt types stubs bench bench-micro clean bootstrap
+.PHONY: help build run test test-unit test-full suites fuzz lint fmt types stubs bench bench-micro clean bootstrap
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | while IFS="$$(printf '\t')" \
@@ -43,6 +44,9 @@ test: build ## run all tests
 test-full: build ## run all tests and the long ones: other drivers and versions, fuzzing
 	@dev/full_tools.sh
 	@$(RUN) -m pytest -m ""
+
+suites: build ## run other projects' tests through the pooler (SUITES="asyncpg psycopg2")
+	@$(RUN) -m tests.suites $(SUITES)
 
 fuzz: build ## fuzz scanner, relay and login (FUZZ_SECONDS=600)
 	@dev/full_tools.sh
