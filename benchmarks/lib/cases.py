@@ -46,6 +46,7 @@ class Case:
     warmup: int = 200
     needs: Capability | None = None
     kind: Kind = Kind.LOAD
+    unnamed: bool = False  # its statements have no names
 
 
 PIPELINE_LENGTH: Final = 8
@@ -71,12 +72,14 @@ CASES: Final = (
         "extended",
         "the same SELECT, unnamed Parse/Bind/Execute each time",
         options=("-M", "extended"),
+        unnamed=True,
     ),
     Case(
         "pipeline8",
         "8 SELECTs in one pipeline, extended protocol; one transaction is all 8",
         options=("-M", "extended"),
         script=PIPELINE,
+        unnamed=True,
     ),
     Case(
         "many_rows",

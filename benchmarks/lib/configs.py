@@ -27,6 +27,7 @@ class Layout:
     server_port: int
     workers: int
     version: tuple[int, ...]
+    cache_unnamed: bool = False  # of ours only
 
 
 def pgbouncer_files(layout: Layout) -> dict[str, str]:
@@ -39,6 +40,7 @@ def pooler_files(layout: Layout) -> dict[str, str]:
     extra: dict[str, object] = {
         "max_prepared_statements": MAX_PREPARED,
         "workers": layout.workers,
+        "cache_unnamed_statements": int(layout.cache_unnamed),
     }
     return _ini_files("pooler.ini", layout, extra)
 

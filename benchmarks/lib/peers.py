@@ -78,11 +78,14 @@ class Target:
     version: str = ""
     version_output: str = ""
     workers: int = 1
+    cache_unnamed: bool = False  # of ours: keeps unnamed statements on the server
     account: str | None = None
     capabilities: frozenset[Capability] = frozenset()
 
     def can(self, case: Case) -> bool:
         """Say whether the case makes sense here."""
+        if self.cache_unnamed and not case.unnamed:
+            return False
         return case.needs is None or case.needs in self.capabilities
 
     @property
@@ -141,12 +144,14 @@ def probe_target(brand: str, program: tuple[str, ...]) -> Target:
 def pooler_targets(cores: int, before: str | None = None) -> list[Target]:
     """Return our pooler with one worker and, on several cores, with one for each.
 
+    With one worker also where it keeps unnamed statements, for cases that have them.
     ``before`` is the program of another build, which is measured with one worker.
     """
     probed = probe_target("pooler", (sys.executable, "-m", "pooler"))
     targets = [replace(probed, name="pooler")]
     if cores > 1:
         targets.append(replace(probed, name="pooler-all", workers=cores))
+    targets.append(replace(probed, name="pooler-cached", cache_unnamed=True))
     if before is not None:
         other = probe_target("pooler", (os.path.abspath(before),))
         targets.append(replace(other, name="pooler-before"))

@@ -89,6 +89,7 @@ def place(
         server_port=server.port,
         workers=target.workers,
         version=target.version_key,
+        cache_unnamed=target.cache_unnamed,
     )
     files = write_files(target, layout, directory)
     return Placed(target, address, directory, files)

@@ -92,10 +92,12 @@ class Settings:
         unit="s", off=0.0)
     cache_unnamed_statements: bool = setting(False, BOOL,
         "A statement that is parsed again without a name, in transaction or statement"
-        " mode, stays prepared on the server and is not read again. Saves PostgreSQL"
-        " the parsing; can be told apart by generic plans, and by errors (0A000, 42883,"
-        " 22P02) after changes of search_path, temporary tables or DDL that the pooler"
-        " does not see. Not a PgBouncer setting.", built=True)
+        " mode, stays prepared on the server and is not read again: only outside a"
+        " transaction block, alone in its batch, where it is known what texts mean; an"
+        " error is answered by reading it anew. Saves PostgreSQL the parsing for"
+        " clients that send few texts over and over. What remains to tell it apart is"
+        " the plan: after five uses PostgreSQL may choose a generic one, where it"
+        " planned for the values each time. Not a PgBouncer setting.", built=True)
     cancel_abandoned: bool = setting(True, BOOL,
         "When a client vanishes: 1 cancels its query, rolls back and keeps the server;"
         " 0 closes the server, as PgBouncer does. Not a PgBouncer setting.", built=True)

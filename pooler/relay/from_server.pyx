@@ -12,7 +12,8 @@ from pooler.relay.shared cimport (
     RELAY_SERVER_PROTO, RELAY_STATEMENT_XACT, RELAY_TEST_FAILED,
 )
 from pooler.session.records cimport (
-    COPY_IN_NONE, COPY_IN_OPEN, ClientSession, MODE_SESSION, MODE_STATEMENT,
+    CHANGE_TRACKED, COPY_IN_NONE, COPY_IN_OPEN, ClientSession, MODE_SESSION,
+    MODE_STATEMENT,
 )
 from pooler.session.requests cimport (
     REQUEST_ALIGN, REQUEST_DESCRIBE, REQUEST_SKIP, REQUEST_SQL, request_closes,
@@ -306,6 +307,11 @@ cdef RelayStatus on_parameter_types(Walk *w) noexcept nogil:
     return RELAY_OK
 
 
+cdef inline bint is_foretold(const ServerSession *s) noexcept nogil:
+    """Whether a text has told that a parameter will change: who prepares knows it."""
+    return s.changes.pending & CHANGE_TRACKED != 0
+
+
 cdef RelayStatus on_parameter(Walk *w) noexcept nogil:
     cdef ParamSet *before = params_ref(w.s.params)
     cdef bint hidden = not w.drop and is_going_back(
@@ -317,8 +323,8 @@ cdef RelayStatus on_parameter(Walk *w) noexcept nogil:
     if hidden:
         keep_until(w, w.found.start)
         w.start = w.pos
-    if done and w.first != REQUEST_ALIGN and not params_mean_the_same(
-        &w.r.params, before, w.s.params
+    if done and w.first != REQUEST_ALIGN and not is_foretold(w.s) and (
+        not params_mean_the_same(&w.r.params, before, w.s.params)
     ):
         read_otherwise(&w.r.statements, w.s)
     params_unref(&w.r.params, before)

@@ -246,8 +246,13 @@ cdef bint depends_on_settings(const Statement *st) noexcept nogil:
 
 
 cdef inline const ParamSet *settings_of(const ServerSession *s) noexcept nogil:
-    """What is set on a server where the next message is read; NULL: not known."""
-    return NULL if s.changes.pending & CHANGE_TRACKED else s.params
+    """What is set on a server where the next message is read; NULL: not known.
+
+    Its client's values: a SET of these may be under way in front.
+    """
+    if s.changes.pending & CHANGE_TRACKED or s.client == NULL:
+        return NULL
+    return s.client.params
 
 
 cdef int put_settings(

@@ -237,6 +237,27 @@ def test_sql_statement_that_another_server_lacks(
         assert one.value("SHOW timezone") == "Asia/Tokyo"
 
 
+@pytest.mark.parametrize("what", CONTEXTS)
+@pytest.mark.parametrize("form", ["in front of it", "and again, skipped"])
+def test_change_behind_the_parse_in_its_batch(
+    pair: tuple[InProcess, Others], what: str, form: str
+) -> None:
+    """It was read before: wherever it is prepared again, it means that."""
+    pooler, others = pair
+    text, change, before, _ = CONTEXTS[what]
+    with pooler.client(TimeZone="UTC") as one:
+        if form == "in front of it":
+            one.ask(parse(text, "a"), extended(change), SYNC)
+        else:
+            one.ask(parse(text, "a"), SYNC)
+            one.send(query(change), bind(statement="nobody"), parse(text, "a"), SYNC)
+            one.read_until("Z")
+            one.read_until("Z")
+        for _ in range(3):
+            assert values(one.ask(run("a"), SYNC)) == [before]
+            others.turn()
+
+
 def test_pipeline_of_a_driver(pair: tuple[InProcess, Others]) -> None:
     pooler, others = pair
     where = f"host=127.0.0.1 port={pooler.port} user={USER} dbname={DATABASE}"
