@@ -7,9 +7,12 @@ client asks. Before PostgreSQL alone the other client would not see it.
 
 from __future__ import annotations
 
+import contextlib
 import struct
 import subprocess
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -19,6 +22,7 @@ from tests.integration.harness import (
     USER,
     InProcess,
     MakePooler,
+    Pooler,
     backends,
     wait_until,
 )
@@ -364,15 +368,68 @@ def test_session_mode_is_left_alone(
         assert other.value("SHOW search_path") == '"$user", public'
 
 
-def test_pg_dump_leaves_nothing(make_pooler: MakePooler, postgres: Postgres) -> None:
-    pooler = make_pooler(default_pool_size=1)
-    tool = postgres.installation.tool("pg_dump")
+@pytest.fixture
+def dumped(postgres: Postgres) -> Iterator[str]:
+    """A table of the clients' user, to be dumped and restored."""
+    postgres.psql(
+        "CREATE TABLE dumped (id int PRIMARY KEY, note text DEFAULT 'x');"
+        "INSERT INTO dumped SELECT g, 'n' || g FROM generate_series(1, 2000) g;"
+        f"ALTER TABLE dumped OWNER TO {USER}",
+        DATABASE,
+    )
+    yield "dumped"
+    postgres.psql("DROP TABLE IF EXISTS dumped", DATABASE)
+
+
+@contextlib.contextmanager
+def asked_meanwhile(pooler: Pooler) -> Iterator[None]:
+    """Another client asks, all the time, for what it would see of a search_path."""
+    seen: list[str] = []
+    over = threading.Event()
+
+    def ask() -> None:
+        with pooler.client() as other:
+            while not over.is_set() or len(seen) < 10:
+                seen.append(other.value("SHOW search_path"))
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+    assert set(seen) == {'"$user", public'}
+
+
+def run_tool(postgres: Postgres, name: str, *arguments: str) -> None:
+    tool = postgres.installation.tool(name)
     if tool is None:
-        pytest.skip("no pg_dump")
-    with pooler.client() as other:
-        done = subprocess.run(
-            [tool, "-s", "-d", pooler.dsn()], capture_output=True, timeout=50
+        pytest.skip(f"no {name}")
+    done = subprocess.run([tool, *arguments], capture_output=True, timeout=50)
+    assert done.returncode == 0, done.stderr
+
+
+def test_pg_dump_and_pg_restore_leave_nothing(
+    make_pooler: MakePooler, postgres: Postgres, dumped: str, tmp_path: Path
+) -> None:
+    pooler = make_pooler(default_pool_size=3)
+    archive = str(tmp_path / "archive")
+    rows = "SELECT count(*), sum(id), min(note) FROM dumped"
+    with asked_meanwhile(pooler), pooler.client() as other:
+        before = other.rows(rows)
+        run_tool(postgres, "pg_dump", "-s", "-d", pooler.dsn())
+        run_tool(
+            postgres, "pg_dump", "-Fc", "-t", dumped, "-f", archive, "-d", pooler.dsn()
         )
-        assert done.returncode == 0, done.stderr
-        assert b"pgbench_accounts" in done.stdout
-        assert other.value("SELECT count(*) FROM pgbench_branches") == "1"
+        other.ask(query("DELETE FROM dumped"))
+        run_tool(
+            postgres,
+            "pg_restore",
+            "--clean",
+            "--if-exists",
+            "-d",
+            pooler.dsn(),
+            archive,
+        )
+        assert other.rows(rows) == before

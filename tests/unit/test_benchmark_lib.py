@@ -243,7 +243,10 @@ def test_our_configuration_is_pgbouncers_and_workers() -> None:
     layout = Layout(address, "127.0.0.1", 5432, workers=2, version=(1, 24, 1))
     theirs = pgbouncer_files(layout)["pgbouncer.ini"].splitlines()
     ours = pooler_files(layout)["pooler.ini"].splitlines()
-    assert sorted(set(ours) ^ set(theirs)) == ["cache_unnamed_statements = 0", "workers = 2"]
+    assert sorted(set(ours) ^ set(theirs)) == [
+        "cache_unnamed_statements = 0",
+        "workers = 2",
+    ]
 
 
 def test_old_pgbouncer_is_not_given_what_it_does_not_know() -> None:
