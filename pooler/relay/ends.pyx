@@ -12,6 +12,7 @@ from pooler.session.records cimport (
     CLOSE_SERVER_CRASHED, CLOSE_SERVER_EOF, COPY_IN_OPEN, set_client_state,
 )
 from pooler.wire.buffers cimport queue_reset
+from pooler.session.settings_log cimport settings_forgotten
 from pooler.statements.sql_names cimport forget_names
 
 
@@ -39,6 +40,7 @@ cdef void close_client(
     timer_end(&c.timer)
     queue_reset(&c.stream.held)
     forget_names(&r.statements, c)
+    settings_forgotten(c)
     client_params_end(r, c)
     if r.pending.resume == c:
         r.pending.resume = NULL

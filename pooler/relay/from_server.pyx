@@ -48,7 +48,9 @@ from pooler.session.copy_in cimport copy_fail, copy_open
 from pooler.session.counters cimport count_query, count_sent
 from pooler.session.fate cimport mark_obsolete, note_fatal
 from pooler.session.tracking cimport no_prepares, tell_error
-from pooler.session.changes cimport changes_answered, resets_over
+from pooler.session.changes cimport (
+    change_undone, changes_answered, resets_over,
+)
 from pooler.tables.params cimport (
     ParamSet, params_mean_the_same, params_ref, params_unref,
 )
@@ -465,6 +467,7 @@ cdef RelayStatus on_client_error(Walk *w) noexcept nogil:
         if s.copy.syncs_ignored:
             mark_obsolete(s)
     resets_over(s)
+    change_undone(s)
     batch_fail(s, requests_fail(&s.requests, &effects))
     if s.batch.failed:  # its Query, too, was skipped
         go_on(w)

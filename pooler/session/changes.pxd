@@ -17,6 +17,7 @@ from pooler.session.records cimport (
     ServerSession,
 )
 from pooler.session.requests cimport batch_number, batch_unsettled
+from pooler.session.settings_log cimport settings_answered
 
 cdef inline bint meaning_is_unsure(const ServerSession *s) noexcept nogil:
     """Whether nobody can say under which settings the next text will be read."""
@@ -57,10 +58,19 @@ cdef inline bint changes_answered(ServerSession *s) noexcept nogil:
     unsure = meaning_is_unsure(s)
     s.changes.pending = 0
     if s.xact_status == c"I":
+        if s.client != NULL:
+            settings_answered(s.client, not s.changes.undone)
+        s.changes.undone = False
         if s.changes.xact & CHANGES_LEFT and s.pool.config.clean_changed:
             s.changes.left |= s.changes.xact & (CHANGES_LEFT | CHANGE_MEANING)
         s.changes.xact = 0
     return unsure and not meaning_is_unsure(s)
+
+
+cdef inline void change_undone(ServerSession *s) noexcept nogil:
+    """An error, or ROLLBACK: what the transaction has set may be gone."""
+    if s.changes.xact:
+        s.changes.undone = True
 
 
 cdef inline void resets_over(ServerSession *s) noexcept nogil:

@@ -187,6 +187,11 @@ cdef struct Pool:
     ClientSession *waiting_head  # borrow: waits longest
     ClientSession *waiting_tail
 
+cdef struct SettingsLog:  # SETs of a client, in order; written by settings_log
+    Queue texts  # own: each with a terminator
+    uint32_t sure_bytes  # of these, what is carried out for good
+    bint partial  # something has changed that they do not bring back
+
 cdef struct ClientSession:
     void *io  # borrow: the connection this session lives in
     uint8_t state
@@ -200,6 +205,7 @@ cdef struct ClientSession:
     ScanState scan
     ParamSet *params  # own: one reference
     ParamSet *asked  # own: one reference: what it had at its login
+    SettingsLog settings
     bint aligning  # held back until the server has accepted its parameters
     ClientStatements *statements  # own; NULL: has prepared nothing
     bint settling  # held back until all batches that it has sent are answered
@@ -240,6 +246,7 @@ cdef struct Changes:  # by requests of its clients, or-ed Change; written by cha
     uint32_t pending  # by what is not answered yet
     uint32_t xact  # in the transaction under way
     uint32_t left  # in the session
+    bint undone  # some of what the transaction has set has failed or was rolled back
     uint32_t reset  # parameters that go back to what their client had at its login
     uint32_t batch  # the last one that had any, as batch_number counts
 

@@ -28,7 +28,8 @@ from pooler.tables.texts cimport (
     Statement, schema_count, statement_intern, statement_ref, statement_unref,
 )
 from pooler.session.batch cimport batch_bind
-from pooler.session.changes cimport changes_discarded
+from pooler.session.changes cimport change_undone, changes_discarded
+from pooler.session.settings_log cimport settings_forgotten
 from pooler.session.tracking cimport no_strays, prepare_answered, unnamed_of_another
 
 
@@ -420,12 +421,16 @@ cdef void note_tag(
     Source: "Message Formats" (CommandComplete)
     """
     cdef bint in_query = note_step(t, s, tag, n)
-    if n and tag[0] == c"P":
+    if n and tag[0] == c"R":
+        if is_tag(tag, n, b"ROLLBACK", 8):
+            change_undone(s)
+    elif n and tag[0] == c"P":
         if is_tag(tag, n, b"PREPARE", 7):
             prepare_answered(s)
     elif n and tag[0] == c"D":
         if is_tag(tag, n, b"DISCARD ALL", 11) and c != NULL:
             changes_discarded(s)
+            settings_forgotten(c)
         if is_tag(tag, n, b"DEALLOCATE ALL", 14) or is_tag(tag, n, b"DISCARD ALL", 11):
             server_statements_doubt(&s.statements)
             no_strays(s)

@@ -7,10 +7,13 @@ from pooler._wire cimport load_be32
 from pooler.session.batch cimport hold_until_settled
 from pooler.session.changes cimport change_sent
 from pooler.session.records cimport (
-    CHANGE_FORGETS, CHANGE_HIDDEN, CHANGE_MEANING, CHANGE_RESET_SHIFT,
+    CHANGES_LEFT, CHANGE_FORGETS, CHANGE_HIDDEN, CHANGE_MEANING, CHANGE_RESET_SHIFT,
+    CHANGE_SETTING,
 )
 from pooler.statements.sql_changes cimport sql_changes, sql_changes_of_plan
+from pooler.session.settings_log cimport settings_sent, settings_unknown
 from pooler.statements.sql_names cimport sql_flags
+from pooler.statements.sql_scan cimport is_word, skip_blank, skip_word, sql_end
 from pooler.tables.server_statements cimport server_statements_doubt
 from pooler.tables.texts cimport STATEMENT_PARSE
 
@@ -28,12 +31,6 @@ HARMLESS_FUNCTIONS[:] = [
 ]
 
 
-cdef inline void note(ServerSession *s, uint32_t changes) noexcept nogil:
-    change_sent(s, changes)
-    if changes & CHANGE_FORGETS:
-        server_statements_doubt(&s.statements)
-
-
 cdef inline uint8_t flags_of(
     const StatementTable *t, const ServerSession *s
 ) noexcept nogil:
@@ -41,12 +38,45 @@ cdef inline uint8_t flags_of(
     return 0 if s.client == NULL else sql_flags(t, s.client)
 
 
+cdef bint is_one_set(const uint8_t *text, size_t n, uint8_t flags) noexcept nogil:
+    """Whether a text is SET and nothing else."""
+    cdef size_t at = skip_blank(text, n, 0)
+    cdef size_t end = skip_word(text, n, at, flags)
+    return is_word(text, at, end, b"set") and (
+        skip_blank(text, n, sql_end(text, n, end, flags) + 1) >= n
+    )
+
+
+cdef void note_left(
+    const StatementTable *t, ServerSession *s, uint32_t changes, const uint8_t *text,
+    size_t n,
+) noexcept nogil:
+    """Something will be left in the session: keep it as what can be run again."""
+    if changes & CHANGES_LEFT == CHANGE_SETTING and text != NULL and (
+        is_one_set(text, n, flags_of(t, s))
+    ):
+        settings_sent(s.client, text, n)
+    else:
+        settings_unknown(s.client)
+
+
+cdef inline void note(
+    const StatementTable *t, ServerSession *s, uint32_t changes, const uint8_t *text,
+    size_t n,
+) noexcept nogil:
+    change_sent(s, changes)
+    if changes & CHANGES_LEFT and s.client != NULL:
+        note_left(t, s, changes, text, n)
+    if changes & CHANGE_FORGETS:
+        server_statements_doubt(&s.statements)
+
+
 cdef void runs_query(
     StatementTable *t, ServerSession *s, const uint8_t *text, size_t n
 ) noexcept nogil:
     """A text of SQL that is all here runs when PostgreSQL comes to it."""
     cdef uint32_t changes = sql_changes(text, n, t.params, s.params, flags_of(t, s))
-    note(s, changes)
+    note(t, s, changes, text, n)
     if changes >> CHANGE_RESET_SHIFT and s.client != NULL:
         hold_until_settled(s.client)  # until it has its own values again
 
@@ -69,7 +99,7 @@ cdef void runs_statement(
             st.changes = sql_changes_of_plan(
                 text, st.n, t.params, s.params, flags_of(t, s)
             )
-    note(s, st.changes)
+    note(t, s, st.changes, text, strnlen(<const char *> text, st.n))
     if st.target != NULL:
         runs_statement(t, s, st.target)
 
@@ -77,7 +107,7 @@ cdef void runs_statement(
 cdef void runs_unseen(ServerSession *s) noexcept nogil:
     """A text runs of which not all was here to be looked at: it can do anything."""
     if is_watched(s):
-        note(s, CHANGE_MEANING | CHANGE_HIDDEN)
+        note(NULL, s, CHANGE_MEANING | CHANGE_HIDDEN, NULL, 0)
 
 
 cdef void runs_function(

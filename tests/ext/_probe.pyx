@@ -825,6 +825,15 @@ cdef class Bench:
         """Whether a server has names that are not ours."""
         return bool(self.servers[i].tracking.stray)
 
+    def client_settings(self, int i):
+        """What a client has set, as commands, and whether that is not all."""
+        cdef ClientSession *c = self.clients[i]
+        cdef bytes texts = PyBytes_FromStringAndSize(
+            <const char *> c.settings.texts.data + c.settings.texts.start,
+            c.settings.sure_bytes,
+        ) if c.settings.sure_bytes else b""
+        return texts.split(b"\0")[:-1], bool(c.settings.partial)
+
     def statement_stats(self):
         """The pool's counters of prepared statements."""
         return {
