@@ -60,9 +60,15 @@ from pooler.tables.server_statements cimport (
 
 from pooler.wire.messages import MESSAGES, Action, Sender
 
+cdef extern from "<string.h>" nogil:
+    void *memmem(const void *text, size_t n, const void *part, size_t part_n)
+
 cdef enum:
     ERROR_HELD_BYTES = 16384  # a longer error is shown as it is
     TYPES_HELD_BYTES = 65536  # a longer ParameterDescription is told at once
+    IN_FAILED_BLOCK_BYTES = 8
+
+cdef const char *IN_FAILED_BLOCK = b"\0C25P02\0"
 
 cdef struct Walk:  # over the bytes of one read
     Relay *r
@@ -379,6 +385,20 @@ cdef void show_error(Walk *w, const Effect *effect) noexcept nogil:
         )
 
 
+cdef bint says_again_itself(Walk *w, uint8_t failed) noexcept nogil:
+    """Whether a request of ours was refused because the transaction has failed.
+
+    What the client's own Query behind it has to hear it hears from PostgreSQL, which
+    may find another fault in it first.
+    """
+    return (
+        failed & REQUEST_SKIP != 0
+        and (failed & 0x7F == REQUEST_SQL or query_is_next(w.s))
+        and memmem(body_of(w), min(body_size(w), w.n - w.found.start - HEADER_BYTES),
+                   IN_FAILED_BLOCK, IN_FAILED_BLOCK_BYTES) != NULL
+    )
+
+
 cdef void undo_failed(Walk *w, uint32_t skipped) noexcept nogil:
     """Take back what PostgreSQL has skipped, and show the error to the client.
 
@@ -387,22 +407,27 @@ cdef void undo_failed(Walk *w, uint32_t skipped) noexcept nogil:
     cdef ServerSession *s = w.s
     cdef uint8_t failed = w.first
     cdef Effect *effect = NULL
+    cdef bint told = True
     if request_has_effect(failed) and s.effects.head != s.effects.tail:
         if skipped:
             effects_undo(&w.r.statements, s, 1, skipped - 1)
         effect = effects_at(&s.effects, s.effects.head)
     else:
         effects_undo(&w.r.statements, s, 0, skipped)
-    if w.c != NULL and failed:
+    if w.c != NULL and says_again_itself(w, failed):
+        keep_until(w, w.found.start)
+        w.drop = True
+        told = False
+    elif w.c != NULL and failed:
         show_error(w, effect)
     if effect != NULL:
         effect.flags |= EFFECT_FAILED
     if skipped and effect != NULL:
         effects_undo(&w.r.statements, s, 0, 1)
     if failed & 0x7F == REQUEST_SQL:  # undone at ReadyForQuery
-        tell_error(s, failed & REQUEST_SKIP != 0)
+        tell_error(s, told and failed & REQUEST_SKIP != 0)
     elif failed & REQUEST_SKIP and query_is_next(s):
-        tell_error(s, True)
+        tell_error(s, told)
 
 
 cdef inline bint owes_nothing(const ServerSession *s) noexcept nogil:

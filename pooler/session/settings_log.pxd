@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a client has set in its session beyond what follows it, as commands to run again.
+"""What a client has set in its session beyond what follows it: commands to run again.
 
 Layer session, sans-IO, hot. Writes ``ClientSession.settings``. The commands stand in
 the order in which they were carried out, each with a terminator, so that running them
