@@ -241,6 +241,7 @@ cdef struct Changes:  # by requests of its clients, or-ed Change; written by cha
     uint32_t xact  # in the transaction under way
     uint32_t left  # in the session
     uint32_t reset  # parameters that go back to what their client had at its login
+    uint32_t reset_batch  # the first one that resets any of them
     uint32_t batch  # the last one that had any, as batch_number counts
 
 cdef struct Cleaning:  # of a server that a client has left; written by clean
