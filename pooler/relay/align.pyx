@@ -7,6 +7,7 @@ from libc.string cimport memchr
 from pooler.relay.cancels cimport cancel_if_late
 from pooler.relay.inquire cimport words_learned
 from pooler.relay.shared cimport RELAY_ALIGN, RELAY_NO_MEMORY, RELAY_OK
+from pooler.session.changes cimport resets_reached
 from pooler.session.requests cimport REQUEST_ALIGN, requests_first, requests_push
 from pooler.tables.params cimport (
     PARAM_VALUE_MAX, ParamValue, params_index, params_ref, params_unref, params_with,
@@ -182,7 +183,7 @@ cdef bint is_going_back(
     """
     cdef const uint8_t *end
     cdef int index
-    if s.changes.reset == 0 or s.client == NULL:
+    if not resets_reached(s) or s.client == NULL:
         return False
     end = <const uint8_t *> memchr(body, 0, n)
     if end == NULL:

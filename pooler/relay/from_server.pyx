@@ -49,7 +49,7 @@ from pooler.session.counters cimport count_query, count_sent
 from pooler.session.fate cimport mark_obsolete, note_fatal
 from pooler.session.tracking cimport no_prepares, tell_error
 from pooler.session.changes cimport (
-    change_undone, changes_answered, resets_over,
+    change_undone, changes_answered, resets_over, resets_reached,
 )
 from pooler.tables.params cimport (
     ParamSet, params_mean_the_same, params_ref, params_unref,
@@ -181,7 +181,7 @@ cdef RelayStatus on_ready(Walk *w) noexcept nogil:
         return RELAY_STATEMENT_XACT
     if w.first & REQUEST_SKIP:
         w.drop = True
-    elif s.changes.reset and w.c != NULL and s.requests.closing_count == 1:
+    elif resets_reached(s) and w.c != NULL and s.requests.closing_count == 1:
         keep_until(w, w.found.start)
         if status != c"E" and params_go_back(w.r, s, w.c) < 0:
             return RELAY_NO_MEMORY
@@ -491,9 +491,10 @@ cdef RelayStatus on_client_error(Walk *w) noexcept nogil:
         # how many ReadyForQuery are still to come cannot be known then
         if s.copy.syncs_ignored:
             mark_obsolete(s)
-    resets_over(s)
     change_undone(s)
     batch_fail(s, requests_fail(&s.requests, &effects))
+    if resets_reached(s):  # it has failed, or was skipped
+        resets_over(s)
     if s.batch.failed:  # its Query, too, was skipped
         go_on(w)
     if s.tracking.on:

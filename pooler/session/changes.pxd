@@ -10,13 +10,13 @@ ends; what is left in the session stays until the server is cleaned.
 Source: PostgreSQL documentation, "SET", "Asynchronous Operations", "DISCARD".
 """
 
-from libc.stdint cimport uint32_t
+from libc.stdint cimport int32_t, uint32_t
 
 from pooler.session.records cimport (
     CHANGES_LEFT, CHANGE_BACK, CHANGE_MEANING, CHANGE_RESET_SHIFT, CHANGE_TRACKED,
     ServerSession,
 )
-from pooler.session.requests cimport batch_number, batch_unsettled
+from pooler.session.requests cimport batch_answered, batch_number, batch_unsettled
 from pooler.session.settings_log cimport settings_answered
 
 cdef inline bint meaning_is_unsure(const ServerSession *s) noexcept nogil:
@@ -42,6 +42,8 @@ cdef inline void change_sent(ServerSession *s, uint32_t changes) noexcept nogil:
     if changes & CHANGE_BACK and s.changes.xact & CHANGE_TRACKED:
         changes |= CHANGE_TRACKED
     s.changes.pending |= changes & (CHANGE_TRACKED | CHANGE_MEANING)
+    if s.changes.reset == 0:
+        s.changes.reset_batch = batch_number(&s.requests)
     s.changes.reset |= changes >> CHANGE_RESET_SHIFT
     s.changes.xact |= changes & ((1 << CHANGE_RESET_SHIFT) - 1 - CHANGE_BACK)
     if changes & (CHANGE_TRACKED | CHANGE_MEANING):
@@ -71,6 +73,13 @@ cdef inline void change_undone(ServerSession *s) noexcept nogil:
     """An error, or ROLLBACK: what the transaction has set may be gone."""
     if s.changes.xact:
         s.changes.undone = True
+
+
+cdef inline bint resets_reached(const ServerSession *s) noexcept nogil:
+    """Whether PostgreSQL has come to the batch that resets parameters."""
+    return s.changes.reset != 0 and (
+        <int32_t> (batch_answered(&s.requests) - s.changes.reset_batch) >= 0
+    )
 
 
 cdef inline void resets_over(ServerSession *s) noexcept nogil:

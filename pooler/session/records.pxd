@@ -248,6 +248,7 @@ cdef struct Changes:  # by requests of its clients, or-ed Change; written by cha
     uint32_t left  # in the session
     bint undone  # some of what the transaction has set has failed or was rolled back
     uint32_t reset  # parameters that go back to what their client had at its login
+    uint32_t reset_batch  # the first one that resets any of them
     uint32_t batch  # the last one that had any, as batch_number counts
 
 cdef struct Cleaning:  # of a server that a client has left; written by clean

@@ -64,6 +64,9 @@ cdef int ensure_since(
     StatementTable *t, ServerSession *s, Output *out, Statement *st, bint for_query,
     uint64_t born,
 ) noexcept nogil
+cdef int taken_name(
+    const StatementTable *t, ServerSession *s, Output *out, Statement *st, char *name
+) noexcept nogil
 cdef int use_target(
     StatementTable *t, ServerSession *s, Output *out, const Statement *st,
     bint for_query,

@@ -35,6 +35,7 @@ cdef const char *SYNC = b"S\0\0\0\4"
 cdef const char *FLUSH = b"H\0\0\0\4"
 cdef const char *PREPARE_WORD = b"PREPARE "
 cdef const char *SCRATCH_SUFFIX = b"scratch"
+cdef const char *TAKEN_SUFFIX = b"0"  # statements are counted from 1
 
 
 cdef inline uint32_t most_statements(const ServerSession *s) noexcept nogil:
@@ -390,6 +391,36 @@ cdef int ensure_since(
         server_statement_use(&s.statements, entry)
         return 0
     return install(t, s, out, st, for_query)
+
+
+cdef int taken_name(
+    const StatementTable *t, ServerSession *s, Output *out, Statement *st, char *name
+) noexcept nogil:
+    """A name that the server surely finds taken, as the client's for ``st`` is.
+
+    In:      name: room for OWN_NAME_BYTES
+    Out:     out: what the server needs for it; the name's length, -1 without memory
+
+    That of ``st`` where it is there. Elsewhere its text may be one that cannot be read
+    any more, and what counts is the name alone: a statement without a command, which
+    can be prepared in a failed transaction as well.
+    """
+    cdef ServerStatement *there = server_statement_find(&s.statements, st)
+    cdef size_t n
+    if server_has(s, there):
+        server_statement_use(&s.statements, there)
+        memcpy(name, st.name, st.name_n + 1)
+        return st.name_n
+    n = own_name(t, TAKEN_SUFFIX, name)
+    if (
+        push_with_effect(s, c"C" | REQUEST_SKIP) == NULL
+        or put_close(out, c"S", name, n) < 0
+        or push_with_effect(s, c"P" | REQUEST_SKIP) == NULL
+        or put_named(out, c"P", NULL, 0, name, n, 3) < 0
+    ):
+        return -1
+    output_add(out, <const uint8_t *> b"\0\0\0", 3)
+    return <int> n if not out.failed else -1
 
 
 cdef ClientStatement *only_name_of(

@@ -14,8 +14,11 @@ from libc.string cimport memchr
 
 from pooler.wire.buffers cimport Output
 from pooler.session.records cimport ClientSession, ServerSession
-from pooler.session.requests cimport batch_unsettled
+from pooler.session.requests cimport (
+    batch_number, batch_unsettled, requests_may_skip,
+)
 from pooler.statements.outcomes cimport PrepareResult, Refusal
+from pooler.tables.client_names cimport ClientStatements
 from pooler.tables.texts cimport StatementTable
 from pooler._wire cimport Found
 
@@ -40,6 +43,19 @@ cdef inline bint names_unsettled(
     """Whether an earlier batch, not answered yet, may still change names."""
     return c.statements != NULL and batch_unsettled(
         &s.requests, c.statements.names_batch
+    )
+
+
+cdef inline bint unnamed_may_stay(
+    const ClientStatements *names, ServerSession *s
+) noexcept nogil:
+    """Whether a Query may be skipped, so that it does not end an unnamed statement.
+
+    Of one that is not there now, what ended it may be skipped as well.
+    """
+    return s.batch.unsynced and requests_may_skip(&s.requests) and (
+        names.unnamed != NULL or names.unnamed_batch == batch_number(&s.requests)
+        or batch_unsettled(&s.requests, names.unnamed_batch)
     )
 
 

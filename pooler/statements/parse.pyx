@@ -8,8 +8,8 @@ from libc.string cimport memcpy
 from pooler.wire.buffers cimport output_add
 from pooler.statements.effects cimport push_with_effect
 from pooler.statements.install cimport (
-    OWN_NAME_BYTES, ensure, make_room, note_installed, own_name, put_named, put_parse,
-    use_target,
+    OWN_NAME_BYTES, make_room, note_installed, own_name, put_named, put_parse,
+    taken_name, use_target,
 )
 from pooler.session.records cimport server_has
 from pooler.session.requests cimport (
@@ -249,30 +249,27 @@ cdef PrepareResult parse_duplicate(
 ) noexcept nogil:
     """A Parse with a name that the client has given already.
 
-    The server is sent it with its own name for that statement, so that it finds in
-    the text whatever it finds, and then that the name is taken (42P05).
+    The server is sent it with a name that is taken there, so that it finds in the
+    text whatever it finds, and then that the name is taken (42P05).
     """
     cdef Statement *taken = entry.statement
     cdef Statement *st
     cdef ClientStatement *second
     cdef Effect *effect
-    cdef bint there = server_has(s, server_statement_find(&s.statements, taken))
-    if not there and s.requests.closing_count:
-        return PREPARE_WAIT  # who knows whether it can be prepared then
+    cdef char there[OWN_NAME_BYTES]
+    cdef int there_n
     st = intern(t, c, STATEMENT_PARSE, text, n)
     if st == NULL:
         return refuse(t, s, out, REFUSED_MEMORY)
     second = client_statement_new(name, name_n, st)
     statement_unref(t, st)
-    if second == NULL or (
-        s.xact_status != c"E"  # in which PostgreSQL refuses whatever text it is
-        and ensure(t, s, out, taken, False) < 0
-    ):
+    there_n = taken_name(t, s, out, taken, there) if second != NULL else -1
+    if there_n < 0:
         return PREPARE_NO_MEMORY
     effect = push_with_effect(s, c"P")
     if (
         effect == NULL
-        or put_named(out, c"P", NULL, 0, taken.name, taken.name_n, n) < 0
+        or put_named(out, c"P", NULL, 0, there, <size_t> there_n, n) < 0
     ):
         return PREPARE_NO_MEMORY
     output_add(out, text, n)

@@ -13,7 +13,7 @@ from pooler.tables.params cimport ParamSet, params_context
 from pooler.statements.long_query cimport end_draft, rename_first
 from pooler.statements.parse cimport (
     NAMES_MOST_BYTES, absorb, after_cstring, names_missing, names_unsettled, no_room,
-    parse_whole, prepare_parse, refuse_cut,
+    parse_whole, prepare_parse, refuse_cut, unnamed_may_stay,
 )
 from pooler.statements.peek cimport is_kept_bind, knows_columns, sends_binary
 from pooler.statements.replay cimport replay_arm
@@ -28,7 +28,7 @@ from pooler.statements.sql_text cimport sql_first, sql_first_concerns
 from pooler.statements.sql_names cimport (
     is_stable, names_of, over_limit, query_names, sql_flags,
 )
-from pooler.statements.sql_query cimport rename_query, sql_names
+from pooler.statements.sql_query cimport flush, rename_query, sql_names
 from pooler.statements.outcomes cimport (
     PREPARE_DONE, PREPARE_FORWARD, PREPARE_HOLD, PREPARE_NO_MEMORY, PREPARE_WAIT,
     REFUSED_NOT, REFUSED_STALE,
@@ -390,6 +390,9 @@ cdef PrepareResult prepare_query(
     if ours and names_unsettled(c, s):
         return PREPARE_WAIT
     if c.statements != NULL:
+        if unnamed_may_stay(c.statements, s):
+            flush(out)
+            return PREPARE_WAIT
         statement_unref(t, c.statements.unnamed)
         c.statements.unnamed = NULL
         c.statements.unnamed_batch = batch_number(&s.requests)

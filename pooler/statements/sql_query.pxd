@@ -60,6 +60,7 @@ cdef int put_refused_query(
 cdef bint sql_names(
     const StatementTable *t, const ClientSession *c, const uint8_t *text, size_t n
 ) noexcept nogil
+cdef void flush(Output *out) noexcept nogil
 cdef PrepareResult rename_query(
     StatementTable *t, ClientSession *c, ServerSession *s, Output *out,
     const uint8_t *text, size_t n,

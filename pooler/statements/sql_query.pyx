@@ -8,7 +8,7 @@ from pooler.wire.buffers cimport output_add, output_room
 from pooler.statements.effects cimport push_with_effect, steps_undo
 from pooler.statements.install cimport (
     OWN_NAME_BYTES, end_own_batch, ensure_since, looks_like_ours, make_room,
-    note_installed, own_name, put_quoted,
+    note_installed, own_name, put_quoted, taken_name,
 )
 from pooler.statements.replay cimport replay_arm_query
 from pooler.session.records cimport server_has
@@ -192,10 +192,15 @@ cdef int query_taken(
     StatementTable *t, ServerSession *s, Output *out, ClientStatement *entry,
     const SqlCommand *command, Renaming *r,
 ) noexcept nogil:
-    """PREPARE of a name that is taken: the server has it too, and says so."""
-    cdef Statement *st = use_here(t, s, out, entry)
-    if st == NULL:
+    """PREPARE of a name that is taken, which is so on the server, too."""
+    cdef Statement *st = entry.statement
+    cdef ServerStatement *there = server_statement_find(&s.statements, st)
+    cdef char name[OWN_NAME_BYTES]
+    cdef int n = taken_name(t, s, out, st, name)
+    if n < 0:
         return -1
+    if server_has(s, there):
+        there.named_in = s.statements.reading
     r.fails = True
     if r.alone:
         r.effect.entry = client_statement_new(entry.name, entry.name_n, st)
@@ -204,7 +209,7 @@ cdef int query_taken(
         r.effect.flags = EFFECT_DUPLICATE
         r.effect.installed = statement_ref(st)
     prepare_sent(s)
-    return add_rename(r, command, st.name, st.name_n)
+    return add_rename(r, command, name, <size_t> n)
 
 
 cdef int query_prepare(

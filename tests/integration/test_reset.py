@@ -9,7 +9,15 @@ import pytest
 
 from pooler.demo.postgres import Postgres
 from tests.integration.harness import DATABASE, USER, InProcess
-from tests.wire_client import SYNC, Message, WireClient, extended, query
+from tests.wire_client import (
+    FLUSH,
+    SYNC,
+    Message,
+    WireClient,
+    bind,
+    extended,
+    query,
+)
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -78,6 +86,23 @@ SCRIPTS: dict[str, list[bytes]] = {
         + extended("SELECT '2024-01-01 00:00'::timestamptz")
         + SYNC,
     ],
+    "behind a failure": [query("SELECT 1/0") + query("RESET TimeZone")],
+    "behind a batch that fails": [
+        query("SET TimeZone = 'UTC'"),
+        bind(statement="nobody") + SYNC + extended("RESET TimeZone") + SYNC,
+    ],
+    "in a batch that goes on": [
+        query("SELECT 1") + extended("RESET TimeZone") + FLUSH,
+        SYNC,
+    ],
+    "in a batch behind a failure": [
+        query("SELECT 1/0") + extended("RESET TimeZone") + FLUSH,
+        SYNC,
+    ],
+    "skipped": [
+        query("SET TimeZone = 'UTC'"),
+        bind(statement="nobody") + query("SELECT 1") + query("RESET ALL") + SYNC,
+    ],
 }
 
 
@@ -110,3 +135,19 @@ def test_reset_is_as_before_postgresql_alone(
             assert client.parameters[name] == real.parameters[name]
         assert other.value("SHOW TimeZone") == other.parameters["TimeZone"]
         assert client.value("SHOW TimeZone") == real.value("SHOW TimeZone")
+
+
+def test_each_value_is_told_when_its_command_is_answered(
+    worker_in_process: Callable[..., InProcess], postgres: Postgres
+) -> None:
+    """What is set in front of a RESET, in one send, is told as PostgreSQL tells it."""
+    piece = query("SET TimeZone = 'UTC'") + query("RESET TimeZone")
+    worker = worker_in_process(default_pool_size=1)
+    with (
+        WireClient(postgres.port).login(USER, DATABASE, **GIVEN) as real,
+        worker.client(**GIVEN) as client,
+    ):
+        real.send(piece)
+        client.send(piece)
+        for _ in range(2):
+            assert client.read_until("Z") == real.read_until("Z")

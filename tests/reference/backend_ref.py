@@ -124,7 +124,7 @@ class Backend:
         """What PostgreSQL finds when it parses and analyses."""
         if sql == "bad":
             raise Failure("42601", 'syntax error at or near "bad"')
-        if self.status == "E" and sql not in ("rollback", "commit"):
+        if self.status == "E" and sql not in ("rollback", "commit", ""):
             raise Failure("25P02", "current transaction is aborted")
 
     def _lookup(self, name: str) -> Prepared:

@@ -460,6 +460,49 @@ def test_query_before_the_sync_of_a_batch(
     assert b"three" in world.ask(0, query("prepare z as three; execute z"))
 
 
+@pytest.mark.parametrize("said", ["two", "prepare a as two", "x" * 20_000])
+@pytest.mark.parametrize("between", [b"", message("C", b"S\0"), parse("three")])
+@pytest.mark.parametrize("piece", [1, 11, 1 << 20])
+@pytest.mark.parametrize("fails", [True, False], ids=["fails", "succeeds"])
+def test_a_query_that_is_skipped_leaves_the_unnamed_statement(
+    make: Make, said: str, between: bytes, piece: int, fails: bool
+) -> None:
+    """Behind an error and before the Sync PostgreSQL never comes to it."""
+    world = make(servers=2)  # one that was sent a Query in an open batch is closed
+    alone = Backend()
+    assert world.ask(0, parse("one") + SYNC) == alone.feed(parse("one") + SYNC)
+    raw = bind(statement="nobody" if fails else "") + between + query(said) + SYNC
+    raw += bind() + execute() + SYNC
+    expected = alone.feed(raw)
+    for at in range(0, len(raw), piece):
+        world.bench.client_feed(0, raw[at : at + piece])
+    assert goes_on(world, b"") == expected
+    assert (b"one" in expected) == fails
+
+
+@pytest.mark.parametrize("how", ["Parse", "PREPARE", "PREPARE behind another"])
+@pytest.mark.parametrize("state", ["", "begin", "begin; fail"])
+@pytest.mark.parametrize("text", ["two", "bad", "rollback"])
+def test_a_name_is_taken_whatever_has_become_of_its_text(
+    make: Make, how: str, state: str, text: str
+) -> None:
+    """Its server is gone, and where it goes on nobody could prepare it any more."""
+    world = make(servers=2)
+    alone = Backend()
+    assert world.ask(0, parse("one", "a"), SYNC) == alone.feed(parse("one", "a") + SYNC)
+    world.ask(1, query("begin"))  # takes the server that has it
+    asked = {
+        "Parse": parse(text, "a") + SYNC,
+        "PREPARE": query(f"prepare a as {text}"),
+        "PREPARE behind another": query(f"rollback; prepare a as {text}"),
+    }[how]
+    for raw in (query(state), asked, asked, query("rollback"), query("execute a")):
+        expected = alone.feed(raw)
+        assert world.ask(0, raw) == expected
+        assert not any(map(world.bench.effects, range(2)))
+    assert b"one" in expected
+
+
 def test_portal_is_there_behind_a_query_that_waits(make: Make) -> None:
     """Its answers are asked for by a Flush, and no Sync ends its transaction."""
     world = make(servers=2)
