@@ -94,10 +94,12 @@ cdef void undo_unnamed(
 ) noexcept nogil:
     """The client has its former unnamed statement, or what it has parsed since."""
     cdef Statement **restored = &s.client.statements.unnamed
+    cdef uint64_t *born = &s.client.statements.unnamed_born
     cdef uint32_t at = later
     while at != s.effects.tail:
         if effects_at(&s.effects, at).flags & EFFECT_UNNAMED:
             restored = &effects_at(&s.effects, at).unnamed_before
+            born = &effects_at(&s.effects, at).born_before
             break
         at += 1
     else:
@@ -108,6 +110,7 @@ cdef void undo_unnamed(
     restored[0] = NULL
     if not effect.flags & EFFECT_FAILED:  # PostgreSQL drops it before it reads the new
         restored[0] = effect.unnamed_before
+        born[0] = effect.born_before
         effect.unnamed_before = NULL
 
 
@@ -348,6 +351,8 @@ cdef void note_shape(ServerSession *s, uint64_t shape) noexcept nogil:
         there.shape = shape
     if effect != NULL and effect.entry != NULL:
         effect.entry.told_shape = shape
+        if there != NULL:
+            effect.entry.told_at = there.parse_number
 
 
 cdef void forget_entries(ServerSession *s) noexcept nogil:

@@ -52,7 +52,7 @@ cdef int make_room(
     StatementTable *t, ServerSession *s, Output *out, Statement *st
 ) noexcept nogil
 cdef ServerStatement *note_installed(
-    const StatementTable *t, ServerSession *s, Statement *st
+    StatementTable *t, ServerSession *s, Statement *st
 ) noexcept nogil
 cdef int describe_first(
     StatementTable *t, ServerSession *s, Output *out, Statement *st

@@ -20,7 +20,7 @@ from pooler.tables.server_statements cimport (
 )
 from pooler.tables.texts cimport (
     SERVER_NAME_BYTES, STATEMENT_SQL, Statement, TARGET_EXECUTED, TARGET_PREPARED,
-    schema_count, statement_ref,
+    parses_of_today, schema_count, statement_ref,
 )
 from pooler._wire cimport HEADER_BYTES, load_be32, put_cstring, put_header
 from pooler.session.batch cimport batch_bind, batch_open, batch_synced
@@ -117,13 +117,15 @@ cdef int make_room(
 
 
 cdef ServerStatement *note_installed(
-    const StatementTable *t, ServerSession *s, Statement *st
+    StatementTable *t, ServerSession *s, Statement *st
 ) noexcept nogil:
     """From the next request on the server has this statement; NULL without memory."""
     cdef ServerStatement *entry = server_statement_add(&s.statements, st)
     if entry != NULL:
         entry.batch = batch_number(&s.requests)
         entry.parsed_at = schema_count(t)
+        parses_of_today(t)
+        t.parse_count += 1
         entry.parse_number = t.parse_count
         if not st.is_private and (s.changes.xact | s.changes.left) & CHANGE_MEANING:
             entry.epoch = s.statements.epoch + 1

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Parse; see ``parse.pxd``."""
 
-from libc.stdint cimport uint8_t, uint32_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport malloc
 from libc.string cimport memcpy
 
@@ -37,8 +37,8 @@ from pooler.tables.server_statements cimport (
     ServerStatement, server_statement_find, server_statement_use,
 )
 from pooler.tables.texts cimport (
-    STATEMENT_PARSE, Statement, schema_count, statement_find, statement_hash,
-    statement_ref, statement_unref, text_seen,
+    STATEMENT_PARSE, Statement, parses_of_today, schema_count, statement_find,
+    statement_hash, statement_ref, statement_unref, text_seen,
 )
 from pooler._wire cimport HEADER_BYTES
 from pooler.session.changes cimport meaning_comes_back, meaning_is_unsure
@@ -191,6 +191,20 @@ cdef Effect *send_parse(
     return effect
 
 
+cdef uint64_t born_now(
+    StatementTable *t, const uint8_t *text, size_t n, size_t query_n
+) noexcept nogil:
+    """Since when a server must have parsed what a client parses now (``ensure_since``).
+
+    What PostgreSQL finds out about parameters it finds out now; the rest, when the
+    schema has changed last.
+    """
+    if types_are_given(text, n, query_n):
+        return parses_of_today(t)
+    t.parse_count += 1
+    return t.parse_count
+
+
 cdef PrepareResult parse_unnamed(
     StatementTable *t, ClientSession *c, ServerSession *s, Output *out,
     const uint8_t *text, size_t n, size_t query_n,
@@ -198,13 +212,17 @@ cdef PrepareResult parse_unnamed(
     """A Parse of the unnamed statement.
 
     The first time a text is met it goes to the server as it is. From the second time
-    on the server keeps it under a name of ours, and need not read it again.
+    on the server keeps it under a name of ours, and need not read it again. A server
+    that had it before reads it anew all the same when it is bound there later.
     """
     cdef ClientStatements *names = c.statements
     cdef Statement *st = intern_parse(t, c, text, n, query_n, False)
     cdef ServerStatement *entry
     cdef Effect *effect
     cdef bint cached = False
+    cdef uint64_t born
+    t.parse_count += 1
+    born = t.parse_count  # what its client is told of it is not remembered
     if (
         st != NULL and st.target == NULL and t.cache_unnamed
         and s.xact_status == c"I" and not s.batch.open
@@ -215,6 +233,7 @@ cdef PrepareResult parse_unnamed(
             cached = is_stable(st)
             if cached:
                 effect = answer_parse(t, s, out, entry)
+                born = entry.parse_number
         elif (entry != NULL or text_seen(t, st.hash)) and is_stable(st):
             cached = True
             effect = send_parse(t, s, out, st)
@@ -238,7 +257,9 @@ cdef PrepareResult parse_unnamed(
     names.unnamed_batch = batch_number(&s.requests)
     effect.flags |= EFFECT_UNNAMED
     effect.unnamed_before = names.unnamed
+    effect.born_before = names.unnamed_born
     names.unnamed = st
+    names.unnamed_born = born
     return PREPARE_DONE
 
 
@@ -310,9 +331,7 @@ cdef PrepareResult parse_named(
         if effect == NULL:
             return PREPARE_NO_MEMORY
     else:
-        if not types_are_given(text, n, query_n):
-            t.parse_count += 1
-            entry.born = t.parse_count
+        entry.born = born_now(t, text, n, query_n)
         if st.target != NULL and use_target(t, s, out, st, False) < 0:
             return PREPARE_NO_MEMORY
         effect = send_parse(t, s, out, st)
@@ -415,6 +434,7 @@ cdef PrepareResult prepare_parse(
         return PREPARE_NO_MEMORY
     effect.flags = EFFECT_UNNAMED
     effect.unnamed_before = c.statements.unnamed
+    effect.born_before = c.statements.unnamed_born
     c.statements.unnamed = NULL
     unnamed_sent(s)
     c.statements.unnamed_batch = batch_number(&s.requests)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Requests that concern prepared statements; see ``requests.pxd``."""
 
-from libc.stdint cimport uint32_t, uint8_t
+from libc.stdint cimport uint32_t, uint64_t, uint8_t
 from libc.string cimport memcmp, memcpy
 
 from pooler.wire.buffers cimport output_add, output_room
@@ -125,10 +125,15 @@ cdef PrepareResult check_shape(
     for each server and statement. FORWARD: the rows would be others.
     """
     cdef ServerStatement *there = server_statement_find(&s.statements, entry.statement)
-    if server_has(s, there) and there.shape != 0 and there.parse_number >= entry.born:
-        return PREPARE_FORWARD if shapes_differ(entry, there) else PREPARE_DONE
+    cdef uint64_t since = entry.born
+    if server_has(s, there) and there.shape != 0 and there.parse_number >= since:
+        if not shapes_differ(entry, there):
+            return PREPARE_DONE
+        if there.parse_number >= entry.told_at:
+            return PREPARE_FORWARD
+        since = entry.told_at  # it was told of later rows
     if (
-        ensure_since(t, s, out, entry.statement, False, entry.born) < 0
+        ensure_since(t, s, out, entry.statement, False, since) < 0
         or describe_first(t, s, out, entry.statement) < 0
     ):
         return PREPARE_NO_MEMORY
@@ -230,7 +235,8 @@ cdef PrepareResult prepare_named(
             return result
     if st != NULL:
         if ensure_since(
-            t, s, out, st, False, entry.born if entry != NULL else 0
+            t, s, out, st, False,
+            entry.born if entry != NULL else c.statements.unnamed_born,
         ) < 0:
             return PREPARE_NO_MEMORY
         if told and not knows:
@@ -302,6 +308,7 @@ cdef PrepareResult prepare_close(
     if name_n == 0:
         effect.flags = EFFECT_UNNAMED
         effect.unnamed_before = c.statements.unnamed
+        effect.born_before = c.statements.unnamed_born
         c.statements.unnamed = NULL
         c.statements.unnamed_batch = batch_number(&s.requests)
         return PREPARE_DONE

@@ -19,6 +19,7 @@ cdef struct ClientStatement:  # a name that a client has given
     Statement *statement  # own: one reference
     uint64_t told_shape  # of its rows, as the client was told last; 0: never
     uint64_t told_parameters  # their types; 0: never
+    uint64_t told_at  # parse_number of what it was told of
     uint64_t born  # a server must have parsed it since then; 0: whenever it has
     uint32_t hash
     bint pending  # PostgreSQL has not answered its Parse yet
@@ -39,6 +40,7 @@ cdef struct ClientStatements:
     uint32_t count
     uint64_t bytes
     Statement *unnamed  # own: one reference; NULL: none, or one too long to remember
+    uint64_t unnamed_born  # a server must have parsed it since then
     uint32_t names_batch  # the batch that changed names last, as batch_number counts
     uint32_t unnamed_batch  # the batch that changed the unnamed statement last
     uint8_t absorbing

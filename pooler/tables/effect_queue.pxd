@@ -4,7 +4,7 @@
 Sans-IO, hot.
 """
 
-from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t
+from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from pooler.tables.client_names cimport ClientStatement
 from pooler.tables.query_names cimport QueryNames
@@ -25,6 +25,7 @@ cdef struct Effect:  # of a request, taken back if PostgreSQL never carries it o
     Statement *installed  # own: one reference
     Statement *removed
     Statement *unnamed_before
+    uint64_t born_before  # of it
     ClientStatement *entry
     QueryNames *query  # own: of a Query with several commands; NULL: of any other
     uint16_t flags

@@ -67,7 +67,9 @@ cdef struct StatementTable:  # one per worker
     uint32_t long_query_bytes  # a longer Query is not kept: see long_query
     uint32_t *schema_cell  # borrow: shared by all workers; see statements.schema
     uint32_t schema_own  # what it points to where nobody shares it
-    uint64_t parse_count  # Parses of clients that named a statement
+    uint64_t parse_count  # of clients and of servers, in the order they were sent
+    uint64_t schema_born  # what it was at the last change of schema that was seen
+    uint32_t schema_seen  # schema_count then
     uint32_t next_id
     uint8_t prefix_n  # what all names on servers begin with
     char prefix[16]
@@ -81,6 +83,15 @@ cdef extern from *:
 cdef inline uint32_t schema_count(const StatementTable *t) noexcept nogil:
     """Commands seen, by any worker, that may change what a text means."""
     return t.schema_cell[0]
+
+
+cdef inline uint64_t parses_of_today(StatementTable *t) noexcept nogil:
+    """The parse_count above which the schema has not changed, as far as was seen."""
+    if t.schema_seen != schema_count(t):
+        t.schema_seen = schema_count(t)
+        t.parse_count += 1
+        t.schema_born = t.parse_count
+    return t.schema_born
 
 
 cdef inline void count_schema_change(StatementTable *t) noexcept nogil:

@@ -602,3 +602,108 @@ def test_a_change_is_seen_by_all_workers(
             assert chosen(pooler) == {b"float8"}
             client.ask(query("COMMIT"))
         assert chosen(pooler) == {b"int"}
+
+
+# ------------------------------------------------------------ on another server
+
+
+class Turns:
+    """Two servers of which one is held: after each turn clients get the other one."""
+
+    def __init__(self, pooler: Pooler) -> None:
+        self.pooler = pooler
+        self._pair = [pooler.client() for _ in range(2)]
+        self._pair[0].ask(query("BEGIN"))
+
+    def turn(self) -> None:
+        holding, idle = self._pair
+        idle.ask(query("BEGIN"))
+        holding.ask(query("COMMIT"))
+        self._pair.reverse()
+
+    def close(self) -> None:
+        for client in self._pair:
+            client.close()
+
+
+@pytest.fixture
+def turns(make_pooler: MakePooler, tables: Postgres) -> Iterator[Turns]:
+    made = Turns(make_pooler(default_pool_size=2))
+    yield made
+    made.close()
+
+
+TYPE_MADE, TYPE_GONE = "CREATE TYPE made AS (a int, b int)", "DROP TYPE made"
+TYPED = "SELECT CAST($1 AS made)"
+STEPS: dict[str, Callable[[str], tuple[bytes, ...]]] = {
+    "bind": lambda name: (parse(TYPED, name),),
+    "describe, bind": lambda name: (parse(TYPED, name) + describe(name, "S"),),
+    "alone": lambda name: (parse(TYPED, name), describe(name, "S")),
+    "twice": lambda name: (parse(TYPED, name), describe(name, "S") * 2),
+}
+
+
+@pytest.mark.parametrize("name", ["", "a"], ids=["unnamed", "named"])
+@pytest.mark.parametrize("steps", STEPS)
+@pytest.mark.parametrize("ddl", ["simple", "extended"])
+def test_a_statement_that_another_server_knew_before_its_type_was_made_anew(
+    turns: Turns, tables: Postgres, steps: str, ddl: str, name: str
+) -> None:
+    """What was parsed before is not what this client has parsed."""
+    asked = (*STEPS[steps](name), bind(b"(1,)", statement=name) + execute())
+
+    def change_by(client: WireClient, sql: str) -> None:
+        raw = query(sql) if ddl == "simple" else parse(sql) + bind() + execute() + SYNC
+        assert "E" not in codes(client.ask(raw))
+
+    for _ in range(4):
+        with turns.pooler.client() as client:
+            change_by(client, TYPE_MADE)
+            answers = []
+            for one in asked:
+                answers.append(codes(client.ask(one, SYNC)))
+                turns.turn()
+            change_by(client, TYPE_GONE)
+            assert "E" not in "".join(answers), answers
+            assert answers[-1] == "2DCZ"
+        turns.turn()
+
+
+CHANGED_ROWS = {
+    "column": ("ALTER TABLE stale DROP COLUMN c", 2),
+    "type": ("ALTER TABLE stale ALTER COLUMN b TYPE varchar", 3),
+    "anew": ("DROP TABLE stale; CREATE TABLE stale (x text); TABLE stale", 1),
+}
+
+
+@pytest.mark.parametrize("changed", CHANGED_ROWS)
+@pytest.mark.parametrize("seen", [False, True], ids=["unseen", "seen"])
+@pytest.mark.parametrize("name", ["", "b"], ids=["unnamed", "named"])
+@pytest.mark.parametrize("formats", [False, True], ids=["rows", "formats"])
+def test_a_client_that_prepares_anew_is_not_refused_on_another_server(
+    turns: Turns,
+    tables: Postgres,
+    changed: str,
+    seen: bool,
+    name: str,
+    formats: bool,
+) -> None:
+    """asyncpg does so after 0A000, and tells its caller of a second one."""
+    sql, columns = CHANGED_ROWS[changed]
+    with turns.pooler.client() as client, turns.pooler.client() as other:
+        for one in (other, client):  # each of the two servers has it
+            one.ask(parse("SELECT * FROM stale", "a"), describe("a", "S"), SYNC)
+            one.ask(bind(statement="a"), execute(), SYNC)
+            turns.turn()
+            one.ask(bind(statement="a"), execute(), SYNC)
+        if seen:
+            other.ask(query(sql))
+        else:
+            change(tables, sql)
+        said = client.ask(parse("SELECT * FROM stale", name), describe(name, "S"), SYNC)
+        assert codes(said) == "1tTZ"
+        turns.turn()
+        asked = (
+            bind_formats(columns, statement=name) if formats else bind(statement=name)
+        )
+        assert "E" not in codes(client.ask(asked, execute(), SYNC))
