@@ -8,12 +8,12 @@ from libc.string cimport memcpy
 from pooler.wire.buffers cimport output_add
 from pooler.statements.effects cimport push_with_effect
 from pooler.statements.install cimport (
-    OWN_NAME_BYTES, ensure, make_room, note_installed, own_name, put_named, put_parse,
-    use_target,
+    OWN_NAME_BYTES, make_room, note_installed, own_name, put_close, put_named,
+    put_parse, use_target,
 )
 from pooler.session.records cimport server_has
 from pooler.session.requests cimport (
-    REQUEST_ALIGN, REQUEST_FAKE, batch_number, requests_at,
+    REQUEST_ALIGN, REQUEST_FAKE, REQUEST_SKIP, batch_number, requests_at,
 )
 from pooler.statements.peek cimport bind_follows, bind_is_cut, types_are_given
 from pooler.statements.replay cimport replay_arm_parse, replay_foresee
@@ -52,6 +52,7 @@ cdef enum:
     UNNAMED_KEPT_BYTES = 1048576  # a longer unnamed statement is not remembered
 
 cdef const char *REFUSED_SUFFIX = b"refused"
+cdef const char *TAKEN_SUFFIX = b"taken"
 
 
 # ---------------------------------------------------------------- refusals
@@ -263,6 +264,24 @@ cdef PrepareResult parse_unnamed(
     return PREPARE_DONE
 
 
+cdef int put_taken(
+    const StatementTable *t, ServerSession *s, Output *out, const char *name, size_t n
+) noexcept nogil:
+    """Have the server give a name of ours to a text that it can always read: none.
+
+    Not even a transaction that has failed is in its way. -1 without memory.
+    """
+    if (
+        push_with_effect(s, c"C" | REQUEST_SKIP) == NULL
+        or push_with_effect(s, c"P" | REQUEST_SKIP) == NULL
+        or put_close(out, c"S", name, n) < 0
+        or put_named(out, c"P", NULL, 0, name, n, 3) < 0
+    ):
+        return -1
+    output_add(out, <const uint8_t *> b"\0\0\0", 3)
+    return 0
+
+
 cdef PrepareResult parse_duplicate(
     StatementTable *t, ClientSession *c, ServerSession *s, Output *out,
     ClientStatement *entry, const uint8_t *name, size_t name_n,
@@ -270,30 +289,36 @@ cdef PrepareResult parse_duplicate(
 ) noexcept nogil:
     """A Parse with a name that the client has given already.
 
-    The server is sent it with its own name for that statement, so that it finds in
-    the text whatever it finds, and then that the name is taken (42P05).
+    The server is sent it with its own name for that statement, or one that is taken
+    for this purpose, so that it finds in the text whatever it finds, and then that the
+    name is taken (42P05).
     """
     cdef Statement *taken = entry.statement
     cdef Statement *st
     cdef ClientStatement *second
     cdef Effect *effect
-    cdef bint there = server_has(s, server_statement_find(&s.statements, taken))
-    if not there and s.requests.closing_count:
-        return PREPARE_WAIT  # who knows whether it can be prepared then
+    cdef ServerStatement *there = server_statement_find(&s.statements, taken)
+    cdef char own[OWN_NAME_BYTES]
+    cdef const char *on_server = taken.name
+    cdef size_t on_server_n = taken.name_n
     st = intern(t, c, STATEMENT_PARSE, text, n)
     if st == NULL:
         return refuse(t, s, out, REFUSED_MEMORY)
     second = client_statement_new(name, name_n, st)
     statement_unref(t, st)
-    if second == NULL or (
-        s.xact_status != c"E"  # in which PostgreSQL refuses whatever text it is
-        and ensure(t, s, out, taken, False) < 0
-    ):
+    if second == NULL:
         return PREPARE_NO_MEMORY
+    if server_has(s, there):
+        server_statement_use(&s.statements, there)
+    else:  # its own text may not be readable now
+        on_server = own
+        on_server_n = own_name(t, TAKEN_SUFFIX, own)
+        if put_taken(t, s, out, own, on_server_n) < 0:
+            return PREPARE_NO_MEMORY
     effect = push_with_effect(s, c"P")
     if (
         effect == NULL
-        or put_named(out, c"P", NULL, 0, taken.name, taken.name_n, n) < 0
+        or put_named(out, c"P", NULL, 0, on_server, on_server_n, n) < 0
     ):
         return PREPARE_NO_MEMORY
     output_add(out, text, n)
