@@ -247,6 +247,8 @@ cdef void end_describe(Walk *w, uint64_t shape) noexcept nogil:
     effects_commit(&w.r.statements, w.s, 1)
     requests_pop(&w.s.requests)
     next_request(w)
+    if w.s.requests.head == w.s.requests.tail:
+        go_on(w)  # a Query may wait until nothing can fail any more
 
 
 cdef void begin_description(Walk *w) noexcept nogil:

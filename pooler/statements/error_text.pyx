@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Errors in a client's own words; see ``error_text.pxd``."""
 
-from libc.stdint cimport uint8_t, uint32_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport strtol
 from libc.string cimport memchr, memcmp, memcpy, strlen
 
@@ -134,10 +134,12 @@ cdef void name_of_client(
 ) noexcept nogil:
     """What the client calls the statement that servers know by this name.
 
-    One that it has no name for was its unnamed statement when it sent the request.
+    One that it has no name for was its unnamed statement when it sent the request; of
+    several names that which it has bound last, also where others are bound behind it.
     """
     cdef const ClientStatements *names = c.statements
     cdef const ClientStatement *entry
+    cdef uint64_t bound_at = 0
     cdef uint32_t i
     if effect != NULL and effect.flags & EFFECT_DUPLICATE:
         found.text = <const uint8_t *> effect.entry.name
@@ -158,15 +160,19 @@ cdef void name_of_client(
     found.n = 0
     if names == NULL:
         return
+    if names.unnamed != NULL and names.unnamed.name_n == n and (
+        memcmp(names.unnamed.name, name, n) == 0
+    ):
+        bound_at = names.unnamed_bound_at
     for i in range(names.mask + 1):
         entry = names.buckets[i]
         while entry != NULL:
-            if entry.statement.name_n == n and (
+            if entry.statement.name_n == n and entry.bound_at >= bound_at and (
                 memcmp(entry.statement.name, name, n) == 0
             ):
+                bound_at = entry.bound_at
                 found.text = <const uint8_t *> entry.name
                 found.n = entry.shown_n
-                return
             entry = entry.next
 
 
@@ -206,7 +212,9 @@ cdef void put_renamed(
         if at + name_n < end and at[name_n] == c"?":  # a name made to be missing
             put_bytes(out, done, <size_t> (at - done) + name_n)
             done = at + name_n + 1
-        elif number_n and name_n == t.prefix_n + number_n:
+        elif (number_n and name_n == t.prefix_n + number_n) or (
+            effect != NULL and effect.flags & EFFECT_DUPLICATE
+        ):
             put_bytes(out, done, <size_t> (at - done))
             name_of_client(c, effect, at, name_n, &name)
             put_bytes(out, name.text, name.n)

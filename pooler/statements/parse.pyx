@@ -13,7 +13,7 @@ from pooler.statements.install cimport (
 )
 from pooler.session.records cimport server_has
 from pooler.session.requests cimport (
-    REQUEST_ALIGN, REQUEST_FAKE, batch_number, requests_at,
+    REQUEST_ALIGN, REQUEST_FAKE, REQUEST_SKIP, batch_number, requests_at,
 )
 from pooler.statements.peek cimport bind_follows, bind_is_cut, types_are_given
 from pooler.statements.replay cimport replay_arm_parse, replay_foresee
@@ -52,6 +52,7 @@ cdef enum:
     UNNAMED_KEPT_BYTES = 1048576  # a longer unnamed statement is not remembered
 
 cdef const char *REFUSED_SUFFIX = b"refused"
+cdef const char *TAKEN_SUFFIX = b"taken"
 
 
 # ---------------------------------------------------------------- refusals
@@ -261,6 +262,24 @@ cdef PrepareResult parse_unnamed(
     names.unnamed = st
     names.unnamed_born = born
     return PREPARE_DONE
+
+
+cdef int put_taken(
+    const StatementTable *t, ServerSession *s, Output *out, const char *name, size_t n
+) noexcept nogil:
+    """Have the server give a name of ours to a text that it can always read: none.
+
+    Not even a transaction that has failed is in its way. -1 without memory.
+    """
+    if (
+        push_with_effect(s, c"C" | REQUEST_SKIP) == NULL
+        or push_with_effect(s, c"P" | REQUEST_SKIP) == NULL
+        or put_close(out, c"S", name, n) < 0
+        or put_named(out, c"P", NULL, 0, name, n, 3) < 0
+    ):
+        return -1
+    output_add(out, <const uint8_t *> b"\0\0\0", 3)
+    return 0
 
 
 cdef PrepareResult parse_duplicate(

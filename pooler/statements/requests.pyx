@@ -35,9 +35,9 @@ from pooler.statements.outcomes cimport (
 )
 from pooler.tables.client_names cimport (
     ABSORB_DROP, ABSORB_NONE, ABSORB_TEE, ABSORB_WAITS, ClientStatement,
-    ClientStatements, STATEMENT_NAME_BYTES, absorbed_free, client_statement_find,
-    client_statement_free, client_statement_link, client_statement_new,
-    client_statement_unlink,
+    ClientStatements, STATEMENT_NAME_BYTES, absorbed_free, client_statement_bound,
+    client_statement_find, client_statement_free, client_statement_link,
+    client_statement_new, client_statement_unlink,
 )
 from pooler.tables.effect_queue cimport (
     EFFECT_DESCRIBES, EFFECT_DROPS_NAME, EFFECT_UNNAMED, Effect,
@@ -242,6 +242,7 @@ cdef PrepareResult prepare_named(
         if told and not knows:
             replay_arm(t, s, out, st)
     if found.code == c"B" and st != NULL:
+        client_statement_bound(t, c.statements, entry)
         runs_statement(t, s, st)  # what it changes comes behind what it needed
     taken[0] = name_end
     if found.code == c"B" and name_at == HEADER_BYTES + 1:

@@ -19,6 +19,7 @@ cdef struct ClientStatement:  # a name that a client has given
     Statement *statement  # own: one reference
     uint64_t told_shape  # of its rows, as the client was told last; 0: never
     uint64_t told_parameters  # their types; 0: never
+    uint64_t bound_at  # StatementTable.bind_count then, the last time; 0: never
     uint64_t told_at  # parse_number of what it was told of
     uint64_t born  # a server must have parsed it since then; 0: whenever it has
     uint32_t hash
@@ -40,6 +41,7 @@ cdef struct ClientStatements:
     uint32_t count
     uint64_t bytes
     Statement *unnamed  # own: one reference; NULL: none, or one too long to remember
+    uint64_t unnamed_bound_at  # as of a name
     uint64_t unnamed_born  # a server must have parsed it since then
     uint32_t names_batch  # the batch that changed names last, as batch_number counts
     uint32_t unnamed_batch  # the batch that changed the unnamed statement last
@@ -50,6 +52,17 @@ cdef struct ClientStatements:
     ClientStatement *draft  # own, and its statement: a name to be, its text is coming
     uint32_t part_n  # bytes of part, or of the draft's text
     uint32_t part_have  # of these, how many have come
+
+
+cdef inline void client_statement_bound(
+    StatementTable *t, ClientStatements *names, ClientStatement *entry
+) noexcept nogil:
+    """``entry``, or the unnamed statement if NULL, is bound: an error may name it."""
+    t.bind_count += 1
+    if entry != NULL:
+        entry.bound_at = t.bind_count
+    else:
+        names.unnamed_bound_at = t.bind_count
 
 cdef ClientStatements *client_statements_new() noexcept nogil
 cdef void client_statements_free(

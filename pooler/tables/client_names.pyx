@@ -130,7 +130,8 @@ cdef ClientStatement *client_statement_new(
     entry.next = NULL
     entry.statement = statement_ref(st)
     entry.pending = False
-    entry.told_shape = entry.told_parameters = entry.told_at = entry.born = 0
+    entry.told_shape = entry.told_parameters = 0
+    entry.told_at = entry.bound_at = entry.born = 0
     entry.shown_n = <uint8_t> n
     entry.name_n = <uint8_t> min(n, <size_t> STATEMENT_NAME_BYTES)
     entry.hash = <uint32_t> hash_bytes(name, entry.name_n)

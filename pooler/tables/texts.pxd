@@ -69,6 +69,7 @@ cdef struct StatementTable:  # one per worker
     uint32_t schema_own  # what it points to where nobody shares it
     uint64_t parse_count  # of clients and of servers, in the order they were sent
     uint64_t schema_born  # what it was at the last change of schema that was seen
+    uint64_t bind_count  # of a statement that the map knows
     uint32_t schema_seen  # schema_count then
     uint32_t next_id
     uint8_t prefix_n  # what all names on servers begin with

@@ -242,6 +242,92 @@ def test_table_that_changes_under_its_statement(
         assert len(row_of(one.ask(run("a")))) == columns
 
 
+TEXTS = {
+    "end": "rollback",
+    "row": "SELECT 1",
+    "syntax": "SELEC 1",
+    "unknown": "SELECT nope FROM nowhere",
+    "empty": "",
+}
+
+
+@pytest.mark.parametrize("lacks", [True, False], ids=["lacks", "has"])
+@pytest.mark.parametrize("state", ["idle", "begun", "failed"])
+@pytest.mark.parametrize("gone", [False, True], ids=["there", "gone"])
+@pytest.mark.parametrize("together", [False, True], ids=["alone", "pipeline"])
+def test_a_taken_name_is_found_taken(
+    make_pooler: MakePooler,
+    postgres: Postgres,
+    table: str,
+    lacks: bool,
+    state: str,
+    gone: bool,
+    together: bool,
+) -> None:
+    """Also where the server lacks what has the name, and could not read it now."""
+    pooler = make_pooler(default_pool_size=1, max_prepared_statements=2)
+    begin = {
+        "idle": (),
+        "begun": (query("BEGIN"),),
+        "failed": (query("BEGIN"), query("SELECT 1/0")),
+    }[state]
+
+    def errors_of(client: WireClient, second: str) -> list[object]:
+        said: list[Message] = []
+        client.ask(parse(f"SELECT * FROM {table}", "a"), SYNC)
+        for name in ("b", "c") if lacks else ():
+            client.ask(parse(f"SELECT '{name}'", name), SYNC)
+        if gone:
+            postgres.psql(f"ALTER TABLE {table} RENAME TO moved", DATABASE)
+        raw = [*begin, parse(second, "a") + SYNC, query("SELECT 2"), query("ROLLBACK")]
+        if together:
+            client.send(*raw)
+        for one in raw:
+            if not together:
+                client.send(one)
+            said += client.read_until("Z")
+        if gone:
+            postgres.psql(f"ALTER TABLE moved RENAME TO {table}", DATABASE)
+        said += client.ask(run("a"))
+        return [
+            {key: one.fields.get(key) for key in "CMP"} if one.code == "E" else one
+            for one in said
+        ]
+
+    for text in TEXTS.values():
+        with (
+            pooler.client() as client,
+            WireClient(postgres.port).login(USER, DATABASE) as alone,
+        ):
+            assert errors_of(client, text) == errors_of(alone, text), text
+
+
+@pytest.mark.parametrize("order", ["ab", "ba", "abu", "uab", "bau", "b", "u"])
+def test_an_error_names_what_the_request_has_named(
+    make_pooler: MakePooler, postgres: Postgres, order: str
+) -> None:
+    """One text under two names and without one."""
+    pooler = make_pooler(default_pool_size=1)
+    names = {"a": "a", "b": "b", "u": ""}
+    told = []
+    with (
+        pooler.client() as client,
+        pooler.client() as other,
+        WireClient(postgres.port).login(USER, DATABASE) as alone,
+    ):
+        for one in (client, alone):
+            for name in names.values():
+                assert codes(one.ask(parse(ADD, name), SYNC)) == "1Z"
+            if one is client:  # the server's unnamed statement is another client's
+                other.ask(parse("SELECT 2"), SYNC)
+            for name in order:
+                assert "C" in codes(one.ask(run(names[name], b"1")))
+            told += [
+                error_of(one.ask(run(names[name])))["M"] for name in (*order, *"abu")
+            ]
+    assert told[: len(told) // 2] == told[len(told) // 2 :]
+
+
 def test_table_that_is_made_anew(
     make_pooler: MakePooler, postgres: Postgres, table: str
 ) -> None:

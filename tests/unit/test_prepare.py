@@ -516,6 +516,18 @@ def test_long_unnamed_parse_streams(make: Make) -> None:
     assert world.bench.statement_counts() == (0, 0)
 
 
+@pytest.mark.parametrize("known", [False, True])
+def test_query_that_waits_for_a_describe(make: Make, known: bool) -> None:
+    """It needs a statement that the server lacks, and no Sync came before it."""
+    world = make(most=1)
+    world.ask(0, parse("one", "a"), parse("two", "k"), SYNC)
+    if known:
+        world.ask(0, describe("a", "S"), SYNC)
+        world.ask(0, run("k"))
+    said = world.ask(0, describe("a", "S"), query("execute k"), SYNC)
+    assert codes(messages_in(said))[-4:] == "DCZZ"
+
+
 def test_big_bind_streams(make: Make) -> None:
     world = make()
     world.ask(0, parse("one", "a"), SYNC)
