@@ -19,6 +19,7 @@ class Known(NamedTuple):
 # in front of the client's message.
 _AGAIN = "of the Parse in front, of a statement that the server lacks"
 _BY_PARSE = "PREPARE, EXECUTE and DEALLOCATE by Parse: names as they were at the Parse"
+_RESET_BESIDE = "a RESET and a SET in one batch: what is told, and in which order"
 _IN_FUNCTION = "PREPARE inside a function of the user's own cannot be seen"
 
 EXPECTED_DIFFERENCES = (
@@ -31,6 +32,8 @@ EXPECTED_DIFFERENCES = (
     Known("*", "E 08P01 in M -> E 08P01", "one text with two names: names the other"),
     Known("*", "C BEGIN -> E 25001", "a Parse of ours came first in its batch"),
     Known("login", "Z -> S *", "SET LOCAL x TO DEFAULT goes to the server's own value"),
+    Known("login", "S standard_conforming_strings -> Z", _RESET_BESIDE),
+    Known("context", "S application_name -> S DateStyle", _RESET_BESIDE),
     Known("hidden", "E 26000 -> [12]", _IN_FUNCTION),
     Known("hidden", "E 42P05 -> [1D]", _IN_FUNCTION),
     *(
@@ -43,6 +46,8 @@ EXPECTED_DIFFERENCES = (
             "C EXECUTE -> E 26000",
             "C PREPARE -> E 42P05",
             "D -> E 26000",
+            "E 26000 -> [2T]",
+            "T -> n",
             "E 26000 in CMR -> E 25P02",
             "E 42601 in CDMR -> E 26000",
             "E 42703 in P -> E 42703",
