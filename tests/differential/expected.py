@@ -36,6 +36,7 @@ EXPECTED_DIFFERENCES = (
     Known("context", "S application_name -> S DateStyle", _RESET_BESIDE),
     Known("hidden", "E 26000 -> [12]", _IN_FUNCTION),
     Known("hidden", "E 42P05 -> [1D]", _IN_FUNCTION),
+    Known("hidden", "D -> E 42P05", _IN_FUNCTION),
     *(
         Known(kind, difference, _BY_PARSE)
         for kind in ("prepare", "everything")
@@ -47,6 +48,7 @@ EXPECTED_DIFFERENCES = (
             "C PREPARE -> E 42P05",
             "D -> E 26000",
             "E 26000 -> [2T]",
+            "N 25P01 -> E 26000",
             "T -> n",
             "E 26000 in CMR -> E 25P02",
             "E 42601 in CDMR -> E 26000",
