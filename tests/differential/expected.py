@@ -37,6 +37,7 @@ EXPECTED_DIFFERENCES = (
     Known("hidden", "E 26000 -> [12]", _IN_FUNCTION),
     Known("hidden", "E 42P05 -> [1D]", _IN_FUNCTION),
     Known("hidden", "D -> E 42P05", _IN_FUNCTION),
+    Known("hidden", "2 -> E 26000", _IN_FUNCTION),
     *(
         Known(kind, difference, _BY_PARSE)
         for kind in ("prepare", "everything")
