@@ -136,6 +136,12 @@ cdef inline void go_on(Walk *w) noexcept nogil:
         w.r.resume = not w.c.aligning
 
 
+cdef inline void go_on_if_answered(Walk *w) noexcept nogil:
+    """The end of a request may be the last: what is answered cannot fail any more."""
+    if w.c != NULL and w.c.settling and w.s.requests.head == w.s.requests.tail:
+        go_on(w)
+
+
 # ---------------------------------------------------------------- ReadyForQuery
 
 cdef inline bint is_xact_status(uint8_t status) noexcept nogil:
@@ -206,8 +212,7 @@ cdef RelayStatus on_ends(Walk *w) noexcept nogil:
         requests_pop(&s.requests)
         if not is_cut(w):
             next_request(w)
-        if w.c != NULL and w.c.settling and s.requests.head == s.requests.tail:
-            go_on(w)  # what is answered cannot fail any more
+        go_on_if_answered(w)
     return RELAY_OK
 
 
@@ -247,8 +252,7 @@ cdef void end_describe(Walk *w, uint64_t shape) noexcept nogil:
     effects_commit(&w.r.statements, w.s, 1)
     requests_pop(&w.s.requests)
     next_request(w)
-    if w.s.requests.head == w.s.requests.tail:
-        go_on(w)  # a Query may wait until nothing can fail any more
+    go_on_if_answered(w)
 
 
 cdef void begin_description(Walk *w) noexcept nogil:
@@ -561,6 +565,7 @@ cdef RelayStatus walk_messages(Walk *w) noexcept nogil:
     w.drop = w.c == NULL or w.first & REQUEST_SKIP != 0
     if request_is_fake(w.first):
         next_request(w)
+        go_on_if_answered(w)
     while status == RELAY_OK and s.scan.body_left == 0:
         # a server that owes no answer may only say what nobody has to ask for
         scan = scan_next(

@@ -383,10 +383,13 @@ cdef void make_adrift(
     """If ``at`` was sent in this batch or later, it is its client's own from now on."""
     cdef ServerStatement *there
     cdef Statement *own
-    if at[0] == NULL or at[0].is_private:
+    if at[0] == NULL:
         return
     there = server_statement_find(&s.statements, at[0])
     if there == NULL or <int32_t> (there.batch - batch) < 0:
+        return
+    if at[0].is_private:
+        at[0].is_adrift = True
         return
     own = adrift_copy(t, at[0])
     if own != NULL:

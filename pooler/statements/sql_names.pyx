@@ -29,6 +29,7 @@ from pooler.tables.texts cimport (
     statement_intern, statement_ref, statement_unref,
 )
 from pooler.session.changes cimport meaning_is_unsure
+from pooler.session.records cimport CHANGE_TRACKED
 
 cdef extern from "<strings.h>" nogil:
     int strncasecmp(const char *a, const char *b, size_t n)
@@ -119,7 +120,9 @@ cdef Statement *intern(
 ) noexcept nogil:
     """The statement of this text for this client; the caller owns a reference.
 
-    While nobody can say what texts mean on its server, it is this client's own.
+    While nobody can say what texts mean on its server, it is this client's own. While
+    a parameter is under way that follows its client, the text is not known to be read
+    under what the client has set (``is_adrift``).
     """
     cdef ParamSet *context = params_context(t.params, c.params)
     cdef bint shared = c.server == NULL or not meaning_is_unsure(c.server)
@@ -130,7 +133,7 @@ cdef Statement *intern(
         t, context, kind, text, n, statement_hash(context, kind, text, n), shared
     )
     if st != NULL and not shared:
-        st.is_adrift = True
+        st.is_adrift = c.server.changes.pending & CHANGE_TRACKED != 0
     return st
 
 

@@ -36,7 +36,9 @@ and it was cleaned first). But *others* must never see it. Therefore:
   generated it makes no difference (nothing that needs an unsure dimension is sent);
   it keeps a gap in the patterns from being called a difference.
 - Statements are sent to other clients without a thought: for them every dimension is
-  as new.
+  as new. But for what a function of the user's own has changed in a SELECT, and for
+  ``currval`` behind a ``nextval``: nobody can see these (``tags.HIDDEN``), and from
+  then on the dimension is unsure for everybody.
 
 **What is legal.** ``referee.py`` decides it for the generator and, when the shrinker
 has left out a BEGIN, for a replay: a client needs a server of the pool (no more than

@@ -76,6 +76,7 @@ class Referee:
     def __init__(self, clients: int, pool_size: int) -> None:
         self.clients = [Standing() for _ in range(clients)]
         self._pool_size = pool_size
+        self._hidden: set[str] = set()  # unsure for whoever gets the server later
 
     def may_speak(self, client: int) -> bool:
         """Whether there is a server for a client, and nobody it might wait for."""
@@ -126,7 +127,8 @@ class Referee:
             for tags in client.parts(one):
                 if tags.exclusive and not alone:
                     return None
-                if tags.needs & ((client.unsure - client.known) | over):
+                unsure = client.unsure | self._hidden
+                if tags.needs & ((unsure - client.known) | over):
                     return None
                 recent |= tags.session
                 if tags.control and not isinstance(one, Parse | Bind):
@@ -148,6 +150,7 @@ class Referee:
         client.status, client.open_batch = status, open_batch
         for tags in walked:
             client.changed |= tags.session
+            self._hidden |= tags.hidden
             client.exclusive |= tags.exclusive
             client.known |= tags.session | tags.local
             if tags.control:

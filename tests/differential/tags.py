@@ -15,7 +15,8 @@ from dataclasses import dataclass
 # named without its schema is found by search_path, and may be a temporary one.
 _TABLE = r"\b(from|into|table|update|join|exists|only|copy)\s+(t|tt)\b"
 NEEDS = {
-    "path": _TABLE + r"|search_path'?\)|show search_path|current_schema|public\.find_t",
+    "path": _TABLE + r"|search_path'?\)|show search_path|current_schema|public\.find_t"
+    r"|public\.run\(",  # as an error's context spells it
     "temp": _TABLE + r"|public\.find_t|to_regclass|\btemp\b|make_temp\(|into temp",
     "role": r"current_user|show role|\b(create|drop|alter|truncate|rename)\b"
     r"|public\.(whoami|make_temp)\(",
@@ -43,6 +44,9 @@ CHANGES = {
     "lock": r"advisory_lock\(",
 }
 DIMENSIONS = tuple(CHANGES)
+# What the pooler cannot see: it is in a function of the user's own, or is one of a
+# sequence, and stays in the session for others.
+HIDDEN = r"select public\.(set_path|make_temp|run)\(|nextval"
 # Only for the transaction: nothing stays.
 LOCAL = r"set local|, true\)|on commit drop"
 CONTROL = (
@@ -60,6 +64,7 @@ class Tags:
     needs: frozenset[str] = frozenset()
     session: frozenset[str] = frozenset()  # changed for longer than the transaction
     local: frozenset[str] = frozenset()
+    hidden: frozenset[str] = frozenset()  # of session: others may meet it
     control: bool = False
     exclusive: bool = False
     names: frozenset[str] = frozenset()  # prepared statements that SQL names
@@ -69,6 +74,7 @@ class Tags:
             self.needs | other.needs,
             self.session | other.session,
             self.local | other.local,
+            self.hidden | other.hidden,
             self.control or other.control,
             self.exclusive or other.exclusive,
             self.names | other.names,
@@ -97,10 +103,12 @@ def classify(sql: str) -> Tags:
 def _command(command: str) -> Tags:
     changed = _which(CHANGES, command)
     is_local = bool(re.search(LOCAL, command, re.I))
+    is_hidden = not is_local and bool(re.search(HIDDEN, command, re.I))
     return Tags(
         needs=_which(NEEDS, command),
         session=frozenset() if is_local else changed,
         local=changed if is_local else frozenset(),
+        hidden=changed if is_hidden else frozenset(),
         control=bool(re.search(CONTROL, command, re.I)),
         exclusive=bool(re.search(EXCLUSIVE, command, re.I)),
         names=frozenset(name.lower() for name in _NAMED.findall(command)),

@@ -42,7 +42,7 @@ from tests.differential.tags import Tags, classify
 from tests.wire_client import Message, message
 
 SEED = 20240101
-SHORT_EXCHANGES = 150
+SHORT_EXCHANGES = 100
 FULL_SECONDS = 180
 
 
@@ -107,6 +107,9 @@ class LyingProxy:
                         key.fileobj.fileno() >= 0
                     ):
                         self._pass_on(selector, key.fileobj, *key.data)
+            for key in list(selector.get_map().values()):
+                if isinstance(key.fileobj, socket.socket):
+                    key.fileobj.close()
 
     def _accept(self, selector: selectors.BaseSelector) -> None:
         try:
@@ -280,6 +283,18 @@ def test_what_a_transaction_has_set_is_known_in_it() -> None:
         (0, look, "I"),
     ]
     assert _fair(*said) == [True, True, False, True, True, True, False]
+
+
+def test_what_a_function_has_changed_is_relied_on_by_nobody() -> None:
+    change, look = "select public.make_temp()", (1, "select public.find_t()", "I")
+    assert _fair(look, (0, change, "I"), look, (1, "select v from a.t", "I")) == [
+        True,
+        True,
+        False,
+        True,
+    ]
+    seen = (0, "do $$ begin perform public.make_temp(); end $$", "I")
+    assert _fair(seen, look) == [True, True]
 
 
 def test_two_transactions_in_one_exchange_are_two() -> None:

@@ -258,6 +258,31 @@ def test_change_behind_the_parse_in_its_batch(
             others.turn()
 
 
+@pytest.mark.parametrize("what", CONTEXTS)
+@pytest.mark.parametrize(
+    "first",
+    [
+        "DROP TABLE IF EXISTS nothing",
+        "DO $$ BEGIN NULL; END $$",
+        "BEGIN; SET LOCAL search_path = public",
+    ],
+)
+def test_parse_behind_a_change_of_something_else(
+    pair: tuple[InProcess, Others], what: str, first: str
+) -> None:
+    """What follows its client is known all the same, and the text is read under it."""
+    pooler, others = pair
+    text, change, before, _ = CONTEXTS[what]
+    with pooler.client(TimeZone="UTC") as one:
+        one.send(query(first), parse(text, "a"), SYNC, query("COMMIT"))
+        for _ in range(3):
+            one.read_until("Z")
+        one.ask(query(change))
+        for _ in range(3):
+            assert values(one.ask(run("a"), SYNC)) == [before]
+            others.turn()
+
+
 def test_pipeline_of_a_driver(pair: tuple[InProcess, Others]) -> None:
     pooler, others = pair
     where = f"host=127.0.0.1 port={pooler.port} user={USER} dbname={DATABASE}"

@@ -99,6 +99,10 @@ SCRIPTS: dict[str, list[bytes]] = {
         query("SELECT 1/0") + extended("RESET TimeZone") + FLUSH,
         SYNC,
     ],
+    "in a batch that a Query ends": [
+        query("SET TimeZone = 'UTC'"),
+        extended("RESET TimeZone") + query("SELECT 1") + query("SHOW TimeZone"),
+    ],
     "skipped": [
         query("SET TimeZone = 'UTC'"),
         bind(statement="nobody") + query("SELECT 1") + query("RESET ALL") + SYNC,

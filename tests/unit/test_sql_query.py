@@ -480,6 +480,37 @@ def test_a_query_that_is_skipped_leaves_the_unnamed_statement(
     assert (b"one" in expected) == fails
 
 
+@pytest.mark.parametrize("said", ["two", "execute b"])
+@pytest.mark.parametrize("behind", [b"", message("C", b"Snobody\0")])
+@pytest.mark.parametrize("cut", [1 << 20, 40, 7, 1])
+def test_a_query_goes_on_once_a_describe_before_it_is_answered(
+    make: Make, said: str, behind: bytes, cut: int
+) -> None:
+    """Whatever is the last to be answered, and in whatever pieces."""
+    world = make(servers=2)
+    alone = Backend()
+    for raw in (
+        parse("one", "a") + SYNC,
+        query("prepare b as three"),
+        parse("four") + SYNC,
+    ):
+        assert world.ask(0, raw) == alone.feed(raw)
+    world.ask(1, query("begin"))  # takes the server that has them
+    raw = message("D", b"Sa\0") + behind + query(said) + SYNC
+    expected = alone.feed(raw)
+    world.bench.client_feed(0, raw)
+    said_here = b""
+    while moved := world.bench.take_sent():
+        for kind, where, data in moved:
+            if kind == "client":
+                said_here += data
+                continue
+            answer = world.backends[where].feed(data)
+            for at in range(0, len(answer), cut):
+                world.bench.server_feed(where, answer[at : at + cut])
+    assert said_here == expected
+
+
 @pytest.mark.parametrize("how", ["Parse", "PREPARE", "PREPARE behind another"])
 @pytest.mark.parametrize("state", ["", "begin", "begin; fail"])
 @pytest.mark.parametrize("text", ["two", "bad", "rollback"])
