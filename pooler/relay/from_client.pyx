@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The relay from client to server; see ``from_client.pxd``."""
 
-from libc.stdint cimport uint8_t
+from libc.stdint cimport uint32_t, uint8_t
 
 from pooler.relay.align cimport align_server
 from pooler.relay.injected cimport answer_fakes
@@ -11,7 +11,7 @@ from pooler.relay.shared cimport (
 )
 from pooler.session.pool cimport pool_take, pool_wait
 from pooler.session.records cimport (
-    CLIENT_WAITING, COPY_IN_NONE, COPY_IN_OPEN, ServerSession,
+    CLIENT_WAITING, COPY_IN_NONE, COPY_IN_OPEN, Changes, ServerSession,
 )
 from pooler.session.requests cimport REQUEST_COPY_END, request_has_effect, requests_push
 from pooler.statements.effects cimport push_with_effect
@@ -19,7 +19,7 @@ from pooler.statements.replay cimport (
     ReplayTakes, TAKES_IT, TAKES_NO_MORE, replay_collect, replay_request, replay_takes,
 )
 from pooler.statements.runs cimport (
-    is_watched, runs_function, runs_query, runs_unseen,
+    is_watched, query_sent, runs_function, runs_query, runs_unseen,
 )
 from pooler.statements.requests cimport (
     absorbed_waits, prepare_absorbed, prepare_alone, prepare_request, prepare_rest,
@@ -39,6 +39,7 @@ from pooler._wire cimport (
 from pooler.session.batch cimport (
     batch_bind, batch_request, batch_synced, hold_until_settled,
 )
+from pooler.session.changes cimport changes_not_sent
 from pooler.session.copy_in cimport copy_end, copy_ignores_sync
 from pooler.session.counters cimport count_received
 from pooler.session.fate cimport mark_obsolete
@@ -76,10 +77,15 @@ cdef inline bint is_ignored(ServerSession *s, uint8_t code) noexcept nogil:
     return False
 
 
-cdef inline void note_request(ServerSession *s, uint8_t code) noexcept nogil:
-    """What a request that PostgreSQL will answer means for the state of its server."""
+cdef inline void note_request(
+    ServerSession *s, uint8_t code, bint sent
+) noexcept nogil:
+    """What a request that PostgreSQL will answer means for the state of its server.
+
+    Not "sent": it is kept until it is whole.
+    """
     copy_end(s)  # a client that sends a request has given the COPY up
-    if s.batch.open and (code == c"Q" or code == c"F"):
+    if s.batch.open and sent and (code == c"Q" or code == c"F"):
         # PostgreSQL 18 may be left in a state in which the next query fails (XX000)
         mark_obsolete(s)
     batch_request(s, code)
@@ -119,7 +125,7 @@ cdef RelayStatus on_request(Walk *w) noexcept nogil:
             return status
     if w.s.tracking.on:
         replay_request(w.s, code)
-    note_request(w.s, code)
+    note_request(w.s, code, True)
     if requests_push(&w.s.requests, code) < 0:
         return RELAY_NO_MEMORY
     if w.s.changes.reset and code == c"S":
@@ -135,6 +141,8 @@ cdef RelayStatus on_named_request(Walk *w) noexcept nogil:
     cdef size_t taken = 0
     cdef PrepareResult prepared = PREPARE_FORWARD
     cdef RelayStatus status
+    cdef Changes before
+    cdef uint32_t changes = 0
     if is_ignored(s, code):
         return RELAY_OK
     if s.replay.unproven:
@@ -142,7 +150,8 @@ cdef RelayStatus on_named_request(Walk *w) noexcept nogil:
         if status != RELAY_OK:
             return status
     if is_watched(s) and (code == c"Q" or not s.tracking.on):
-        note_text(w)
+        before = s.changes
+        changes = note_text(w)
     if s.tracking.on:
         replay_request(s, code)
         # into an open COPY PostgreSQL takes no request: it fails the COPY
@@ -154,10 +163,14 @@ cdef RelayStatus on_named_request(Walk *w) noexcept nogil:
                 w.src + w.found.start, w.pos - w.found.start, w.n - w.pos, &taken,
             )
             if prepared == PREPARE_HOLD or prepared == PREPARE_WAIT:
+                if changes:
+                    changes_not_sent(s, &before)
                 return give_back(w, prepared == PREPARE_WAIT)
+    if changes:
+        query_sent(s, changes)
     if code == c"Q" and w.c.scan.body_left and not is_kept(w.c):
         runs_unseen(s)  # it goes on piece by piece
-    note_request(s, code)
+    note_request(s, code, not is_kept(w.c))
     if prepared == PREPARE_DONE:
         w.start = w.found.start + taken
     elif prepared == PREPARE_NO_MEMORY or queue_request(s, code) < 0:
@@ -172,7 +185,7 @@ cdef inline bint is_kept(const ClientSession *c) noexcept nogil:
     return c.statements != NULL and c.statements.absorbing == ABSORB_KEEP
 
 
-cdef void note_text(Walk *w) noexcept nogil:
+cdef uint32_t note_text(Walk *w) noexcept nogil:
     """What the text of a Query may change, or of a Parse where these are not tracked.
 
     One that will be kept until it is whole is looked at then.
@@ -181,20 +194,22 @@ cdef void note_text(Walk *w) noexcept nogil:
     cdef size_t n = w.found.length - 4
     cdef size_t name_n
     if w.found.code != c"Q" and w.found.code != c"P":
-        return
+        return 0
     if w.c.scan.body_left:
         if not w.s.tracking.on:
             runs_unseen(w.s)
-        return
+        return 0
     if w.found.code == c"P":
         name_n = strnlen(<const char *> text, n)
         if name_n == n:
-            return
+            return 0
         text += name_n + 1
         n = strnlen(<const char *> text, n - name_n - 1)
-    elif text[n - 1] == 0:
+    elif n == 0 or text[n - 1] != 0:
+        return 0  # PostgreSQL refuses it
+    else:
         n -= 1
-    runs_query(&w.r.statements, w.s, text, n)
+    return runs_query(&w.r.statements, w.s, text, n)
 
 
 cdef RelayStatus on_function_call(Walk *w) noexcept nogil:

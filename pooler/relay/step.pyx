@@ -55,6 +55,8 @@ from pooler._wire cimport (
 from pooler.session.fate cimport mark_obsolete, note_fatal
 from pooler.session.tracking cimport tracking_begin
 
+cdef const char *NOTHING = b""
+
 
 # ---------------------------------------------------------------- begin and end
 
@@ -155,13 +157,13 @@ cdef void serve_first(Relay *r, Pool *p) noexcept nogil:
 cdef void resume_client(Relay *r, ClientSession *c) noexcept nogil:
     """Go on with a client's held bytes, then read it again."""
     cdef Queue *held = &c.stream.held
-    if held.cap or absorbed_waits(c):
+    cdef const Queue *block = &r.pending.block
+    if held.cap:
         r.pending.block = held[0]
         memset(held, 0, sizeof(Queue))
-        step_client_bytes(
-            r, c, r.pending.block.data + r.pending.block.start,
-            queue_size(&r.pending.block),
-        )
+        step_client_bytes(r, c, block.data + block.start, queue_size(block))
+    elif absorbed_waits(c):
+        step_client_bytes(r, c, <const uint8_t *> NOTHING, 0)
     order_read_client(&r.orders, c)
 
 

@@ -14,7 +14,7 @@ from libc.stdint cimport int32_t, uint32_t
 
 from pooler.session.records cimport (
     CHANGES_LEFT, CHANGE_BACK, CHANGE_MEANING, CHANGE_RESET_SHIFT, CHANGE_TRACKED,
-    ServerSession,
+    Changes, ServerSession,
 )
 from pooler.session.requests cimport batch_answered, batch_number, batch_unsettled
 from pooler.session.settings_log cimport settings_answered
@@ -48,6 +48,13 @@ cdef inline void change_sent(ServerSession *s, uint32_t changes) noexcept nogil:
     s.changes.xact |= changes & ((1 << CHANGE_RESET_SHIFT) - 1 - CHANGE_BACK)
     if changes & (CHANGE_TRACKED | CHANGE_MEANING):
         s.changes.batch = batch_number(&s.requests)
+
+
+cdef inline void changes_not_sent(
+    ServerSession *s, const Changes *before
+) noexcept nogil:
+    """The request that was noted last waits: it is noted anew when it goes out."""
+    s.changes = before[0]
 
 
 cdef inline bint changes_answered(ServerSession *s) noexcept nogil:

@@ -29,3 +29,6 @@ cdef PrepareResult rename_first(
 cdef PrepareResult end_draft(
     StatementTable *t, ClientSession *c, ServerSession *s
 ) noexcept nogil
+cdef PrepareResult run_absorbed(
+    StatementTable *t, ClientSession *c, ServerSession *s, Output *out
+) noexcept nogil

@@ -14,10 +14,12 @@ from pooler.statements.outcomes cimport (
     PREPARE_DONE, PREPARE_FORWARD, PREPARE_NO_MEMORY, PREPARE_WAIT, REFUSED_MEMORY,
     REFUSED_NOT, Refusal,
 )
+from pooler.session.records cimport Changes
+from pooler.statements.runs cimport is_watched, query_sent, runs_query
 from pooler.statements.sql_names cimport names_of, over_limit, sql_flags
 from pooler.statements.sql_query cimport (
     Renaming, add_rename, put_refused_query, query_command, queue_renamed,
-    renaming_begin, renaming_end,
+    rename_query, renaming_begin, renaming_end,
 )
 from pooler.statements.sql_scan cimport sql_end
 from pooler.statements.sql_text cimport SQL_FORGET_ALL, SQL_PREPARE
@@ -38,6 +40,8 @@ from pooler.tables.texts cimport (
     statement_ref, statement_unref,
 )
 from pooler.wire.buffers cimport output_add, output_room
+from pooler.session.batch cimport batch_open
+from pooler.session.changes cimport changes_not_sent
 from pooler.session.counters cimport count_client_parse, count_server_parse
 from pooler.session.tracking cimport prepare_sent
 
@@ -238,4 +242,23 @@ cdef PrepareResult rename_first(
         if r.names.row_n:
             result = send_beginning(c, s, out, found, text, &r, taken)
     renaming_end(t, s, &r)
+    return result
+
+
+cdef PrepareResult run_absorbed(
+    StatementTable *t, ClientSession *c, ServerSession *s, Output *out
+) noexcept nogil:
+    """A Query that was kept goes out, unless something has to be answered first."""
+    cdef const uint8_t *text = c.statements.part
+    cdef size_t n = c.statements.part_n - 1
+    cdef Changes before = s.changes
+    cdef uint32_t changes = runs_query(t, s, text, n) if is_watched(s) else 0
+    cdef PrepareResult result
+    batch_open(s, c.statements.in_batch)  # as it was in front of this Query
+    result = rename_query(t, c, s, out, text, n)
+    if result == PREPARE_WAIT:
+        changes_not_sent(s, &before)
+        return result
+    batch_open(s, False)
+    query_sent(s, changes)
     return result

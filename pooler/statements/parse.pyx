@@ -264,24 +264,6 @@ cdef PrepareResult parse_unnamed(
     return PREPARE_DONE
 
 
-cdef int put_taken(
-    const StatementTable *t, ServerSession *s, Output *out, const char *name, size_t n
-) noexcept nogil:
-    """Have the server give a name of ours to a text that it can always read: none.
-
-    Not even a transaction that has failed is in its way. -1 without memory.
-    """
-    if (
-        push_with_effect(s, c"C" | REQUEST_SKIP) == NULL
-        or push_with_effect(s, c"P" | REQUEST_SKIP) == NULL
-        or put_close(out, c"S", name, n) < 0
-        or put_named(out, c"P", NULL, 0, name, n, 3) < 0
-    ):
-        return -1
-    output_add(out, <const uint8_t *> b"\0\0\0", 3)
-    return 0
-
-
 cdef PrepareResult parse_duplicate(
     StatementTable *t, ClientSession *c, ServerSession *s, Output *out,
     ClientStatement *entry, const uint8_t *name, size_t name_n,

@@ -10,7 +10,7 @@ from pooler.statements.install cimport (
     describe_first, ensure_since, looks_like_ours, put_close, put_named, use_target,
 )
 from pooler.tables.params cimport ParamSet, params_context
-from pooler.statements.long_query cimport end_draft, rename_first
+from pooler.statements.long_query cimport end_draft, rename_first, run_absorbed
 from pooler.statements.parse cimport (
     NAMES_MOST_BYTES, absorb, after_cstring, names_missing, names_unsettled, no_room,
     parse_whole, prepare_parse, refuse_cut, unnamed_may_stay,
@@ -22,7 +22,7 @@ from pooler.session.requests cimport (
     REQUEST_DESCRIBE, REQUEST_FAKE, REQUEST_SKIP, batch_number, batch_unsettled,
     requests_push,
 )
-from pooler.statements.runs cimport is_watched, runs_query, runs_statement
+from pooler.statements.runs cimport runs_statement
 from pooler.statements.sql_name cimport SqlCommand
 from pooler.statements.sql_text cimport sql_first, sql_first_concerns
 from pooler.statements.sql_names cimport (
@@ -48,8 +48,9 @@ from pooler.tables.texts cimport (
     statement_ref, statement_unref,
 )
 from pooler._wire cimport HEADER_BYTES, load_be32, put_header
-from pooler.session.batch cimport batch_bind, batch_open, hold_until_settled
+from pooler.session.batch cimport batch_bind, hold_until_settled
 from pooler.session.copy_in cimport copy_end
+from pooler.session.fate cimport mark_obsolete
 from pooler.session.counters cimport count_bind, count_client_parse, count_parse_hit
 
 cdef const char *SYNC = b"S\0\0\0\4"
@@ -481,19 +482,17 @@ cdef PrepareResult prepare_absorbed(
         copy_end(s)
     elif names.code == c"P":
         result = parse_whole(t, c, s, out, body, n)
-    elif n and names_unsettled(c, s) and sql_names(t, c, body, n - 1):
-        result = PREPARE_WAIT
     elif n and body[n - 1] == 0:
-        if is_watched(s):
-            runs_query(t, s, body, n - 1)
-        batch_open(s, names.in_batch)  # as it was in front of this Query
-        result = rename_query(t, c, s, out, body, n - 1)
-        if result != PREPARE_WAIT:
-            batch_open(s, False)
+        if names_unsettled(c, s) and sql_names(t, c, body, n - 1):
+            result = PREPARE_WAIT
+        else:
+            result = run_absorbed(t, c, s, out)
     if result == PREPARE_WAIT:
         names.absorbing = ABSORB_WAITS
         hold_until_settled(c)
         return PREPARE_WAIT
+    if names.code == c"Q" and names.in_batch:
+        mark_obsolete(s)  # as for one that has come at once
     if result == PREPARE_FORWARD:
         result = forward_absorbed(s, out, names)
     absorbed_free(t, names)

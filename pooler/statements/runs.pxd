@@ -7,7 +7,7 @@ client, and is reset behind it.
 Source: PostgreSQL documentation, "Message Formats" (Query, Bind, FunctionCall).
 """
 
-from libc.stdint cimport uint8_t
+from libc.stdint cimport uint32_t, uint8_t
 
 from pooler.session.records cimport MODE_SESSION, ServerSession
 from pooler.tables.texts cimport Statement, StatementTable
@@ -17,9 +17,10 @@ cdef inline bint is_watched(const ServerSession *s) noexcept nogil:
     """Whether a server is shared, so that what is left in it could show."""
     return s.pool.config.mode != MODE_SESSION
 
-cdef void runs_query(
+cdef uint32_t runs_query(
     StatementTable *t, ServerSession *s, const uint8_t *text, size_t n
 ) noexcept nogil
+cdef void query_sent(ServerSession *s, uint32_t changes) noexcept nogil
 cdef void runs_statement(
     StatementTable *t, ServerSession *s, Statement *st
 ) noexcept nogil

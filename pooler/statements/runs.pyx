@@ -71,12 +71,25 @@ cdef inline void note(
         server_statements_doubt(&s.statements)
 
 
-cdef void runs_query(
+cdef uint32_t runs_query(
     StatementTable *t, ServerSession *s, const uint8_t *text, size_t n
 ) noexcept nogil:
-    """A text of SQL that is all here runs when PostgreSQL comes to it."""
+    """A text of SQL that is all here runs when PostgreSQL comes to it.
+
+    What it may change is noted, for the texts in it, and returned: for ``query_sent``,
+    or it waits and is taken back (``changes_not_sent``).
+    """
     cdef uint32_t changes = sql_changes(text, n, t.params, s.params, flags_of(t, s))
-    note(t, s, changes, text, n)
+    change_sent(s, changes)
+    if changes & CHANGES_LEFT and s.client != NULL:
+        note_left(t, s, changes, text, n)
+    return changes
+
+
+cdef void query_sent(ServerSession *s, uint32_t changes) noexcept nogil:
+    """A Query that may change these goes out, behind what it needed."""
+    if changes & CHANGE_FORGETS:
+        server_statements_doubt(&s.statements)
     if changes >> CHANGE_RESET_SHIFT and s.client != NULL:
         hold_until_settled(s.client)  # until it has its own values again
 

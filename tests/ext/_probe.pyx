@@ -19,14 +19,16 @@ from pooler.relay.step cimport (
     client_held_back, relay_add_pool, relay_free, relay_init, step_cancel,
     step_cancelled, step_client_admit, step_client_bytes, step_client_close,
     step_client_end, step_client_sent, step_client_vanished, step_deadline, step_more,
-    step_pool_inquire, step_server_begin, step_server_bytes, step_server_close,
-    step_server_end,
+    step_pool_inquire, step_pool_waits, step_pool_wants, step_server_begin,
+    step_server_bytes, step_server_close, step_server_end, step_server_retire,
 )
 from pooler.session.deadlines cimport (
     DEADLINES_OF_ONE, DEADLINE_QUERY_WAIT, DEADLINE_TESTED, Timer, Wheel,
     deadline_start, deadline_stop, timer_end, timer_init, wheel_pop, wheel_wake_us,
 )
-from pooler.session.pool cimport pool_pause, pool_servers_wanted
+from pooler.session.pool cimport (
+    pool_connected, pool_launch, pool_pause, pool_resume, pool_servers_wanted,
+)
 from pooler.session.records cimport (
     CLIENT_CLOSED, CLIENT_WAITING, CLOSE_CLIENT_EOF, CLOSE_CLIENT_PARAMETER,
     CLOSE_CLIENT_PROTO, CLOSE_CLIENT_REQUEST, CLOSE_NO_MEMORY, CLOSE_SERVER_CHECK,
@@ -390,12 +392,14 @@ cdef class Bench:
     def __cinit__(
         self, int max_servers=4, tracked=("application_name", "DateStyle"),
         uint32_t max_prepared_statements=0, bint cancel_abandoned=False,
+        bint clean_changed=False,
     ):
         relay_init(&self.relay)
         self.pool = relay_add_pool(&self.relay, max_servers)
         self.pool.config.mode = MODE_TRANSACTION
         self.pool.config.max_prepared_statements = max_prepared_statements
         self.pool.config.cancel_abandoned = cancel_abandoned
+        self.pool.config.clean_changed = clean_changed
         params_init(&self.relay.params)
         statements_init(&self.relay.statements, &self.relay.params, b"p_")
         self.relay.statements.cache_unnamed = True
@@ -702,6 +706,40 @@ cdef class Bench:
     def pause(self, bint closing=False):
         """Hand out no server."""
         pool_pause(self.pool, closing)
+
+    def resume(self):
+        """Hand out servers again."""
+        pool_resume(self.pool)
+        step_pool_wants(&self.relay, self.pool)
+        self.drain()
+
+    def retire(self, int i):
+        """Close a server as soon as it is free."""
+        step_server_retire(&self.relay, self.servers[i])
+        self.drain()
+
+    def launch(self, uint32_t at_most):
+        """How many servers are opened of those that are wanted."""
+        cdef uint32_t launched = pool_launch(self.pool, at_most)
+        if launched == 0:
+            step_pool_waits(&self.relay, self.pool)
+            self.drain()
+        return launched
+
+    def launch_failed(self):
+        """One of these does not come to be."""
+        pool_connected(self.pool)
+        step_pool_waits(&self.relay, self.pool)
+        self.drain()
+
+    def kept(self, int i):
+        """The idle server that is kept for a client, or None."""
+        cdef ServerSession *s = self.clients[i].kept
+        return None if s == NULL else <int> <size_t> s.io
+
+    def left(self, int i):
+        """What clients have left in a server: or-ed Change."""
+        return self.servers[i].changes.left
 
     # ------------------------------------------------------------ time
 

@@ -3,9 +3,10 @@
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
+from pooler.session.changes cimport meaning_is_unsure
 from pooler.session.records cimport (
-    CLIENT_WAITING, COPY_IN_OPEN, ClientSession, SERVER_ACTIVE, SERVER_IDLE,
-    SERVER_TESTED, ServerSession,
+    CLIENT_IDLE, CLIENT_WAITING, COPY_IN_OPEN, ClientSession, Pool, SERVER_ACTIVE,
+    SERVER_IDLE, SERVER_TESTED, ServerSession,
 )
 from pooler.session.requests cimport (
     REQUEST_ALIGN, REQUEST_DESCRIBE, REQUEST_SKIP, request_closes, request_has_effect,
@@ -33,6 +34,46 @@ cdef enum:
 
 # ---------------------------------------------------------------------- the pool
 
+cdef void check_kept(const ServerSession *s) noexcept nogil:
+    """An idle server in which something is left is kept for who has left it."""
+    cdef const ClientSession *c = s.kept_for
+    check(
+        c == NULL or (
+            c.kept == s and c.server == NULL and s.changes.left != 0
+            and (c.state == CLIENT_IDLE or c.state == CLIENT_WAITING)
+        ),
+        "kept for a client that does not know, or of which nothing is left",
+    )
+    check(s.changes.left == 0 or c != NULL, "left in an idle server, but by nobody")
+    check(s.changes.pending | s.changes.xact == 0, "an idle server is being changed")
+    check(
+        s.next == NULL or s.next.changes.left != 0 or s.changes.left == 0,
+        "a clean server stands behind a changed one",
+    )
+
+
+cdef void check_left(World *w, int i) noexcept nogil:
+    """A client sees nothing that another has left in its server."""
+    cdef const ServerSession *s = w.servers[i]
+    if s.changes.left == 0:
+        w.left_by[i] = 0
+    elif s.client != NULL:
+        check(
+            w.left_by[i] == w.numbers[<size_t> s.client.io],
+            "a client has got a server in which another has left something",
+        )
+    check(s.client == NULL or s.kept_for == NULL, "attached, and kept")
+
+
+cdef void check_waits(const Pool *p) noexcept nogil:
+    """Nobody waits for ever while there is an idle server."""
+    check(
+        p.waiting_head == NULL or p.idle_head == NULL or p.paused
+        or p.tested_count != 0 or p.connecting_count != 0 or p.launch_wanted,
+        "a client waits beside an idle server",
+    )
+
+
 cdef void check_pool(World *w) noexcept nogil:
     cdef uint32_t idle = 0
     cdef uint32_t waiting = 0
@@ -43,6 +84,7 @@ cdef void check_pool(World *w) noexcept nogil:
     cdef int i
     cdef bint asked = w.pool.inquiry.server == NULL
     while s != NULL:
+        check_kept(s)
         check(s.state == SERVER_IDLE and s.client == NULL, "idle, but with a client")
         check(
             s.requests.head == s.requests.tail and s.xact_status == c"I",
@@ -61,18 +103,24 @@ cdef void check_pool(World *w) noexcept nogil:
     for i in range(CLIENTS):
         c = w.clients[i]
         check(
+            c == NULL or c.kept == NULL or c.kept.kept_for == c,
+            "something is kept for a client, but no server says so",
+        )
+        check(
             c == NULL or c.server != NULL or between_messages(&w.client_frames[i]),
             "a client without a server has got half a message",
         )
     for i in range(SERVERS):
         s = w.servers[i]
         if s != NULL:
+            check_left(w, i)
             check((s.state == SERVER_ACTIVE) == (s.client != NULL), "active, no client")
             check(s.client == NULL or s.client.server == s, "a link of one side")
             active += s.state == SERVER_ACTIVE
             tested += s.state == SERVER_TESTED
             if s == w.pool.inquiry.server:
                 asked = s.state == SERVER_TESTED and s.requests.head != s.requests.tail
+    check_waits(w.pool)
     check(asked, "a server is asked that is not there, or owes no answer")
     check(idle == w.pool.idle_count, "idle_count")
     check(waiting == w.pool.waiting_count, "waiting_count")
@@ -111,6 +159,14 @@ cdef void check_server(World *w, ServerSession *s) noexcept nogil:
         check(entry.older == newest, "a server's list is of one direction")
         newest = entry
         listed += 1
+        check(
+            entry.epoch == 0 or entry.epoch <= has.epoch + 1, "of an epoch to come"
+        )
+        check(
+            entry.epoch != has.epoch + 1 or entry.generation != has.generation
+            or meaning_is_unsure(s),
+            "read under settings that nobody knew, but taken for known",
+        )
         sure += (
             entry.generation == has.generation and entry.target_batch == 0
             and (entry.named_in == 0 or entry.named_in != has.readings)

@@ -10,7 +10,7 @@ The target ``relay`` has servers on which names of prepared statements are left 
 Those of ``statements`` are tracked; its inputs begin with a byte of options.
 """
 
-from libc.stdint cimport uint8_t
+from libc.stdint cimport uint8_t, uint64_t
 from libc.stdio cimport fprintf, stderr
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcmp, memcpy, memset
@@ -18,13 +18,14 @@ from libc.string cimport memcmp, memcpy, memset
 from pooler.relay.step cimport (
     client_held_back, client_may_vanish, server_held_back, step_cancel,
     step_client_bytes, step_client_close, step_client_end, step_client_vanished,
-    step_deadline, step_pool_inquire, step_server_bytes, step_server_close,
-    step_server_end,
+    step_deadline, step_pool_inquire, step_pool_waits, step_server_bytes,
+    step_server_close, step_server_end, step_server_retire,
 )
 from pooler.session.deadlines cimport DEADLINE_QUERY_WAIT, DEADLINE_TESTED
+from pooler.session.pool cimport pool_launch, pool_pause, pool_resume
 from pooler.session.records cimport (
-    CLIENT_WAITING, CLOSE_SHUTDOWN, ClientSession, MODE_STATEMENT, MODE_TRANSACTION,
-    ServerSession,
+    CHANGE_HIDDEN, CLIENT_WAITING, CLOSE_SHUTDOWN, ClientSession, MODE_STATEMENT,
+    MODE_TRANSACTION, ServerSession,
 )
 from pooler.wire.buffers cimport queue_add, queue_reset, queue_size
 from pooler._wire cimport HEADER_BYTES, load_be32
@@ -50,11 +51,14 @@ cdef enum:
     OP_VANISH = 9  # the record is the last that a client has sent before it ended
     OP_TIME = 10  # each byte is TIME_STEP_US
     OP_INQUIRE = 11  # an idle server is asked
-    OPERATIONS = 12
+    OP_RETIRE = 12  # a server is to go as soon as it is free
+    OP_PAUSE = 13  # the pool is paused, or resumed
+    OPERATIONS = 14
     TIME_STEP_US = 100000
     QUERY_WAIT_US = 5000000
     TESTED_US = 3000000
     FILL_BYTES = 512
+    GONE = 0xFFFFFFFF  # has left something, and then its server
     FILL_STEP_BYTES = 997  # of these, what comes in one read
     # Options, the bits of a byte.
     PREPARED_MASK = 3  # of max_prepared_statements: 1, 2, 4 or MANY_STATEMENTS
@@ -64,11 +68,15 @@ cdef enum:
     OPTION_LIMITS = 16
     OPTION_CLOSE = 32  # not cancel_abandoned
     OPTION_LONG = 64  # Queries are not kept that would be as a rule
+    OPTION_SHARE_ALL = 128  # not clean_changed
     LONG_QUERY_BYTES = 40
     KEPT_QUERY_BYTES = 1048576
     MAX_CLIENT_STATEMENTS = 3
     MAX_CLIENT_BYTES = 120
     MAX_BYTES = 1000
+    # In the place of options: names are left alone.
+    UNTRACKED = -1
+    CLEAN_UNTRACKED = -2
     # From this length on a name is refused, unless all of the message is there.
     LONG_NAME_BYTES = 32768
     DESCRIBE_BYTES = 7
@@ -100,6 +108,10 @@ cdef void client_now(
     tell(b"client", i, held + n)
     step_client_bytes(&relay, c, block, held + n)
     carry_out(w)
+    if w.bytewise and w.clients[i] == c and c.server != NULL and (
+        c.server.changes.xact & CHANGE_HIDDEN
+    ):
+        w.incomparable = True  # a text of which not all was here, or one that says so
     free(block)
 
 
@@ -203,6 +215,7 @@ cdef void server_feed(World *w, int j, const uint8_t *src, size_t n) noexcept no
     cdef size_t at = 0
     cdef size_t step = 1 if w.bytewise else n
     cdef size_t held
+    cdef uint64_t number
     cdef uint8_t *block
     while at < n and w.servers[j] != NULL and not server_held_back(w.servers[j]):
         s = w.servers[j]
@@ -213,8 +226,11 @@ cdef void server_feed(World *w, int j, const uint8_t *src, size_t n) noexcept no
         queue_reset(&s.stream.held)
         memcpy(block + held, src + at, step)
         tell(b"server", j, held + step)
+        number = w.numbers[<size_t> s.client.io] if s.client != NULL else GONE
         step_server_bytes(&relay, s, block, held + step)
         carry_out(w)
+        if w.servers[j] == s and s.changes.left and w.left_by[j] == 0:
+            w.left_by[j] = number
         free(block)
         at += step
 
@@ -246,6 +262,8 @@ cdef void operate_server(
         server_feed(w, who, src, n)
     elif op == OP_ANSWER:
         answer(w, who, src, n)
+    elif op == OP_RETIRE:
+        step_server_retire(&relay, w.servers[who])
     else:
         step_server_end(&relay, w.servers[who])
 
@@ -273,6 +291,23 @@ cdef void operate_client(
         w.cancels[<size_t> w.clients[who].server.io] += 1
 
 
+cdef void pause(World *w) noexcept nogil:
+    if w.pool.paused:
+        pool_resume(w.pool)
+        step_pool_waits(&relay, w.pool)
+    else:
+        pool_pause(w.pool, False)
+
+
+cdef void fail_to_launch(World *w) noexcept nogil:
+    """Servers that are wanted do not come: who waits makes do with what is there."""
+    while w.launching:
+        w.launching = False
+        pool_launch(w.pool, 0)
+        step_pool_waits(&relay, w.pool)
+        drain(w)
+
+
 cdef void operate(
     World *w, uint8_t op, int who, const uint8_t *src, size_t n
 ) noexcept nogil:
@@ -280,12 +315,15 @@ cdef void operate(
         pass_time(w, src, n)
     elif op == OP_INQUIRE:
         step_pool_inquire(&relay, w.pool, <const uint8_t *> QUESTION, QUESTION_BYTES)
-    elif op == OP_SERVER or op == OP_LOSE_SERVER or op == OP_ANSWER:
+    elif op == OP_PAUSE:
+        pause(w)
+    elif op in (OP_SERVER, OP_LOSE_SERVER, OP_ANSWER, OP_RETIRE):
         operate_server(w, op, who % SERVERS, src, n)
     else:
         operate_client(w, op, who % CLIENTS, src, n)
     drain(w)
     finish_cancels(w)
+    fail_to_launch(w)
 
 
 cdef void play_records(World *w, const uint8_t *src, size_t n) noexcept nogil:
@@ -355,6 +393,9 @@ cdef void compare(const World *whole, const World *split) noexcept nogil:
 cdef void set_options(World *w, int options) noexcept nogil:
     """``options`` < 0: the servers are not tracked."""
     w.pool.config.mode = MODE_TRANSACTION
+    w.pool.config.clean_changed = (
+        options == CLEAN_UNTRACKED or options >= 0 and not options & OPTION_SHARE_ALL
+    )
     w.pool.config.cancel_abandoned = options < 0 or not options & OPTION_CLOSE
     w.pool.config.client_limit_us[<int> DEADLINE_QUERY_WAIT] = QUERY_WAIT_US
     w.pool.config.server_limit_us[<int> DEADLINE_TESTED] = TESTED_US
@@ -377,6 +418,16 @@ cdef void set_statement_options(World *w, uint8_t options) noexcept nogil:
     )
 
 
+cdef void play_changed(const uint8_t *src, size_t n) noexcept nogil:
+    """Once more, and what is left in a server that is not tracked is cleaned.
+
+    There every text in parts can do anything, so this is not compared.
+    """
+    cdef World *w = <World *> calloc(1, sizeof(World))
+    play(w, src, n, CLEAN_UNTRACKED)
+    free(w)
+
+
 cdef void play_twice(
     const uint8_t *src, size_t n, int options
 ) noexcept nogil:
@@ -396,10 +447,12 @@ cdef void play_twice(
         compare(whole, split)
     free(whole)
     free(split)
+    if options < 0:
+        play_changed(src, n)
 
 
 cdef int fuzz_relay(const uint8_t *src, size_t n) noexcept nogil:
-    play_twice(src, n, -1)
+    play_twice(src, n, UNTRACKED)
     return 0
 
 

@@ -15,6 +15,7 @@ cdef enum:
     TAGS = 8
     ERRORS = 8
     STATUSES = 4
+    SET_AND_TELL = 0x70  # the tag SET, behind a ParameterStatus
 
 cdef const char *TAG_TEXTS[TAGS]
 TAG_TEXTS[:] = [
@@ -55,15 +56,18 @@ cdef size_t put_ready(uint8_t *p, uint8_t choice) noexcept nogil:
     return at + 1
 
 
+cdef size_t put_parameter(uint8_t *p, uint8_t choice) noexcept nogil:
+    cdef size_t at = put_header(p, c"S", 4 + 10 + 2)
+    memcpy(p + at, b"DateStyle\0x", 12)
+    p[at + 10] = c"w" + (choice & 1) + (choice >> 6)
+    return at + 12
+
+
 cdef size_t put_async(uint8_t *p, uint8_t choice) noexcept nogil:
     """What a server says unasked."""
-    cdef size_t at
     if choice & 1:
         return put_text(p, c"N", b"SNOTICE#VNOTICE#C00000#Mhi##", False)
-    at = put_header(p, c"S", 4 + 10 + 2)
-    memcpy(p + at, b"DateStyle\0x", 12)
-    p[at + 10] = c"w" + (choice >> 6)
-    return at + 12
+    return put_parameter(p, choice)
 
 
 cdef size_t put_rows(uint8_t *p, uint8_t choice) noexcept nogil:
@@ -98,6 +102,8 @@ cdef size_t put_success(uint8_t *p, uint8_t request, uint8_t choice) noexcept no
         n = put_text(p, c"G", b"###", False)
         if code == c"E" or choice & 0x80:
             return n
+    if choice & 0xF8 == SET_AND_TELL and code == c"Q":
+        n += put_parameter(p + n, choice)
     n += put_text(p + n, c"C", tag, True)
     if code != c"E":
         n += put_ready(p + n, choice)

@@ -23,6 +23,9 @@ cdef struct World:
     void *dead[DEAD_MAX]  # own: closed by the step under way
     int dead_count
     int cancels[SERVERS]  # cancel requests under way
+    uint64_t numbers[CLIENTS]  # of all clients that there ever were
+    uint64_t last_number
+    uint64_t left_by[SERVERS]  # the number of who has left something there; 0: nobody
     bint slow[CLIENTS]  # takes nothing: what is sent is queued
     bint broken[CLIENTS]  # what is sent fails
     Digest to_client[CLIENTS]
@@ -31,6 +34,7 @@ cdef struct World:
     Frames server_frames[SERVERS]
     Digest happened  # everything else that must not depend on how bytes are cut
     bint bytewise
+    bint launching  # servers are wanted
     bint incomparable  # something depends on when a read ended, by design
 
 # One for all inputs: that its tables are empty again after each is part of the test.

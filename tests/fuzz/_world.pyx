@@ -11,7 +11,7 @@ from libc.string cimport memset
 from pooler.relay.inquire cimport inquiry_forget, words_forget
 from pooler.relay.orders cimport (
     ORDER_CANCEL, ORDER_CLOSE_CLIENT, ORDER_CLOSE_SERVER, ORDER_INQUIRED,
-    ORDER_LEARNED, ORDER_SEND_TO_CLIENT, ORDER_SEND_TO_SERVER, Order,
+    ORDER_LAUNCH, ORDER_LEARNED, ORDER_SEND_TO_CLIENT, ORDER_SEND_TO_SERVER, Order,
 )
 from pooler.relay.step cimport (
     relay_add_pool, relay_init, step_cancelled, step_client_admit, step_client_end,
@@ -77,6 +77,8 @@ cdef void make_client(World *w, int i) noexcept nogil:
         )
         params_unref(&relay.params, old)
     w.clients[i] = c
+    w.last_number += 1
+    w.numbers[i] = w.last_number
     w.slow[i] = w.broken[i] = False
     memset(&w.client_frames[i], 0, sizeof(Frames))
     step_client_admit(&relay, c, w.pool, values)
@@ -88,6 +90,7 @@ cdef void make_server(World *w, int i) noexcept nogil:
     server_begin(s, &relay.wheel, <void *> <size_t> i)
     w.servers[i] = s
     w.cancels[i] = 0
+    w.left_by[i] = 0
     memset(&w.server_frames[i], 0, sizeof(Frames))
     step_server_begin(&relay, s, w.pool, params_empty(&relay.params), NULL, 0)
     drain(w)
@@ -200,6 +203,8 @@ cdef void carry_out(World *w) noexcept nogil:
             inquiry_forget(order.pool)
         elif order.kind == ORDER_LEARNED:
             words_forget(order.pool)
+        elif order.kind == ORDER_LAUNCH:
+            w.launching = True
         i += 1
     relay.orders.count = 0
 

@@ -39,7 +39,7 @@ MOST_BYTES = 1500
 RULES = {"client": 0, "server": 1, "idle_server": 2}
 
 # As in _play.pyx.
-OPERATIONS = 12
+OPERATIONS = 14
 (
     CLIENT,
     SERVER,
@@ -53,11 +53,13 @@ OPERATIONS = 12
     VANISH,
     TIME,
     INQUIRE,
+    RETIRE,
+    PAUSE,
 ) = range(OPERATIONS)
 FILL_BYTES = 512
 RECORD_BYTES = 255
 ONE_STATEMENT, TWO_STATEMENTS, MANY_STATEMENTS = 0, 1, 3
-CACHE, STATEMENT_MODE, LIMITS, CLOSE_SERVERS, LONG = 4, 8, 16, 32, 64
+CACHE, STATEMENT_MODE, LIMITS, CLOSE_SERVERS, LONG, SHARE_ALL = 4, 8, 16, 32, 64, 128
 
 # Choices as _server.pyx reads them.
 SUCCESS, FAILURE, ASYNC = 0, 6, 7
@@ -66,6 +68,7 @@ STALE, MISSING, TAKEN, MADE_UP, REFUSED, SYNTAX = (
 )
 PREPARED, DEALLOCATED, ALL_FORGOTTEN, DISCARDED = (tag << 3 for tag in (1, 2, 3, 4))
 SOME_ROWS, OTHER_ROWS = (1 << 3, 2 << 3)  # to a Describe
+SET, SET_AND_TELL = 6 << 3, 0x70
 IN_BLOCK_STILL = SUCCESS | 0x80
 BEGUN, ABORTED = 5 << 3 | 0x80, SUCCESS | 0xC0
 
@@ -98,6 +101,7 @@ def records(talk: Talk) -> bytes:
 def talks() -> Iterator[Talk]:
     """Conversations with the answers of servers. The idle server is the last one."""
     yield from talks_of_leavers()
+    yield from leaving_talks()
     one = (SERVER, 1, ROWS + READY)
     yield [(CLIENT, 0, query("select 1")), one, (CLIENT, 0, TERMINATE)]
     yield [
@@ -367,6 +371,9 @@ def sql_talks() -> Iterator[Talk]:
         yield [*made, *on(named("b", sql) + SYNC, run("b") + SYNC)]
         yield [*made, (LOSE_SERVER, 1, b""), (CLIENT, 0, query(sql)),
                answer(server=0)]  # fmt: skip
+    for raw in (query("prepare a as y"), message("Q", b"prepare a as y")):
+        yield [(CLIENT, 0, query("prepare a as x")), (CLIENT, 0, raw[:9]),
+               (CLIENT, 0, raw[9:]), answer(PREPARED), answer()]  # fmt: skip
     yield on(query("prepare a as x; execute a; deallocate a; execute p_1"))
     yield on(query("; ".join(f"execute {name}" for name in "abcdefghijklmnopqrst")))
     for sql in (
@@ -429,6 +436,43 @@ def long_query_talks() -> Iterator[Talk]:
     yield filled("Q", b"prepare a as x", b"x")
 
 
+LEAVES = {  # what leaves something in a session, takes it back, or may do so
+    "set x = 1": SET,
+    "select set_config('x', '1', false)": SUCCESS,
+    "listen a": SUCCESS,
+    "load 'a'": SUCCESS,
+    "do $$ $$": SUCCESS,
+    "discard all": DISCARDED,
+    "reset all": SET_AND_TELL,
+    "reset DateStyle": SET_AND_TELL,
+    "set DateStyle = 'x'": SET_AND_TELL,
+    "prepare a as x; set search_path = b; execute a": SET,
+}
+
+
+def leaving_talks() -> Iterator[Talk]:
+    """Clients that leave something in their servers, and what becomes of it."""
+    for sql, said in LEAVES.items():
+        left = [(CLIENT, 0, query(sql)), answer(said), answer(said)]
+        bound = on(named("a", sql) + SYNC)
+        others = [(CLIENT, who, query("x")) for who in (1, 2)]
+        served = [answer(server=0), answer(), answer(DISCARDED), answer()]
+        yield [*left, *on(named("a") + SYNC, query("y"))]
+        yield [*bound, *on(run("a") + SYNC, query(sql))]
+        yield [*left, (CLIENT, 1, query(sql)), answer(said, server=0), *others,
+               *served, *served]  # fmt: skip
+        yield [*left, *others, *served, *on(named("b") + SYNC)]
+        yield [*left, (LOSE_SERVER, 0, b""), *others, *served, *on(query("x"))]
+        for end in (LOSE_CLIENT, LOSE_SERVER, RETIRE, PAUSE):
+            yield [*left, (end, int(end != LOSE_CLIENT), b""), *others, *served,
+                   (PAUSE, 0, b""), *served]  # fmt: skip
+        yield [(CLIENT, 0, query("begin; " + sql)), answer(BEGUN, said), answer(BEGUN),
+               (CLIENT, 0, parse("x", "a") + SYNC), answer(FAILURE, ABORTED),
+               *on(query("rollback"), run("a") + SYNC)]  # fmt: skip
+        yield [(CLIENT, 0, query(sql) + named("a", "select '1'") + SYNC + query(sql)),
+               answer(said), answer(), answer(said), *others, *served]  # fmt: skip
+
+
 def statement_talks() -> Iterator[Talk]:
     """Conversations about prepared statements."""
     yield from named_talks()
@@ -437,6 +481,7 @@ def statement_talks() -> Iterator[Talk]:
     yield from unnamed_talks()
     yield from failing_talks()
     yield from sql_talks()
+    yield from leaving_talks()
 
 
 def texts() -> Iterator[bytes]:
@@ -497,11 +542,11 @@ def statements() -> Iterator[bytes]:
     for talk in statement_talks():
         for options in (ONE_STATEMENT | CACHE, TWO_STATEMENTS, MANY_STATEMENTS | CACHE):
             yield bytes((options,)) + records(talk)
-    for talk in (*sql_talks(), *long_query_talks()):
+    for talk in (*sql_talks(), *leaving_talks(), *long_query_talks()):
         for options in (ONE_STATEMENT | LONG, TWO_STATEMENTS | LONG | LIMITS):
             yield bytes((options,)) + records(talk)
     for talk in (*talks(), *statement_talks()):
-        for options in (LIMITS | CACHE, TWO_STATEMENTS | STATEMENT_MODE):
+        for options in (LIMITS | CACHE, TWO_STATEMENTS | STATEMENT_MODE, SHARE_ALL):
             yield bytes((options,)) + records(talk)
 
 

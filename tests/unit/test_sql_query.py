@@ -8,6 +8,7 @@ from types import ModuleType
 
 import pytest
 
+from pooler.session.records import ServerState
 from tests.reference.backend_ref import Backend
 from tests.unit.test_prepare import World, error_of
 from tests.wire_client import (
@@ -579,3 +580,63 @@ def test_client_that_leaves_while_its_message_waits(make: Make) -> None:
     for i in range(2):
         world.bench.drop_server(i)
     assert world.bench.statement_counts() == (0, 0)
+
+
+@pytest.mark.parametrize("piece", [1, 7, 1 << 20])
+@pytest.mark.parametrize(
+    "sql", ["discard all", "deallocate all", "do $$ $$; execute a"]
+)
+def test_a_query_that_waits_has_changed_nothing_yet(
+    make: Make, piece: int, sql: str
+) -> None:
+    """It waits for the PREPARE before it to be answered, and goes out then."""
+    world = make()
+    sent_to_server(world, query("prepare a as one"))
+    assert sent_to_server(world, query(sql), piece) == b""
+    answer = message("C", b"PREPARE\0") + message("Z", b"I")
+    world.bench.server_feed(0, answer[:-6])
+    assert world.bench.effects(0) == 1
+    world.bench.server_feed(0, answer[-6:])
+    # Nothing is doubtful in front of the Query, so nothing is prepared anew.
+    assert codes(messages_in(sent_to_server(world, b""))) == "Q"
+
+
+def test_what_a_query_needs_may_be_gone_behind_it(make: Make) -> None:
+    """DO may hide DEALLOCATE ALL, behind an EXECUTE of the same Query."""
+    world = make()
+    world.ask(0, query("prepare a as one"))
+    sent = sent_to_server(world, query("execute a; do $$ $$"))
+    assert codes(messages_in(sent)) == "Q"
+    assert world.bench.server_names(0) == []
+
+
+@pytest.mark.parametrize("piece", [1, 9, 1 << 20])
+def test_a_query_without_an_end_changes_nothing(probe: ModuleType, piece: int) -> None:
+    """PostgreSQL refuses it before it reads a command."""
+    bench = probe.Bench(8, (), 100, clean_changed=True)
+    world = World(bench, 1, 1)
+    sent_to_server(world, message("Q", b"set a = 1"), piece)
+    bench.server_feed(0, message("E", b"SERROR\0C08P01\0Mx\0\0") + message("Z", b"I"))
+    assert (bench.left(0), bench.kept(0)) == (0, None)
+
+
+@pytest.mark.parametrize("piece", [1, 9, 1 << 20])
+def test_a_query_without_an_end_does_not_wait(make: Make, piece: int) -> None:
+    """It has no names, because it never runs."""
+    world = make()
+    sent_to_server(world, query("prepare a as one"))
+    wrong = message("Q", b"prepare a as two")
+    assert sent_to_server(world, wrong, piece) == wrong
+
+
+@pytest.mark.parametrize("piece", [1, 9, 1 << 20])
+def test_a_server_stays_if_a_query_in_an_open_batch_was_not_sent(
+    probe: ModuleType, piece: int
+) -> None:
+    """PostgreSQL may be left in a strange state by it, but it has only waited."""
+    world = World(probe.Bench(8, (), 100, True), 1, 1)
+    sent_to_server(world, parse("one") + bind())
+    waits = sent_to_server(world, query("prepare a as one; execute a"), piece)
+    assert codes(messages_in(waits)) == "H"
+    world.bench.drop_client(0)
+    assert world.bench.server_state(0)[0] == ServerState.SERVER_TESTED
