@@ -191,6 +191,13 @@ cdef Effect *send_parse(
     return effect
 
 
+cdef inline void note_moved(Effect *effect, const Statement *st) noexcept nogil:
+    """Where what stands in its client's text stands in that of a Parse, for errors."""
+    if st != NULL:
+        effect.moved_from = st.moved_from
+        effect.moved_by = st.moved_by
+
+
 cdef PrepareResult parse_unnamed(
     StatementTable *t, ClientSession *c, ServerSession *s, Output *out,
     const uint8_t *text, size_t n, size_t query_n,
@@ -236,6 +243,7 @@ cdef PrepareResult parse_unnamed(
     else:
         unnamed_sent(s)
     names.unnamed_batch = batch_number(&s.requests)
+    note_moved(effect, st)
     effect.flags |= EFFECT_UNNAMED
     effect.unnamed_before = names.unnamed
     names.unnamed = st
@@ -321,6 +329,7 @@ cdef PrepareResult parse_named(
         effect = send_parse(t, s, out, st)
         if effect == NULL:
             return PREPARE_NO_MEMORY
+    note_moved(effect, st)
     effect.flags = EFFECT_ADDS_NAME
     effect.entry = entry
     return PREPARE_DONE

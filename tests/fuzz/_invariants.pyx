@@ -5,7 +5,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from pooler.session.records cimport (
     CLIENT_WAITING, COPY_IN_OPEN, ClientSession, SERVER_ACTIVE, SERVER_IDLE,
-    SERVER_TESTED, ServerSession,
+    Portal, SERVER_TESTED, ServerSession,
 )
 from pooler.session.requests cimport (
     REQUEST_ALIGN, REQUEST_DESCRIBE, REQUEST_SKIP, request_closes, request_has_effect,
@@ -16,8 +16,8 @@ from pooler.tables.client_names cimport (
     ClientStatements,
 )
 from pooler.tables.effect_queue cimport (
-    EFFECT_ADDS_NAME, EFFECT_DESCRIBES, EFFECT_DROPS_NAME, EFFECT_DUPLICATE, Effect,
-    effects_at,
+    EFFECT_ADDS_NAME, EFFECT_CALLED, EFFECT_DESCRIBES, EFFECT_DROPS_NAME,
+    EFFECT_DUPLICATE, Effect, effects_at,
 )
 from pooler.tables.query_names cimport QueryNames, STEP_ADDS, STEP_FORGETS
 from pooler.tables.server_statements cimport ServerStatement, ServerStatements
@@ -296,8 +296,12 @@ cdef void count_steps(const QueryNames *q, bint take) noexcept nogil:
 cdef void count_server(ServerSession *s, bint take) noexcept nogil:
     cdef ServerStatement *entry
     cdef Effect *effect
+    cdef Portal *portal = s.portals
     cdef uint32_t k
     count_one(s.replay.statement, take)
+    while portal != NULL:
+        count_one(portal.statement, take)
+        portal = portal.next
     for k in range(s.statements.mask + 1):
         entry = s.statements.buckets[k] if s.statements.buckets != NULL else NULL
         while entry != NULL:
@@ -308,7 +312,7 @@ cdef void count_server(ServerSession *s, bint take) noexcept nogil:
         count_one(effect.installed, take)
         count_one(effect.removed, take)
         count_one(effect.unnamed_before, take)
-        if effect.flags & (EFFECT_DROPS_NAME | EFFECT_DUPLICATE):
+        if effect.flags & (EFFECT_DROPS_NAME | EFFECT_DUPLICATE | EFFECT_CALLED):
             count_one(effect.entry.statement, take)
         if effect.query != NULL:
             count_steps(effect.query, take)
