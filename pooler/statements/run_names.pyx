@@ -31,7 +31,8 @@ from pooler.tables.server_statements cimport (
     ServerStatement, server_statement_closing, server_statement_find,
 )
 from pooler.tables.texts cimport (
-    STATEMENT_SQL, Statement, TARGET_DEALLOCATED, TARGET_PREPARED, statement_intern,
+    STATEMENT_SQL, Statement, TARGET_DEALLOCATED, TARGET_MISSING, TARGET_PREPARED,
+    statement_intern,
     statement_ref, statement_unref,
 )
 from pooler._wire cimport HEADER_BYTES
@@ -152,12 +153,20 @@ cdef PrepareResult run_deallocate(
         batch_bind(s, NULL)
     return PREPARE_DONE
 
+
+cdef PrepareResult run_missing(
+    StatementTable *t, ClientSession *c, ServerSession *s, Output *out, Statement *st
+) noexcept nogil:
+    """An EXECUTE of a name that only servers may know."""
+    return run_surely_fails(t, s, st, EFFECT_CALLED)
+
 ctypedef PrepareResult (*OnRun)(
     StatementTable *t, ClientSession *c, ServerSession *s, Output *out, Statement *st
 ) noexcept nogil
 
 cdef OnRun ON_RUN[<int> TARGET_DEALLOCATED + 1]
 ON_RUN[<int> TARGET_PREPARED] = run_prepare
+ON_RUN[<int> TARGET_MISSING] = run_missing
 ON_RUN[<int> TARGET_DEALLOCATED] = run_deallocate
 
 

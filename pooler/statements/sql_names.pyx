@@ -5,7 +5,7 @@ from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp, memcpy, strlen
 
-from pooler.statements.install cimport put_quoted
+from pooler.statements.install cimport looks_like_ours, put_quoted
 from pooler.tables.params cimport ParamSet, ParamValue, params_context, params_index
 from pooler.statements.sql_scan cimport (
     SQL_BACKSLASHES, SQL_SHIFTED, SQL_UTF8, sql_end,
@@ -23,8 +23,8 @@ from pooler.tables.client_names cimport (
 )
 from pooler.tables.texts cimport (
     STABILITY_UNKNOWN, STABLE, STATEMENT_PARSE, STATEMENT_SQL, TARGET_DEALLOCATED,
-    TARGET_EXECUTED, TARGET_NONE, TARGET_PREPARED, UNSTABLE, statement_hash,
-    statement_intern, statement_ref, statement_unref,
+    TARGET_EXECUTED, TARGET_MISSING, TARGET_NONE, TARGET_PREPARED, UNSTABLE,
+    statement_hash, statement_intern, statement_ref, statement_unref,
 )
 from pooler.session.changes cimport meaning_is_unsure
 
@@ -240,7 +240,10 @@ cdef Statement *named_by(
     entry = client_statement_find(c.statements, command.name, command.name_n)
     if entry == NULL or entry.statement.target != NULL:
         # a statement that names another one can hardly be named itself
-        return NULL
+        if not looks_like_ours(t, command.name, command.name_n):
+            return NULL
+        use[0] = TARGET_MISSING  # it may be what another client has prepared
+        return intern_own(t, c, STATEMENT_PARSE, <const uint8_t *> NO_TEXT, 3)
     use[0] = TARGET_EXECUTED
     return statement_ref(entry.statement)
 

@@ -26,7 +26,8 @@ cdef enum StatementKind:
 cdef enum TargetUse:  # what a statement whose text names another one does to it
     TARGET_NONE
     TARGET_EXECUTED
-    TARGET_PREPARED  # when it is run; nobody shares the two
+    TARGET_PREPARED  # when it is run; shared by nobody
+    TARGET_MISSING  # executed, and not there on any server; shared by nobody
     TARGET_DEALLOCATED  # as well; the target stands for whatever has the name then
 
 cdef enum Stability:  # whether a text means the same each time it is read

@@ -670,6 +670,25 @@ def test_prepare_by_parse_over_the_limit(make: Make) -> None:
     assert b"one" in world.ask(0, query("execute a"))
 
 
+def test_execute_by_parse_of_a_name_like_ours(make: Make) -> None:
+    """What another client has prepared is there under such a name."""
+    world = make()
+    world.ask(1, parse("one", "x"), SYNC)
+    for name in ("", "e"):
+        for asked in ("execute p_1", 'EXECUTE "p_1" (1)', "explain execute p_1"):
+            said = world.ask(0, parse(asked, name), run(name), close(name), SYNC)
+            if not asked.startswith("explain"):  # of which the model knows nothing
+                assert codes(messages_in(said)) == "12EZ3Z", asked
+                assert error_of(said)["M"] == 'prepared statement "p_1" does not exist'
+            sent = b"".join(one.body for one in world.sent if one.code == "P")
+            assert b"xecute p_1" not in sent
+            assert b'"p_1"' not in sent
+    world.ask(0, parse("execute p_1", "e"), SYNC)
+    said = world.ask(0, query("execute e"))
+    assert codes(messages_in(said)) == "EZ"
+    assert error_of(said)["C"] == "26000"
+
+
 def test_more_portals_of_sql_than_are_noted(make: Make) -> None:
     world = make()
     world.ask(0, parse("deallocate a", "d"), query("begin"))
