@@ -18,6 +18,8 @@ from pooler.statements.effects cimport push_with_effect
 from pooler.statements.replay cimport (
     ReplayTakes, TAKES_IT, TAKES_NO_MORE, replay_collect, replay_request, replay_takes,
 )
+from pooler.statements.run_names cimport run_names
+from pooler.statements.portals cimport portals_free
 from pooler.statements.runs cimport (
     is_watched, query_sent, runs_function, runs_query, runs_unseen,
 )
@@ -113,9 +115,24 @@ cdef RelayStatus prove_first(Walk *w) noexcept nogil:
     return give_back(w, takes == TAKES_NO_MORE)
 
 
+cdef PrepareResult prepare_execute(Walk *w) noexcept nogil:
+    """An Execute while there are portals with SQL that changes names when it is run."""
+    cdef size_t taken = 0
+    cdef PrepareResult prepared
+    output_add(&w.r.to_server, w.src + w.start, w.found.start - w.start)
+    w.start = w.found.start
+    prepared = run_names(
+        &w.r.statements, w.c, w.s, &w.r.to_server, &w.found, w.src + w.found.start,
+        w.pos - w.found.start, &taken,
+    )
+    w.start += taken
+    return prepared
+
+
 cdef RelayStatus on_request(Walk *w) noexcept nogil:
     """A request that names nothing."""
     cdef uint8_t code = w.found.code
+    cdef PrepareResult prepared = PREPARE_FORWARD
     cdef RelayStatus status
     if is_ignored(w.s, code):
         return RELAY_OK
@@ -123,10 +140,16 @@ cdef RelayStatus on_request(Walk *w) noexcept nogil:
         status = prove_first(w)
         if status != RELAY_OK:
             return status
+    if w.s.portals != NULL and code == c"E" and w.s.copy.state != COPY_IN_OPEN:
+        prepared = prepare_execute(w)
+        if prepared == PREPARE_HOLD or prepared == PREPARE_WAIT:
+            return give_back(w, prepared == PREPARE_WAIT)
     if w.s.tracking.on:
         replay_request(w.s, code)
     note_request(w.s, code, True)
-    if requests_push(&w.s.requests, code) < 0:
+    if prepared == PREPARE_NO_MEMORY or (
+        prepared == PREPARE_FORWARD and requests_push(&w.s.requests, code) < 0
+    ):
         return RELAY_NO_MEMORY
     if w.s.changes.reset and code == c"S":
         hold_until_settled(w.c)
@@ -280,6 +303,7 @@ cdef RelayStatus on_attach(Walk *w) noexcept nogil:
         return RELAY_WAIT
     unnamed_of_another(w.s)
     batch_bind(w.s, NULL)
+    portals_free(&w.r.statements, w.s)
     if w.c.statements != NULL:  # batches are numbered by their server
         w.c.statements.names_batch = w.c.statements.unnamed_batch = 0
     status = align_server(w.r, w.c, w.s)

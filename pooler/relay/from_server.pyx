@@ -16,9 +16,10 @@ from pooler.session.records cimport (
     MODE_STATEMENT,
 )
 from pooler.session.requests cimport (
-    REQUEST_ALIGN, REQUEST_DESCRIBE, REQUEST_SKIP, REQUEST_SQL, request_closes,
-    request_code, request_has_effect, request_is_fake, request_is_query, requests_at,
-    requests_fail, requests_first, requests_last, requests_pop, requests_ready,
+    REQUEST_ALIGN, REQUEST_DESCRIBE, REQUEST_NAMES, REQUEST_SKIP, REQUEST_SQL,
+    request_closes, request_code, request_has_effect, request_is_fake,
+    request_is_query, requests_at, requests_fail, requests_first, requests_last,
+    requests_pop, requests_ready,
 )
 from pooler.statements.effects cimport (
     effects_commit, effects_undo, note_parameters, note_shape, note_tag,
@@ -468,7 +469,9 @@ cdef RelayStatus on_error(Walk *w) noexcept nogil:
         if not is_cut(w):
             if replay_wanted(w.s, body_of(w), body_size(w)):
                 return send_batch_again(w)
-            if says_stale(&w.r.statements, body_of(w), body_size(w)):
+            if w.first != REQUEST_NAMES and says_stale(
+                &w.r.statements, body_of(w), body_size(w)
+            ):
                 # whoever comes next prepares anew
                 server_statements_doubt(&w.s.statements)
     if request_is_fake(w.first):

@@ -224,6 +224,12 @@ cdef struct Batch:  # extended messages since the last Sync; written by batch
     bint failed  # one of them failed and no Sync was sent yet: PostgreSQL skips to it
     ClientStatement *bound  # borrow: the statement of its unnamed portal
 
+cdef struct Portal:  # in which a statement stands that changes names when it is run
+    Portal *next
+    Statement *statement  # own: one reference
+    uint8_t name_n
+    uint8_t name[1]
+
 cdef struct CopyIn:  # a COPY from the client; written by copy_in
     uint8_t state  # CopyInState
     bint syncs_ignored  # Syncs were sent into an open COPY: nobody can say whether
@@ -287,6 +293,7 @@ cdef struct ServerSession:
     Tracking tracking
     ServerStatements statements
     EffectQueue effects
+    Portal *portals  # own: of its client; NULL: none
     Replay replay
     Timer timer
     uint64_t opened_us

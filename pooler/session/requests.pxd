@@ -17,6 +17,7 @@ cdef enum:
     REQUEST_FAKE = 0x20  # or-ed to the code of Parse or Close
     REQUEST_SQL = 0x71  # "q": a Query whose SQL prepares or deallocates; has an effect
     REQUEST_DESCRIBE = 0x64  # "d": a Describe whose answer is noted; has an effect
+    REQUEST_NAMES = 0x65  # "e": an Execute that prepares or deallocates; has an effect
     REQUEST_ALIGN = 0xC1  # "A", skipped: our SET in front of a client's message
     REQUEST_COPY_END = 0x59  # "Y": CopyDone or CopyFail
     REQUESTS_INLINE = 32  # a power of two
@@ -80,14 +81,16 @@ cdef inline bint request_has_effect(uint8_t request) noexcept nogil:
     cdef uint8_t code = request & ~<uint8_t> REQUEST_SKIP
     return (
         code | 0x20 == c"p" or code | 0x20 == c"c" or code == REQUEST_SQL
-        or code == REQUEST_DESCRIBE
+        or code == REQUEST_DESCRIBE or code == REQUEST_NAMES
     )
 
 
 cdef inline uint8_t request_code(uint8_t request) noexcept nogil:
     """The code of the message that PostgreSQL answers."""
     cdef uint8_t code = request & ~<uint8_t> REQUEST_SKIP
-    return <uint8_t> c"D" if code == REQUEST_DESCRIBE else code
+    if code == REQUEST_DESCRIBE or code == REQUEST_NAMES:
+        return code & ~<uint8_t> 0x20
+    return code
 
 
 cdef inline uint8_t requests_last(RequestQueue *q) noexcept nogil:

@@ -5,6 +5,7 @@ from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memcmp
 
+from pooler.statements.portals cimport portals_free
 from pooler.statements.replay cimport replay_free
 from pooler.session.requests cimport REQUEST_SQL, batch_answered, requests_first
 from pooler.tables.client_names cimport (
@@ -12,8 +13,8 @@ from pooler.tables.client_names cimport (
     client_statement_link, client_statement_unlink, client_statements_clear,
 )
 from pooler.tables.effect_queue cimport (
-    EFFECT_ADDS_NAME, EFFECT_DESCRIBES, EFFECT_DROPS_NAME, EFFECT_DUPLICATE,
-    EFFECT_FAILED, EFFECT_UNNAMED, effects_at,
+    EFFECT_ADDS_NAME, EFFECT_CALLED, EFFECT_DESCRIBES, EFFECT_DROPS_NAME,
+    EFFECT_DUPLICATE, EFFECT_FAILED, EFFECT_UNNAMED, effects_at,
 )
 from pooler.tables.query_names cimport (
     NameStep, QueryNames, STEP_ADDS, STEP_DROPS, STEP_FORGETS, STEP_NONE,
@@ -74,7 +75,7 @@ cdef void commit(StatementTable *t, ServerSession *s, Effect *effect) noexcept n
             effect.installed.parsed_at = there.parsed_at  # when it was sent
     if effect.removed != NULL:
         closed(t, s, effect.removed)
-    if effect.flags & EFFECT_DROPS_NAME:
+    if effect.flags & (EFFECT_DROPS_NAME | EFFECT_CALLED):
         client_statement_free(t, effect.entry)
     if effect.flags & EFFECT_DUPLICATE:
         # What came before it has failed, so the name was not taken after all. The
@@ -153,7 +154,7 @@ cdef void undo(
         client_statement_free(t, effect.entry)
     if effect.flags & EFFECT_DROPS_NAME:
         restore_name(t, c, effect.entry)
-    if effect.flags & EFFECT_DUPLICATE:
+    if effect.flags & (EFFECT_DUPLICATE | EFFECT_CALLED):
         client_statement_free(t, effect.entry)
     if effect.flags & EFFECT_UNNAMED and c != NULL:
         undo_unnamed(t, s, effect, later)
@@ -313,6 +314,7 @@ cdef void session_statements_free(
     s.effects.ring = NULL
     s.effects.mask = s.effects.head = s.effects.tail = 0
     server_statements_free(t, &s.statements)
+    portals_free(t, s)
     replay_free(t, s)
 
 

@@ -9,7 +9,8 @@ from pooler.wire.buffers cimport Output, output_room
 from pooler.statements.outcomes cimport REFUSED_STALE, refusal_sqlstate, refusal_text
 from pooler.tables.client_names cimport ClientStatement, ClientStatements
 from pooler.tables.effect_queue cimport (
-    EFFECT_ADDS_NAME, EFFECT_DROPS_NAME, EFFECT_DUPLICATE, EFFECT_EXECUTES,
+    EFFECT_ADDS_NAME, EFFECT_CALLED, EFFECT_DROPS_NAME, EFFECT_DUPLICATE,
+    EFFECT_EXECUTES,
 )
 from pooler.tables.query_names cimport QueryNames, RenamedName
 from pooler._wire cimport (
@@ -141,7 +142,9 @@ cdef void name_of_client(
     cdef const ClientStatement *entry
     cdef uint64_t bound_at = 0
     cdef uint32_t i
-    if effect != NULL and effect.flags & EFFECT_DUPLICATE:
+    if effect != NULL and effect.flags & (
+        EFFECT_DUPLICATE | EFFECT_CALLED
+    ):
         found.text = <const uint8_t *> effect.entry.name
         found.n = effect.entry.shown_n
         return

@@ -71,6 +71,9 @@ cdef int use_target(
     StatementTable *t, ServerSession *s, Output *out, const Statement *st,
     bint for_query,
 ) noexcept nogil
+cdef ServerStatement *put_stand_in(
+    StatementTable *t, ServerSession *s, Output *out, Statement *st
+) noexcept nogil
 cdef int end_own_batch(ServerSession *s, Output *out) noexcept nogil
 cdef int send_again(
     StatementTable *t, ServerSession *s, Output *out

@@ -19,8 +19,8 @@ from pooler.tables.server_statements cimport (
     server_statement_find, server_statement_named, server_statement_use,
 )
 from pooler.tables.texts cimport (
-    SERVER_NAME_BYTES, STATEMENT_SQL, Statement, TARGET_EXECUTED, TARGET_PREPARED,
-    parses_of_today, schema_count, statement_ref,
+    SERVER_NAME_BYTES, STATEMENT_SQL, Statement, TARGET_EXECUTED, parses_of_today,
+    schema_count, statement_ref,
 )
 from pooler._wire cimport HEADER_BYTES, load_be32, put_cstring, put_header
 from pooler.session.batch cimport batch_bind, batch_open, batch_synced
@@ -335,23 +335,37 @@ cdef int use_target(
     StatementTable *t, ServerSession *s, Output *out, const Statement *st,
     bint for_query,
 ) noexcept nogil:
-    """See to the statement that this one's text names."""
+    """See to the statement that this one's text executes; others see ``run_names``."""
     cdef ServerStatement *entry
-    if st.target_use == TARGET_PREPARED:
-        prepare_sent(s)
-        if make_room(t, s, out, st.target) < 0:
-            return -1
-        entry = note_installed(t, s, st.target)
-    else:
-        if ensure(t, s, out, st.target, for_query) < 0:
-            return -1
-        entry = server_statement_find(&s.statements, st.target)
+    if st.target_use != TARGET_EXECUTED:
+        return 0
+    if ensure(t, s, out, st.target, for_query) < 0:
+        return -1
+    entry = server_statement_find(&s.statements, st.target)
     if entry == NULL:
         return -1
     entry.target_batch = batch_number(&s.requests)
-    if st.target_use != TARGET_EXECUTED:
-        entry.generation = s.statements.generation - 1  # nobody can say
     return 0
+
+
+cdef ServerStatement *put_stand_in(
+    StatementTable *t, ServerSession *s, Output *out, Statement *st
+) noexcept nogil:
+    """Have the server know the name of a statement, whatever stands behind it.
+
+    Out:     its entry, of which nobody can say what it is; NULL without memory
+    """
+    cdef uint8_t nothing[3]  # an empty text without parameters
+    cdef ServerStatement *entry
+    nothing[:] = [0, 0, 0]
+    if make_room(t, s, out, st) < 0 or push_with_effect(s, c"P" | REQUEST_SKIP) == NULL:
+        return NULL
+    entry = note_installed(t, s, st)
+    if entry == NULL or put_named(out, c"P", NULL, 0, st.name, st.name_n, 3) < 0:
+        return NULL
+    output_add(out, nothing, 3)
+    entry.generation = s.statements.generation - 1
+    return entry if not out.failed else NULL
 
 
 cdef int describe_first(

@@ -66,6 +66,9 @@ cdef PrepareResult names_missing(
     StatementTable *t, ClientSession *c, ServerSession *s, Output *out,
     const Found *found, size_t here, size_t *taken,
 ) noexcept nogil
+cdef PrepareResult refuse(
+    const StatementTable *t, ServerSession *s, Output *out, Refusal why
+) noexcept nogil
 cdef PrepareResult refuse_cut(
     StatementTable *t, ClientSession *c, ServerSession *s, Output *out,
     const Found *found, size_t here, size_t *taken, Refusal why,

@@ -13,7 +13,7 @@ from pooler.statements.install cimport (
 )
 from pooler.session.records cimport server_has
 from pooler.session.requests cimport (
-    REQUEST_ALIGN, REQUEST_FAKE, REQUEST_SKIP, batch_number, requests_at,
+    REQUEST_ALIGN, REQUEST_FAKE, batch_number, requests_at,
 )
 from pooler.statements.peek cimport bind_follows, bind_is_cut, types_are_given
 from pooler.statements.replay cimport replay_arm_parse, replay_foresee
@@ -206,6 +206,13 @@ cdef uint64_t born_now(
     return t.parse_count
 
 
+cdef inline void note_moved(Effect *effect, const Statement *st) noexcept nogil:
+    """Where what stands in its client's text stands in that of a Parse, for errors."""
+    if st != NULL:
+        effect.moved_from = st.moved_from
+        effect.moved_by = st.moved_by
+
+
 cdef PrepareResult parse_unnamed(
     StatementTable *t, ClientSession *c, ServerSession *s, Output *out,
     const uint8_t *text, size_t n, size_t query_n,
@@ -256,6 +263,7 @@ cdef PrepareResult parse_unnamed(
     else:
         unnamed_sent(s)
     names.unnamed_batch = batch_number(&s.requests)
+    note_moved(effect, st)
     effect.flags |= EFFECT_UNNAMED
     effect.unnamed_before = names.unnamed
     effect.born_before = names.unnamed_born
@@ -338,6 +346,7 @@ cdef PrepareResult parse_named(
         effect = send_parse(t, s, out, st)
         if effect == NULL:
             return PREPARE_NO_MEMORY
+    note_moved(effect, st)
     effect.flags = EFFECT_ADDS_NAME
     effect.entry = entry
     return PREPARE_DONE

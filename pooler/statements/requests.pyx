@@ -16,6 +16,7 @@ from pooler.statements.parse cimport (
     parse_whole, prepare_parse, refuse_cut, unnamed_may_stay,
 )
 from pooler.statements.peek cimport is_kept_bind, knows_columns, sends_binary
+from pooler.statements.portals cimport portal_bind, portal_forget
 from pooler.statements.replay cimport replay_arm
 from pooler.session.records cimport COPY_IN_OPEN, server_has
 from pooler.session.requests cimport (
@@ -31,7 +32,7 @@ from pooler.statements.sql_names cimport (
 from pooler.statements.sql_query cimport flush, rename_query, sql_names
 from pooler.statements.outcomes cimport (
     PREPARE_DONE, PREPARE_FORWARD, PREPARE_HOLD, PREPARE_NO_MEMORY, PREPARE_WAIT,
-    REFUSED_NOT, REFUSED_STALE,
+    REFUSED_COUNT, REFUSED_NOT, REFUSED_STALE,
 )
 from pooler.tables.client_names cimport (
     ABSORB_DROP, ABSORB_NONE, ABSORB_TEE, ABSORB_WAITS, ClientStatement,
@@ -193,6 +194,19 @@ cdef PrepareResult put_renamed(
     return PREPARE_DONE
 
 
+cdef inline bint note_bound(
+    StatementTable *t, ClientSession *c, ServerSession *s, const uint8_t *message,
+    size_t name_at, size_t name_n, Statement *st,
+) noexcept nogil:
+    """A Bind is about to be sent; False: its portal is one too many to be noted.
+
+    ``st`` is NULL as well if the unnamed statement is the server's own.
+    """
+    if name_n == 0 and c.statements != NULL:
+        st = c.statements.unnamed
+    return portal_bind(t, s, message + HEADER_BYTES, name_at - 1 - HEADER_BYTES, st)
+
+
 cdef PrepareResult prepare_named(
     StatementTable *t, ClientSession *c, ServerSession *s, Output *out,
     const Found *found, const uint8_t *message, size_t here, size_t name_at,
@@ -220,6 +234,8 @@ cdef PrepareResult prepare_named(
         result = find_unnamed(t, c, s, out, found.code == c"B", &st)
     if result == PREPARE_NO_MEMORY or result == PREPARE_WAIT:
         return result
+    if found.code == c"B" and not note_bound(t, c, s, message, name_at, name_n, st):
+        return refuse_cut(t, c, s, out, found, here, taken, REFUSED_COUNT)
     if s.replay.unproven and st != NULL and st != s.replay.statement:
         return PREPARE_WAIT  # what is put in front of it could not be sent again
     if st == NULL and not looks_like_ours(t, name, name_n):
@@ -275,6 +291,8 @@ cdef PrepareResult prepare_bind(
         return PREPARE_HOLD  # its formats decide whether it may be sent twice
     if portal_end == HEADER_BYTES + 1:
         batch_bind(s, NULL)
+    if s.portals != NULL:
+        portal_forget(t, s, message + HEADER_BYTES, portal_end - 1 - HEADER_BYTES)
     knows = knows_columns(message, here, found.length, name_end)
     told = (
         not knows and portal_end == HEADER_BYTES + 1

@@ -4,12 +4,14 @@
 Statements layer, sans-IO. They are the same names as those of the extended protocol, so
 a client may PREPARE by SQL what it Binds later, and the other way round. In a Query
 they are replaced where they stand (``sql_query``). A Parse whose text is one of these
-commands becomes a statement with a ``target``.
+commands becomes a statement with a ``target``, whose name stands in its text for good;
+what PREPARE and DEALLOCATE do to the client's names they do when they are run
+(``run_names``).
 
 Source: PostgreSQL documentation, "PREPARE", "EXECUTE", "DEALLOCATE".
 """
 
-from libc.stdint cimport uint8_t
+from libc.stdint cimport uint8_t, uint32_t
 
 from pooler.session.records cimport ClientSession
 from pooler.statements.sql_name cimport SqlCommand
@@ -30,6 +32,9 @@ cdef Statement *intern(
 cdef Statement *intern_sql(
     StatementTable *t, ClientSession *c, const uint8_t *text,
     const SqlCommand *command,
+) noexcept nogil
+cdef uint32_t count_characters(
+    const uint8_t *text, size_t n, uint8_t flags
 ) noexcept nogil
 cdef Statement *own_copy(StatementTable *t, const Statement *st) noexcept nogil
 cdef Statement *intern_parse(

@@ -1,32 +1,30 @@
 # SPDX-License-Identifier: MIT
 """Names in SQL; see ``sql_names.pxd``."""
 
-from libc.stdint cimport uint8_t, uint64_t
+from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp, memcpy, strlen
 
-from pooler.statements.effects cimport forget_entries
-from pooler.statements.install cimport put_quoted
+from pooler.statements.install cimport looks_like_ours, put_quoted
 from pooler.tables.params cimport ParamSet, ParamValue, params_context, params_index
 from pooler.statements.sql_scan cimport (
     SQL_BACKSLASHES, SQL_SHIFTED, SQL_UTF8, sql_end,
 )
 from pooler.statements.sql_text cimport (
-    SQL_DEALLOCATE, SQL_EXECUTE, SQL_FORGET_ALL, SQL_PREPARE, sql_first,
-    sql_first_concerns, sql_is_stable,
+    SQL_DEALLOCATE, SQL_FORGET_ALL, SQL_PREPARE, sql_first, sql_first_concerns,
+    sql_is_stable,
 )
 from pooler.statements.outcomes cimport (
     REFUSED_CLIENT_BYTES, REFUSED_COUNT, REFUSED_NOT,
 )
 from pooler.tables.client_names cimport (
-    ClientStatement, client_statement_find, client_statement_free,
-    client_statement_link, client_statement_new, client_statement_unlink,
-    client_statements_free, client_statements_new,
+    ClientStatement, client_statement_find, client_statements_free,
+    client_statements_new,
 )
 from pooler.tables.texts cimport (
     STABILITY_UNKNOWN, STABLE, STATEMENT_PARSE, STATEMENT_SQL, TARGET_DEALLOCATED,
-    TARGET_EXECUTED, TARGET_NONE, TARGET_PREPARED, UNSTABLE, statement_hash,
-    statement_intern, statement_ref, statement_unref,
+    TARGET_EXECUTED, TARGET_MISSING, TARGET_NONE, TARGET_PREPARED, UNSTABLE,
+    statement_hash, statement_intern, statement_ref, statement_unref,
 )
 from pooler.session.changes cimport meaning_is_unsure
 from pooler.session.records cimport CHANGE_TRACKED
@@ -38,6 +36,7 @@ cdef enum:
     SHIFTED_COUNT = 7
 
 cdef const char *LITERALS = b"standard_conforming_strings"
+cdef const char *NO_TEXT = b"\0\0\0"  # of a Parse, and no types of parameters
 cdef const char *ENCODING = b"client_encoding"
 # Client encodings in which a byte of ASCII may be half of a character, by how their
 # names begin.
@@ -142,10 +141,20 @@ cdef Statement *own_copy(StatementTable *t, const Statement *st) noexcept nogil:
     cdef Statement *copy = statement_intern(
         t, st.context, st.kind, st.text, st.n, st.hash, False
     )
-    if copy != NULL:
-        copy.target = statement_ref(st.target)
-        copy.target_use = st.target_use
-        copy.is_adrift = st.is_adrift
+    if copy == NULL:
+        return NULL
+    copy.target = statement_ref(st.target)
+    copy.target_use = st.target_use
+    copy.is_adrift = st.is_adrift
+    if st.called != NULL:
+        copy.called = <uint8_t *> malloc(st.called_n + 1)
+        if copy.called == NULL:
+            statement_unref(t, copy)
+            return NULL
+        memcpy(copy.called, st.called, st.called_n)
+        copy.called_n = st.called_n
+        copy.moved_from = st.moved_from
+        copy.moved_by = st.moved_by
     return copy
 
 
@@ -166,59 +175,99 @@ cdef Statement *intern_sql(
     return st
 
 
+cdef uint32_t count_characters(
+    const uint8_t *text, size_t n, uint8_t flags
+) noexcept nogil:
+    """As PostgreSQL counts the position of an error."""
+    cdef uint32_t count = 0
+    cdef size_t at = 0
+    if flags & SQL_UTF8:
+        for at in range(n):
+            count += text[at] & 0xC0 != 0x80
+        return count
+    if not flags & SQL_SHIFTED:
+        return <uint32_t> n
+    while at < n:
+        at += 2 if text[at] >= 0x80 else 1
+        count += 1
+    return count
+
+
 # ---------------------------------------------------------------- Parse
 
-cdef int note_query(
-    StatementTable *t, ClientSession *c, const uint8_t *text, size_t n,
-    Statement **target, SqlCommand *command, uint8_t *use,
+cdef Statement *intern_own(
+    StatementTable *t, ClientSession *c, uint8_t kind, const uint8_t *text, size_t n
 ) noexcept nogil:
-    """What a Parse whose text is PREPARE, EXECUTE or DEALLOCATE has to do with names.
+    """As ``intern``, but nobody shares it."""
+    cdef ParamSet *context = params_context(t.params, c.params)
+    cdef Statement *st
+    if context == NULL:
+        return NULL
+    st = statement_intern(t, context, kind, text, n, 0, False)
+    if st != NULL:
+        st.is_adrift = c.server != NULL and meaning_is_unsure(c.server)
+    return st
 
-    ``use`` stays TARGET_NONE when its text can go as it is; otherwise the caller owns
-    a reference to ``target``, whose name is to stand in the text.
+
+cdef Statement *named_by(
+    StatementTable *t, ClientSession *c, const uint8_t *text, size_t n,
+    SqlCommand *command, uint8_t *use,
+) noexcept nogil:
+    """The statement whose name is to stand in a text that is one of these commands.
+
+    NULL with TARGET_NONE: the text can go as it is; NULL with another use: no memory.
+    The caller owns a reference.
     """
     cdef ClientStatement *entry
-    cdef ClientStatement *made
+    cdef Statement *target
+    cdef Statement *shared
     cdef uint8_t flags
     use[0] = TARGET_NONE
     if not sql_first_concerns(text, n):
-        return 0
+        return NULL
     flags = sql_flags(t, c)
     if not sql_first(text, n, flags, command) or command.verb == SQL_FORGET_ALL:
-        return 0
+        return NULL
     command.end = sql_end(text, n, command.name_end, flags)
-    entry = client_statement_find(c.statements, command.name, command.name_n)
-    if command.verb == SQL_EXECUTE and entry != NULL:
-        target[0] = statement_ref(entry.statement)
-        use[0] = TARGET_EXECUTED
-    elif command.verb == SQL_DEALLOCATE and entry != NULL:
-        target[0] = statement_ref(entry.statement)
+    if command.verb == SQL_DEALLOCATE:
         use[0] = TARGET_DEALLOCATED
-        if not entry.pending:
-            if c.server != NULL:
-                forget_entries(c.server)
-            client_statement_unlink(c.statements, entry)
-            client_statement_free(t, entry)
-    elif command.verb == SQL_PREPARE and entry != NULL:
-        target[0] = statement_ref(entry.statement)  # it is there, so PREPARE fails
-        use[0] = TARGET_EXECUTED
-    elif command.verb == SQL_PREPARE:
-        if over_limit(t, c.statements, command.end - command.name_end) != REFUSED_NOT:
-            return 0
-        target[0] = intern_sql(t, c, text, command)
-        if target[0] == NULL:
-            return 0
-        made = client_statement_new(command.name, command.name_n, target[0])
-        if made == NULL:
-            return -1
-        client_statement_link(c.statements, made)
+        return intern_own(t, c, STATEMENT_PARSE, <const uint8_t *> NO_TEXT, 3)
+    if command.verb == SQL_PREPARE:
         use[0] = TARGET_PREPARED
-    if target[0] != NULL and target[0].target != NULL:
+        shared = intern_sql(t, c, text, command)
+        if shared == NULL:
+            return NULL
+        target = intern_own(t, c, STATEMENT_SQL, shared.text, shared.n)
+        statement_unref(t, shared)
+        return target
+    entry = client_statement_find(c.statements, command.name, command.name_n)
+    if entry == NULL or entry.statement.target != NULL:
         # a statement that names another one can hardly be named itself
-        statement_unref(t, target[0])
-        target[0] = NULL
-        use[0] = TARGET_NONE
-    return 0
+        if not looks_like_ours(t, command.name, command.name_n):
+            return NULL
+        use[0] = TARGET_MISSING  # it may be what another client has prepared
+        return intern_own(t, c, STATEMENT_PARSE, <const uint8_t *> NO_TEXT, 3)
+    use[0] = TARGET_EXECUTED
+    return statement_ref(entry.statement)
+
+
+cdef bint call_target(
+    Statement *st, const uint8_t *text, const SqlCommand *command, uint8_t flags
+) noexcept nogil:
+    """Note what the client calls the target; False without memory."""
+    cdef size_t written_n = command.name_end - command.name_start
+    st.called = <uint8_t *> malloc(command.name_n + 1)
+    if st.called == NULL:
+        return False
+    memcpy(st.called, command.name, command.name_n)
+    st.called_n = command.name_n
+    st.moved_from = (
+        count_characters(text, command.name_start, flags) + st.target.name_n + 2
+    )
+    st.moved_by = <int32_t> st.target.name_n + 2 - <int32_t> count_characters(
+        text + command.name_start, written_n, flags
+    )
+    return True
 
 
 cdef Statement *intern_parse(
@@ -231,16 +280,12 @@ cdef Statement *intern_parse(
     ("now" as a literal) is shared with nobody when it has a name.
     """
     cdef SqlCommand command
-    cdef Statement *target = NULL
+    cdef Statement *target
     cdef Statement *st
     cdef ParamSet *context
     cdef uint64_t h
     cdef uint8_t use
-    cdef uint8_t *copy
-    cdef uint8_t *at
-    cdef size_t size
-    if note_query(t, c, text, query_n, &target, &command, &use) < 0:
-        return NULL
+    target = named_by(t, c, text, query_n, &command, &use)
     if use == TARGET_NONE:
         st = intern(t, c, STATEMENT_PARSE, text, n)
         if st != NULL and named and not st.is_private and not is_stable(st):
@@ -249,22 +294,45 @@ cdef Statement *intern_parse(
             statement_unref(t, st)
             st = statement_intern(t, context, STATEMENT_PARSE, text, n, h, False)
         return st
-    size = n - (command.name_end - command.name_start) + target.name_n + 2
-    copy = <uint8_t *> malloc(size)
+    if target == NULL:
+        return NULL
+    st = put_target(t, c, text, n, target, use, &command)
+    statement_unref(t, target)
+    return st
+
+
+cdef Statement *put_target(
+    StatementTable *t, ClientSession *c, const uint8_t *text, size_t n,
+    Statement *target, uint8_t use, const SqlCommand *command,
+) noexcept nogil:
+    """The statement of a Parse with the target's name in its text.
+
+    The caller owns a reference; NULL without memory.
+    """
+    cdef size_t size = (
+        n - (command.name_end - command.name_start) + target.name_n + 2
+    )
+    cdef uint8_t *copy = <uint8_t *> malloc(size)
+    cdef uint8_t *at
+    cdef Statement *st
     if copy == NULL:
-        statement_unref(t, target)
         return NULL
     memcpy(copy, text, command.name_start)
     at = copy + command.name_start
     at += put_quoted(at, target.name, target.name_n)
     memcpy(at, text + command.name_end, n - command.name_end)
-    st = intern(t, c, STATEMENT_PARSE, copy, size)
+    if use == TARGET_EXECUTED:
+        st = intern(t, c, STATEMENT_PARSE, copy, size)
+    else:
+        st = intern_own(t, c, STATEMENT_PARSE, copy, size)
     free(copy)
     if st == NULL or st.target != NULL:
-        statement_unref(t, target)
-    else:
-        st.target = target
-        st.target_use = use
+        return st
+    st.target = statement_ref(target)
+    st.target_use = use
+    if use != TARGET_EXECUTED and not call_target(st, text, command, sql_flags(t, c)):
+        statement_unref(t, st)
+        return NULL
     return st
 
 

@@ -16,9 +16,8 @@ from pooler.session.requests cimport (
     REQUEST_SQL, batch_number, requests_may_skip, requests_push,
 )
 from pooler.statements.sql_names cimport (
-    intern_sql, names_of, over_limit, own_copy, sql_flags,
+    count_characters, intern_sql, names_of, over_limit, own_copy, sql_flags,
 )
-from pooler.statements.sql_scan cimport SQL_SHIFTED, SQL_UTF8
 from pooler.statements.sql_text cimport (
     SQL_DEALLOCATE, SQL_EXECUTE, SQL_FORGET_ALL, SQL_PREPARE, SqlText, sql_begin,
     sql_concerns, sql_next,
@@ -265,7 +264,8 @@ cdef int query_execute(
         c.statements, command.name, command.name_n
     )
     cdef Statement *st
-    if entry == NULL:
+    # what a PREPARE by Parse does to names nobody would see here: it is not found
+    if entry == NULL or entry.statement.called != NULL:
         if looks_like_ours(t, command.name, command.name_n):
             return rename_missing(r, command)
         return 0
@@ -369,24 +369,6 @@ cdef int read_query(
             return -1
         if r.fails or not sql_next(walk, command):
             return 0
-
-
-cdef uint32_t count_characters(
-    const uint8_t *text, size_t n, uint8_t flags
-) noexcept nogil:
-    """As PostgreSQL counts the position of an error."""
-    cdef uint32_t count = 0
-    cdef size_t at = 0
-    if flags & SQL_UTF8:
-        for at in range(n):
-            count += text[at] & 0xC0 != 0x80
-        return count
-    if not flags & SQL_SHIFTED:
-        return <uint32_t> n
-    while at < n:
-        at += 2 if text[at] >= 0x80 else 1
-        count += 1
-    return count
 
 
 cdef void place_names(Renaming *r, const uint8_t *text) noexcept nogil:

@@ -19,6 +19,7 @@ cdef enum EffectFlag:
     EFFECT_FAILED = 32  # of a Query: it has answered with an error
     EFFECT_DESCRIBES = 64  # installed is being described; entry: borrow, or NULL
     EFFECT_STREAMS = 128  # of a PREPARE whose text is coming; nothing else is set yet
+    EFFECT_CALLED = 512  # entry: own, what the client calls what is missing
     EFFECT_EXECUTES = 256  # of a Query that is one EXECUTE; entry: borrow: of what
 
 cdef struct Effect:  # of a request, taken back if PostgreSQL never carries it out
@@ -30,10 +31,10 @@ cdef struct Effect:  # of a request, taken back if PostgreSQL never carries it o
     QueryNames *query  # own: of a Query with several commands; NULL: of any other
     uint16_t flags
     uint8_t refusal  # Refusal
-    uint32_t moved_from  # of a Query: characters behind this one were moved by so many
+    uint32_t moved_from  # of its text: characters behind this were moved by so many
     int32_t moved_by
 
-cdef struct EffectQueue:  # one for each outstanding Parse, Close and REQUEST_SQL
+cdef struct EffectQueue:  # one for each request with request_has_effect
     Effect *ring  # own
     uint32_t mask
     uint32_t head

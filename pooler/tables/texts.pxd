@@ -11,7 +11,7 @@ standard_conforming_strings, a tracked search_path or role).
 Source: PostgreSQL documentation, "Extended Query", "PREPARE".
 """
 
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
 from pooler.tables.params cimport ParamSet, ParamTable
 
@@ -26,8 +26,9 @@ cdef enum StatementKind:
 cdef enum TargetUse:  # what a statement whose text names another one does to it
     TARGET_NONE
     TARGET_EXECUTED
-    TARGET_PREPARED
-    TARGET_DEALLOCATED
+    TARGET_PREPARED  # when it is run; shared by nobody
+    TARGET_MISSING  # executed, and not there on any server; shared by nobody
+    TARGET_DEALLOCATED  # as well; the target stands for whatever has the name then
 
 cdef enum Stability:  # whether a text means the same each time it is read
     STABILITY_UNKNOWN
@@ -38,6 +39,10 @@ cdef struct Statement:
     Statement *next  # own list of one hash bucket
     ParamSet *context  # own: one reference
     Statement *target  # own: one reference; NULL: its text names no other
+    uint8_t *called  # own: what a client calls that one; NULL if there is none
+    uint8_t called_n
+    uint32_t moved_from  # characters behind this one stand elsewhere in its client's
+    int32_t moved_by  # own text: so many later here
     const void *parsed_in  # the pool in which a server has accepted it last
     uint32_t parsed_at  # schema_count then
     uint64_t hash

@@ -192,6 +192,7 @@ cdef void statement_free(StatementTable *t, Statement *st) noexcept nogil:
     t.count -= 1
     t.bytes -= sizeof(Statement) + st.n
     params_unref(t.params, st.context)
+    free(st.called)
     free(st)
     if target != NULL:  # a target has no target itself, so this goes one level deep
         target.refs -= 1

@@ -5,8 +5,8 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from pooler.session.changes cimport meaning_is_unsure
 from pooler.session.records cimport (
-    CLIENT_IDLE, CLIENT_WAITING, COPY_IN_OPEN, ClientSession, Pool, SERVER_ACTIVE,
-    SERVER_IDLE, SERVER_TESTED, ServerSession,
+    CLIENT_IDLE, CLIENT_WAITING, COPY_IN_OPEN, ClientSession, Pool, Portal,
+    SERVER_ACTIVE, SERVER_IDLE, SERVER_TESTED, ServerSession,
 )
 from pooler.session.requests cimport (
     REQUEST_ALIGN, REQUEST_DESCRIBE, REQUEST_SKIP, request_closes, request_has_effect,
@@ -17,8 +17,8 @@ from pooler.tables.client_names cimport (
     ClientStatements,
 )
 from pooler.tables.effect_queue cimport (
-    EFFECT_ADDS_NAME, EFFECT_DESCRIBES, EFFECT_DROPS_NAME, EFFECT_DUPLICATE, Effect,
-    effects_at,
+    EFFECT_ADDS_NAME, EFFECT_CALLED, EFFECT_DESCRIBES, EFFECT_DROPS_NAME,
+    EFFECT_DUPLICATE, Effect, effects_at,
 )
 from pooler.tables.query_names cimport QueryNames, STEP_ADDS, STEP_FORGETS
 from pooler.tables.server_statements cimport ServerStatement, ServerStatements
@@ -352,8 +352,12 @@ cdef void count_steps(const QueryNames *q, bint take) noexcept nogil:
 cdef void count_server(ServerSession *s, bint take) noexcept nogil:
     cdef ServerStatement *entry
     cdef Effect *effect
+    cdef Portal *portal = s.portals
     cdef uint32_t k
     count_one(s.replay.statement, take)
+    while portal != NULL:
+        count_one(portal.statement, take)
+        portal = portal.next
     for k in range(s.statements.mask + 1):
         entry = s.statements.buckets[k] if s.statements.buckets != NULL else NULL
         while entry != NULL:
@@ -364,7 +368,7 @@ cdef void count_server(ServerSession *s, bint take) noexcept nogil:
         count_one(effect.installed, take)
         count_one(effect.removed, take)
         count_one(effect.unnamed_before, take)
-        if effect.flags & (EFFECT_DROPS_NAME | EFFECT_DUPLICATE):
+        if effect.flags & (EFFECT_DROPS_NAME | EFFECT_DUPLICATE | EFFECT_CALLED):
             count_one(effect.entry.statement, take)
         if effect.query != NULL:
             count_steps(effect.query, take)

@@ -6,7 +6,8 @@ from libc.string cimport memcpy, strlen
 
 from pooler.session.records cimport ServerSession
 from pooler.session.requests cimport (
-    REQUEST_COPY_END, REQUEST_DESCRIBE, request_closes, request_is_fake, requests_at,
+    REQUEST_COPY_END, REQUEST_DESCRIBE, REQUEST_NAMES, request_closes, request_is_fake,
+    requests_at,
 )
 from pooler._wire cimport put_header
 from tests.fuzz._checks cimport check
@@ -81,7 +82,7 @@ cdef size_t put_rows(uint8_t *p, uint8_t choice) noexcept nogil:
 
 
 cdef size_t put_success(uint8_t *p, uint8_t request, uint8_t choice) noexcept nogil:
-    cdef uint8_t code = request & 0x7F
+    cdef uint8_t code = c"E" if request == REQUEST_NAMES else request & 0x7F
     cdef const char *tag = TAG_TEXTS[(choice >> 3) % TAGS]
     cdef size_t n
     if code == c"P":

@@ -60,11 +60,23 @@ def sql(draw: st.DrawFn) -> str:
     return f"{verb} {name}" if verb else draw(st.sampled_from(TEXTS))
 
 
+@st.composite
+def sql_by_parse(draw: st.DrawFn) -> str:
+    """PREPARE or DEALLOCATE, which do to names what they do when they are run."""
+    name = draw(st.sampled_from((*SQL_NAMES, "p_1")))
+    if draw(st.booleans()):
+        return f"deallocate {name}"
+    return f"prepare {name} as {draw(st.sampled_from(TEXTS[:6]))}"
+
+
 names = st.sampled_from(NAMES)
 portals = st.sampled_from(PORTALS)
 extended = st.one_of(
     st.builds(parse, st.sampled_from(TEXTS), st.just("")),
     st.builds(parse, st.sampled_from(NAMED_TEXTS), names),
+    # one that is itself executed by SQL is not found here
+    st.builds(parse, sql_by_parse(), st.sampled_from(("", *NAMES[3:]))),
+    st.builds(lambda t: parse(t) + bind() + execute(), sql_by_parse()),
     st.builds(lambda n, p: bind(statement=n, portal=p), names, portals),
     st.builds(lambda n, p: bind(statement=n, portal=p) + execute(p), names, portals),
     st.builds(

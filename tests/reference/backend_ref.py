@@ -190,10 +190,15 @@ class Backend:
         return message("t", b"\0\0") + self._described(prepared.text)
 
     def _described(self, sql: str) -> bytes:
-        """What EXECUTE returns is what its statement returns, if there is one."""
+        """What EXECUTE returns is what its statement returns, if there is one.
+
+        Commands that change names return nothing.
+        """
         target = self.named.get(sql.removeprefix("execute ").strip('"'))
         if target is not None and sql.startswith("execute "):
             return self._described(target.text)
+        if sql.startswith(("prepare ", "deallocate ")):
+            return message("n")
         shown = "no such" if sql.startswith("execute ") else sql
         if sql.startswith("stale"):
             shown += f" {self.age}"

@@ -653,6 +653,63 @@ def test_sql_names_are_the_clients_own(make: Make) -> None:
     assert b"two" in world.ask(1, query("execute a"))
 
 
+def test_sql_by_parse_counts_when_it_is_run(make: Make) -> None:
+    """On whatever server it is, as often as it is run, and not before."""
+    world = make(servers=2)
+    world.ask(0, parse("prepare a as one", "s"), parse("deallocate a", "d"), SYNC)
+    for _ in range(3):
+        assert error_of(world.ask(0, query("execute a")))["C"] == "26000"
+        assert codes(messages_in(world.ask(0, run("s")))) == "2CZ"
+        said = world.ask(0, run("s"))
+        assert error_of(said)["M"] == 'prepared statement "a" already exists'
+        world.ask(1, query("begin"))  # so that the other gets another server
+        assert b"one" in world.ask(0, query("execute a"))
+        assert codes(messages_in(world.ask(0, run("d")))) == "2CZ"
+        said = world.ask(0, run("d"))
+        assert error_of(said)["M"] == 'prepared statement "a" does not exist'
+        world.ask(1, query("rollback"))
+
+
+def test_prepare_by_parse_over_the_limit(make: Make) -> None:
+    world = make()
+    world.bench.limit_statements(client_count=2)
+    world.ask(0, parse("prepare a as one", "s"), parse("one", "b"), SYNC)
+    said = world.ask(0, run("s"))
+    assert error_of(said)["C"] == "53400"
+    assert codes(messages_in(said)) == "2EZ"
+    world.ask(0, close("b"), SYNC)
+    assert codes(messages_in(world.ask(0, run("s")))) == "2CZ"
+    assert b"one" in world.ask(0, query("execute a"))
+
+
+def test_execute_by_parse_of_a_name_like_ours(make: Make) -> None:
+    """What another client has prepared is there under such a name."""
+    world = make()
+    world.ask(1, parse("one", "x"), SYNC)
+    for name in ("", "e"):
+        for asked in ("execute p_1", 'EXECUTE "p_1" (1)', "explain execute p_1"):
+            said = world.ask(0, parse(asked, name), run(name), close(name), SYNC)
+            if not asked.startswith("explain"):  # of which the model knows nothing
+                assert codes(messages_in(said)) == "12EZ3Z", asked
+                assert error_of(said)["M"] == 'prepared statement "p_1" does not exist'
+            sent = b"".join(one.body for one in world.sent if one.code == "P")
+            assert b"xecute p_1" not in sent
+            assert b'"p_1"' not in sent
+    world.ask(0, parse("execute p_1", "e"), SYNC)
+    said = world.ask(0, query("execute e"))
+    assert codes(messages_in(said)) == "EZ"
+    assert error_of(said)["C"] == "26000"
+
+
+def test_more_portals_of_sql_than_are_noted(make: Make) -> None:
+    world = make()
+    world.ask(0, parse("deallocate a", "d"), query("begin"))
+    binds = b"".join(bind(statement="d", portal=f"p{i}") for i in range(129))
+    said = world.ask(0, binds + SYNC)
+    assert codes(messages_in(said)) == "2" * 128 + "EZ"
+    assert error_of(said)["C"] == "53400"
+
+
 @pytest.mark.parametrize("command", ["deallocate all", "DISCARD ALL", "Deallocate All"])
 def test_everything_is_forgotten(make: Make, command: str) -> None:
     world = make()
