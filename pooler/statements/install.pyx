@@ -103,16 +103,24 @@ cdef int make_room(
     statement that names another one needs a place beside that one.
     """
     cdef ServerStatement *entry = server_statement_find(&s.statements, st)
+    cdef ServerStatement *newer
     if entry != NULL and forget(t, s, out, entry) < 0:
         return -1
-    while s.statements.count >= most_statements(s) + (st.target != NULL):
-        if s.statements.oldest.target_batch == batch_number(&s.requests):
-            break  # SQL that was bound, and is still to be run, needs it
-        if server_statement_named(&s.statements, s.statements.oldest):
-            break  # the Query that is being read needs it
-        count_eviction(s.pool)
-        if forget(t, s, out, s.statements.oldest) < 0:
-            return -1
+    entry = s.statements.oldest
+    while (
+        entry != NULL
+        and s.statements.count >= most_statements(s) + (st.target != NULL)
+    ):
+        newer = entry.newer
+        # SQL that was bound and is still to be run, and the Query that is being read,
+        # need what they name
+        if entry.target_batch != batch_number(&s.requests) and (
+            not server_statement_named(&s.statements, entry)
+        ):
+            count_eviction(s.pool)
+            if forget(t, s, out, entry) < 0:
+                return -1
+        entry = newer
     return 0
 
 
