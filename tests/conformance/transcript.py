@@ -28,6 +28,7 @@ USER = "app"
 DATABASE = "conformance"
 DEADLINE_S = 20.0
 READ_BYTES = 1 << 18
+IN_FAILED_BLOCK = "25P02"
 SHOWN_BYTES = 300
 
 # What may differ between the two, and why; ``Transcript.lines`` applies it.
@@ -36,6 +37,7 @@ ALLOWED = {
     "A": "the process id of a notification is that of a backend, and those differ",
     "S in the greeting": "their order; the set and the values must be the same",
     "Script.pooler_adds": "where PostgreSQL writes only into its log",
+    "E 25P02": "the routine: a Parse of ours may stand in front of the client's Bind",
     "E of pooler_speaks": "text and source position: it is the pooler that refuses",
 }
 
@@ -84,6 +86,8 @@ def line_of(one: Message, pooler_speaks: bool = False) -> Line:
         return "A", one.body[4:]
     if one.code in "EN" and len(one.body) < READ_BYTES:
         fields = one.fields
+        if fields["C"] == IN_FAILED_BLOCK:
+            fields = {name: fields[name] for name in fields if name not in "FLR"}
         return one.code, {
             name: fields[name] for name in fields if not pooler_speaks or name in "SVC"
         }

@@ -19,7 +19,7 @@ from tests.integration.fake_server import (
     notice,
 )
 from tests.integration.harness import InProcess, wait_until
-from tests.wire_client import codes, message, text
+from tests.wire_client import codes, message, query, text
 
 # Bytes of an idle server
 
@@ -131,9 +131,17 @@ def test_refused_parameter_is_told_whole(
         counters = worker.engine.counters()
         return counters["recvs"] > than or counters["servers"] == 0
 
+    # No server is free at the login, so none is asked what it makes of the value.
+    first.send(query("BEGIN"))
+    assert backend.read().code == "Q"
+    backend.send(message("C", text("BEGIN")), message("Z", b"T"))
+    first.read_until("Z")
     with first, begin(worker, TimeZone="Nowhere/City") as client:
         client.read_greeting()
         client.send(SELECT)
+        first.send(query("COMMIT"))
+        assert backend.read().code == "Q"
+        backend.send(message("C", text("COMMIT")), READY)
         assert backend.read().code == "Q"
         said = error("ERROR", "22023", "invalid value for parameter") + READY
         before = worker.engine.counters()["recvs"]
