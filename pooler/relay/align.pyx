@@ -2,7 +2,7 @@
 """Parameters follow the client; see ``align.pxd``."""
 
 from libc.stdint cimport uint32_t, uint8_t
-from libc.string cimport memchr
+from libc.string cimport memchr, memcmp
 
 from pooler.relay.cancels cimport cancel_if_late
 from pooler.relay.inquire cimport words_learned
@@ -32,11 +32,13 @@ cdef void client_params_end(Relay *r, ClientSession *c) noexcept nogil:
 cdef void server_params_begin(ServerSession *s, ParamSet *values) noexcept nogil:
     """What a server has reported at its login; takes the caller's reference."""
     s.params = values
+    s.defaults = params_ref(values)
 
 
 cdef void server_params_end(Relay *r, ServerSession *s) noexcept nogil:
     params_unref(&r.params, s.params)
-    s.params = NULL
+    params_unref(&r.params, s.defaults)
+    s.params = s.defaults = NULL
 
 
 cdef void stop_aligning(ClientSession *c) noexcept nogil:
@@ -174,6 +176,13 @@ cdef bint note_parameter(
 
 # ---------------------------------------------------------------- RESET
 
+cdef inline bint is_value(
+    const ParamValue *value, const uint8_t *text, size_t n
+) noexcept nogil:
+    """Whether text[0:n), with its terminator, is this value."""
+    return value != NULL and n == value.n + 1 and memcmp(value.text, text, n) == 0
+
+
 cdef bint is_going_back(
     const Relay *r, const ServerSession *s, const uint8_t *body, size_t n
 ) noexcept nogil:
@@ -192,6 +201,7 @@ cdef bint is_going_back(
     return (
         index >= 0 and s.changes.reset >> index & 1 != 0
         and s.client.asked.value[index] != NULL
+        and is_value(s.defaults.value[index], end + 1, n - <size_t> (end + 1 - body))
     )
 
 
@@ -209,8 +219,10 @@ cdef int params_go_back(
     cdef int i
     for i in range(r.params.count):
         asked = c.asked.value[i]
-        if not s.changes.reset >> i & 1 or asked == NULL or want.value[i] == NULL:
-            continue
+        if not s.changes.reset >> i & 1 or asked == NULL or (
+            want.value[i] == NULL or want.value[i] != s.defaults.value[i]
+        ):
+            continue  # or something else has been set behind the RESET
         if asked != want.value[i]:
             new = params_with(&r.params, want, i, asked.text, asked.n)
             params_unref(&r.params, want)

@@ -280,6 +280,7 @@ cdef struct ServerSession:
     ScanState scan
     uint8_t xact_status  # 'I', 'T' or 'E' of the last ReadyForQuery
     Shaping shaping  # of the description that passes by, if it matters
+    ParamSet *defaults  # own: one reference: what it had at its own login
     bint dropping  # the body under way belongs to a message that nobody gets
     ParamSet *params
     RequestQueue requests

@@ -78,6 +78,12 @@ SCRIPTS: dict[str, list[bytes]] = {
         + query("RESET TimeZone")
         + query("SELECT '2024-01-01 00:00'::timestamptz"),
     ],
+    "and set again": [query("RESET ALL; SET TimeZone = 'America/New_York'")],
+    "and set again in the batch": [
+        extended("RESET TimeZone")
+        + extended("SET TimeZone = 'America/New_York'")
+        + SYNC,
+    ],
     "batches": [
         extended("SET TimeZone = 'UTC'")
         + SYNC
