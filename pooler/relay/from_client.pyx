@@ -198,8 +198,8 @@ cdef RelayStatus on_named_request(Walk *w) noexcept nogil:
         w.start = w.found.start + taken
     elif prepared == PREPARE_NO_MEMORY or queue_request(s, code) < 0:
         return RELAY_NO_MEMORY
-    if s.changes.reset and code == c"Q":  # it ends the batch of a RESET
-        hold_until_settled(w.c)
+    if s.changes.reset and code == c"Q" and not is_kept(w.c):
+        hold_until_settled(w.c)  # it ends the batch of a RESET
     return RELAY_ALIGN if w.c.settling else RELAY_OK
 
 

@@ -116,6 +116,18 @@ SCRIPTS: dict[str, list[bytes]] = {
 }
 
 
+def test_a_query_in_pieces_behind_a_reset_without_a_sync(
+    worker_in_process: Callable[..., InProcess],
+) -> None:
+    """It is read to its end before anything is waited for."""
+    worker = worker_in_process(default_pool_size=1)
+    with worker.client(**GIVEN) as client:
+        client.send(extended("RESET TimeZone"), query("SHOW TimeZone")[:7])
+        client.send(query("SHOW TimeZone")[7:], SYNC)
+        client.read_until("Z")
+        client.read_until("Z")
+
+
 def answers(client: WireClient, script: list[bytes]) -> list[list[Message]]:
     """All answers, but for where in PostgreSQL's sources an error was made."""
     said = []
