@@ -5,7 +5,9 @@
 # By libFuzzer with AddressSanitizer and UndefinedBehaviorSanitizer: the scanner, the
 # relay without and with prepared statements, and the SQL that it reads; by atheris: a
 # client's login. First the canaries, each of which must be found, else the job proves
-# nothing. Prints the number of executions. What is found lies in
+# nothing. Prints the number of executions. With POOLER_FUZZ_RUNS=N in the environment
+# the inputs are the same each time: N for the slowest target, whatever time it takes
+# (up to SECONDS for each), so that a check does not depend on luck. What is found lies in
 # FOLDER/found (play it again with FOLDER/fuzzer, POOLER_FUZZ_TARGET and
 # POOLER_FUZZ_TRACE=1); the corpus grows in FOLDER/corpus.
 #
@@ -72,15 +74,22 @@ limits="-seed=1 -max_total_time=60 -artifact_prefix=$folder/canary-"
 rm -f "$folder"/canary-* "$folder"/canary.*
 echo "canaries: found"
 
-# fuzz NAME SHARE COMMAND...: SHARE is how many parts of ten of the time.
+# fuzz NAME SHARE SPEED COMMAND...: SHARE is how many parts of ten of the time, SPEED how
+# many runs are made here for one of the slowest target.
 fuzz() {
     name=$1
-    time=$((seconds * $2 / 10 + 1))
-    shift 2
+    if [ -n "${POOLER_FUZZ_RUNS:-}" ]; then
+        extent="-seed=1 -runs=$((POOLER_FUZZ_RUNS * $3)) -max_total_time=$seconds"
+    else
+        extent="-max_total_time=$((seconds * $2 / 10 + 1))"
+    fi
+    shift 3
     mkdir -p "$folder/corpus/$name"
     log="$folder/$name.log"
     status=0
-    "$@" -max_total_time=$time -timeout=20 -rss_limit_mb=3000 \
+    # Word splitting is meant.
+    # shellcheck disable=SC2086
+    "$@" $extent -timeout=20 -rss_limit_mb=3000 \
         -artifact_prefix="$folder/found/$name-" \
         "$folder/corpus/$name" "$folder/first/$name" >"$log" 2>&1 || status=$?
     done=$(sed -n 's/^Done \([0-9]*\) runs.*/\1/p' "$log")
@@ -93,9 +102,9 @@ fuzz() {
 }
 
 failed=0
-fuzz scan 1 core scan
-fuzz relay 2 core relay
-fuzz statements 4 core statements
-fuzz sql 1 core sql
-fuzz login 2 login
+fuzz scan 1 50 core scan
+fuzz relay 2 2 core relay
+fuzz statements 4 1 core statements
+fuzz sql 1 20 core sql
+fuzz login 2 5 login
 exit $failed

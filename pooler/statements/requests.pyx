@@ -392,6 +392,19 @@ cdef PrepareResult first_command(
     return PREPARE_DONE
 
 
+cdef inline void drop_unnamed(
+    StatementTable *t, ClientStatements *names, const ServerSession *s
+) noexcept nogil:
+    """A Query is sent; without a statement that it could drop it changes nothing."""
+    if names.unnamed == NULL and not batch_unsettled(
+        &s.requests, names.unnamed_batch
+    ):
+        return
+    statement_unref(t, names.unnamed)
+    names.unnamed = NULL
+    names.unnamed_batch = batch_number(&s.requests)
+
+
 cdef PrepareResult prepare_query(
     StatementTable *t, ClientSession *c, ServerSession *s, Output *out,
     const Found *found, const uint8_t *message, size_t here, size_t *taken,
@@ -420,9 +433,7 @@ cdef PrepareResult prepare_query(
         if unnamed_may_stay(c.statements, s):
             flush(out)
             return PREPARE_WAIT
-        statement_unref(t, c.statements.unnamed)
-        c.statements.unnamed = NULL
-        c.statements.unnamed_batch = batch_number(&s.requests)
+        drop_unnamed(t, c.statements, s)
     if streams and ours:
         return rename_first(t, c, s, out, found, message, here, &first, taken)
     if not streams and not whole:

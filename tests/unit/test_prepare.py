@@ -399,6 +399,23 @@ def test_query_and_close_end_the_unnamed_statement(make: Make) -> None:
         assert error_of(world.ask(0, run()))["C"] == "26000"
 
 
+@pytest.mark.parametrize("piece", [1, 1 << 20])
+@pytest.mark.parametrize("named", [True, False])
+def test_a_bind_waits_for_no_query_that_drops_nothing(
+    make: Make, named: bool, piece: int
+) -> None:
+    """However the Query came: kept until it was whole, or in one piece."""
+    world = make()
+    if named:
+        world.ask(0, parse("one", "a"), SYNC)
+    raw = query("two") + run()
+    for at in range(0, len(raw), piece):
+        world.bench.client_feed(0, raw[at : at + piece])
+    moved = world.bench.take_sent()
+    sent = b"".join(data for kind, _, data in moved if kind != "client")
+    assert codes(messages_in(sent)) == "QBES"
+
+
 # ------------------------------------------------------------ eviction
 
 
