@@ -50,6 +50,7 @@ from pooler.config.settings import (
     rows,
     rows_by_name,
 )
+from pooler.config.tls import check_client_tls
 from pooler.config.userlist import Secret, parse_userlist
 from pooler.errors import ConfigError
 
@@ -303,6 +304,7 @@ class _Loader:
             origins=MappingProxyType(self.origins),
         )
         _check_auth_type(config)
+        _check_tls(config)
         config = dataclasses.replace(config, userlist=self.read_userlist(config))
         warnings = (*self.warnings, *unbuilt_warnings(config), *_check_hosts(config))
         return dataclasses.replace(config, warnings=warnings)
@@ -382,6 +384,19 @@ def _check_auth_type(config: Config) -> None:
         line=where.line,
         setting="auth_type",
     )
+
+
+def _check_tls(config: Config) -> None:
+    try:
+        check_client_tls(config.settings)
+    except ConfigError as error:
+        where = config.origins.get((MAIN, error.setting or ""))
+        raise ConfigError(
+            error.problem,
+            file=where.file if where else config.path,
+            line=where.line if where else None,
+            setting=error.setting,
+        ) from None
 
 
 def unbuilt_warnings(config: Config) -> tuple[str, ...]:

@@ -26,6 +26,8 @@ from pooler.io.poll cimport (
 )
 from pooler.io.stats cimport loop_counters, peer_name, pool_counters
 from pooler.io.syscalls cimport sys_now_us
+from pooler.io.tls cimport tls_begin, tls_facts, tls_has_come
+from pooler.io.tls_context cimport TlsContext
 from pooler.io.transport cimport stream_swallow, stream_write
 from pooler.relay.inquire cimport inquiry_forget, words_forget
 from pooler.relay.step cimport (
@@ -194,8 +196,8 @@ cdef class Engine:
     def take_notices(self):
         """Return and forget what was left for Python.
 
-        Rows are (Notice, handle, argument, pool id or -1, age in us, peer); what a
-        kind fills in is said at ``Notice``.
+        Rows are (Notice, handle, argument, pool id or -1, age in us, peer, detail);
+        what a kind fills in is said at ``Notice``.
         """
         cdef uint32_t i
         cdef NoticeRow *row
@@ -205,8 +207,12 @@ cdef class Engine:
             peer = None
             if row.kind == NOTICE_CLIENT_CLOSED:
                 peer = peer_name(&row.peer)
+            detail = row.detail.decode() if row.detail != NULL else ""
             rows.append(
-                (row.kind, row.handle, row.argument, row.pool_id, row.age_us, peer)
+                (
+                    row.kind, row.handle, row.argument, row.pool_id, row.age_us, peer,
+                    detail,
+                )
             )
         self.loop.notice_count = 0
         return rows
@@ -333,6 +339,31 @@ cdef class Engine:
         ) < 0:
             step_client_end(&L.relay, c)
         carry_out(L)
+
+    def client_start_tls(self, uint64_t handle, TlsContext context):
+        """A client that is logging in speaks TLS from now on.
+
+        What it has sent and Python has not consumed is the beginning of that. The
+        caller has seen to it that nothing stands in front of it that was sent in the
+        clear (CVE-2021-23214).
+        """
+        cdef ClientConn *cc = self.client(handle)
+        if cc.session.state != CLIENT_LOGIN or cc.conn.tls != NULL:
+            raise ValueError("client is logged in already, or speaks TLS")
+        if cc.session.stream.out.cap or tls_begin(
+            &self.loop, &cc.conn, context.context, True
+        ) < 0:
+            raise MemoryError
+        if cc.session.stream.held.cap:
+            tls_has_come(&cc.conn, &cc.session.stream.held)
+        cc.login_wanted_bytes = 0
+
+    def client_tls(self, uint64_t handle):
+        """(version, cipher, ALPN protocol) of a client; None without TLS.
+
+        Empty before the handshake is over.
+        """
+        return tls_facts(&self.client(handle).conn)
 
     def client_close(self, uint64_t handle, int reason, bytes farewell=b""):
         """Close a client, after sending it ``farewell``; ignored when it is gone."""
