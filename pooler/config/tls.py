@@ -13,13 +13,24 @@ import os
 import ssl
 from collections.abc import Mapping
 
-from pooler.config.kinds import TlsMode
+from pooler.config.kinds import TlsMode, TlsNegotiation
 from pooler.config.settings import Settings
 from pooler.errors import ConfigError
 
 ALL_VERSIONS = frozenset({"tlsv1.0", "tlsv1.1", "tlsv1.2", "tlsv1.3"})
 SECURE_VERSIONS = frozenset({"tlsv1.2", "tlsv1.3"})
 VERIFIED = frozenset({TlsMode.VERIFY_CA, TlsMode.VERIFY_FULL})
+
+# RFC 8446, "Cipher Suites".
+SUITES = frozenset(
+    {
+        "TLS_AES_128_GCM_SHA256",
+        "TLS_AES_256_GCM_SHA384",
+        "TLS_CHACHA20_POLY1305_SHA256",
+        "TLS_AES_128_CCM_SHA256",
+        "TLS_AES_128_CCM_8_SHA256",
+    }
+)
 
 _VERSION_WORDS: Mapping[str, frozenset[str]] = {
     **{name: frozenset({name}) for name in ALL_VERSIONS},
@@ -78,6 +89,34 @@ def check_client_tls(settings: Settings) -> None:
     if settings.client_tls_ca_file:
         _check_authorities(context, "client_tls", settings.client_tls_ca_file)
     _check_ciphers(context, "client_tls", settings.client_tls_ciphers)
+    _check_suites("client_tls13_ciphers", settings.client_tls13_ciphers)
+
+
+def check_server_tls(settings: Settings) -> None:
+    """ConfigError unless servers can be reached as the settings say."""
+    _check_versions("server_tls_protocols", settings.server_tls_protocols)
+    mode = settings.server_tls_sslmode
+    direct = settings.server_tls_sslnegotiation is TlsNegotiation.DIRECT
+    if direct and mode in (TlsMode.DISABLE, TlsMode.ALLOW, TlsMode.PREFER):
+        raise ConfigError(
+            f"direct needs server_tls_sslmode of at least require, not {mode}",
+            setting="server_tls_sslnegotiation",
+        )
+    if mode is TlsMode.DISABLE:
+        return
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    cert_file, key_file = settings.server_tls_cert_file, settings.server_tls_key_file
+    if bool(cert_file) != bool(key_file):
+        raise ConfigError(
+            "server_tls_cert_file and server_tls_key_file need each other",
+            setting="server_tls_cert_file" if cert_file else "server_tls_key_file",
+        )
+    if cert_file:
+        _check_pair(context, "server_tls", cert_file, key_file)
+    if settings.server_tls_ca_file:
+        _check_authorities(context, "server_tls", settings.server_tls_ca_file)
+    _check_ciphers(context, "server_tls", settings.server_tls_ciphers)
+    _check_suites("server_tls13_ciphers", settings.server_tls13_ciphers)
 
 
 def _check_versions(setting: str, protocols: str) -> None:
@@ -123,6 +162,17 @@ def _check_ciphers(context: ssl.SSLContext, prefix: str, ciphers: str) -> None:
         raise ConfigError(
             f"no cipher matches {ciphers!r}", setting=f"{prefix}_ciphers"
         ) from None
+
+
+def _check_suites(setting: str, suites: str | None) -> None:
+    """Against the list of them: Python's ssl cannot try them."""
+    for name in filter(None, (suites or "").split(":")):
+        if name not in SUITES:
+            raise ConfigError(
+                f"unknown TLS 1.3 cipher suite {name!r}; known are"
+                f" {', '.join(sorted(SUITES))}",
+                setting=setting,
+            )
 
 
 def _check_readable(setting: str, path: str) -> None:

@@ -81,6 +81,7 @@ cdef struct LinkConn:
     Conn conn
     Stream stream
     bint connecting
+    bint handshaking
     bint noticed  # Python knows, and has not looked yet
     bint ended
     int error  # errno; 0: none

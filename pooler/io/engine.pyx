@@ -25,9 +25,9 @@ from pooler.io.poll cimport (
     READY_READ, READY_WRITE, WATCH_READ, WATCH_WRITE, poll_close, watch, watch_python,
 )
 from pooler.io.stats cimport loop_counters, peer_name, pool_counters
-from pooler.io.syscalls cimport sys_now_us
-from pooler.io.tls cimport tls_begin, tls_facts, tls_has_come
-from pooler.io.tls_context cimport TlsContext
+from pooler.io.syscalls cimport ENOMEM, sys_now_us
+from pooler.io.tls cimport tls_begin, tls_error, tls_facts, tls_has_come
+from pooler.io.tls_context cimport TlsContext, accepting, connecting, peer_hash
 from pooler.io.transport cimport stream_swallow, stream_write
 from pooler.relay.inquire cimport inquiry_forget, words_forget
 from pooler.relay.step cimport (
@@ -351,7 +351,7 @@ cdef class Engine:
         if cc.session.state != CLIENT_LOGIN or cc.conn.tls != NULL:
             raise ValueError("client is logged in already, or speaks TLS")
         if cc.session.stream.out.cap or tls_begin(
-            &self.loop, &cc.conn, context.context, True
+            &self.loop, &cc.conn, accepting(context)
         ) < 0:
             raise MemoryError
         if cc.session.stream.held.cap:
@@ -580,6 +580,40 @@ cdef class Engine:
     def link_send(self, uint64_t handle, bytes data):
         """Send bytes; that the peer is gone is heard of by ``link_take``."""
         link_send(&self.loop, self.link(handle), bytes_of(data), len(data))
+
+    def link_start_tls(
+        self, uint64_t handle, TlsContext context, str host, bint direct
+    ):
+        """The server behind a link has agreed to TLS, or is asked ``direct``ly.
+
+        It must show the certificate of ``host`` if the context says so. Python hears
+        of the end of the handshake as of bytes.
+        """
+        cdef LinkConn *link = self.link(handle)
+        if link.stream.held.cap or link.stream.out.cap or link.conn.tls != NULL:
+            raise ValueError("bytes stand in front of the handshake")
+        cdef int code = tls_begin(
+            &self.loop, &link.conn, connecting(context, host, direct)
+        )
+        if code == -ENOMEM:
+            raise MemoryError
+        if code < 0:
+            raise OSError(-code, os.strerror(-code))
+        link.handshaking = True
+
+    def link_tls(self, uint64_t handle):
+        """(version, cipher, ALPN protocol, why it failed, hash of the certificate).
+
+        None without TLS. All are empty before the handshake is over, but the error.
+        """
+        cdef LinkConn *link = self.link(handle)
+        facts = tls_facts(&link.conn)
+        if facts is None:
+            return None
+        error = tls_error(&link.conn)
+        return (
+            *facts, error.decode() if error != NULL else "", peer_hash(&link.conn)
+        )
 
     def link_close(self, uint64_t handle):
         """Close a link; ignored when it is gone."""

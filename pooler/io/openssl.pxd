@@ -22,6 +22,7 @@ cdef extern from "<openssl/bio.h>" nogil:
         BIO_METHOD *m, long (*ctrl)(BIO *, int, long, void *) noexcept nogil
     )
     BIO *BIO_new(const BIO_METHOD *m)
+    int BIO_free(BIO *bio)
     void BIO_set_data(BIO *bio, void *data)
     void *BIO_get_data(BIO *bio)
     void BIO_set_init(BIO *bio, int init)
@@ -36,7 +37,15 @@ cdef extern from "<openssl/x509.h>" nogil:
     int X509_digest(const X509 *x, const EVP_MD *md, unsigned char *out, unsigned *n)
     int X509_get_signature_nid(const X509 *x)
     void X509_free(X509 *x)
+    ctypedef struct X509_VERIFY_PARAM
+    int X509_VERIFY_PARAM_set1_host(X509_VERIFY_PARAM *p, const char *name, size_t n)
+    int X509_VERIFY_PARAM_set1_ip_asc(X509_VERIFY_PARAM *p, const char *address)
+    void X509_VERIFY_PARAM_set_hostflags(X509_VERIFY_PARAM *p, unsigned flags)
     const char *X509_verify_cert_error_string(long n)
+
+cdef extern from "<openssl/x509v3.h>" nogil:
+    enum:
+        X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS
 
 cdef extern from "<openssl/evp.h>" nogil:
     enum:
@@ -127,8 +136,13 @@ cdef extern from "<openssl/ssl.h>" nogil:
     void SSL_set_bio(SSL *ssl, BIO *into, BIO *out)
     void SSL_set_accept_state(SSL *ssl)
     void SSL_set_connect_state(SSL *ssl)
+    long SSL_set_tlsext_host_name(SSL *ssl, const char *name)
+    int SSL_set_alpn_protos(SSL *ssl, const unsigned char *names, unsigned n)
+    X509_VERIFY_PARAM *SSL_get0_param(SSL *ssl)
+    X509 *SSL_get_peer_certificate(const SSL *ssl)
     int SSL_do_handshake(SSL *ssl)
     int SSL_is_init_finished(const SSL *ssl)
+    int SSL_is_server(const SSL *ssl)
     int SSL_read(SSL *ssl, void *into, int n)
     int SSL_write(SSL *ssl, const void *src, int n)
     int SSL_pending(const SSL *ssl)

@@ -17,7 +17,7 @@ documentation, "SSL Session Encryption".
 from libc.stdint cimport uint8_t
 
 from pooler.io.conn cimport Conn, Loop, Transport
-from pooler.io.openssl cimport SSL, SSL_CTX
+from pooler.io.openssl cimport SSL
 from pooler.io.syscalls cimport ssize_t
 from pooler.wire.buffers cimport Queue
 
@@ -36,7 +36,8 @@ cdef struct Tls:  # own of a connection
 
 cdef Transport TLS
 
-cdef int tls_begin(Loop *L, Conn *conn, SSL_CTX *context, bint accepts) noexcept nogil
+cdef int tls_begin(Loop *L, Conn *conn, SSL *ssl) noexcept nogil
+cdef bint tls_is_established(const Conn *conn) noexcept nogil
 cdef void tls_has_come(Conn *conn, Queue *held) noexcept nogil
 cdef const char *tls_error(const Conn *conn) noexcept nogil
 cdef object tls_facts(const Conn *conn)

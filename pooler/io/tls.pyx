@@ -7,14 +7,14 @@ from libc.string cimport memcpy, memset
 
 from pooler.io.openssl cimport (
     BIO, BIO_CTRL_FLUSH, BIO_METHOD, BIO_TYPE_SOURCE_SINK, BIO_clear_retry_flags,
-    BIO_get_data, BIO_get_new_index, BIO_meth_new, BIO_meth_set_ctrl,
+    BIO_free, BIO_get_data, BIO_get_new_index, BIO_meth_new, BIO_meth_set_ctrl,
     BIO_meth_set_read, BIO_meth_set_write, BIO_new, BIO_set_data, BIO_set_init,
-    BIO_set_retry_read, ERR_clear_error, ERR_peek_last_error, ERR_reason_error_string,
-    SSL_CIPHER_get_name, SSL_ERROR_WANT_READ, SSL_ERROR_ZERO_RETURN, SSL_do_handshake,
-    SSL_free, SSL_get0_alpn_selected, SSL_get_current_cipher, SSL_get_error,
-    SSL_get_version, SSL_get_verify_result, SSL_is_init_finished, SSL_new, SSL_pending,
-    SSL_read, SSL_set_accept_state, SSL_set_bio, SSL_set_connect_state, SSL_shutdown,
-    SSL_write, X509_V_OK, X509_verify_cert_error_string,
+    BIO_set_retry_read, ERR_clear_error, ERR_peek_last_error,
+    ERR_reason_error_string, SSL_CIPHER_get_name, SSL_ERROR_WANT_READ,
+    SSL_ERROR_ZERO_RETURN, SSL_do_handshake, SSL_free, SSL_get0_alpn_selected,
+    SSL_get_current_cipher, SSL_get_error, SSL_get_verify_result, SSL_get_version,
+    SSL_is_init_finished, SSL_is_server, SSL_pending, SSL_read, SSL_set_bio,
+    SSL_shutdown, SSL_write, X509_V_OK, X509_verify_cert_error_string,
 )
 from pooler.io.poll cimport WATCH_WRITE, more_waits, watch_also
 from pooler.io.syscalls cimport (
@@ -281,36 +281,33 @@ TLS.abort = tls_abort
 TLS.close = tls_close
 
 
-cdef int tls_begin(Loop *L, Conn *conn, SSL_CTX *context, bint accepts) noexcept nogil:
-    """From now on a plain connection speaks TLS; nothing may be held or queued.
+cdef int tls_begin(Loop *L, Conn *conn, SSL *ssl) noexcept nogil:
+    """From now on a plain connection speaks TLS; nothing may be queued to be sent.
 
-    ``accepts``: the peer begins; else our first message is sent. The handshake goes on
-    with each receive. Returns 0, -ENOMEM (nothing has changed), or -errno.
+    Takes ``ssl`` over, which may be NULL for want of memory. Who is to begin does so;
+    the handshake goes on with each receive. Returns 0, -ENOMEM (nothing has changed),
+    or -errno.
     """
     cdef Tls *t = <Tls *> calloc(1, sizeof(Tls))
-    cdef BIO *bio = NULL
+    cdef BIO *bio = BIO_new(SOCKET)
     if L.came == NULL:
         L.came = <uint8_t *> malloc(CAME_BYTES)
-    if t != NULL and L.came != NULL:
-        t.ssl = SSL_new(context)
-    if t != NULL and t.ssl != NULL:
-        bio = BIO_new(SOCKET)
-    if bio == NULL:
-        if t != NULL:
-            tls_free(t)
+    if t == NULL or bio == NULL or ssl == NULL or L.came == NULL:
+        SSL_free(ssl)
+        BIO_free(bio)
+        free(t)
         return -ENOMEM
     BIO_set_data(bio, t)
     BIO_set_init(bio, 1)
-    SSL_set_bio(t.ssl, bio, bio)
+    SSL_set_bio(ssl, bio, bio)
+    t.ssl = ssl
     t.loop = L
     conn.tls = t
     conn.transport = &TLS
-    if accepts:
-        SSL_set_accept_state(t.ssl)
+    if SSL_is_server(ssl):
         return 0
-    SSL_set_connect_state(t.ssl)
     ERR_clear_error()
-    SSL_do_handshake(t.ssl)
+    SSL_do_handshake(ssl)
     return send_records(conn, t)
 
 
@@ -323,9 +320,16 @@ cdef void tls_has_come(Conn *conn, Queue *held) noexcept nogil:
     more_waits(t.loop, conn)
 
 
+cdef bint tls_is_established(const Conn *conn) noexcept nogil:
+    """Whether the handshake is over; False: a plain connection, too."""
+    return conn.tls != NULL and tls_of(conn).established
+
+
 cdef const char *tls_error(const Conn *conn) noexcept nogil:
     """Why TLS has failed, static; NULL: it has not."""
-    return NULL if conn.tls == NULL else tls_of(conn).error
+    if conn.tls == NULL:
+        return NULL
+    return tls_of(conn).error
 
 
 cdef object tls_facts(const Conn *conn):

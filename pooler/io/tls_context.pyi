@@ -16,14 +16,13 @@ class TlsContext:
         cert_file: str = ...,
         key_file: str = ...,
         ca_file: str = ...,
-        verify: str = ...,
+        verify: bool = ...,
+        checks_host: bool = ...,
         ciphers: str = ...,
         suites: str = ...,
         groups: str = ...,
         dh_auto: bool = ...,
         ticket_keys: bytes = ...,
     ) -> TlsContext: ...
-    @property
-    def accepts(self) -> bool: ...
     @property
     def certificate_hash(self) -> bytes: ...

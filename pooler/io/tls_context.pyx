@@ -15,10 +15,11 @@ from cpython.bytes cimport PyBytes_FromStringAndSize
 from pooler.io.openssl cimport (
     ERR_clear_error, ERR_peek_last_error, ERR_reason_error_string, EVP_MAX_MD_SIZE,
     EVP_MD, EVP_get_digestbynid, EVP_sha256, NID_md5, NID_sha1, NID_undef,
-    OBJ_find_sigid_algs, SSL, SSL_CTX_check_private_key, SSL_CTX_free,
+    OBJ_find_sigid_algs, SSL, SSL_CTX, SSL_CTX_check_private_key, SSL_CTX_free,
     SSL_CTX_get0_certificate, SSL_CTX_load_verify_locations, SSL_CTX_new,
     SSL_CTX_set1_groups_list, SSL_CTX_set_alpn_select_cb, SSL_CTX_set_cipher_list,
-    SSL_CTX_set_ciphersuites, SSL_CTX_set_client_CA_list, SSL_CTX_set_dh_auto,
+    SSL_CTX_set_ciphersuites, SSL_CTX_set_client_CA_list,
+    SSL_CTX_set_default_verify_paths, SSL_CTX_set_dh_auto,
     SSL_CTX_set_min_proto_version, SSL_CTX_set_mode, SSL_CTX_set_num_tickets,
     SSL_CTX_set_options, SSL_CTX_set_session_cache_mode,
     SSL_CTX_set_session_id_context, SSL_CTX_set_tlsext_ticket_keys,
@@ -28,11 +29,17 @@ from pooler.io.openssl cimport (
     SSL_OP_NO_TICKET, SSL_OP_NO_TLSv1, SSL_OP_NO_TLSv1_1, SSL_OP_NO_TLSv1_2,
     SSL_OP_NO_TLSv1_3, SSL_SESS_CACHE_OFF, SSL_TLSEXT_ERR_ALERT_FATAL,
     SSL_TLSEXT_ERR_OK, SSL_VERIFY_FAIL_IF_NO_PEER_CERT, SSL_VERIFY_NONE,
-    SSL_VERIFY_PEER, SSL_load_client_CA_file, TLS1_VERSION, TLS_client_method,
-    TLS_server_method, X509,
-    X509_digest, X509_get_signature_nid,
+    SSL_VERIFY_PEER, SSL_get0_param, SSL_get_peer_certificate,
+    SSL_load_client_CA_file, SSL_new, SSL_set_accept_state, SSL_set_alpn_protos,
+    SSL_set_connect_state, SSL_set_tlsext_host_name, TLS1_VERSION,
+    TLS_client_method, TLS_server_method, X509,
+    X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS, X509_VERIFY_PARAM,
+    X509_VERIFY_PARAM_set1_host, X509_VERIFY_PARAM_set1_ip_asc,
+    X509_VERIFY_PARAM_set_hostflags, X509_digest, X509_free, X509_get_signature_nid,
 )
+from pooler.io.tls cimport tls_of
 
+import ipaddress
 import os
 
 from pooler.errors import ConfigError
@@ -45,12 +52,6 @@ _VERSIONS = {
     "tlsv1.2": SSL_OP_NO_TLSv1_2,
     "tlsv1.3": SSL_OP_NO_TLSv1_3,
 }
-_VERIFY = {
-    "none": SSL_VERIFY_NONE,
-    "if given": SSL_VERIFY_PEER,
-    "always": SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT,
-}
-
 cdef const unsigned char *PROTOCOL = b"\x0apostgresql"
 cdef enum:
     PROTOCOL_BYTES = 11
@@ -157,10 +158,17 @@ cdef int set_certificate(
 
 
 cdef int set_verify(
-    SSL_CTX *context, bint accepts, str prefix, str ca_file, str verify
+    SSL_CTX *context, bint accepts, str prefix, str ca_file, bint verify
 ) except -1:
-    SSL_CTX_set_verify(context, _VERIFY[verify], NULL)
+    SSL_CTX_set_verify(
+        context,
+        SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT if verify
+        else SSL_VERIFY_NONE,
+        NULL,
+    )
     if not ca_file:
+        if verify:
+            SSL_CTX_set_default_verify_paths(context)
         return 0
     _readable(f"{prefix}_ca_file", ca_file)
     path = os.fsencode(ca_file)
@@ -213,16 +221,18 @@ cdef int set_tickets(SSL_CTX *context, bytes keys) except -1:
 cdef class TlsContext:
     """An SSL_CTX.
 
-    ``accepts``: for connections that clients open. ``prefix``: what the names of the
-    settings begin with, for errors. ``verify``: none, if given, always. ``ciphers``,
-    ``suites``, ``groups``: as OpenSSL writes them, empty for its defaults.
+    ``accepts``: for connections that clients open; else for those that we open.
+    ``prefix``: what the names of the settings begin with, for errors. ``verify``: the
+    peer must show a certificate that ``ca_file`` vouches for, or for servers the
+    system's authorities. ``checks_host``: and it must be the one of that host.
+    ``ciphers``, ``suites``, ``groups``: as OpenSSL writes them, empty for its defaults.
     ``ticket_keys``: TICKET_KEY_BYTES that all workers share, or empty: no tickets.
     """
 
     def __cinit__(
         self, *, bint accepts, str prefix, versions, str cert_file="", str key_file="",
-        str ca_file="", str verify="none", str ciphers="", str suites="",
-        str groups="", bint dh_auto=False, bytes ticket_keys=b"",
+        str ca_file="", bint verify=False, bint checks_host=False, str ciphers="",
+        str suites="", str groups="", bint dh_auto=False, bytes ticket_keys=b"",
     ):
         self.context = SSL_CTX_new(
             TLS_server_method() if accepts else TLS_client_method()
@@ -230,6 +240,7 @@ cdef class TlsContext:
         if self.context == NULL:
             raise MemoryError
         self.accepts = accepts
+        self.checks_host = checks_host
         self.certificate_hash = b""
         ERR_clear_error()
         set_versions(self.context, accepts, versions)
@@ -244,3 +255,60 @@ cdef class TlsContext:
     def __dealloc__(self):
         if self.context != NULL:
             SSL_CTX_free(self.context)
+
+
+# ---------------------------------------------------------------- connections
+
+cdef SSL *accepting(TlsContext context):
+    """For a client that begins; NULL without memory."""
+    cdef SSL *ssl = SSL_new(context.context)
+    if ssl != NULL:
+        SSL_set_accept_state(ssl)
+    return ssl
+
+
+cdef SSL *connecting(TlsContext context, str host, bint direct) except *:
+    """For a server at ``host``; NULL without memory.
+
+    ``direct``: nothing was asked before, so the protocol is named (ALPN).
+    """
+    cdef SSL *ssl = SSL_new(context.context)
+    cdef X509_VERIFY_PARAM *wanted
+    if ssl == NULL:
+        return NULL
+    SSL_set_connect_state(ssl)
+    name = host.encode("idna") if not host.isascii() else host.encode()
+    if context.checks_host:
+        wanted = SSL_get0_param(ssl)
+        X509_VERIFY_PARAM_set_hostflags(wanted, X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS)
+        if not X509_VERIFY_PARAM_set1_ip_asc(wanted, name):
+            X509_VERIFY_PARAM_set1_host(wanted, name, len(name))
+    if not _is_address(host):
+        SSL_set_tlsext_host_name(ssl, name)
+    if direct:
+        SSL_set_alpn_protos(ssl, PROTOCOL, PROTOCOL_BYTES)
+    ERR_clear_error()
+    return ssl
+
+
+def _is_address(host):
+    """Whether a host is written as an address: such a one is no name to ask for."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+cdef bytes peer_hash(const Conn *conn):
+    """Of the certificate that the peer has shown, for channel binding; b"": none."""
+    cdef X509 *certificate
+    if conn.tls == NULL:
+        return b""
+    certificate = SSL_get_peer_certificate(tls_of(conn).ssl)
+    if certificate == NULL:
+        return b""
+    try:
+        return hash_of(certificate)
+    finally:
+        X509_free(certificate)

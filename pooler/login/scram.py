@@ -343,8 +343,8 @@ class ClientExchange:
     the count they were made with; a password, if there is one, serves for any.
     ``keys`` holds those that were used once ``verify`` has passed.
 
-    ``binding``: the hash of the server's certificate, over TLS, if it has offered to
-    be bound to it.
+    ``binding``: the hash of the server's certificate, over TLS. ``plus_offered``: the
+    server has offered to be bound to it; if it has not, it is told that we would have.
     """
 
     __slots__ = (
@@ -352,13 +352,13 @@ class ClientExchange:
         "_binding",
         "_candidate",
         "_client_first_bare",
+        "_gs2_header",
         "_known_keys",
         "_nonce",
         "_password",
         "keys",
+        "mechanism",
     )
-
-    _GS2_HEADER = b"n,,"
 
     def __init__(
         self,
@@ -366,9 +366,14 @@ class ClientExchange:
         keys: ScramKeys | None = None,
         *,
         binding: bytes = b"",
+        plus_offered: bool = False,
         secure_random: SecureRandom = os.urandom,
     ) -> None:
-        self._binding = binding
+        bound = bool(binding) and plus_offered
+        self.mechanism = SCRAM_SHA_256_PLUS if bound else SCRAM_SHA_256
+        flag = _BOUND if bound else b"y" if binding else b"n"
+        self._gs2_header = _GS2_HEADERS[self.mechanism][flag]
+        self._binding = binding if bound else b""
         self._password = password
         self._known_keys = keys
         self._nonce = _make_nonce(secure_random)
@@ -380,7 +385,7 @@ class ClientExchange:
 
     def first(self) -> bytes:
         """Return client-first-message."""
-        return self._GS2_HEADER + self._client_first_bare
+        return self._gs2_header + self._client_first_bare
 
     def final(self, server_first: bytes) -> bytes:
         """Take server-first-message, return client-final-message."""
@@ -397,7 +402,7 @@ class ClientExchange:
         salt = _field(_attribute(parts[1], b"s="), 1, MAX_SALT_BYTES, "salt")
         iterations = _read_iterations(_attribute(parts[2], b"i="))
         keys = self._keys_for(salt, iterations)
-        bound = _encode_base64(self._GS2_HEADER + self._binding)
+        bound = _encode_base64(self._gs2_header + self._binding)
         without_proof = b"c=%b,r=%b" % (bound, nonce)
         self._auth_message = b",".join(
             (self._client_first_bare, server_first, without_proof)

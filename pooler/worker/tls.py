@@ -41,10 +41,29 @@ def client_context(settings: Settings, mock_key: bytes) -> TlsContext | None:
         cert_file=settings.client_tls_cert_file,
         key_file=settings.client_tls_key_file,
         ca_file=settings.client_tls_ca_file,
-        verify="always" if settings.client_tls_sslmode in VERIFIED else "none",
+        verify=settings.client_tls_sslmode in VERIFIED,
         ciphers=tls_ciphers(settings.client_tls_ciphers),
         suites=settings.client_tls13_ciphers or "",
         groups="" if groups in ("auto", "none") else groups,
         dh_auto=settings.client_tls_dheparams is not DhParams.NONE,
         ticket_keys=hashlib.shake_256(b"tickets\0" + mock_key).digest(TICKET_KEY_BYTES),
+    )
+
+
+def server_context(settings: Settings) -> TlsContext | None:
+    """For connections that we open to servers; None where TLS is off."""
+    mode = settings.server_tls_sslmode
+    if mode is TlsMode.DISABLE:
+        return None
+    return TlsContext(
+        accepts=False,
+        prefix="server_tls",
+        versions=tls_versions(settings.server_tls_protocols),
+        cert_file=settings.server_tls_cert_file,
+        key_file=settings.server_tls_key_file,
+        ca_file=settings.server_tls_ca_file,
+        verify=mode in VERIFIED,
+        checks_host=mode is TlsMode.VERIFY_FULL,
+        ciphers=tls_ciphers(settings.server_tls_ciphers),
+        suites=settings.server_tls13_ciphers or "",
     )

@@ -352,7 +352,7 @@ def test_a_reload_without_its_files_changes_nothing(
         ({"client_tls_sslmode": "verify-ca"}, "client_tls_ca_file: client_tls_sslmode"),
         ({"client_tls_ciphers": "rot13"}, "client_tls_ciphers: no cipher matches"),
         ({"client_tls_protocols": "ssl3"}, "client_tls_protocols: unknown TLS version"),
-        ({"client_tls13_ciphers": "rot13"}, "client_tls13_ciphers: rot13"),
+        ({"client_tls13_ciphers": "rot13"}, "client_tls13_ciphers: unknown TLS 1.3"),
         ({"client_tls_ecdhcurve": "circle"}, "client_tls_ecdhcurve: circle"),
     ],
 )
