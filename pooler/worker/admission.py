@@ -25,15 +25,8 @@ from pooler.io.engine import Engine
 from pooler.io.tls_context import TlsContext
 from pooler.ipc.board import Board
 from pooler.login import packets
-from pooler.login.client import (
-    AuthMethod,
-    Cancel,
-    ClientLogin,
-    ClientPolicy,
-    Closed,
-    LoggedIn,
-    StartTls,
-)
+from pooler.login.client import Cancel, ClientLogin, Closed, LoggedIn, StartTls
+from pooler.login.policy import AuthMethod, ClientPolicy
 from pooler.session.records import CloseReason
 from pooler.worker.cancel import Cancels
 from pooler.worker.pools import Pool, Pools

@@ -13,7 +13,7 @@ from pooler.config.kinds import DhParams, TlsMode
 from pooler.config.settings import Settings
 from pooler.config.tls import VERIFIED, tls_ciphers, tls_versions
 from pooler.io.tls_context import TICKET_KEY_BYTES, TlsContext
-from pooler.login.client import ClientTls
+from pooler.login.policy import ClientTls
 
 CLIENT_TLS = {
     TlsMode.DISABLE: ClientTls.REFUSED,

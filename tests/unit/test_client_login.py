@@ -13,18 +13,9 @@ from hypothesis import strategies as st
 
 from pooler.errors import LoginError, SilentLoginError
 from pooler.login import packets
-from pooler.login.client import (
-    AuthMethod,
-    Cancel,
-    ClientLogin,
-    ClientPolicy,
-    ClientTls,
-    Closed,
-    LoggedIn,
-    Reply,
-    StartTls,
-)
+from pooler.login.client import Cancel, ClientLogin, Closed, LoggedIn, Reply, StartTls
 from pooler.login.md5 import md5_secret
+from pooler.login.policy import AuthMethod, ClientPolicy, ClientTls
 from pooler.login.scram import ClientExchange, ScramKeys, Verifier, VerifierCache
 from pooler.login.server import ServerGreeting, ServerLogin, ServerLoginError
 
