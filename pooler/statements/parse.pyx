@@ -37,8 +37,8 @@ from pooler.tables.server_statements cimport (
     ServerStatement, server_statement_find, server_statement_use,
 )
 from pooler.tables.texts cimport (
-    STATEMENT_PARSE, Statement, parses_of_today, schema_count, statement_find,
-    statement_hash, statement_ref, statement_unref, text_seen,
+    STATEMENT_PARSE, Statement, TARGET_NONE, parses_of_today, schema_count,
+    statement_find, statement_hash, statement_ref, statement_unref, text_seen,
 )
 from pooler._wire cimport HEADER_BYTES
 from pooler.session.changes cimport meaning_comes_back, meaning_is_unsure
@@ -124,7 +124,8 @@ cdef bint may_answer(
     cdef uint32_t at = s.requests.head
     cdef uint8_t request
     if (
-        not s.replay.bind_follows or s.xact_status != c"I" or st.target != NULL
+        not s.replay.bind_follows or s.xact_status != c"I"
+        or st.target_use != TARGET_NONE
         or not server_has(s, there) or there.parsed_at != schema_count(t)
         or meaning_is_unsure(s)
     ):
@@ -232,7 +233,7 @@ cdef PrepareResult parse_unnamed(
     t.parse_count += 1
     born = t.parse_count  # what its client is told of it is not remembered
     if (
-        st != NULL and st.target == NULL and t.cache_unnamed
+        st != NULL and st.target_use == TARGET_NONE and t.cache_unnamed
         and s.xact_status == c"I" and not s.batch.open
         and may_keep(s)
     ):
