@@ -32,7 +32,7 @@ from pooler.tables.client_names cimport (
 )
 from pooler.tables.effect_queue cimport (
     EFFECT_ADDS_NAME, EFFECT_DROPS_NAME, EFFECT_DUPLICATE, EFFECT_EXECUTES,
-    EFFECT_FORGETS, Effect,
+    EFFECT_FORGETS, Effect, effects_at,
 )
 from pooler.tables.params cimport ParamSet, params_context
 from pooler.tables.server_statements cimport (
@@ -184,17 +184,33 @@ cdef int execute_now(
     return 0
 
 
+cdef void forget_all(
+    ClientSession *c, ServerSession *s, Effect *effect
+) noexcept nogil:
+    """The Execute that was queued last takes all names away."""
+    effect.flags |= EFFECT_FORGETS
+    effect.entry = client_statements_take(c.statements)
+    c.statements.names_batch = batch_number(&s.requests)
+    server_statements_doubt(&s.statements)
+    batch_bind(s, NULL)
+
+
 cdef PrepareResult run_execute(
     StatementTable *t, ClientSession *c, ServerSession *s, Output *out, Portal *portal
 ) noexcept nogil:
     cdef Statement *st = portal.statement
-    cdef uint16_t flags = 0
+    cdef const Statement *executed = NULL
     if s.xact_status != c"E" or s.requests.closing_count:
         if execute_now(t, c, s, out, portal, False) < 0:
             return PREPARE_NO_MEMORY
-        if target_meaning(c, st) != NULL:
-            flags = EFFECT_EXECUTES
-    return run_called(t, s, st, flags)
+        executed = target_meaning(c, st)
+    if run_called(
+        t, s, st, 0 if executed == NULL else EFFECT_EXECUTES
+    ) != PREPARE_DONE:
+        return PREPARE_NO_MEMORY
+    if executed != NULL and executed.target_use == TARGET_FORGOTTEN:
+        forget_all(c, s, effects_at(&s.effects, s.effects.tail - 1))
+    return PREPARE_DONE
 
 cdef PrepareResult run_forget_all(
     StatementTable *t, ClientSession *c, ServerSession *s, Output *out, Portal *portal
@@ -203,10 +219,7 @@ cdef PrepareResult run_forget_all(
     cdef Effect *effect = push_run(s, portal.statement)
     if effect == NULL:
         return PREPARE_NO_MEMORY
-    effect.flags = EFFECT_FORGETS
-    effect.entry = client_statements_take(c.statements)
-    server_statements_doubt(&s.statements)
-    batch_bind(s, NULL)
+    forget_all(c, s, effect)
     return PREPARE_DONE
 
 ctypedef PrepareResult (*OnRun)(
