@@ -43,3 +43,4 @@ cdef Statement *intern_parse(
     size_t query_n, bint named,
 ) noexcept nogil
 cdef bint query_names(const uint8_t *text, size_t n) noexcept nogil
+cdef bint query_has_name(const uint8_t *text, size_t n) noexcept nogil

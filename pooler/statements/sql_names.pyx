@@ -366,3 +366,12 @@ cdef bint query_names(const uint8_t *text, size_t n) noexcept nogil:
     """Whether the text of a Parse, which is one command, is one of these."""
     cdef SqlCommand command
     return sql_first_concerns(text, n) and sql_first(text, n, SQL_UTF8, &command)
+
+
+cdef bint query_has_name(const uint8_t *text, size_t n) noexcept nogil:
+    """As ``query_names``, but for DEALLOCATE ALL and DISCARD ALL."""
+    cdef SqlCommand command
+    return (
+        sql_first_concerns(text, n) and sql_first(text, n, SQL_UTF8, &command)
+        and command.verb != SQL_FORGET_ALL
+    )

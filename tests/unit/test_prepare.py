@@ -491,6 +491,38 @@ def test_no_memory_left_for_statements(make: Make) -> None:
     assert codes(messages_in(world.ask(0, parse("x" * 501), run()))) == "12DCZ"
 
 
+@pytest.mark.parametrize("sql", ["execute p_1", "deallocate p_1", "prepare a as one"])
+def test_no_memory_left_for_sql_that_names(make: Make, sql: str) -> None:
+    """Its name would be the server's own, be it of what others have prepared."""
+    world = make()
+    world.ask(1, parse("one", "x"), SYNC)
+    world.bench.limit_statements(total_bytes=1)
+    said = world.ask(0, parse(sql), run())
+    assert codes(messages_in(said)) == "EZ"
+    assert error_of(said)["C"] == "53200"
+    world.bench.limit_statements(total_bytes=0)
+    assert b"one" in world.ask(1, run("x"))
+
+
+@pytest.mark.parametrize("first", [40_000, 30, 11])
+@pytest.mark.parametrize("before", ["", "/* x */ ", " " * 40_000])
+def test_sql_that_names_and_is_too_long_to_be_kept(
+    make: Make, before: str, first: int
+) -> None:
+    world = make()
+    world.ask(1, parse("one", "x"), SYNC)
+    for sql in ("execute p_1", "deallocate p_1"):
+        raw = parse(before + sql + " " * 1_100_000) + run()
+        said = world.ask(0, raw[:first])
+        while raw := raw[first:]:
+            first = 100_000
+            said += world.ask(0, raw[:first])
+        assert codes(messages_in(said)) == "EZ"
+        assert error_of(said)["C"] == "53200"
+        assert error_of(world.ask(0, run()))["C"] == "26000"
+    assert b"one" in world.ask(1, run("x"))
+
+
 # ------------------------------------------------------------ long messages
 
 
