@@ -289,8 +289,9 @@ cdef int query_execute(
     if st == NULL:
         return -1
     count_bind(s.pool)
-    if r.alone and statement_executes(st):
-        r.effect.called = client_statement_new(st.called, st.called_n, st.target)
+    if statement_executes(st):
+        if r.effect.called == NULL:
+            r.effect.called = client_statement_new(st.called, st.called_n, st.target)
         if r.effect.called == NULL:
             return -1
     elif r.alone:

@@ -45,6 +45,7 @@ EXPECTED_DIFFERENCES = (
             "C DEALLOCATE -> E 26000",
             "C PREPARE -> E 26000",
             "D -> E 26000",
+            "T -> E 26000",
             "T -> n",
             "E 26000 in M -> E 26000",
             "E 42601 in CDMR -> E 26000",
