@@ -41,7 +41,7 @@ from pooler._wire cimport (
 from pooler.session.batch cimport (
     batch_bind, batch_request, batch_synced, hold_until_settled,
 )
-from pooler.session.changes cimport changes_not_sent
+from pooler.session.changes cimport changes_not_sent, wait_for_resets
 from pooler.session.copy_in cimport copy_end, copy_ignores_sync
 from pooler.session.counters cimport count_received
 from pooler.session.fate cimport mark_obsolete
@@ -91,6 +91,8 @@ cdef inline void note_request(
         # PostgreSQL 18 may be left in a state in which the next query fails (XX000)
         mark_obsolete(s)
     batch_request(s, code)
+    if sent and not s.batch.open:
+        wait_for_resets(s)
 
 
 cdef inline int queue_request(ServerSession *s, uint8_t code) noexcept nogil:
@@ -151,10 +153,7 @@ cdef RelayStatus on_request(Walk *w) noexcept nogil:
         prepared == PREPARE_FORWARD and requests_push(&w.s.requests, code) < 0
     ):
         return RELAY_NO_MEMORY
-    if w.s.changes.reset and code == c"S":
-        hold_until_settled(w.c)
-        return RELAY_ALIGN
-    return RELAY_OK
+    return RELAY_ALIGN if w.c.settling else RELAY_OK
 
 
 cdef RelayStatus on_named_request(Walk *w) noexcept nogil:
@@ -198,8 +197,6 @@ cdef RelayStatus on_named_request(Walk *w) noexcept nogil:
         w.start = w.found.start + taken
     elif prepared == PREPARE_NO_MEMORY or queue_request(s, code) < 0:
         return RELAY_NO_MEMORY
-    if s.changes.reset and code == c"Q" and not is_kept(w.c):
-        hold_until_settled(w.c)  # it ends the batch of a RESET
     return RELAY_ALIGN if w.c.settling else RELAY_OK
 
 

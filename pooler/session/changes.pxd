@@ -16,6 +16,7 @@ from pooler.session.records cimport (
     CHANGES_LEFT, CHANGE_BACK, CHANGE_MEANING, CHANGE_RESET_SHIFT, CHANGE_TRACKED,
     Changes, ServerSession,
 )
+from pooler.session.batch cimport hold_until_settled
 from pooler.session.requests cimport batch_answered, batch_number, batch_unsettled
 from pooler.session.settings_log cimport settings_answered
 
@@ -87,6 +88,14 @@ cdef inline bint resets_reached(const ServerSession *s) noexcept nogil:
     return s.changes.reset != 0 and (
         <int32_t> (batch_answered(&s.requests) - s.changes.reset_batch) >= 0
     )
+
+
+cdef inline void wait_for_resets(ServerSession *s) noexcept nogil:
+    """The batch goes out that ends one that resets parameters, or one behind it: its
+    client is held until it has its own values again.
+    """
+    if s.changes.reset and s.client != NULL:
+        hold_until_settled(s.client)
 
 
 cdef inline void resets_over(ServerSession *s) noexcept nogil:

@@ -41,7 +41,7 @@ from pooler.tables.texts cimport (
 )
 from pooler.wire.buffers cimport output_add, output_room
 from pooler.session.batch cimport batch_open
-from pooler.session.changes cimport changes_not_sent
+from pooler.session.changes cimport changes_not_sent, wait_for_resets
 from pooler.session.counters cimport count_client_parse, count_server_parse
 from pooler.session.tracking cimport prepare_sent
 
@@ -261,4 +261,5 @@ cdef PrepareResult run_absorbed(
         return result
     batch_open(s, False)
     query_sent(s, changes)
+    wait_for_resets(s)
     return result

@@ -4,11 +4,9 @@
 from libc.stdint cimport uint32_t
 
 from pooler._wire cimport load_be32
-from pooler.session.batch cimport hold_until_settled
 from pooler.session.changes cimport change_sent
 from pooler.session.records cimport (
-    CHANGES_LEFT, CHANGE_FORGETS, CHANGE_HIDDEN, CHANGE_MEANING, CHANGE_RESET_SHIFT,
-    CHANGE_SETTING,
+    CHANGES_LEFT, CHANGE_FORGETS, CHANGE_HIDDEN, CHANGE_MEANING, CHANGE_SETTING,
 )
 from pooler.statements.sql_changes cimport sql_changes, sql_changes_of_plan
 from pooler.session.settings_log cimport settings_sent, settings_unknown
@@ -90,8 +88,6 @@ cdef void query_sent(ServerSession *s, uint32_t changes) noexcept nogil:
     """A Query that may change these goes out, behind what it needed."""
     if changes & CHANGE_FORGETS:
         server_statements_doubt(&s.statements)
-    if changes >> CHANGE_RESET_SHIFT and s.client != NULL:
-        hold_until_settled(s.client)  # until it has its own values again
 
 
 cdef void runs_statement(

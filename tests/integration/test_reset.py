@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from pooler.demo.postgres import Postgres
-from tests.integration.harness import DATABASE, USER, InProcess
+from tests.integration.harness import DATABASE, USER, InProcess, wait_until
 from tests.wire_client import (
     FLUSH,
     SYNC,
@@ -126,6 +126,28 @@ def test_a_query_in_pieces_behind_a_reset_without_a_sync(
         client.send(query("SHOW TimeZone")[7:], SYNC)
         client.read_until("Z")
         client.read_until("Z")
+
+
+def test_a_query_in_pieces_ends_the_batch_of_a_reset(
+    worker_in_process: Callable[..., InProcess], postgres: Postgres
+) -> None:
+    """What is sent behind its end, in one send, is read under what came back."""
+    last = query("SELECT 1")
+    worker = worker_in_process(default_pool_size=1)
+    with (
+        WireClient(postgres.port).login(USER, DATABASE, **GIVEN) as real,
+        worker.client(**GIVEN) as client,
+    ):
+        for one in (real, client):
+            one.send(extended("RESET TimeZone"), last[:7])
+        wait_until(
+            lambda: worker.engine.pool_stats(0)["received_bytes"] > 0, "the beginning"
+        )
+        said = []
+        for one in (real, client):
+            one.send(last[7:] + query("SELECT '2024-01-01 00:00Z'::timestamptz"))
+            said.append([one.read_until("Z") for _ in range(2)])
+        assert said[0] == said[1]
 
 
 def answers(client: WireClient, script: list[bytes]) -> list[list[Message]]:
