@@ -31,7 +31,7 @@ from pooler.session.requests cimport (
 )
 from pooler.statements.effects cimport session_statements_free
 from pooler.wire.buffers cimport queue_reset
-from pooler.session.changes cimport changes_cleaned
+from pooler.session.changes cimport changes_cleaned, resets_over
 from pooler.session.counters cimport count_changed, count_cleaned
 from pooler.session.tracking cimport no_strays
 from pooler.tables.server_statements cimport server_statements_sure
@@ -191,6 +191,7 @@ cdef void clean_server(Relay *r, ServerSession *s) noexcept nogil:
 cdef void cleaned(Relay *r, ServerSession *s) noexcept nogil:
     """Nothing is left in a server: it may have the next client."""
     deadline_stop(&s.timer, DEADLINE_CANCEL_AGAIN)
+    resets_over(s)
     if s.cleaning.resetting:
         if s.changes.left:
             count_cleaned(s.pool)

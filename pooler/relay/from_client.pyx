@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The relay from client to server; see ``from_client.pxd``."""
 
-from libc.stdint cimport uint32_t, uint8_t
+from libc.stdint cimport uint64_t, uint8_t
 
 from pooler.relay.align cimport align_server
 from pooler.relay.injected cimport answer_fakes
@@ -21,7 +21,7 @@ from pooler.statements.replay cimport (
 from pooler.statements.run_names cimport run_names
 from pooler.statements.portals cimport portals_free
 from pooler.statements.runs cimport (
-    is_watched, query_sent, runs_function, runs_query, runs_unseen,
+    query_sent, runs_function, runs_query, runs_unseen,
 )
 from pooler.statements.requests cimport (
     absorbed_waits, prepare_absorbed, prepare_alone, prepare_request, prepare_rest,
@@ -164,14 +164,14 @@ cdef RelayStatus on_named_request(Walk *w) noexcept nogil:
     cdef PrepareResult prepared = PREPARE_FORWARD
     cdef RelayStatus status
     cdef Changes before
-    cdef uint32_t changes = 0
+    cdef uint64_t changes = 0
     if is_ignored(s, code):
         return RELAY_OK
     if s.replay.unproven:
         status = prove_first(w)
         if status != RELAY_OK:
             return status
-    if is_watched(s) and (code == c"Q" or not s.tracking.on):
+    if code == c"Q" or not s.tracking.on:
         before = s.changes
         changes = note_text(w)
     if s.tracking.on:
@@ -205,7 +205,7 @@ cdef inline bint is_kept(const ClientSession *c) noexcept nogil:
     return c.statements != NULL and c.statements.absorbing == ABSORB_KEEP
 
 
-cdef uint32_t note_text(Walk *w) noexcept nogil:
+cdef uint64_t note_text(Walk *w) noexcept nogil:
     """What the text of a Query may change, or of a Parse where these are not tracked.
 
     One that will be kept until it is whole is looked at then.

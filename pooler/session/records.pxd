@@ -88,7 +88,7 @@ cpdef enum Change:  # what a text may change; or-ed
     CHANGE_MEANING = 2  # what texts mean
     CHANGE_BACK = 4  # takes back what the transaction has set
     CHANGE_FORGETS = 8  # prepared statements may be gone
-    CHANGE_CLEANS = 16  # DISCARD ALL
+    CHANGE_GIVES = 16  # a value to a parameter that follows its client
     CHANGE_SETTING = 32  # from here on: what is left in the session
     CHANGE_TEMPORARY = 64
     CHANGE_LISTEN = 128
@@ -97,7 +97,10 @@ cpdef enum Change:  # what a text may change; or-ed
     CHANGE_HIDDEN = 1024  # a text that can do anything: DO, CALL
     CHANGE_FOR_GOOD = 2048  # no command takes it back: LOAD
     CHANGES_LEFT = 4064  # all of these
+    CHANGE_LENDS = 4096  # as CHANGE_GIVES, for the transaction only
+    CHANGE_UNDOES = 8192  # takes back all that the transaction has done
     CHANGE_RESET_SHIFT = 16  # bits from here on: a parameter that is reset, each
+    CHANGE_LOCAL_SHIFT = 32  # likewise, for the transaction only
 
 cdef enum CopyInState:
     COPY_IN_NONE
@@ -253,7 +256,10 @@ cdef struct Changes:  # by requests of its clients, or-ed Change; written by cha
     uint32_t xact  # in the transaction under way
     uint32_t left  # in the session
     bint undone  # some of what the transaction has set has failed or was rolled back
-    uint32_t reset  # parameters that go back to what their client had at its login
+    uint16_t reset  # parameters that go back to what their client had at its login
+    uint16_t reset_local  # likewise, but the transaction will take it back
+    bint reset_doubt  # they may have been set behind it, or failed to be reset
+    bint reset_open  # so it is until the transaction ends
     uint32_t reset_batch  # the first one that resets any of them
     uint32_t batch  # the last one that had any, as batch_number counts
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Long Queries; see ``long_query.pxd``."""
 
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from pooler._wire cimport HEADER_BYTES, put_header
@@ -15,7 +15,7 @@ from pooler.statements.outcomes cimport (
     REFUSED_NOT, Refusal,
 )
 from pooler.session.records cimport Changes
-from pooler.statements.runs cimport is_watched, query_sent, runs_query
+from pooler.statements.runs cimport query_sent, runs_query
 from pooler.statements.sql_names cimport names_of, over_limit, sql_flags
 from pooler.statements.sql_query cimport (
     Renaming, add_rename, put_refused_query, query_command, queue_renamed,
@@ -252,7 +252,7 @@ cdef PrepareResult run_absorbed(
     cdef const uint8_t *text = c.statements.part
     cdef size_t n = c.statements.part_n - 1
     cdef Changes before = s.changes
-    cdef uint32_t changes = runs_query(t, s, text, n) if is_watched(s) else 0
+    cdef uint64_t changes = runs_query(t, s, text, n)
     cdef PrepareResult result
     batch_open(s, c.statements.in_batch)  # as it was in front of this Query
     result = rename_query(t, c, s, out, text, n)

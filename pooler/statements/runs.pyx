@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """What SQL that runs may change; see ``runs.pxd``."""
 
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint32_t, uint64_t
 
 from pooler._wire cimport load_be32
 from pooler.session.changes cimport change_sent
@@ -20,6 +20,8 @@ cdef extern from "<string.h>" nogil:
 
 cdef enum:
     LARGE_OBJECT_FUNCTIONS = 13
+    # of a server that is not shared: what it makes of a RESET is not its client's
+    CHANGES_OF_OWN = ~(CHANGES_LEFT | CHANGE_MEANING | CHANGE_FORGETS)
 
 # Functions that drivers call by their numbers (lo_open, loread …): their descriptors
 # end with the transaction.
@@ -46,7 +48,7 @@ cdef bint is_one_set(const uint8_t *text, size_t n, uint8_t flags) noexcept nogi
 
 
 cdef void note_left(
-    const StatementTable *t, ServerSession *s, uint32_t changes, const uint8_t *text,
+    const StatementTable *t, ServerSession *s, uint64_t changes, const uint8_t *text,
     size_t n,
 ) noexcept nogil:
     """Something will be left in the session: keep it as what can be run again."""
@@ -59,7 +61,7 @@ cdef void note_left(
 
 
 cdef inline void note(
-    const StatementTable *t, ServerSession *s, uint32_t changes, const uint8_t *text,
+    const StatementTable *t, ServerSession *s, uint64_t changes, const uint8_t *text,
     size_t n,
 ) noexcept nogil:
     change_sent(s, changes)
@@ -69,7 +71,7 @@ cdef inline void note(
         server_statements_doubt(&s.statements)
 
 
-cdef uint32_t runs_query(
+cdef uint64_t runs_query(
     StatementTable *t, ServerSession *s, const uint8_t *text, size_t n
 ) noexcept nogil:
     """A text of SQL that is all here runs when PostgreSQL comes to it.
@@ -77,14 +79,16 @@ cdef uint32_t runs_query(
     What it may change is noted, for the texts in it, and returned: for ``query_sent``,
     or it waits and is taken back (``changes_not_sent``).
     """
-    cdef uint32_t changes = sql_changes(text, n, t.params, s.params, flags_of(t, s))
+    cdef uint64_t changes = sql_changes(text, n, t.params, s.params, flags_of(t, s))
+    if not is_watched(s):
+        changes &= CHANGES_OF_OWN
     change_sent(s, changes)
     if changes & CHANGES_LEFT and s.client != NULL:
         note_left(t, s, changes, text, n)
     return changes
 
 
-cdef void query_sent(ServerSession *s, uint32_t changes) noexcept nogil:
+cdef void query_sent(ServerSession *s, uint64_t changes) noexcept nogil:
     """A Query that may change these goes out, behind what it needed."""
     if changes & CHANGE_FORGETS:
         server_statements_doubt(&s.statements)

@@ -67,6 +67,11 @@ LEFT: dict[str, tuple[str, str, str]] = {
         "SHOW search_path",
         '"$user", public',
     ),
+    "update of pg_settings": (
+        "UPDATE pg_settings SET setting = 'nowhere' WHERE name = 'search_path'",
+        "SHOW search_path",
+        '"$user", public',
+    ),
     "work_mem": ("SET work_mem = '7MB'", "SHOW work_mem", "4MB"),
     "custom": ("SET my.own = 'x'", "SELECT current_setting('my.own', true)", ""),
     "role": ("SET ROLE left_role", "SELECT current_user", USER),
