@@ -185,7 +185,7 @@ cdef RelayStatus on_named_request(Walk *w) noexcept nogil:
                 w.src + w.found.start, w.pos - w.found.start, w.n - w.pos, &taken,
             )
             if prepared == PREPARE_HOLD or prepared == PREPARE_WAIT:
-                if changes:
+                if code == c"Q":
                     changes_not_sent(s, &before)
                 return give_back(w, prepared == PREPARE_WAIT)
     if changes:

@@ -18,6 +18,7 @@ from pooler.session.requests cimport (
 from pooler.statements.sql_names cimport (
     count_characters, intern_sql, names_of, over_limit, own_copy, sql_flags,
 )
+from pooler.statements.runs cimport runs_statement
 from pooler.statements.sql_text cimport (
     SQL_DEALLOCATE, SQL_EXECUTE, SQL_FORGET_ALL, SQL_PREPARE, SqlText, sql_begin,
     sql_concerns, sql_next,
@@ -273,6 +274,7 @@ cdef int query_execute(
     if st == NULL:
         return -1
     count_bind(s.pool)
+    runs_statement(t, s, st)
     if r.alone:
         r.executed = st
         r.executed_end = command.end
