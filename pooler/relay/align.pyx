@@ -114,7 +114,8 @@ cdef void server_aligned(Relay *r, ServerSession *s, ClientSession *c) noexcept 
     if c.aligning:
         c.aligning = False
         r.resume = True
-    cancel_if_late(r, s)
+    if requests_first(&s.requests) != REQUEST_ALIGN:
+        cancel_if_late(r, s)
 
 
 cdef void note_words(Relay *r, ServerSession *s, int index) noexcept nogil:

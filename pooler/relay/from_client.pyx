@@ -11,7 +11,8 @@ from pooler.relay.shared cimport (
 )
 from pooler.session.pool cimport pool_take, pool_wait
 from pooler.session.records cimport (
-    CLIENT_WAITING, COPY_IN_NONE, COPY_IN_OPEN, Changes, ServerSession,
+    CHANGE_SEQUENCES, CLIENT_WAITING, COPY_IN_NONE, COPY_IN_OPEN, Changes,
+    ServerSession,
 )
 from pooler.session.requests cimport REQUEST_COPY_END, request_has_effect, requests_push
 from pooler.statements.effects cimport push_with_effect
@@ -21,7 +22,7 @@ from pooler.statements.replay cimport (
 from pooler.statements.run_names cimport run_names
 from pooler.statements.portals cimport portals_free
 from pooler.statements.runs cimport (
-    query_sent, runs_function, runs_query, runs_unseen,
+    put_discard_query, query_sent, runs_function, runs_query, runs_unseen,
 )
 from pooler.statements.requests cimport (
     absorbed_waits, prepare_absorbed, prepare_alone, prepare_request, prepare_rest,
@@ -45,6 +46,7 @@ from pooler.session.changes cimport changes_not_sent, wait_for_resets
 from pooler.session.copy_in cimport copy_end, copy_ignores_sync
 from pooler.session.counters cimport count_received
 from pooler.session.fate cimport mark_obsolete
+from pooler.session.sequences cimport sequences_unlike
 from pooler.session.tracking cimport unnamed_of_another
 
 from pooler.wire.messages import MESSAGES, Action, Sender
@@ -174,6 +176,11 @@ cdef RelayStatus on_named_request(Walk *w) noexcept nogil:
     if code == c"Q" or not s.tracking.on:
         before = s.changes
         changes = note_text(w)
+        if changes & CHANGE_SEQUENCES:
+            output_add(&w.r.to_server, w.src + w.start, w.found.start - w.start)
+            w.start = w.found.start
+            if put_discard_query(s, &w.r.to_server) < 0:
+                return RELAY_NO_MEMORY
     if s.tracking.on:
         replay_request(s, code)
         # into an open COPY PostgreSQL takes no request: it fails the COPY
@@ -304,6 +311,9 @@ cdef RelayStatus on_attach(Walk *w) noexcept nogil:
     if w.c.statements != NULL:  # batches are numbered by their server
         w.c.statements.names_batch = w.c.statements.unnamed_batch = 0
     status = align_server(w.r, w.c, w.s)
+    if sequences_unlike(w.s) and status != RELAY_NO_MEMORY:
+        if put_discard_query(w.s, &w.r.to_server) < 0:
+            return RELAY_NO_MEMORY
     return status
 
 

@@ -13,9 +13,9 @@ Source: PostgreSQL documentation, "SET", "Asynchronous Operations", "DISCARD".
 from libc.stdint cimport int32_t, uint16_t, uint32_t, uint64_t
 
 from pooler.session.records cimport (
-    CHANGES_LEFT, CHANGE_BACK, CHANGE_GIVES, CHANGE_LENDS, CHANGE_LOCAL_SHIFT,
-    CHANGE_MEANING, CHANGE_RESET_SHIFT, CHANGE_TRACKED, CHANGE_UNDOES, Changes,
-    ServerSession,
+    CHANGES_LEFT, CHANGE_BACK, CHANGE_FORGETS, CHANGE_GIVES, CHANGE_LENDS,
+    CHANGE_LOCAL_SHIFT, CHANGE_MEANING, CHANGE_RESET_SHIFT, CHANGE_TRACKED,
+    CHANGE_UNDOES, Changes, ServerSession,
 )
 from pooler.session.batch cimport hold_until_settled
 from pooler.session.requests cimport batch_answered, batch_number, batch_unsettled
@@ -40,7 +40,7 @@ cdef inline bint meaning_comes_back(const ServerSession *s) noexcept nogil:
 cdef enum:
     CHANGES_OF_RESET = CHANGE_GIVES | CHANGE_LENDS | CHANGE_UNDOES
     CHANGES_IN_XACT = (
-        (1 << CHANGE_RESET_SHIFT) - 1 - CHANGE_BACK - CHANGES_OF_RESET
+        CHANGES_LEFT | CHANGE_TRACKED | CHANGE_MEANING | CHANGE_FORGETS
     )
 
 

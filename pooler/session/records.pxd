@@ -99,6 +99,7 @@ cpdef enum Change:  # what a text may change; or-ed
     CHANGES_LEFT = 4064  # all of these
     CHANGE_LENDS = 4096  # as CHANGE_GIVES, for the transaction only
     CHANGE_UNDOES = 8192  # takes back all that the transaction has done
+    CHANGE_SEQUENCES = 16384  # none: asks what value of a sequence was got last
     CHANGE_RESET_SHIFT = 16  # bits from here on: a parameter that is reset, each
     CHANGE_LOCAL_SHIFT = 32  # likewise, for the transaction only
 
@@ -182,6 +183,7 @@ cdef struct Pool:
     bint launch_wanted  # Python has been asked to open servers
     bint paused  # hands out no server and opens none
     bint closing  # paused for good: who asks for a server is sent away
+    bint sequences_asked  # a client has asked for currval() or lastval()
     bint wake_listed  # in the list of pools whose waiting clients are to be served
     Pool *next_wake  # borrow
     Inquiry inquiry
@@ -201,6 +203,8 @@ cdef struct ClientSession:
     Pool *pool
     ServerSession *server  # borrow until detach
     ServerSession *kept  # borrow: an idle one, with what this client has left in it
+    uint64_t number  # of all clients of this worker; not 0
+    bint asks_sequences  # has used currval() or lastval()
     ClientSession *next  # borrow: waiting list
     ClientSession *prev
     uint64_t waiting_since_us
@@ -263,6 +267,10 @@ cdef struct Changes:  # by requests of its clients, or-ed Change; written by cha
     uint32_t reset_batch  # the first one that resets any of them
     uint32_t batch  # the last one that had any, as batch_number counts
 
+cdef struct Sequences:  # whose values it remembers; written by sequences
+    uint64_t user  # number of its last client; 0: none yet
+    bint of_others  # those of other clients may be there as well
+
 cdef struct Cleaning:  # of a server that a client has left; written by clean
     bint reset_wanted  # run the reset query before going idle
     bint resetting  # it was sent
@@ -294,6 +302,7 @@ cdef struct ServerSession:
     CopyIn copy
     Fate fate
     Changes changes
+    Sequences sequences
     Cleaning cleaning
     uint32_t cancels  # cancel requests under way to this server
     bint cancel_late  # a cancel request waits until our SET is answered

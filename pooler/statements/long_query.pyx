@@ -14,8 +14,8 @@ from pooler.statements.outcomes cimport (
     PREPARE_DONE, PREPARE_FORWARD, PREPARE_NO_MEMORY, PREPARE_WAIT, REFUSED_MEMORY,
     REFUSED_NOT, Refusal,
 )
-from pooler.session.records cimport Changes
-from pooler.statements.runs cimport query_sent, runs_query
+from pooler.session.records cimport CHANGE_SEQUENCES, Changes
+from pooler.statements.runs cimport put_discard_query, query_sent, runs_query
 from pooler.statements.sql_names cimport names_of, over_limit, sql_flags
 from pooler.statements.sql_query cimport (
     Renaming, add_rename, put_refused_query, query_command, queue_renamed,
@@ -255,6 +255,8 @@ cdef PrepareResult run_absorbed(
     cdef uint64_t changes = runs_query(t, s, text, n)
     cdef PrepareResult result
     batch_open(s, c.statements.in_batch)  # as it was in front of this Query
+    if changes & CHANGE_SEQUENCES and put_discard_query(s, out) < 0:
+        return PREPARE_NO_MEMORY
     result = rename_query(t, c, s, out, text, n)
     if result == PREPARE_WAIT:
         changes_not_sent(s, &before)

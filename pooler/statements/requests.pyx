@@ -23,7 +23,7 @@ from pooler.session.requests cimport (
     REQUEST_DESCRIBE, REQUEST_FAKE, REQUEST_SKIP, batch_number, batch_unsettled,
     requests_push,
 )
-from pooler.statements.runs cimport runs_statement
+from pooler.statements.runs cimport put_discard_before, runs_statement
 from pooler.statements.sql_name cimport SqlCommand
 from pooler.statements.sql_text cimport sql_first, sql_first_concerns
 from pooler.statements.sql_names cimport (
@@ -98,6 +98,8 @@ cdef PrepareResult find_unnamed(
     st = c.statements.unnamed if c.statements != NULL else NULL
     if s.tracking.unnamed_own:
         if st != NULL and is_bind:
+            if put_discard_before(t, s, out, st) < 0:
+                return PREPARE_NO_MEMORY
             runs_statement(t, s, st)
         if st != NULL and st.target != NULL and use_target(t, s, out, st, False) < 0:
             return PREPARE_NO_MEMORY
@@ -251,6 +253,8 @@ cdef PrepareResult prepare_named(
         if result != PREPARE_DONE:
             return result
     if st != NULL:
+        if found.code == c"B" and put_discard_before(t, s, out, st) < 0:
+            return PREPARE_NO_MEMORY
         if ensure_since(
             t, s, out, st, False,
             entry.born if entry != NULL else c.statements.unnamed_born,
@@ -570,7 +574,7 @@ cdef Statement *known_statement(
         statement_hash(context, STATEMENT_PARSE, body + name_end, n - name_end),
     )
     if (
-        st == NULL or c.kept != NULL
+        st == NULL or (c.kept != NULL and c.kept.changes.left)
         or st.parsed_in != c.pool or st.parsed_at != schema_count(t)
         or not is_stable(st)
     ):

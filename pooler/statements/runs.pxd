@@ -11,6 +11,7 @@ from libc.stdint cimport uint64_t, uint8_t
 
 from pooler.session.records cimport MODE_SESSION, ServerSession
 from pooler.tables.texts cimport Statement, StatementTable
+from pooler.wire.buffers cimport Output
 
 
 cdef inline bint is_watched(const ServerSession *s) noexcept nogil:
@@ -19,6 +20,10 @@ cdef inline bint is_watched(const ServerSession *s) noexcept nogil:
 
 cdef uint64_t runs_query(
     StatementTable *t, ServerSession *s, const uint8_t *text, size_t n
+) noexcept nogil
+cdef int put_discard_query(ServerSession *s, Output *out) noexcept nogil
+cdef int put_discard_before(
+    StatementTable *t, ServerSession *s, Output *out, Statement *st
 ) noexcept nogil
 cdef void query_sent(ServerSession *s, uint64_t changes) noexcept nogil
 cdef void runs_statement(

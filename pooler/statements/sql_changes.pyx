@@ -6,8 +6,8 @@ from libc.string cimport memcpy
 from pooler.session.records cimport (
     CHANGE_BACK, CHANGE_CURSOR, CHANGE_FORGETS, CHANGE_FOR_GOOD, CHANGE_GIVES,
     CHANGE_HIDDEN, CHANGE_LENDS, CHANGE_LISTEN, CHANGE_LOCK, CHANGE_MEANING,
-    CHANGE_RESET_SHIFT, CHANGE_SETTING, CHANGE_TEMPORARY, CHANGE_TRACKED,
-    CHANGE_UNDOES,
+    CHANGE_RESET_SHIFT, CHANGE_SEQUENCES, CHANGE_SETTING, CHANGE_TEMPORARY,
+    CHANGE_TRACKED, CHANGE_UNDOES,
 )
 from pooler.statements.sql_scan cimport skip_blank, sql_end
 from pooler.statements.sql_settings cimport (
@@ -39,31 +39,35 @@ cdef extern from *:
         return (half[0] | half[1]) != 0;
     }
 
-    /* Looks at p[0:17): at 16 bytes, and the one behind each. */
+    /* Looks at p[0:17): at 16 bytes, and the one behind each; third: the next one. */
     static inline void look_at_16(
-        const unsigned char *p, Bytes16 *semicolons, Bytes16 *pairs
+        const unsigned char *p, Bytes16 third, Bytes16 *semicolons, Bytes16 *pairs
     ) {
         Bytes16 raw = load_16(p), one = raw | 0x20, two = load_16(p + 1) | 0x20;
+        Bytes16 r = (Bytes16)(one == 'r') & (Bytes16)((third | 0x20) == 'v');
         *semicolons |= (Bytes16)(raw == ';');
         *pairs |= (Bytes16)(
             ((two == 0x7f) & ((one == 't') | (one == 'y') | (one == 'k')))
-            | ((one == 'm') & (two == 'p')) | ((one == 'e') & (two == 'e')));
+            | ((one == 'm') & (two == 'p')) | ((one == 'e') & (two == 'e'))
+            | ((one == 't') & (two == 'v')))
+            | (r & (Bytes16)(two == 'r'));
     }
 
     /* Bit 0: a semicolon, but for the last byte; bit 1: a pair. */
     static int look_at_text(const unsigned char *text, size_t n) {
         Bytes16 semicolons = {0}, pairs = {0};
-        unsigned char tail[32] = {0};
+        unsigned char tail[48] = {0};
         size_t at = 0;
-        for (; at + 17 <= n; at += 16)
-            look_at_16(text + at, &semicolons, &pairs);
+        for (; at + 18 <= n; at += 16)
+            look_at_16(text + at, load_16(text + at + 2), &semicolons, &pairs);
         if (at + 1 < n) {
             if (n >= 17) {
-                look_at_16(text + n - 17, &semicolons, &pairs);
+                __builtin_memcpy(tail, text + n - 16, 16);
+                look_at_16(text + n - 17, load_16(tail + 1), &semicolons, &pairs);
             } else {
                 __builtin_memcpy(tail, text, n);
                 tail[n - 1] = tail[n - 1] == ';' ? 0 : tail[n - 1];
-                look_at_16(tail, &semicolons, &pairs);
+                look_at_16(tail, load_16(tail + 2), &semicolons, &pairs);
             }
         }
         return any_of_16(semicolons) | any_of_16(pairs) << 1;
@@ -76,8 +80,8 @@ cdef inline int look(const uint8_t *text, size_t n) noexcept nogil:
     """Whether there is a semicolon, or a part of a name that reaches into the session.
 
     The parts are "t_" of set_config and its like, "y_" of pg_advisory_lock, "k_" of
-    dblink_connect, "mp" of temp, "ee" of setseed. A semicolon as the last byte does not
-    count.
+    dblink_connect, "mp" of temp, "ee" of setseed, "rrv" of currval, "tv" of lastval. A
+    semicolon as the last byte does not count.
 
     Cost: O(n), some twenty instructions for each 16 bytes
     """
@@ -152,6 +156,8 @@ cdef uint64_t named_change(
         return made_temporary(r, start)
     if begins(r, start, end, b"pg_temp", 7):
         return CHANGE_TEMPORARY | CHANGE_MEANING
+    if is_word(r, start, end, b"currval", 7) or is_word(r, start, end, b"lastval", 7):
+        return CHANGE_SEQUENCES if is_called(r, end) else 0
     if is_word(r, start, end, b"setseed", 7) or (
         begins(r, start, end, b"dblink_connect", 14)
     ):

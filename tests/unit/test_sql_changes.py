@@ -85,6 +85,11 @@ TEXTS: dict[str, set[str]] = {
     "select set_user(1)": LEFT,
     "select offset_count from t": set(),
     "select set_config from t": set(),
+    "select currval('s')": {"sequences"},
+    'select pg_catalog."lastval" /* */ ()': {"sequences"},
+    "select LASTVAL()": {"sequences"},
+    "select currval, lastval, nextval('s') from t": set(),
+    "select nextval('s')": set(),
     "update pg_settings set setting = 1": {*LEFT, "tracked"},
     'update only PG_CATALOG."pg_settings" s set a = 1': set(),
     "update pg_catalog.pg_settings s set a = 1": {*LEFT, "tracked"},
@@ -174,3 +179,12 @@ RESETS: dict[str, set[str]] = {
 @pytest.mark.parametrize("text", RESETS)
 def test_what_a_text_resets(probe: ModuleType, text: str) -> None:
     assert probe.resets_of(text.encode()) == RESETS[text]
+
+
+def test_a_name_is_found_at_every_place(probe: ModuleType) -> None:
+    """What looks at 16 bytes at a time sees it over their edges and at the end."""
+    for name, found in (("currval()", "sequences"), ("lastval()", "sequences")):
+        for before in range(1, 50):
+            for behind in range(20):
+                text = b" " * before + name.encode() + b" " * behind
+                assert probe.changes_of(text) == {found}, (before, behind)
