@@ -21,10 +21,11 @@ cdef bint note_parameter(
     Relay *r, ServerSession *s, bint for_client, const uint8_t *body, size_t n
 ) noexcept nogil
 cdef bint is_going_back(
-    const Relay *r, const ServerSession *s, const uint8_t *body, size_t n
+    const Relay *r, ServerSession *s, const uint8_t *body, size_t n
 ) noexcept nogil
-cdef int params_go_back(
-    Relay *r, ServerSession *s, ClientSession *c
+cdef void resets_failed(Relay *r, ServerSession *s) noexcept nogil
+cdef RelayStatus resets_answered(
+    Relay *r, ServerSession *s, ClientSession *c, uint8_t status
 ) noexcept nogil
 cdef void client_params_begin(ClientSession *c, ParamSet *values) noexcept nogil
 cdef void client_params_end(Relay *r, ClientSession *c) noexcept nogil

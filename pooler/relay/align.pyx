@@ -1,17 +1,20 @@
 # SPDX-License-Identifier: MIT
 """Parameters follow the client; see ``align.pxd``."""
 
-from libc.stdint cimport uint32_t, uint8_t
+from libc.stdint cimport uint16_t, uint32_t, uint8_t
 from libc.string cimport memchr, memcmp
 
 from pooler.relay.cancels cimport cancel_if_late
 from pooler.relay.inquire cimport words_learned
 from pooler.relay.shared cimport RELAY_ALIGN, RELAY_NO_MEMORY, RELAY_OK
-from pooler.session.changes cimport resets_reached
+from pooler.session.changes cimport (
+    reset_may_fail, reset_seen, resets_go_on, resets_over, resets_reached,
+)
+from pooler.session.records cimport CHANGE_TRACKED
 from pooler.session.requests cimport REQUEST_ALIGN, requests_first, requests_push
 from pooler.tables.params cimport (
-    PARAM_VALUE_MAX, ParamValue, params_index, params_ref, params_unref, params_with,
-    put_set_query, set_query_bytes,
+    PARAM_VALUE_MAX, ParamValue, back_query_bytes, params_index, params_ref,
+    params_unref, params_with, put_back_query, put_set_query, set_query_bytes,
 )
 from pooler.wire.buffers cimport output_room
 from pooler._wire cimport HEADER_BYTES, put_cstring, put_header
@@ -111,7 +114,8 @@ cdef void server_aligned(Relay *r, ServerSession *s, ClientSession *c) noexcept 
     if c.aligning:
         c.aligning = False
         r.resume = True
-    cancel_if_late(r, s)
+    if requests_first(&s.requests) != REQUEST_ALIGN:
+        cancel_if_late(r, s)
 
 
 cdef void note_words(Relay *r, ServerSession *s, int index) noexcept nogil:
@@ -184,25 +188,86 @@ cdef inline bint is_value(
 
 
 cdef bint is_going_back(
-    const Relay *r, const ServerSession *s, const uint8_t *body, size_t n
+    const Relay *r, ServerSession *s, const uint8_t *body, size_t n
 ) noexcept nogil:
     """Whether a ParameterStatus tells a default of the server's, by a RESET.
 
-    To its client the default is what it had at its login: it will hear of that.
+    To its client the default is what it had at its login: it will hear of that. A
+    RESET that no text has told of was hidden in a function.
     """
     cdef const uint8_t *end
     cdef int index
-    if not resets_reached(s) or s.client == NULL:
+    if s.client == NULL:
         return False
     end = <const uint8_t *> memchr(body, 0, n)
     if end == NULL:
         return False
     index = params_index(&r.params, body, <size_t> (end - body))
-    return (
-        index >= 0 and s.changes.reset >> index & 1 != 0
-        and s.client.asked.value[index] != NULL
-        and is_value(s.defaults.value[index], end + 1, n - <size_t> (end + 1 - body))
+    if index < 0 or s.client.asked.value[index] == NULL or not is_value(
+        s.defaults.value[index], end + 1, n - <size_t> (end + 1 - body)
+    ):
+        return False
+    if not s.changes.pending & CHANGE_TRACKED and (
+        s.client.asked.value[index] != s.defaults.value[index]
+    ):
+        reset_seen(s, index)
+    return resets_reached(s) and (
+        (s.changes.reset | s.changes.reset_local) >> index & 1 != 0
     )
+
+
+cdef uint16_t resets_told(const Relay *r, const ServerSession *s) noexcept nogil:
+    """Parameters whose values tell whether they were reset: what the client had is not
+    the server's own.
+    """
+    cdef uint16_t sure = 0
+    cdef int i
+    for i in range(r.params.count if s.client != NULL else 0):
+        if s.client.params.value[i] != s.defaults.value[i]:
+            sure |= <uint16_t> (1 << i)
+    return sure
+
+
+cdef void resets_failed(Relay *r, ServerSession *s) noexcept nogil:
+    """A request has failed: PostgreSQL may have taken a RESET back, or skipped it."""
+    if resets_reached(s):
+        reset_may_fail(s, resets_told(r, s))
+
+
+cdef RelayStatus resets_answered(
+    Relay *r, ServerSession *s, ClientSession *c, uint8_t status
+) noexcept nogil:
+    """The batch is answered that resets parameters, or a later one of its transaction.
+
+    In a failed transaction nothing can be done; it may yet go on from a savepoint.
+    """
+    cdef uint16_t sure = resets_told(r, s)
+    if status != c"E" and params_go_back(r, s, c) < 0:
+        return RELAY_NO_MEMORY
+    if status == c"I":
+        resets_over(s)
+    else:
+        resets_go_on(s, sure)
+    return RELAY_OK
+
+
+cdef int put_back(
+    Relay *r, ServerSession *s, const ParamSet *want, uint16_t local, bint doubt
+) noexcept nogil:
+    """Have the server SET what it has not; ``local``: for the transaction only.
+
+    In doubt PostgreSQL decides: it knows what was reset and what was set. -1 without
+    memory. Source: "pg_settings"
+    """
+    cdef size_t n = back_query_bytes(&r.params, want)
+    cdef uint8_t *room = output_room(&r.to_server, n)
+    if room == NULL:
+        return -1
+    r.to_server.n -= n
+    r.to_server.n += put_back_query(
+        room, &r.params, want, s.params, local, doubt
+    )
+    return requests_push(&s.requests, REQUEST_ALIGN)
 
 
 cdef int params_go_back(
@@ -210,16 +275,20 @@ cdef int params_go_back(
 ) noexcept nogil:
     """Parameters were reset: give the client those again that it had at its login.
 
-    It is told what has changed, and held until the server has them. -1 without memory.
-    Source: "RESET"
+    It is told what has changed, and held until the server has them; in doubt it is
+    told then. -1 without memory. Source: "RESET"
     """
     cdef ParamSet *want = params_ref(s.params)
     cdef ParamSet *new
     cdef const ParamValue *asked
+    cdef bint open = s.xact_status != c"I"
+    cdef bint doubt = s.changes.reset_doubt or (open and s.changes.reset_open)
+    cdef uint16_t local = s.changes.reset_local if open else 0
+    cdef uint16_t back = s.changes.reset | s.changes.reset_local
     cdef int i
     for i in range(r.params.count):
         asked = c.asked.value[i]
-        if not s.changes.reset >> i & 1 or asked == NULL or (
+        if not (s.changes.reset | local) >> i & 1 or asked == NULL or (
             want.value[i] == NULL or want.value[i] != s.defaults.value[i]
         ):
             continue  # or something else has been set behind the RESET
@@ -229,12 +298,17 @@ cdef int params_go_back(
             if new == NULL:
                 return -1
             want = new
-        if want.value[i] != c.params.value[i]:
+    if want != s.params:
+        if put_back(r, s, want, local & ~s.changes.reset, doubt) < 0:
+            params_unref(&r.params, want)
+            return -1
+        c.aligning = True
+        if doubt:
+            params_unref(&r.params, want)
+            return 0
+    for i in range(r.params.count):
+        if back >> i & 1 and want.value[i] != c.params.value[i]:
             tell_parameter(r, i, want)
     params_unref(&r.params, c.params)
     c.params = want
-    if want != s.params:
-        if align_server(r, c, s) == RELAY_NO_MEMORY:
-            return -1
-        c.aligning = True
     return 0

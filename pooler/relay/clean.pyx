@@ -16,8 +16,8 @@ from pooler.session.deadlines cimport (
     DEADLINE_CANCEL_AGAIN, DEADLINE_TESTED, deadline_start, deadline_stop, timer_end,
 )
 from pooler.session.pool cimport (
-    pool_abandon, pool_detach, pool_drained, pool_keep, pool_remove_server, pool_test,
-    pool_tested,
+    pool_abandon, pool_detach, pool_drained, pool_keep, pool_let_go,
+    pool_remove_server, pool_test, pool_tested,
 )
 from pooler.session.records cimport (
     CHANGE_FOR_GOOD, CLOSE_CLIENT_IN_PROGRESS, CLOSE_CLIENT_NOT_READY,
@@ -31,7 +31,7 @@ from pooler.session.requests cimport (
 )
 from pooler.statements.effects cimport session_statements_free
 from pooler.wire.buffers cimport queue_reset
-from pooler.session.changes cimport changes_cleaned
+from pooler.session.changes cimport changes_cleaned, resets_over
 from pooler.session.counters cimport count_changed, count_cleaned
 from pooler.session.tracking cimport no_strays
 from pooler.tables.server_statements cimport server_statements_sure
@@ -97,9 +97,13 @@ cdef void release(Relay *r, ServerSession *s) noexcept nogil:
         s.cleaning.reset_wanted = s.pool.config.reset_always
         clean_server(r, s)
         return
-    pool_detach(s.pool, s, r.now_us)
     if s.pool.waiting_head != NULL:
+        pool_detach(s.pool, s, r.now_us)
         wake_pool(r, s.pool)
+    elif s.client.asks_sequences:
+        pool_keep(s.pool, s, r.now_us)
+    else:
+        pool_detach(s.pool, s, r.now_us)
 
 
 cdef void keep_changed(Relay *r, ServerSession *s) noexcept nogil:
@@ -118,7 +122,13 @@ cdef void keep_changed(Relay *r, ServerSession *s) noexcept nogil:
 
 
 cdef void clean_kept(Relay *r, ServerSession *s) noexcept nogil:
-    """Nobody may have an idle server back as it was left."""
+    """Nobody may have an idle server back as it was left.
+
+    Sequences are forgotten when another client gets it.
+    """
+    if s.changes.left == 0:
+        pool_let_go(s.pool, s)
+        return
     pool_test(s.pool, s)
     s.cleaning.reset_wanted = True
     clean_server(r, s)
@@ -191,6 +201,7 @@ cdef void clean_server(Relay *r, ServerSession *s) noexcept nogil:
 cdef void cleaned(Relay *r, ServerSession *s) noexcept nogil:
     """Nothing is left in a server: it may have the next client."""
     deadline_stop(&s.timer, DEADLINE_CANCEL_AGAIN)
+    resets_over(s)
     if s.cleaning.resetting:
         if s.changes.left:
             count_cleaned(s.pool)
@@ -211,7 +222,7 @@ cdef bint make_fit(Relay *r, Pool *p, ServerSession *s) noexcept nogil:
     """
     if p.tested_count >= p.waiting_count:
         return False
-    if s.changes.left:
+    if s.changes.left or s.kept_for != NULL:
         if p.launch_wanted or p.connecting_count:
             return False
         clean_kept(r, s)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The relay from client to server; see ``from_client.pxd``."""
 
-from libc.stdint cimport uint32_t, uint8_t
+from libc.stdint cimport uint64_t, uint8_t
 
 from pooler.relay.align cimport align_server
 from pooler.relay.injected cimport answer_fakes
@@ -11,7 +11,8 @@ from pooler.relay.shared cimport (
 )
 from pooler.session.pool cimport pool_take, pool_wait
 from pooler.session.records cimport (
-    CLIENT_WAITING, COPY_IN_NONE, COPY_IN_OPEN, Changes, ServerSession,
+    CHANGE_SEQUENCES, CLIENT_WAITING, COPY_IN_NONE, COPY_IN_OPEN, Changes,
+    ServerSession,
 )
 from pooler.session.requests cimport REQUEST_COPY_END, request_has_effect, requests_push
 from pooler.statements.effects cimport push_with_effect
@@ -21,7 +22,7 @@ from pooler.statements.replay cimport (
 from pooler.statements.run_names cimport run_names
 from pooler.statements.portals cimport portals_free
 from pooler.statements.runs cimport (
-    is_watched, query_sent, runs_function, runs_query, runs_unseen,
+    put_discard_query, query_sent, runs_function, runs_query, runs_unseen,
 )
 from pooler.statements.requests cimport (
     absorbed_waits, prepare_absorbed, prepare_alone, prepare_request, prepare_rest,
@@ -41,10 +42,11 @@ from pooler._wire cimport (
 from pooler.session.batch cimport (
     batch_bind, batch_request, batch_synced, hold_until_settled,
 )
-from pooler.session.changes cimport changes_not_sent
+from pooler.session.changes cimport changes_not_sent, wait_for_resets
 from pooler.session.copy_in cimport copy_end, copy_ignores_sync
 from pooler.session.counters cimport count_received
 from pooler.session.fate cimport mark_obsolete
+from pooler.session.sequences cimport sequences_unlike
 from pooler.session.tracking cimport unnamed_of_another
 
 from pooler.wire.messages import MESSAGES, Action, Sender
@@ -91,6 +93,8 @@ cdef inline void note_request(
         # PostgreSQL 18 may be left in a state in which the next query fails (XX000)
         mark_obsolete(s)
     batch_request(s, code)
+    if sent and not s.batch.open:
+        wait_for_resets(s)
 
 
 cdef inline int queue_request(ServerSession *s, uint8_t code) noexcept nogil:
@@ -151,10 +155,7 @@ cdef RelayStatus on_request(Walk *w) noexcept nogil:
         prepared == PREPARE_FORWARD and requests_push(&w.s.requests, code) < 0
     ):
         return RELAY_NO_MEMORY
-    if w.s.changes.reset and code == c"S":
-        hold_until_settled(w.c)
-        return RELAY_ALIGN
-    return RELAY_OK
+    return RELAY_ALIGN if w.c.settling else RELAY_OK
 
 
 cdef RelayStatus on_named_request(Walk *w) noexcept nogil:
@@ -165,16 +166,21 @@ cdef RelayStatus on_named_request(Walk *w) noexcept nogil:
     cdef PrepareResult prepared = PREPARE_FORWARD
     cdef RelayStatus status
     cdef Changes before
-    cdef uint32_t changes = 0
+    cdef uint64_t changes = 0
     if is_ignored(s, code):
         return RELAY_OK
     if s.replay.unproven:
         status = prove_first(w)
         if status != RELAY_OK:
             return status
-    if is_watched(s) and (code == c"Q" or not s.tracking.on):
+    if code == c"Q" or not s.tracking.on:
         before = s.changes
         changes = note_text(w)
+        if changes & CHANGE_SEQUENCES:
+            output_add(&w.r.to_server, w.src + w.start, w.found.start - w.start)
+            w.start = w.found.start
+            if put_discard_query(s, &w.r.to_server) < 0:
+                return RELAY_NO_MEMORY
     if s.tracking.on:
         replay_request(s, code)
         # into an open COPY PostgreSQL takes no request: it fails the COPY
@@ -186,7 +192,7 @@ cdef RelayStatus on_named_request(Walk *w) noexcept nogil:
                 w.src + w.found.start, w.pos - w.found.start, w.n - w.pos, &taken,
             )
             if prepared == PREPARE_HOLD or prepared == PREPARE_WAIT:
-                if changes:
+                if code == c"Q":
                     changes_not_sent(s, &before)
                 return give_back(w, prepared == PREPARE_WAIT)
     if changes:
@@ -198,8 +204,6 @@ cdef RelayStatus on_named_request(Walk *w) noexcept nogil:
         w.start = w.found.start + taken
     elif prepared == PREPARE_NO_MEMORY or queue_request(s, code) < 0:
         return RELAY_NO_MEMORY
-    if s.changes.reset and code == c"Q" and not is_kept(w.c):
-        hold_until_settled(w.c)  # it ends the batch of a RESET
     return RELAY_ALIGN if w.c.settling else RELAY_OK
 
 
@@ -208,7 +212,7 @@ cdef inline bint is_kept(const ClientSession *c) noexcept nogil:
     return c.statements != NULL and c.statements.absorbing == ABSORB_KEEP
 
 
-cdef uint32_t note_text(Walk *w) noexcept nogil:
+cdef uint64_t note_text(Walk *w) noexcept nogil:
     """What the text of a Query may change, or of a Parse where these are not tracked.
 
     One that will be kept until it is whole is looked at then.
@@ -307,6 +311,9 @@ cdef RelayStatus on_attach(Walk *w) noexcept nogil:
     if w.c.statements != NULL:  # batches are numbered by their server
         w.c.statements.names_batch = w.c.statements.unnamed_batch = 0
     status = align_server(w.r, w.c, w.s)
+    if sequences_unlike(w.s) and status != RELAY_NO_MEMORY:
+        if put_discard_query(w.s, &w.r.to_server) < 0:
+            return RELAY_NO_MEMORY
     return status
 
 

@@ -4,7 +4,7 @@
 from libc.stdint cimport uint32_t, uint64_t, uint8_t
 
 from pooler.relay.align cimport (
-    is_going_back, note_parameter, params_go_back, server_aligned,
+    is_going_back, note_parameter, resets_answered, resets_failed, server_aligned,
 )
 from pooler.relay.injected cimport answer_fakes
 from pooler.relay.shared cimport (
@@ -49,9 +49,7 @@ from pooler.session.copy_in cimport copy_fail, copy_open
 from pooler.session.counters cimport count_query, count_sent
 from pooler.session.fate cimport mark_obsolete, note_fatal
 from pooler.session.tracking cimport no_prepares, tell_error
-from pooler.session.changes cimport (
-    change_undone, changes_answered, resets_over, resets_reached,
-)
+from pooler.session.changes cimport change_undone, changes_answered, resets_reached
 from pooler.tables.params cimport (
     ParamSet, params_mean_the_same, params_ref, params_unref,
 )
@@ -190,9 +188,8 @@ cdef RelayStatus on_ready(Walk *w) noexcept nogil:
         w.drop = True
     elif resets_reached(s) and w.c != NULL and s.requests.closing_count == 1:
         keep_until(w, w.found.start)
-        if status != c"E" and params_go_back(w.r, s, w.c) < 0:
+        if resets_answered(w.r, s, w.c, status) != RELAY_OK:
             return RELAY_NO_MEMORY
-        resets_over(s)
     keep_until(w, w.pos)
     count_ready(w)
     next_request(w)
@@ -515,8 +512,7 @@ cdef RelayStatus on_client_error(Walk *w) noexcept nogil:
             mark_obsolete(s)
     change_undone(s)
     batch_fail(s, requests_fail(&s.requests, &effects))
-    if resets_reached(s):  # it has failed, or was skipped
-        resets_over(s)
+    resets_failed(w.r, s)
     if s.batch.failed:  # its Query, too, was skipped
         go_on(w)
     if s.tracking.on:

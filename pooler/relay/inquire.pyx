@@ -27,7 +27,7 @@ cdef bint inquiry_begin(
     cdef ServerSession *s = p.idle_head
     if s == NULL or p.waiting_head != NULL or p.paused or p.inquiry.server != NULL:
         return False
-    if s.changes.left:  # kept for its client
+    if s.kept_for != NULL or s.changes.left:  # kept for its client
         return False
     if s.scan.body_left:  # the rest of it would be read as a part of the answer
         return False

@@ -48,6 +48,7 @@ cdef struct Relay:  # one per worker, lent to every call
     Wheel wheel
     uint64_t now_us
     uint64_t login_limit_us  # of a client's login; 0: none
+    uint64_t client_total  # that have ever logged in
     bint resume  # the client's held bytes may go on
     Script rollback  # own
     Script deallocate  # own

@@ -53,6 +53,7 @@ from pooler._wire cimport (
     ACTION_TERMINATE, Found, LONE_CLIENT_RULES, SCAN_MESSAGE, ScanState, scan_next,
 )
 from pooler.session.fate cimport mark_obsolete, note_fatal
+from pooler.session.sequences cimport sequences_begin
 from pooler.session.tracking cimport tracking_begin
 
 cdef const char *NOTHING = b""
@@ -220,6 +221,8 @@ cdef void step_client_admit(
 
     What it has sent behind its login is held and goes on.
     """
+    r.client_total += 1
+    sequences_begin(c, r.client_total)
     client_params_begin(c, values)
     pool_add_client(p, c)
     r.pending.resume = c

@@ -10,12 +10,14 @@ ends; what is left in the session stays until the server is cleaned.
 Source: PostgreSQL documentation, "SET", "Asynchronous Operations", "DISCARD".
 """
 
-from libc.stdint cimport int32_t, uint32_t
+from libc.stdint cimport int32_t, uint16_t, uint32_t, uint64_t
 
 from pooler.session.records cimport (
-    CHANGES_LEFT, CHANGE_BACK, CHANGE_MEANING, CHANGE_RESET_SHIFT, CHANGE_TRACKED,
-    Changes, ServerSession,
+    CHANGES_LEFT, CHANGE_BACK, CHANGE_FORGETS, CHANGE_GIVES, CHANGE_LENDS,
+    CHANGE_LOCAL_SHIFT, CHANGE_MEANING, CHANGE_RESET_SHIFT, CHANGE_TRACKED,
+    CHANGE_UNDOES, Changes, ServerSession,
 )
+from pooler.session.batch cimport hold_until_settled
 from pooler.session.requests cimport batch_answered, batch_number, batch_unsettled
 from pooler.session.settings_log cimport settings_answered
 
@@ -35,17 +37,47 @@ cdef inline bint meaning_comes_back(const ServerSession *s) noexcept nogil:
     )
 
 
-cdef inline void change_sent(ServerSession *s, uint32_t changes) noexcept nogil:
+cdef enum:
+    CHANGES_OF_RESET = CHANGE_GIVES | CHANGE_LENDS | CHANGE_UNDOES
+    CHANGES_IN_XACT = (
+        CHANGES_LEFT | CHANGE_TRACKED | CHANGE_MEANING | CHANGE_FORGETS
+    )
+
+
+cdef inline bint is_resetting(const ServerSession *s) noexcept nogil:
+    """Whether parameters may have to go back to what their client had at its login."""
+    return s.changes.reset | s.changes.reset_local != 0
+
+
+cdef inline void resets_over(ServerSession *s) noexcept nogil:
+    """What was reset is as it was at the client's login, or has failed to be reset."""
+    s.changes.reset = s.changes.reset_local = 0
+    s.changes.reset_doubt = s.changes.reset_open = False
+
+
+cdef inline void note_resets(ServerSession *s, uint64_t changes) noexcept nogil:
+    """A request goes out that resets parameters, or sets some behind a RESET."""
+    if changes & CHANGE_UNDOES:
+        resets_over(s)
+    if not is_resetting(s):
+        s.changes.reset_batch = batch_number(&s.requests)
+    s.changes.reset |= <uint16_t> (changes >> CHANGE_RESET_SHIFT)
+    s.changes.reset_local |= <uint16_t> (changes >> CHANGE_LOCAL_SHIFT)
+    if is_resetting(s):
+        s.changes.reset_doubt |= changes & CHANGE_GIVES != 0
+        s.changes.reset_open |= changes & CHANGE_LENDS != 0
+
+
+cdef inline void change_sent(ServerSession *s, uint64_t changes) noexcept nogil:
     """A request goes out that may change these; 0 is none."""
     if changes == 0:
         return
     if changes & CHANGE_BACK and s.changes.xact & CHANGE_TRACKED:
         changes |= CHANGE_TRACKED
-    s.changes.pending |= changes & (CHANGE_TRACKED | CHANGE_MEANING)
-    if s.changes.reset == 0:
-        s.changes.reset_batch = batch_number(&s.requests)
-    s.changes.reset |= changes >> CHANGE_RESET_SHIFT
-    s.changes.xact |= changes & ((1 << CHANGE_RESET_SHIFT) - 1 - CHANGE_BACK)
+    s.changes.pending |= <uint32_t> changes & (CHANGE_TRACKED | CHANGE_MEANING)
+    if changes >> CHANGE_RESET_SHIFT or changes & CHANGES_OF_RESET:
+        note_resets(s, changes)
+    s.changes.xact |= <uint32_t> changes & CHANGES_IN_XACT
     if changes & (CHANGE_TRACKED | CHANGE_MEANING):
         s.changes.batch = batch_number(&s.requests)
 
@@ -84,14 +116,45 @@ cdef inline void change_undone(ServerSession *s) noexcept nogil:
 
 cdef inline bint resets_reached(const ServerSession *s) noexcept nogil:
     """Whether PostgreSQL has come to the batch that resets parameters."""
-    return s.changes.reset != 0 and (
+    return is_resetting(s) and (
         <int32_t> (batch_answered(&s.requests) - s.changes.reset_batch) >= 0
     )
 
 
-cdef inline void resets_over(ServerSession *s) noexcept nogil:
-    """What was reset is as it was at the client's login, or has failed to be reset."""
-    s.changes.reset = 0
+cdef inline void wait_for_resets(ServerSession *s) noexcept nogil:
+    """The batch goes out that ends one that resets parameters, or one behind it: its
+    client is held until it has its own values again.
+    """
+    if is_resetting(s) and s.client != NULL:
+        hold_until_settled(s.client)
+
+
+cdef inline void resets_go_on(ServerSession *s, uint16_t sure) noexcept nogil:
+    """The transaction is not over: it may come back to where they were reset.
+
+    ``sure``: those of which their values will tell.
+    """
+    s.changes.reset &= sure
+    s.changes.reset_local &= sure
+    s.changes.reset_open = True
+
+
+cdef inline void reset_may_fail(ServerSession *s, uint16_t sure) noexcept nogil:
+    """A request has failed that resets parameters, or one behind it, or before.
+
+    ``sure``: those of which their values will tell whether they were reset.
+    """
+    s.changes.reset &= sure
+    s.changes.reset_local &= sure
+    s.changes.reset_doubt = True
+
+
+cdef inline void reset_seen(ServerSession *s, int index) noexcept nogil:
+    """A parameter has gone back to the server's own value, and no text has told it."""
+    if not is_resetting(s):
+        s.changes.reset_batch = batch_answered(&s.requests)
+    s.changes.reset |= <uint16_t> (1 << index)
+    s.changes.reset_doubt = True
 
 
 cdef inline void changes_discarded(ServerSession *s) noexcept nogil:

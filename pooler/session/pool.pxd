@@ -113,7 +113,7 @@ cdef inline bint server_fits(
 ) noexcept nogil:
     """Whether a client may have an idle server as it is."""
     return (
-        s.changes.left == 0 or s.kept_for == c
+        s.kept_for == c or (s.kept_for == NULL and s.changes.left == 0)
     ) and not server_is_stale(s, now_us)
 
 
@@ -152,6 +152,7 @@ cdef void pool_connected(Pool *p) noexcept nogil
 cdef void pool_free(Pool *p) noexcept nogil
 cdef void pool_abandon(Pool *p, ServerSession *s) noexcept nogil
 cdef void pool_keep(Pool *p, ServerSession *s, uint64_t now_us) noexcept nogil
+cdef void pool_let_go(Pool *p, ServerSession *s) noexcept nogil
 cdef void pool_drained(Pool *p, ServerSession *s) noexcept nogil
 cdef void pool_test(Pool *p, ServerSession *s) noexcept nogil
 cdef void pool_tested(

@@ -117,6 +117,13 @@ cdef void pool_keep(Pool *p, ServerSession *s, uint64_t now_us) noexcept nogil:
     p.idle_count += 1
 
 
+cdef void pool_let_go(Pool *p, ServerSession *s) noexcept nogil:
+    """Anybody may have a server that was kept; nothing is left in it."""
+    pool_unlist_idle(p, s)
+    pool_unkeep(s)
+    pool_idle(p, s, s.idle_since_us)
+
+
 cdef void pool_drained(Pool *p, ServerSession *s) noexcept nogil:
     """A server has ended its work for a client that has left."""
     if s.draining:

@@ -88,7 +88,7 @@ cpdef enum Change:  # what a text may change; or-ed
     CHANGE_MEANING = 2  # what texts mean
     CHANGE_BACK = 4  # takes back what the transaction has set
     CHANGE_FORGETS = 8  # prepared statements may be gone
-    CHANGE_CLEANS = 16  # DISCARD ALL
+    CHANGE_GIVES = 16  # a value to a parameter that follows its client
     CHANGE_SETTING = 32  # from here on: what is left in the session
     CHANGE_TEMPORARY = 64
     CHANGE_LISTEN = 128
@@ -97,7 +97,11 @@ cpdef enum Change:  # what a text may change; or-ed
     CHANGE_HIDDEN = 1024  # a text that can do anything: DO, CALL
     CHANGE_FOR_GOOD = 2048  # no command takes it back: LOAD
     CHANGES_LEFT = 4064  # all of these
+    CHANGE_LENDS = 4096  # as CHANGE_GIVES, for the transaction only
+    CHANGE_UNDOES = 8192  # takes back all that the transaction has done
+    CHANGE_SEQUENCES = 16384  # none: asks what value of a sequence was got last
     CHANGE_RESET_SHIFT = 16  # bits from here on: a parameter that is reset, each
+    CHANGE_LOCAL_SHIFT = 32  # likewise, for the transaction only
 
 cdef enum CopyInState:
     COPY_IN_NONE
@@ -179,6 +183,7 @@ cdef struct Pool:
     bint launch_wanted  # Python has been asked to open servers
     bint paused  # hands out no server and opens none
     bint closing  # paused for good: who asks for a server is sent away
+    bint sequences_asked  # a client has asked for currval() or lastval()
     bint wake_listed  # in the list of pools whose waiting clients are to be served
     Pool *next_wake  # borrow
     Inquiry inquiry
@@ -198,6 +203,8 @@ cdef struct ClientSession:
     Pool *pool
     ServerSession *server  # borrow until detach
     ServerSession *kept  # borrow: an idle one, with what this client has left in it
+    uint64_t number  # of all clients of this worker; not 0
+    bint asks_sequences  # has used currval() or lastval()
     ClientSession *next  # borrow: waiting list
     ClientSession *prev
     uint64_t waiting_since_us
@@ -255,9 +262,16 @@ cdef struct Changes:  # by requests of its clients, or-ed Change; written by cha
     uint32_t xact  # in the transaction under way
     uint32_t left  # in the session
     bint undone  # some of what the transaction has set has failed or was rolled back
-    uint32_t reset  # parameters that go back to what their client had at its login
+    uint16_t reset  # parameters that go back to what their client had at its login
+    uint16_t reset_local  # likewise, but the transaction will take it back
+    bint reset_doubt  # they may have been set behind it, or failed to be reset
+    bint reset_open  # so it is until the transaction ends
     uint32_t reset_batch  # the first one that resets any of them
     uint32_t batch  # the last one that had any, as batch_number counts
+
+cdef struct Sequences:  # whose values it remembers; written by sequences
+    uint64_t user  # number of its last client; 0: none yet
+    bint of_others  # those of other clients may be there as well
 
 cdef struct Cleaning:  # of a server that a client has left; written by clean
     bint reset_wanted  # run the reset query before going idle
@@ -290,6 +304,7 @@ cdef struct ServerSession:
     CopyIn copy
     Fate fate
     Changes changes
+    Sequences sequences
     Cleaning cleaning
     uint32_t cancels  # cancel requests under way to this server
     bint cancel_late  # a cancel request waits until our SET is answered

@@ -11,7 +11,7 @@ from pooler.statements.outcomes cimport (
 )
 from pooler.statements.parse cimport names_unsettled
 from pooler.statements.portals cimport portal_runs
-from pooler.statements.runs cimport runs_statement
+from pooler.statements.runs cimport put_discard_before, runs_statement
 from pooler.statements.targets cimport (
     ensure_as_parsed, ensure_bound, target_meaning, target_now,
 )
@@ -74,7 +74,12 @@ cdef int ensure_named(
     StatementTable *t, ClientSession *c, ServerSession *s, Output *out, Statement *st,
     uint8_t code, uint64_t born,
 ) noexcept nogil:
-    """The server has what a Bind or a Describe names; -1 without memory."""
+    """The server has what a Bind or a Describe names; -1 without memory.
+
+    And of sequences only what its client may be told.
+    """
+    if code == c"B" and put_discard_before(t, s, out, st) < 0:
+        return -1
     if not statement_executes(st) or is_failed(s):
         return ensure_since(t, s, out, st, False, born)
     if code == c"B":
@@ -99,6 +104,8 @@ cdef PrepareResult own_unnamed(
     cdef Statement *st = c.statements.unnamed if c.statements != NULL else NULL
     if st == NULL:
         return PREPARE_FORWARD
+    if code == c"B" and put_discard_before(t, s, out, st) < 0:
+        return PREPARE_NO_MEMORY
     if look_up(t, c, s, out, st) < 0:
         return PREPARE_NO_MEMORY
     if code == c"B":

@@ -14,6 +14,7 @@ from libc.string cimport memcmp, memcpy
 from pooler.wire.buffers cimport Output
 from pooler.session.records cimport ServerSession
 from pooler.tables.client_names cimport STATEMENT_NAME_BYTES
+from pooler.tables.effect_queue cimport Effect
 from pooler.tables.server_statements cimport ServerStatement
 from pooler.tables.texts cimport Statement, StatementTable
 
@@ -87,6 +88,12 @@ cdef int use_target(
 ) noexcept nogil
 cdef ServerStatement *put_stand_in(
     StatementTable *t, ServerSession *s, Output *out, Statement *st
+) noexcept nogil
+cdef Effect *put_scratch(
+    const StatementTable *t, ServerSession *s, Output *out, size_t text_n
+) noexcept nogil
+cdef int run_scratch(
+    const StatementTable *t, ServerSession *s, Output *out
 ) noexcept nogil
 cdef int end_own_batch(ServerSession *s, Output *out) noexcept nogil
 cdef int send_again(

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Long Queries; see ``long_query.pxd``."""
 
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from pooler._wire cimport HEADER_BYTES, put_header
@@ -14,8 +14,8 @@ from pooler.statements.outcomes cimport (
     PREPARE_DONE, PREPARE_FORWARD, PREPARE_NO_MEMORY, PREPARE_WAIT, REFUSED_MEMORY,
     REFUSED_NOT, Refusal,
 )
-from pooler.session.records cimport Changes
-from pooler.statements.runs cimport is_watched, query_sent, runs_query
+from pooler.session.records cimport CHANGE_SEQUENCES, Changes
+from pooler.statements.runs cimport put_discard_query, query_sent, runs_query
 from pooler.statements.sql_names cimport names_of, over_limit, sql_flags
 from pooler.statements.sql_query cimport (
     Renaming, add_rename, put_refused_query, query_command, queue_renamed,
@@ -41,7 +41,7 @@ from pooler.tables.texts cimport (
 )
 from pooler.wire.buffers cimport output_add, output_room
 from pooler.session.batch cimport batch_open
-from pooler.session.changes cimport changes_not_sent
+from pooler.session.changes cimport changes_not_sent, wait_for_resets
 from pooler.session.counters cimport count_client_parse, count_server_parse
 from pooler.session.tracking cimport prepare_sent
 
@@ -252,13 +252,16 @@ cdef PrepareResult run_absorbed(
     cdef const uint8_t *text = c.statements.part
     cdef size_t n = c.statements.part_n - 1
     cdef Changes before = s.changes
-    cdef uint32_t changes = runs_query(t, s, text, n) if is_watched(s) else 0
+    cdef uint64_t changes = runs_query(t, s, text, n)
     cdef PrepareResult result
     batch_open(s, c.statements.in_batch)  # as it was in front of this Query
+    if changes & CHANGE_SEQUENCES and put_discard_query(s, out) < 0:
+        return PREPARE_NO_MEMORY
     result = rename_query(t, c, s, out, text, n)
     if result == PREPARE_WAIT:
         changes_not_sent(s, &before)
         return result
     batch_open(s, False)
     query_sent(s, changes)
+    wait_for_resets(s)
     return result

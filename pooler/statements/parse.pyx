@@ -11,7 +11,7 @@ from pooler.statements.install cimport (
     OWN_NAME_BYTES, make_room, note_installed, own_name, put_named, put_parse,
     taken_name, use_target,
 )
-from pooler.session.records cimport server_has
+from pooler.session.records cimport CHANGE_SEQUENCES, server_has
 from pooler.session.requests cimport (
     REQUEST_ALIGN, REQUEST_FAKE, batch_number, requests_at,
 )
@@ -114,6 +114,15 @@ cdef inline bint may_keep(const ServerSession *s) noexcept nogil:
     )
 
 
+cdef inline bint may_ask_sequences(
+    const ServerSession *s, const Statement *st
+) noexcept nogil:
+    """Whether something may have to be put in front of the Bind of a statement."""
+    return s.sequences.of_others and (
+        not st.changes_known or st.changes & CHANGE_SEQUENCES != 0
+    )
+
+
 cdef bint may_answer(
     const StatementTable *t, ServerSession *s, const Statement *st,
     const ServerStatement *there, size_t query_n,
@@ -132,7 +141,7 @@ cdef bint may_answer(
         not s.replay.bind_follows or s.xact_status != c"I"
         or st.target_use != TARGET_NONE
         or not server_has(s, there) or there.parsed_at != schema_count(t)
-        or meaning_is_unsure(s)
+        or meaning_is_unsure(s) or may_ask_sequences(s, st)
     ):
         return False
     while at != s.requests.tail:

@@ -592,7 +592,7 @@ cdef Statement *known_statement(
         statement_hash(context, STATEMENT_PARSE, body + name_end, n - name_end),
     )
     if (
-        st == NULL or c.kept != NULL
+        st == NULL or (c.kept != NULL and c.kept.changes.left)
         or st.parsed_in != c.pool or st.parsed_at != schema_count(t)
         or not is_stable(st)
     ):

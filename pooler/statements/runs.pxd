@@ -1,26 +1,31 @@
 # SPDX-License-Identifier: MIT
 """SQL that is about to run: what it may change is noted with its server.
 
-Statements layer, sans-IO, hot. In session mode nothing is noted: a server has one
-client, and is reset behind it.
+Statements layer, sans-IO, hot. In session mode only parameters are noted: a server has
+one client, and is reset behind it, but its defaults are not what that client asked for.
 
 Source: PostgreSQL documentation, "Message Formats" (Query, Bind, FunctionCall).
 """
 
-from libc.stdint cimport uint32_t, uint8_t
+from libc.stdint cimport uint64_t, uint8_t
 
 from pooler.session.records cimport MODE_SESSION, ServerSession
 from pooler.tables.texts cimport Statement, StatementTable
+from pooler.wire.buffers cimport Output
 
 
 cdef inline bint is_watched(const ServerSession *s) noexcept nogil:
     """Whether a server is shared, so that what is left in it could show."""
     return s.pool.config.mode != MODE_SESSION
 
-cdef uint32_t runs_query(
+cdef uint64_t runs_query(
     StatementTable *t, ServerSession *s, const uint8_t *text, size_t n
 ) noexcept nogil
-cdef void query_sent(ServerSession *s, uint32_t changes) noexcept nogil
+cdef int put_discard_query(ServerSession *s, Output *out) noexcept nogil
+cdef int put_discard_before(
+    StatementTable *t, ServerSession *s, Output *out, Statement *st
+) noexcept nogil
+cdef void query_sent(ServerSession *s, uint64_t changes) noexcept nogil
 cdef void runs_statement(
     StatementTable *t, ServerSession *s, Statement *st
 ) noexcept nogil

@@ -1,18 +1,23 @@
 # SPDX-License-Identifier: MIT
 """What SQL that runs may change; see ``runs.pxd``."""
 
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint32_t, uint64_t
 
 from pooler._wire cimport load_be32
-from pooler.session.batch cimport hold_until_settled
 from pooler.session.changes cimport change_sent
 from pooler.session.records cimport (
-    CHANGES_LEFT, CHANGE_FORGETS, CHANGE_HIDDEN, CHANGE_MEANING, CHANGE_RESET_SHIFT,
+    CHANGES_LEFT, CHANGE_FORGETS, CHANGE_HIDDEN, CHANGE_MEANING, CHANGE_SEQUENCES,
     CHANGE_SETTING,
+)
+from pooler.session.sequences cimport (
+    sequences_asked, sequences_discarded, sequences_late,
 )
 from pooler.statements.sql_changes cimport sql_changes, sql_changes_of_plan
 from pooler.session.settings_log cimport settings_sent, settings_unknown
+from pooler.session.requests cimport REQUEST_ALIGN, requests_push
+from pooler.statements.install cimport put_scratch, run_scratch
 from pooler.statements.sql_names cimport sql_flags
+from pooler.wire.buffers cimport output_add
 from pooler.statements.sql_scan cimport is_word, skip_blank, skip_word, sql_end
 from pooler.tables.server_statements cimport server_statements_doubt
 from pooler.tables.texts cimport STATEMENT_PARSE, statement_executes
@@ -20,8 +25,17 @@ from pooler.tables.texts cimport STATEMENT_PARSE, statement_executes
 cdef extern from "<string.h>" nogil:
     size_t strnlen(const char *text, size_t n)
 
+cdef const char *DISCARD_QUERY = b"Q\0\0\0\x16DISCARD SEQUENCES"
+cdef const char *DISCARD_TEXT = b"DISCARD SEQUENCES"
+
 cdef enum:
+    DISCARD_BYTES = 18  # with its terminator
+    DISCARD_QUERY_BYTES = 23
     LARGE_OBJECT_FUNCTIONS = 13
+    # of no account on a server that is not shared; but what it makes of a RESET is
+    CHANGES_NOT_OWN = (
+        CHANGES_LEFT | CHANGE_MEANING | CHANGE_FORGETS | CHANGE_SEQUENCES
+    )
 
 # Functions that drivers call by their numbers (lo_open, loread …): their descriptors
 # end with the transaction.
@@ -48,7 +62,7 @@ cdef bint is_one_set(const uint8_t *text, size_t n, uint8_t flags) noexcept nogi
 
 
 cdef void note_left(
-    const StatementTable *t, ServerSession *s, uint32_t changes, const uint8_t *text,
+    const StatementTable *t, ServerSession *s, uint64_t changes, const uint8_t *text,
     size_t n,
 ) noexcept nogil:
     """Something will be left in the session: keep it as what can be run again."""
@@ -61,17 +75,21 @@ cdef void note_left(
 
 
 cdef inline void note(
-    const StatementTable *t, ServerSession *s, uint32_t changes, const uint8_t *text,
+    const StatementTable *t, ServerSession *s, uint64_t changes, const uint8_t *text,
     size_t n,
 ) noexcept nogil:
+    if changes == 0:
+        return
     change_sent(s, changes)
+    if changes & CHANGE_SEQUENCES:
+        sequences_asked(s)
     if changes & CHANGES_LEFT and s.client != NULL:
         note_left(t, s, changes, text, n)
     if changes & CHANGE_FORGETS:
         server_statements_doubt(&s.statements)
 
 
-cdef uint32_t runs_query(
+cdef uint64_t runs_query(
     StatementTable *t, ServerSession *s, const uint8_t *text, size_t n
 ) noexcept nogil:
     """A text of SQL that is all here runs when PostgreSQL comes to it.
@@ -79,19 +97,74 @@ cdef uint32_t runs_query(
     What it may change is noted, for the texts in it, and returned: for ``query_sent``,
     or it waits and is taken back (``changes_not_sent``).
     """
-    cdef uint32_t changes = sql_changes(text, n, t.params, s.params, flags_of(t, s))
+    cdef uint64_t changes = sql_changes(text, n, t.params, s.params, flags_of(t, s))
+    if not is_watched(s):
+        changes &= ~<uint64_t> CHANGES_NOT_OWN
+    if changes == 0:
+        return 0
     change_sent(s, changes)
+    if changes & CHANGE_SEQUENCES:
+        sequences_asked(s)
     if changes & CHANGES_LEFT and s.client != NULL:
         note_left(t, s, changes, text, n)
     return changes
 
 
-cdef void query_sent(ServerSession *s, uint32_t changes) noexcept nogil:
+cdef void query_sent(ServerSession *s, uint64_t changes) noexcept nogil:
     """A Query that may change these goes out, behind what it needed."""
     if changes & CHANGE_FORGETS:
         server_statements_doubt(&s.statements)
-    if changes >> CHANGE_RESET_SHIFT and s.client != NULL:
-        hold_until_settled(s.client)  # until it has its own values again
+
+
+cdef inline void look_once(
+    StatementTable *t, ServerSession *s, Statement *st
+) noexcept nogil:
+    """Find out what a prepared statement changes when it runs, if nobody has yet."""
+    cdef const uint8_t *text = st.text
+    if st.changes_known:
+        return
+    st.changes_known = True
+    if st.kind == STATEMENT_PARSE:
+        st.changes = sql_changes(
+            text, strnlen(<const char *> text, st.n), t.params, s.params,
+            flags_of(t, s),
+        )
+    else:
+        st.changes = sql_changes_of_plan(
+            text, st.n, t.params, s.params, flags_of(t, s)
+        )
+
+
+cdef int put_discard_query(ServerSession *s, Output *out) noexcept nogil:
+    """Straight before a Query that asks for a value of a sequence: have the server
+    forget those of others, if they are there. -1 without memory.
+    """
+    if not sequences_late(s) or s.batch.open:
+        return 0
+    sequences_discarded(s)
+    output_add(out, <const uint8_t *> DISCARD_QUERY, DISCARD_QUERY_BYTES)
+    return requests_push(&s.requests, REQUEST_ALIGN)
+
+
+cdef int put_discard_before(
+    StatementTable *t, ServerSession *s, Output *out, Statement *st
+) noexcept nogil:
+    """As put_discard_query, where ``st`` is about to be bound, in a batch."""
+    if not s.sequences.of_others or not is_watched(s) or s.replay.unproven:
+        return 0
+    look_once(t, s, st)
+    if not (st.changes | (st.target.changes if st.target != NULL else 0)) & (
+        CHANGE_SEQUENCES
+    ):
+        return 0
+    sequences_asked(s)
+    if not sequences_late(s):
+        return 0
+    sequences_discarded(s)
+    if put_scratch(t, s, out, DISCARD_BYTES) == NULL:
+        return -1
+    output_add(out, <const uint8_t *> DISCARD_TEXT, DISCARD_BYTES)
+    return run_scratch(t, s, out)
 
 
 cdef void runs_statement(
@@ -104,17 +177,7 @@ cdef void runs_statement(
     cdef const uint8_t *text = st.text
     if not is_watched(s):
         return
-    if not st.changes_known:
-        st.changes_known = True
-        if st.kind == STATEMENT_PARSE:
-            st.changes = sql_changes(
-                text, strnlen(<const char *> text, st.n), t.params, s.params,
-                flags_of(t, s),
-            )
-        else:
-            st.changes = sql_changes_of_plan(
-                text, st.n, t.params, s.params, flags_of(t, s)
-            )
+    look_once(t, s, st)
     note(t, s, st.changes, text, strnlen(<const char *> text, st.n))
     if st.target != NULL and not statement_executes(st):
         runs_statement(t, s, st.target)

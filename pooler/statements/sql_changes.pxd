@@ -11,15 +11,15 @@ Source: PostgreSQL documentation, "SET", "DISCARD", "Lexical Structure", "System
 Administration Functions".
 """
 
-from libc.stdint cimport uint8_t, uint32_t
+from libc.stdint cimport uint8_t, uint64_t
 
 from pooler.tables.params cimport ParamSet, ParamTable
 
-cdef uint32_t sql_changes(
+cdef uint64_t sql_changes(
     const uint8_t *text, size_t n, const ParamTable *params, const ParamSet *reported,
     uint8_t flags,
 ) noexcept nogil
-cdef uint32_t sql_changes_of_plan(
+cdef uint64_t sql_changes_of_plan(
     const uint8_t *text, size_t n, const ParamTable *params, const ParamSet *reported,
     uint8_t flags,
 ) noexcept nogil

@@ -1,29 +1,24 @@
 # SPDX-License-Identifier: MIT
 """Reading of texts for what they change; see ``sql_changes.pxd``."""
 
-from libc.string cimport memcmp, memcpy
+from libc.string cimport memcpy
 
 from pooler.session.records cimport (
-    CHANGE_BACK, CHANGE_CLEANS, CHANGE_CURSOR, CHANGE_FORGETS, CHANGE_FOR_GOOD,
-    CHANGE_HIDDEN, CHANGE_LISTEN, CHANGE_LOCK, CHANGE_MEANING, CHANGE_RESET_SHIFT,
-    CHANGE_SETTING, CHANGE_TEMPORARY, CHANGE_TRACKED,
+    CHANGE_BACK, CHANGE_CURSOR, CHANGE_FORGETS, CHANGE_FOR_GOOD, CHANGE_GIVES,
+    CHANGE_HIDDEN, CHANGE_LENDS, CHANGE_LISTEN, CHANGE_LOCK, CHANGE_MEANING,
+    CHANGE_RESET_SHIFT, CHANGE_SEQUENCES, CHANGE_SETTING, CHANGE_TEMPORARY,
+    CHANGE_TRACKED, CHANGE_UNDOES,
 )
-from pooler.statements.sql_scan cimport skip_blank, skip_word, sql_end
+from pooler.statements.sql_scan cimport skip_blank, sql_end
+from pooler.statements.sql_settings cimport (
+    Reader, all_reset, in_name, is_word, low, next_is, read_reset, read_set,
+    read_set_config, read_update, read_word,
+)
 from pooler.statements.sql_text cimport skip_explain
-from pooler.tables.params cimport PARAM_NAME_MAX, params_index
 
 cdef enum:
     HAS_SEMICOLON = 1
     HAS_PAIR = 2
-
-cdef struct Reader:  # of one command
-    const uint8_t *text
-    size_t n
-    size_t at  # behind the words that were read
-    const ParamTable *params
-    const ParamSet *reported
-    uint8_t flags  # SqlFlag
-
 
 # ---------------------------------------------------------------- a first look
 
@@ -44,31 +39,35 @@ cdef extern from *:
         return (half[0] | half[1]) != 0;
     }
 
-    /* Looks at p[0:17): at 16 bytes, and the one behind each. */
+    /* Looks at p[0:17): at 16 bytes, and the one behind each; third: the next one. */
     static inline void look_at_16(
-        const unsigned char *p, Bytes16 *semicolons, Bytes16 *pairs
+        const unsigned char *p, Bytes16 third, Bytes16 *semicolons, Bytes16 *pairs
     ) {
         Bytes16 raw = load_16(p), one = raw | 0x20, two = load_16(p + 1) | 0x20;
+        Bytes16 r = (Bytes16)(one == 'r') & (Bytes16)((third | 0x20) == 'v');
         *semicolons |= (Bytes16)(raw == ';');
         *pairs |= (Bytes16)(
             ((two == 0x7f) & ((one == 't') | (one == 'y') | (one == 'k')))
-            | ((one == 'm') & (two == 'p')) | ((one == 'e') & (two == 'e')));
+            | ((one == 'm') & (two == 'p')) | ((one == 'e') & (two == 'e'))
+            | ((one == 't') & (two == 'v')))
+            | (r & (Bytes16)(two == 'r'));
     }
 
     /* Bit 0: a semicolon, but for the last byte; bit 1: a pair. */
     static int look_at_text(const unsigned char *text, size_t n) {
         Bytes16 semicolons = {0}, pairs = {0};
-        unsigned char tail[32] = {0};
+        unsigned char tail[48] = {0};
         size_t at = 0;
-        for (; at + 17 <= n; at += 16)
-            look_at_16(text + at, &semicolons, &pairs);
+        for (; at + 18 <= n; at += 16)
+            look_at_16(text + at, load_16(text + at + 2), &semicolons, &pairs);
         if (at + 1 < n) {
             if (n >= 17) {
-                look_at_16(text + n - 17, &semicolons, &pairs);
+                __builtin_memcpy(tail, text + n - 16, 16);
+                look_at_16(text + n - 17, load_16(tail + 1), &semicolons, &pairs);
             } else {
                 __builtin_memcpy(tail, text, n);
                 tail[n - 1] = tail[n - 1] == ';' ? 0 : tail[n - 1];
-                look_at_16(tail, &semicolons, &pairs);
+                look_at_16(tail, load_16(tail + 2), &semicolons, &pairs);
             }
         }
         return any_of_16(semicolons) | any_of_16(pairs) << 1;
@@ -77,17 +76,12 @@ cdef extern from *:
     int look_at_text(const uint8_t *text, size_t n) nogil
 
 
-cdef inline uint8_t low(uint8_t byte) noexcept nogil:
-    """A letter as a small one; "_" becomes 0x7f."""
-    return byte | 0x20
-
-
 cdef inline int look(const uint8_t *text, size_t n) noexcept nogil:
     """Whether there is a semicolon, or a part of a name that reaches into the session.
 
     The parts are "t_" of set_config and its like, "y_" of pg_advisory_lock, "k_" of
-    dblink_connect, "mp" of temp, "ee" of setseed. A semicolon as the last byte does not
-    count.
+    dblink_connect, "mp" of temp, "ee" of setseed, "rrv" of currval, "tv" of lastval. A
+    semicolon as the last byte does not count.
 
     Cost: O(n), some twenty instructions for each 16 bytes
     """
@@ -95,25 +89,6 @@ cdef inline int look(const uint8_t *text, size_t n) noexcept nogil:
 
 
 # ---------------------------------------------------------------- names of functions
-
-cdef inline bint in_name(uint8_t byte) noexcept nogil:
-    return (
-        c"a" <= low(byte) <= c"z" or byte == c"_" or c"0" <= byte <= c"9"
-        or byte == c"$" or byte >= 0x80
-    )
-
-
-cdef bint is_word(const Reader *r, size_t start, size_t end, const char *word,
-                  size_t word_n) noexcept nogil:
-    """Whether text[start:end) is this word, which is given in small letters."""
-    cdef size_t i
-    if end - start != word_n:
-        return False
-    for i in range(word_n):
-        if r.text[start + i] | (0x20 if word[i] != c"_" else 0) != <uint8_t> word[i]:
-            return False
-    return True
-
 
 cdef bint begins(const Reader *r, size_t start, size_t end, const char *word,
                  size_t word_n) noexcept nogil:
@@ -152,7 +127,7 @@ cdef bint is_called(const Reader *r, size_t end) noexcept nogil:
     return at < r.n and r.text[at] == c"("
 
 
-cdef uint32_t made_temporary(const Reader *r, size_t start) noexcept nogil:
+cdef uint64_t made_temporary(const Reader *r, size_t start) noexcept nogil:
     """"temp" and "temporary", where a table is made of a query's rows."""
     cdef size_t before = word_before(r, start)
     cdef size_t end = word_end(r, before)
@@ -164,7 +139,7 @@ cdef uint32_t made_temporary(const Reader *r, size_t start) noexcept nogil:
     return 0
 
 
-cdef uint32_t named_change(
+cdef uint64_t named_change(
     Reader *r, size_t start, size_t end
 ) noexcept nogil:
     """What follows from a name anywhere in a text."""
@@ -181,6 +156,8 @@ cdef uint32_t named_change(
         return made_temporary(r, start)
     if begins(r, start, end, b"pg_temp", 7):
         return CHANGE_TEMPORARY | CHANGE_MEANING
+    if is_word(r, start, end, b"currval", 7) or is_word(r, start, end, b"lastval", 7):
+        return CHANGE_SEQUENCES if is_called(r, end) else 0
     if is_word(r, start, end, b"setseed", 7) or (
         begins(r, start, end, b"dblink_connect", 14)
     ):
@@ -188,11 +165,11 @@ cdef uint32_t named_change(
     return 0
 
 
-cdef uint32_t named_changes(Reader *r) noexcept nogil:
+cdef uint64_t named_changes(Reader *r) noexcept nogil:
     """What names anywhere in a text say, in literals and comments as well."""
     cdef size_t at = 0
     cdef size_t start
-    cdef uint32_t changes = 0
+    cdef uint64_t changes = 0
     while at < r.n:
         if not in_name(r.text[at]):
             at += 1
@@ -204,187 +181,9 @@ cdef uint32_t named_changes(Reader *r) noexcept nogil:
     return changes
 
 
-# ---------------------------------------------------------------- SET and RESET
-
-cdef size_t read_word(Reader *r) noexcept nogil:
-    """Go behind the next word; where it begins. Behind the last it has no bytes."""
-    cdef size_t start = skip_blank(r.text, r.n, r.at)
-    r.at = skip_word(r.text, r.n, start, r.flags)
-    return start
-
-
-cdef bint next_is(Reader *r, const char *word, size_t word_n) noexcept nogil:
-    """Whether the next word is this one; then the reader stands behind it."""
-    cdef size_t before = r.at
-    cdef size_t start = read_word(r)
-    if is_word(r, start, r.at, word, word_n):
-        return True
-    r.at = before
-    return False
-
-# Parameters that do not change what a text means.
-cdef const char *HARMLESS[13]
-HARMLESS[:] = [
-    b"application_name", b"statement_timeout", b"lock_timeout", b"work_mem",
-    b"idle_in_transaction_session_timeout", b"transaction_timeout",
-    b"idle_session_timeout", b"synchronous_commit", b"maintenance_work_mem",
-    b"client_min_messages", b"extra_float_digits", b"default_transaction_isolation",
-    b"default_transaction_read_only",
-]
-
-
-cdef bint is_harmless(const uint8_t *name, size_t n) noexcept nogil:
-    cdef Reader r
-    cdef size_t size
-    r.text = name
-    r.n = n
-    for known in HARMLESS:
-        size = 0
-        while known[size] != 0:
-            size += 1
-        if is_word(&r, 0, n, known, size):
-            return True
-    return False
-
-
-cdef uint32_t all_reset(const Reader *r) noexcept nogil:
-    """Every parameter that follows its client goes back to its value at the login."""
-    return ((<uint32_t> 1 << r.params.count) - 1) << CHANGE_RESET_SHIFT
-
-
-cdef uint32_t reset_of(const Reader *r, const char *name, size_t n) noexcept nogil:
-    cdef int index = params_index(r.params, <const uint8_t *> name, n)
-    return <uint32_t> 1 << (CHANGE_RESET_SHIFT + index) if index >= 0 else 0
-
-
-cdef bint is_to_default(Reader *r) noexcept nogil:
-    """Whether a SET ends with TO DEFAULT, or = DEFAULT."""
-    cdef size_t at
-    if not next_is(r, b"to", 2):
-        at = skip_blank(r.text, r.n, r.at)
-        if at < r.n and r.text[at] == c"=":
-            r.at = at + 1
-    return next_is(r, b"default", 7)
-
-
-cdef uint32_t set_to(
-    Reader *r, const char *name, size_t n, bint local, bint default
-) noexcept nogil:
-    return setting_changed(r, name, n, local) | (
-        reset_of(r, name, n) if default and not local else 0
-    )
-
-
-cdef uint32_t setting_changed(
-    const Reader *r, const char *name, size_t n, bint local
-) noexcept nogil:
-    """What SET of a parameter changes; ``local``: for the transaction only."""
-    cdef const uint8_t *p = <const uint8_t *> name
-    cdef int index = params_index(r.params, p, n)
-    cdef bint harmless = is_harmless(p, n)
-    if index >= 0 and r.reported != NULL and r.reported.value[index] != NULL:
-        return 0 if index == r.params.label else CHANGE_TRACKED
-    return (0 if harmless else CHANGE_MEANING) | (0 if local else CHANGE_SETTING)
-
-
-cdef size_t read_parameter(Reader *r, char *name) noexcept nogil:
-    """Read the name of a parameter, small; 0 when it cannot be read as one.
-
-    ``name``: room for PARAM_NAME_MAX bytes.
-    """
-    cdef size_t at = skip_blank(r.text, r.n, r.at)
-    cdef bint quoted = at < r.n and r.text[at] == c'"'
-    cdef size_t n = 0
-    at += quoted
-    while at < r.n and (in_name(r.text[at]) or r.text[at] == c"."):
-        if n == PARAM_NAME_MAX:
-            return 0
-        name[n] = r.text[at] | 0x20 if c"A" <= r.text[at] <= c"Z" else r.text[at]
-        n += 1
-        at += 1
-    if quoted and (at >= r.n or r.text[at] != c'"'):
-        return 0
-    r.at = at + quoted
-    return n
-
-
-cdef uint32_t read_set(Reader *r) noexcept nogil:
-    cdef char name[PARAM_NAME_MAX]
-    cdef bint local = next_is(r, b"local", 5)
-    cdef size_t at
-    cdef size_t n
-    if not local and next_is(r, b"session", 7):
-        if next_is(r, b"characteristics", 15):
-            return CHANGE_SETTING
-    n = read_parameter(r, name)
-    if n == 11 and memcmp(name, b"transaction", 11) == 0:
-        return 0
-    if n == 11 and memcmp(name, b"constraints", 11) == 0:
-        return 0
-    if n == 4 and memcmp(name, b"time", 4) == 0:
-        next_is(r, b"zone", 4)
-        return set_to(
-            r, b"timezone", 8, local,
-            next_is(r, b"default", 7) or next_is(r, b"local", 5),
-        )
-    if n == 5 and memcmp(name, b"names", 5) == 0:
-        at = skip_blank(r.text, r.n, r.at)
-        return set_to(
-            r, b"client_encoding", 15, local,
-            at >= r.n or r.text[at] == c";" or next_is(r, b"default", 7),
-        )
-    if n == 4 and memcmp(name, b"seed", 4) == 0:
-        return CHANGE_FOR_GOOD
-    if n == 0:
-        return CHANGE_MEANING | CHANGE_SETTING
-    return set_to(r, name, n, local, is_to_default(r))
-
-
-cdef uint32_t read_reset(Reader *r) noexcept nogil:
-    """What was set is as it was at the start of the session; nothing new is left."""
-    cdef char name[PARAM_NAME_MAX]
-    cdef size_t n
-    if next_is(r, b"all", 3):
-        return CHANGE_TRACKED | CHANGE_MEANING | all_reset(r)
-    n = read_parameter(r, name)
-    if n == 4 and memcmp(name, b"time", 4) == 0:
-        return setting_changed(r, b"timezone", 8, True) | reset_of(r, b"timezone", 8)
-    return setting_changed(r, name, n, True) | reset_of(r, name, n)
-
-
-cdef uint32_t read_set_config(Reader *r) noexcept nogil:
-    """set_config(name, value, is_local): a name and a truth that are literals."""
-    cdef char name[PARAM_NAME_MAX]
-    cdef size_t at = skip_blank(r.text, r.n, skip_blank(r.text, r.n, r.at) + 1)
-    cdef size_t last = at
-    cdef size_t n = 0
-    cdef int depth = 1
-    if at < r.n and r.text[at] == c"'":
-        r.at = at + 1
-        n = read_parameter(r, name)
-        if r.at >= r.n or r.text[r.at] != c"'":
-            n = 0
-    while at < r.n:
-        if r.text[at] == c"(":
-            depth += 1
-        elif r.text[at] == c")":
-            depth -= 1
-            if depth == 0:
-                break
-        elif r.text[at] == c"'":
-            at += 1
-            while at < r.n and r.text[at] != c"'":
-                at += 1
-        elif r.text[at] == c"," and depth == 1:
-            last = at + 1
-        at += 1
-    r.at = last
-    return setting_changed(r, name, n, next_is(r, b"true", 4))
-
-
 # ---------------------------------------------------------------- other commands
 
-cdef uint32_t read_create(Reader *r) noexcept nogil:
+cdef uint64_t read_create(Reader *r) noexcept nogil:
     """A temporary one stays in the session, unless it goes with the transaction."""
     cdef size_t end
     cdef size_t start
@@ -404,7 +203,7 @@ cdef uint32_t read_create(Reader *r) noexcept nogil:
     return CHANGE_MEANING | CHANGE_TEMPORARY
 
 
-cdef uint32_t read_declare(Reader *r) noexcept nogil:
+cdef uint64_t read_declare(Reader *r) noexcept nogil:
     """A cursor WITH HOLD outlives its transaction."""
     cdef size_t end = sql_end(r.text, r.n, r.at, r.flags)
     cdef size_t start
@@ -419,34 +218,42 @@ cdef uint32_t read_declare(Reader *r) noexcept nogil:
     return 0
 
 
-cdef uint32_t read_explain(Reader *r) noexcept nogil:
+cdef uint64_t read_explain(Reader *r) noexcept nogil:
     """EXPLAIN ANALYZE runs what it explains."""
     return command_changes(r, skip_explain(r.text, r.n, r.at, r.flags))
 
 
-cdef uint32_t read_discard(Reader *r) noexcept nogil:
+cdef uint64_t read_discard(Reader *r) noexcept nogil:
     if next_is(r, b"all", 3):
         return (
-            CHANGE_CLEANS | CHANGE_FORGETS | CHANGE_MEANING | CHANGE_TRACKED
-            | all_reset(r)
+            CHANGE_FORGETS | CHANGE_MEANING | CHANGE_TRACKED | all_reset(r, False)
         )
     return CHANGE_MEANING
 
 
-cdef uint32_t read_deallocate(Reader *r) noexcept nogil:
+cdef uint64_t read_rollback(Reader *r) noexcept nogil:
+    """ROLLBACK TO a savepoint may take a RESET back, or what has been set behind it."""
+    if not next_is(r, b"work", 4):
+        next_is(r, b"transaction", 11)
+    return CHANGE_BACK | (
+        CHANGE_GIVES | CHANGE_LENDS if next_is(r, b"to", 2) else CHANGE_UNDOES
+    )
+
+
+cdef uint64_t read_deallocate(Reader *r) noexcept nogil:
     next_is(r, b"prepare", 7)
     return CHANGE_FORGETS if next_is(r, b"all", 3) else 0
 
-ctypedef uint32_t (*Read)(Reader *r) noexcept nogil
+ctypedef uint64_t (*Read)(Reader *r) noexcept nogil
 
 cdef enum:
-    COMMANDS = 19
+    COMMANDS = 20
     WORD_BYTES = 12
 
 cdef struct Command:  # a first word; what it changes, or who reads on
     char word[WORD_BYTES]
     uint8_t word_n
-    uint32_t changes
+    uint64_t changes
     Read read
 
 cdef Command COMMANDS_KNOWN[COMMANDS]
@@ -455,7 +262,7 @@ cdef uint8_t FIRST_OF[27]  # of the commands with a letter, a to z; the last is 
 # By their first letters. Every other command changes nothing but rows, or is none.
 _ANYTHING = CHANGE_MEANING | CHANGE_HIDDEN | CHANGE_FORGETS
 _COMMANDS = {
-    b"abort": CHANGE_BACK,
+    b"abort": CHANGE_BACK | CHANGE_UNDOES,
     b"alter": CHANGE_MEANING,
     b"call": _ANYTHING,
     b"commit": CHANGE_BACK,
@@ -472,8 +279,9 @@ _COMMANDS = {
     b"load": CHANGE_FOR_GOOD | CHANGE_MEANING,
     b"reassign": CHANGE_MEANING,
     b"reset": 0,
-    b"rollback": CHANGE_BACK,
+    b"rollback": 0,
     b"set": 0,
+    b"update": 0,
 }
 
 
@@ -500,13 +308,15 @@ cdef int fill_commands() except -1:
     read_by(b"discard", read_discard)
     read_by(b"explain", read_explain)
     read_by(b"reset", read_reset)
+    read_by(b"rollback", read_rollback)
     read_by(b"set", read_set)
+    read_by(b"update", read_update)
     return 0
 
 fill_commands()
 
 
-cdef uint32_t command_changes(Reader *r, size_t at) noexcept nogil:
+cdef uint64_t command_changes(Reader *r, size_t at) noexcept nogil:
     """What the command at ``at`` changes, by its first words."""
     cdef const Command *command
     cdef uint8_t letter = low(r.text[at]) - c"a" if at < r.n else 26
@@ -527,7 +337,18 @@ cdef uint32_t command_changes(Reader *r, size_t at) noexcept nogil:
     return 0
 
 
-cdef uint32_t sql_changes(
+cdef inline uint64_t and_then(uint64_t before, uint64_t changes) noexcept nogil:
+    """A RESET that is rolled back is of no account; nor is what is set in front of the
+    first one that is not.
+    """
+    if changes & CHANGE_UNDOES:
+        before &= (1 << CHANGE_RESET_SHIFT) - 1
+    if before >> CHANGE_RESET_SHIFT == 0 and changes >> CHANGE_RESET_SHIFT:
+        before &= ~<uint64_t> (CHANGE_GIVES | CHANGE_LENDS)
+    return before | changes
+
+
+cdef uint64_t sql_changes(
     const uint8_t *text, size_t n, const ParamTable *params, const ParamSet *reported,
     uint8_t flags,
 ) noexcept nogil:
@@ -541,7 +362,7 @@ cdef uint32_t sql_changes(
     cdef Reader r
     cdef int seen = look(text, n)
     cdef size_t at = skip_blank(text, n, 0)
-    cdef uint32_t changes
+    cdef uint64_t changes
     r.text = text
     r.n = n
     r.at = 0
@@ -555,12 +376,12 @@ cdef uint32_t sql_changes(
         at = sql_end(text, n, at, flags)
         while at < n:
             at = skip_blank(text, n, at + 1)
-            changes |= command_changes(&r, at)
+            changes = and_then(changes, command_changes(&r, at))
             at = sql_end(text, n, at, flags)
     return changes
 
 
-cdef uint32_t sql_changes_of_plan(
+cdef uint64_t sql_changes_of_plan(
     const uint8_t *text, size_t n, const ParamTable *params, const ParamSet *reported,
     uint8_t flags,
 ) noexcept nogil:

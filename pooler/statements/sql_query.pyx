@@ -11,7 +11,9 @@ from pooler.statements.install cimport (
     note_installed, own_name, put_quoted, taken_name,
 )
 from pooler.statements.replay cimport replay_arm_query
-from pooler.statements.targets cimport ensure_in_query, target_in_query
+from pooler.statements.targets cimport (
+    ensure_in_query, target_in_query, target_meaning,
+)
 from pooler.session.records cimport server_has
 from pooler.session.requests cimport (
     REQUEST_SQL, batch_number, requests_may_skip, requests_push,
@@ -19,6 +21,7 @@ from pooler.session.requests cimport (
 from pooler.statements.sql_names cimport (
     count_characters, intern_sql, names_of, over_limit, own_copy, sql_flags,
 )
+from pooler.statements.runs cimport runs_statement
 from pooler.statements.sql_text cimport (
     SQL_DEALLOCATE, SQL_EXECUTE, SQL_FORGET_ALL, SQL_PREPARE, SqlText, sql_begin,
     sql_concerns, sql_next,
@@ -271,6 +274,7 @@ cdef int query_execute(
         c.statements, command.name, command.name_n
     )
     cdef Statement *st
+    cdef Statement *executed
     # what a PREPARE by Parse does to names nobody would see here: it is not found
     if entry == NULL or (
         entry.statement.called != NULL and not statement_executes(entry.statement)
@@ -289,7 +293,11 @@ cdef int query_execute(
     if st == NULL:
         return -1
     count_bind(s.pool)
+    runs_statement(t, s, st)
     if statement_executes(st):
+        executed = target_meaning(c, st)
+        if executed != NULL:
+            runs_statement(t, s, executed)
         if r.effect.called == NULL:
             r.effect.called = client_statement_new(st.called, st.called_n, st.target)
         if r.effect.called == NULL:

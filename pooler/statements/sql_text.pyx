@@ -10,6 +10,32 @@ from pooler.statements.sql_scan cimport (
     starts_word,
 )
 
+cdef extern from *:
+    """
+    typedef unsigned char Bytes16 __attribute__((vector_size(16)));
+
+    /* From at to where the next 16 bytes begin with a semicolon among them behind which
+       a blank stands, a comment, or a letter that begins one of our commands; or to the
+       last bytes of a text, which are not looked at. */
+    static size_t next_suspect(const unsigned char *text, size_t n, size_t at) {
+        for (; at + 17 <= n; at += 16) {
+            Bytes16 one, two, low, hit;
+            unsigned long long half[2];
+            __builtin_memcpy(&one, text + at, 16);
+            __builtin_memcpy(&two, text + at + 1, 16);
+            low = two | 0x20;
+            hit = (Bytes16)((one == ';') & (
+                (two <= ' ') | (two == '-') | (two == '/') | (low == 'c')
+                | (low == 'd') | (low == 'e') | (low == 'p')));
+            __builtin_memcpy(half, &hit, 16);
+            if (half[0] | half[1])
+                break;
+        }
+        return at;
+    }
+    """
+    size_t next_suspect(const uint8_t *text, size_t n, size_t at) nogil
+
 cdef enum CreateKind:
     CREATE_OTHER
     CREATE_TABLE
@@ -292,19 +318,27 @@ cdef bint sql_has_more(const uint8_t *text, size_t n) noexcept nogil:
     """Whether one of our commands may follow a semicolon, wherever that stands.
 
     In:      text[0:n) borrowed, all of it
-    Cost:    that of memchr, and a little for each semicolon
+    Cost:    that of memchr up to the first; then O(n), a few instructions for each 16
+             bytes, and more only for a semicolon with what may begin one behind it
     """
     cdef size_t at = 0
+    cdef size_t end
     cdef const uint8_t *found = <const uint8_t *> memchr(text, c";", n)
-    while found != NULL:
+    if found == NULL:
+        return False
+    at = <size_t> (found - text)
+    while at < n:
+        at = next_suspect(text, n, at)
+        end = at + 16 if at + 16 < n else n
+        found = <const uint8_t *> memchr(text + at, c";", end - at)
+        if found == NULL:
+            at = end
+            continue
         at = <size_t> (found - text) + 1
         while at < n and is_space(text[at]):
             at += 1
-        if at == n:
-            return False
-        if may_begin(text, n, at):
+        if at < n and may_begin(text, n, at):
             return True
-        found = <const uint8_t *> memchr(text + at, c";", n - at)
     return False
 
 

@@ -10,7 +10,7 @@ values, and sets, that there ever were.
 Source: PostgreSQL documentation, "Asynchronous Operations" (ParameterStatus).
 """
 
-from libc.stdint cimport uint8_t, uint32_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t
 
 cdef enum:
     PARAM_MAX = 16  # tracked parameters
@@ -67,6 +67,11 @@ cdef size_t put_local_set(
 cdef size_t set_query_bytes(const ParamTable *t, const ParamSet *want) noexcept nogil
 cdef size_t put_set_query(
     uint8_t *p, const ParamTable *t, const ParamSet *want, const ParamSet *have
+) noexcept nogil
+cdef size_t back_query_bytes(const ParamTable *t, const ParamSet *want) noexcept nogil
+cdef size_t put_back_query(
+    uint8_t *p, const ParamTable *t, const ParamSet *want, const ParamSet *have,
+    uint16_t local, bint doubt,
 ) noexcept nogil
 
 

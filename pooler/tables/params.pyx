@@ -346,6 +346,58 @@ cdef size_t put_set_query(
     return n
 
 
+cdef enum:
+    BACK_BYTES = 256  # more than what surrounds name and value
+
+cdef const char *BACK_LOCAL = b"',true)"
+cdef const char *BACK_SESSION = b"',false)"
+cdef const char *IF_RESET = (
+    b" FROM pg_catalog.pg_settings WHERE source OPERATOR(pg_catalog.<>) 'session'"
+    b" AND pg_catalog.lower(name) OPERATOR(pg_catalog.=) pg_catalog.lower('"
+)
+
+
+cdef size_t back_query_bytes(const ParamTable *t, const ParamSet *want) noexcept nogil:
+    """Room that ``put_back_query`` may need."""
+    cdef size_t n = HEADER_BYTES + 1
+    cdef int i
+    for i in range(t.count):
+        if want.value[i] != NULL:
+            n += 2 * t.name_n[i] + 2 * <size_t> want.value[i].n + BACK_BYTES
+    return n
+
+
+cdef size_t put_back_query(
+    uint8_t *p, const ParamTable *t, const ParamSet *want, const ParamSet *have,
+    uint16_t local, bint doubt,
+) noexcept nogil:
+    """Write one Query that sets the values in which a server differs; they do.
+
+    ``local``: bits of those that are set for the transaction only. ``doubt``: only
+    what no SET has given a value. Returns its size. Source: "pg_settings"
+    """
+    cdef size_t n = HEADER_BYTES
+    cdef int i
+    for i in range(t.count):
+        if want.value[i] == NULL or want.value[i] == have.value[i]:
+            continue
+        n += put_text(p + n, LIST_BEGIN)
+        n += put_text(p + n, t.name[i])
+        n += put_text(p + n, LIST_MIDDLE)
+        n += put_escaped(p + n, want.value[i])
+        n += put_text(p + n, BACK_LOCAL if local >> i & 1 else BACK_SESSION)
+        if doubt:
+            n += put_text(p + n, IF_RESET)
+            n += put_text(p + n, t.name[i])
+            n += put_text(p + n, b"')")
+        p[n] = c";"
+        n += 1
+    p[n] = 0
+    n += 1
+    put_header(p, c"Q", <uint32_t> (n - 1))
+    return n
+
+
 # ---------------------------------------------------------------- for one statement
 
 cdef const char *SELECT = b"SELECT "

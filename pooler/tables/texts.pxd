@@ -57,7 +57,7 @@ cdef struct Statement:
     bint is_private  # not found by its text
     bint is_adrift  # nobody knows under which settings its text was read
     bint changes_known
-    uint32_t changes  # what running it changes: or-ed session.records.Change
+    uint64_t changes  # what running it changes: or-ed session.records.Change
     uint8_t name_n
     char name[SERVER_NAME_BYTES]  # on every server, zero-terminated
     uint8_t text[1]

@@ -194,12 +194,13 @@ def siphash_of(bytes key, bytes data, int rounds=1, int last_rounds=3):
 
 
 CHANGES = (
-    "tracked", "meaning", "back", "forgets", "cleans", "setting", "temporary", "listen",
-    "lock", "cursor", "hidden", "for good",
+    "tracked", "meaning", "back", "forgets", "", "setting", "temporary", "listen",
+    "lock", "cursor", "hidden", "for good", "", "", "sequences",
 )
+RESETS = {16: "gives", 4096: "lends", 8192: "undoes"}
 
 
-def changes_of(bytes text, bint plan=False):
+def all_changes_of(bytes text, bint plan=False):
     """``sql_changes`` where the server reports TimeZone and application_name.
 
     With ``plan``, ``sql_changes_of_plan``.
@@ -208,7 +209,7 @@ def changes_of(bytes text, bint plan=False):
     cdef ParamSet *empty
     cdef ParamSet *zone
     cdef ParamSet *reported
-    cdef uint32_t found
+    cdef uint64_t found
     cdef const uint8_t *p = <const uint8_t *> <const char *> text
     params_init(&params)
     for name in (b"TimeZone", b"application_name", b"search_path"):
@@ -221,7 +222,26 @@ def changes_of(bytes text, bint plan=False):
     else:
         found = sql_changes(p, len(text), &params, reported, 0)
     params_free(&params)
-    return {name for i, name in enumerate(CHANGES) if found >> i & 1}
+    return found
+
+
+def changes_of(bytes text, bint plan=False):
+    """What a text changes, by name; but for what only concerns a RESET."""
+    found = all_changes_of(text, plan)
+    return {name for i, name in enumerate(CHANGES) if name and found >> i & 1}
+
+
+def resets_of(bytes text):
+    """What a text resets: TimeZone, application_name, search_path; and what is set
+    behind it.
+    """
+    found = all_changes_of(text)
+    names = {name for bit, name in RESETS.items() if found & bit}
+    for first, form in ((16, "{}"), (32, "local {}")):
+        for i, name in enumerate(("zone", "label", "path")):
+            if found >> first + i & 1:
+                names.add(form.format(name))
+    return names
 
 
 SQL_VERBS = ("other", "prepare", "execute", "deallocate", "forget all")

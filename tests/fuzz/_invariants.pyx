@@ -39,7 +39,8 @@ cdef void check_kept(const ServerSession *s) noexcept nogil:
     cdef const ClientSession *c = s.kept_for
     check(
         c == NULL or (
-            c.kept == s and c.server == NULL and s.changes.left != 0
+            c.kept == s and c.server == NULL
+            and (s.changes.left != 0 or c.asks_sequences)
             and (c.state == CLIENT_IDLE or c.state == CLIENT_WAITING)
         ),
         "kept for a client that does not know, or of which nothing is left",
@@ -47,8 +48,8 @@ cdef void check_kept(const ServerSession *s) noexcept nogil:
     check(s.changes.left == 0 or c != NULL, "left in an idle server, but by nobody")
     check(s.changes.pending | s.changes.xact == 0, "an idle server is being changed")
     check(
-        s.next == NULL or s.next.changes.left != 0 or s.changes.left == 0,
-        "a clean server stands behind a changed one",
+        s.next == NULL or s.next.kept_for != NULL or s.kept_for == NULL,
+        "a server for everybody stands behind one that is kept",
     )
 
 

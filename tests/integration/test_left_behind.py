@@ -67,6 +67,11 @@ LEFT: dict[str, tuple[str, str, str]] = {
         "SHOW search_path",
         '"$user", public',
     ),
+    "update of pg_settings": (
+        "UPDATE pg_settings SET setting = 'nowhere' WHERE name = 'search_path'",
+        "SHOW search_path",
+        '"$user", public',
+    ),
     "work_mem": ("SET work_mem = '7MB'", "SHOW work_mem", "4MB"),
     "custom": ("SET my.own = 'x'", "SELECT current_setting('my.own', true)", ""),
     "role": ("SET ROLE left_role", "SELECT current_user", USER),
@@ -306,6 +311,19 @@ def test_described_and_bound_later(make_pooler: MakePooler, sql: str) -> None:
         one.ask(parse(sql, "a"), describe("a", "S"), SYNC)
         answer = one.ask(bind(statement="a"), execute(), SYNC)
         assert codes(answer).replace("S", "") == "2CZ"
+
+
+@pytest.mark.parametrize("way", ["query", "extended", "second command"])
+def test_what_a_statement_prepared_by_sql_leaves(
+    make_pooler: MakePooler, way: str
+) -> None:
+    """Its text was looked at when it was prepared, and counts when it is executed."""
+    pooler = make_pooler(default_pool_size=1)
+    with pooler.client() as one, pooler.client() as other:
+        one.ask(query("PREPARE p AS SELECT set_config('search_path', 'x', false)"))
+        other.ask(query("SELECT 1"))
+        leave(one, "SELECT 1; EXECUTE p" if way[0] == "s" else "EXECUTE p", way)
+        assert other.value("SHOW search_path") == '"$user", public'
 
 
 def test_discard_all_of_the_client_itself(

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from pooler.demo.postgres import Postgres
-from tests.integration.harness import DATABASE, USER, InProcess
+from tests.integration.harness import DATABASE, USER, InProcess, wait_until
 from tests.wire_client import (
     FLUSH,
     SYNC,
@@ -109,11 +109,204 @@ SCRIPTS: dict[str, list[bytes]] = {
         query("SET TimeZone = 'UTC'"),
         extended("RESET TimeZone") + query("SELECT 1") + query("SHOW TimeZone"),
     ],
+    "local": [
+        query("SET TimeZone = 'America/New_York'"),
+        query("BEGIN; SET LOCAL TimeZone TO DEFAULT"),
+        query("SHOW TimeZone"),
+        query("COMMIT"),
+    ],
+    "local of what is not set": [
+        query("BEGIN"),
+        query("SET LOCAL DateStyle = DEFAULT"),
+        query("SHOW DateStyle"),
+        query("ROLLBACK"),
+    ],
+    "local of all kinds": [
+        query("BEGIN; SET TimeZone = 'UTC'; SET DateStyle = 'SQL, YMD'"),
+        query("SET LOCAL TIME ZONE LOCAL; SET LOCAL DateStyle TO DEFAULT"),
+        query("SET LOCAL application_name = default"),
+        *(query(f"SHOW {name}") for name in ("TimeZone", "DateStyle")),
+        query("SHOW application_name"),
+        query("COMMIT"),
+    ],
+    "local extended": [
+        query("BEGIN"),
+        extended("SET LOCAL TIME ZONE DEFAULT") + SYNC,
+        extended("SELECT '2024-01-01 00:00'::timestamptz") + SYNC,
+        query("COMMIT"),
+    ],
+    "local to a savepoint": [
+        query("BEGIN; SET LOCAL TimeZone = 'UTC'; SAVEPOINT a"),
+        query("SET LOCAL TimeZone TO DEFAULT"),
+        query("SHOW TimeZone"),
+        query("ROLLBACK TO a"),
+        query("SHOW TimeZone"),
+        query("COMMIT"),
+    ],
+    "local outside a transaction": [query("SET LOCAL TimeZone TO DEFAULT")],
+    "local by function": [
+        query("BEGIN; SELECT set_config('TimeZone', NULL, true) IS NULL"),
+        query("SHOW TimeZone"),
+        query("COMMIT"),
+    ],
+    "by function": [
+        query("SET TimeZone = 'UTC'"),
+        query("SELECT set_config('TimeZone', NULL, false) IS NULL"),
+    ],
+    "by function of columns": [
+        query("SET TimeZone = 'UTC'"),
+        query(
+            "SELECT set_config(a, b, false) IS NULL FROM (VALUES ('TimeZone', NULL),"
+            " ('DateStyle', 'ISO, MDY')) AS v (a, b)"
+        ),
+    ],
+    "by update": [
+        query("SET TimeZone = 'UTC'"),
+        query("UPDATE pg_settings SET setting = 'Etc/UTC' WHERE name = 'TimeZone'"),
+    ],
+    "in DO": [
+        query("SET TimeZone = 'UTC'"),
+        query("DO $$ BEGIN RESET TimeZone; END $$"),
+    ],
+    "in a function": [
+        query("SET TimeZone = 'UTC'"),
+        query("SELECT reset_it()"),
+    ],
+    "in a function's transaction": [
+        query("SET TimeZone = 'UTC'"),
+        query("BEGIN; SELECT reset_it()"),
+        query("SHOW TimeZone"),
+        query("ROLLBACK"),
+    ],
+    "and set to the server's own": [
+        query("RESET DateStyle; SET DateStyle = 'ISO, MDY'")
+    ],
+    "and set to the server's own, and another": [
+        query("RESET DateStyle; SET DateStyle = 'ISO, MDY'; RESET TimeZone")
+    ],
+    "all and set to the server's own": [query("RESET ALL; SET DateStyle = 'ISO, MDY'")],
+    "set to the server's own and reset": [
+        query("SET DateStyle = 'ISO, MDY'; RESET DateStyle")
+    ],
+    "set to the server's own, then reset": [
+        query("SET DateStyle = 'ISO, MDY'"),
+        query("RESET DateStyle"),
+    ],
+    "set to the server's own by function": [
+        query("RESET DateStyle; SELECT set_config('DateStyle', 'ISO, MDY', false)")
+    ],
+    "set to the server's own in the batch": [
+        extended("RESET DateStyle") + extended("SET DateStyle = 'ISO, MDY'") + SYNC,
+    ],
+    "set to the server's own behind it": [
+        query("RESET DateStyle") + query("SET DateStyle = 'ISO, MDY'"),
+    ],
+    "set locally behind it": [
+        query("BEGIN; RESET TimeZone; SET LOCAL TimeZone = 'UTC'"),
+        query("SHOW TimeZone"),
+        query("COMMIT"),
+    ],
+    "in front of a savepoint": [
+        query("SET TimeZone = 'UTC'"),
+        query("BEGIN; RESET TimeZone; SAVEPOINT a"),
+        query("ROLLBACK TO a"),
+        query("SHOW TimeZone"),
+        query("COMMIT"),
+    ],
+    "locally in front of a savepoint": [
+        query("SET TimeZone = 'UTC'"),
+        query("BEGIN; SET LOCAL TimeZone TO DEFAULT; SAVEPOINT a"),
+        query("ROLLBACK TO a"),
+        query("SHOW TimeZone"),
+        query("COMMIT"),
+    ],
+    "both": [
+        query("SET TimeZone = 'UTC'"),
+        query("BEGIN; SET LOCAL TimeZone TO DEFAULT; RESET TimeZone"),
+        query("SHOW TimeZone"),
+        query("COMMIT"),
+    ],
+    "set behind it, and that taken back": [
+        query(
+            "BEGIN; RESET DateStyle; SAVEPOINT a; SET DateStyle = 'ISO, MDY';"
+            " ROLLBACK TO a; COMMIT"
+        ),
+    ],
+    "in front of a failure in its transaction": [
+        query("BEGIN; RESET TimeZone; SAVEPOINT a; SELECT 1/0"),
+        query("ROLLBACK TO a"),
+        query("SHOW TimeZone"),
+        query("COMMIT"),
+    ],
+    "locally in front of a failure": [
+        query("BEGIN; SET LOCAL TimeZone TO DEFAULT; SAVEPOINT a; SELECT 1/0"),
+        query("ROLLBACK TO a"),
+        query("SHOW TimeZone"),
+        query("COMMIT"),
+    ],
+    "in front of a failure, committed": [
+        query("SET TimeZone = 'UTC'"),
+        query("BEGIN; RESET TimeZone; COMMIT; SELECT 1/0"),
+    ],
+    "failed, of the server's own": [
+        query("SET DateStyle = 'ISO, MDY'"),
+        query("RESET DateStyle; SELECT 1/0"),
+    ],
+    "rolled back to the server's own": [
+        query("SET DateStyle = 'ISO, MDY'"),
+        query("BEGIN; RESET DateStyle"),
+        query("SHOW DateStyle"),
+        query("ROLLBACK"),
+    ],
+    "rolled back to a savepoint, of the server's own": [
+        query("SET DateStyle = 'ISO, MDY'"),
+        query("BEGIN; SAVEPOINT a; RESET DateStyle"),
+        query("SHOW DateStyle"),
+        query("ROLLBACK WORK TO SAVEPOINT a"),
+        query("SHOW DateStyle"),
+        query("COMMIT"),
+    ],
+    "rolled back in one Query": [
+        query("SET DateStyle = 'ISO, MDY'"),
+        query("BEGIN; RESET DateStyle; ROLLBACK"),
+    ],
+    "in front of a failed COMMIT": [
+        query("SET DateStyle = 'ISO, MDY'"),
+        query("BEGIN; RESET DateStyle"),
+        query("SELECT 1/0"),
+        query("COMMIT"),
+    ],
+    "from current": [
+        query("BEGIN; SET LOCAL TimeZone = 'UTC'; SET TimeZone FROM CURRENT; COMMIT"),
+    ],
+    "from current behind it": [
+        query("SET TimeZone = 'UTC'"),
+        query("RESET TimeZone"),
+        query("SET TimeZone FROM CURRENT"),
+    ],
+    "session": [
+        query("SET TimeZone = 'UTC'"),
+        query("SET SESSION TIME ZONE DEFAULT; SET SESSION DateStyle TO DEFAULT"),
+    ],
+    "prepared": [
+        query("SET TimeZone = 'UTC'"),
+        query("PREPARE p AS SELECT set_config('TimeZone', NULL, false) IS NULL"),
+        query("EXECUTE p"),
+    ],
     "skipped": [
         query("SET TimeZone = 'UTC'"),
         bind(statement="nobody") + query("SELECT 1") + query("RESET ALL") + SYNC,
     ],
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def function(postgres: Postgres) -> None:
+    postgres.psql(
+        "CREATE OR REPLACE FUNCTION reset_it() RETURNS void LANGUAGE plpgsql AS"
+        " $$ BEGIN RESET TimeZone; END $$",
+        DATABASE,
+    )
 
 
 def test_a_query_in_pieces_behind_a_reset_without_a_sync(
@@ -126,6 +319,28 @@ def test_a_query_in_pieces_behind_a_reset_without_a_sync(
         client.send(query("SHOW TimeZone")[7:], SYNC)
         client.read_until("Z")
         client.read_until("Z")
+
+
+def test_a_query_in_pieces_ends_the_batch_of_a_reset(
+    worker_in_process: Callable[..., InProcess], postgres: Postgres
+) -> None:
+    """What is sent behind its end, in one send, is read under what came back."""
+    last = query("SELECT 1")
+    worker = worker_in_process(default_pool_size=1)
+    with (
+        WireClient(postgres.port).login(USER, DATABASE, **GIVEN) as real,
+        worker.client(**GIVEN) as client,
+    ):
+        for one in (real, client):
+            one.send(extended("RESET TimeZone"), last[:7])
+        wait_until(
+            lambda: worker.engine.pool_stats(0)["received_bytes"] > 0, "the beginning"
+        )
+        said = []
+        for one in (real, client):
+            one.send(last[7:] + query("SELECT '2024-01-01 00:00Z'::timestamptz"))
+            said.append([one.read_until("Z") for _ in range(2)])
+        assert said[0] == said[1]
 
 
 def answers(client: WireClient, script: list[bytes]) -> list[list[Message]]:
@@ -157,6 +372,38 @@ def test_reset_is_as_before_postgresql_alone(
             assert client.parameters[name] == real.parameters[name]
         assert other.value("SHOW TimeZone") == other.parameters["TimeZone"]
         assert client.value("SHOW TimeZone") == real.value("SHOW TimeZone")
+
+
+@pytest.mark.parametrize("what", [one for one in SCRIPTS if "server's own" in one])
+def test_on_a_server_that_nobody_has_set_anything_on(
+    worker_in_process: Callable[..., InProcess], postgres: Postgres, what: str
+) -> None:
+    """There what the client has chosen is the default, and looks like it."""
+    worker = worker_in_process(default_pool_size=2)
+    with (
+        WireClient(postgres.port).login(USER, DATABASE, **GIVEN) as real,
+        worker.client(**GIVEN) as client,
+        worker.client() as other,
+    ):
+        for one in (client, real):
+            one.ask(query("SET DateStyle = 'ISO, MDY'"))
+        other.ask(query("BEGIN"))
+        assert answers(client, SCRIPTS[what]) == answers(real, SCRIPTS[what])
+
+
+@pytest.mark.parametrize("what", SCRIPTS)
+def test_reset_in_session_mode(
+    worker_in_process: Callable[..., InProcess], postgres: Postgres, what: str
+) -> None:
+    """The server is its client's own, but has logged in without its values."""
+    worker = worker_in_process(default_pool_size=1, pool_mode="session")
+    with (
+        WireClient(postgres.port).login(USER, DATABASE, **GIVEN) as real,
+        worker.client(**GIVEN) as client,
+    ):
+        assert answers(client, SCRIPTS[what]) == answers(real, SCRIPTS[what])
+        for name in ("TimeZone", "DateStyle", "application_name", "IntervalStyle"):
+            assert client.parameters[name] == real.parameters[name]
 
 
 def test_each_value_is_told_when_its_command_is_answered(

@@ -48,7 +48,7 @@ TEXTS: dict[str, set[str]] = {
     "reset timezone": {"tracked"},
     "reset search_path": MEANING,
     "reset session authorization": MEANING,
-    "discard all": {"cleans", "forgets", "meaning", "tracked"},
+    "discard all": {"forgets", "meaning", "tracked"},
     "discard plans": MEANING,
     "deallocate all": {"forgets"},
     "deallocate prepare all": {"forgets"},
@@ -85,6 +85,15 @@ TEXTS: dict[str, set[str]] = {
     "select set_user(1)": LEFT,
     "select offset_count from t": set(),
     "select set_config from t": set(),
+    "select currval('s')": {"sequences"},
+    'select pg_catalog."lastval" /* */ ()': {"sequences"},
+    "select LASTVAL()": {"sequences"},
+    "select currval, lastval, nextval('s') from t": set(),
+    "select nextval('s')": set(),
+    "update pg_settings set setting = 1": {*LEFT, "tracked"},
+    'update only PG_CATALOG."pg_settings" s set a = 1': set(),
+    "update pg_catalog.pg_settings s set a = 1": {*LEFT, "tracked"},
+    "update pg_settings_of_mine set a = 1": set(),
     "select pg_advisory_lock(1)": {"lock"},
     "select pg_try_advisory_lock_shared(1)": {"lock"},
     "select pg_advisory_xact_lock(1)": set(),
@@ -126,3 +135,56 @@ def test_every_way_to_cut_a_text_is_read_within_it(probe: ModuleType) -> None:
 def test_what_a_plan_changes(probe: ModuleType) -> None:
     assert probe.changes_of(b" as select set_config('x', 'y', false)", True) == LEFT
     assert probe.changes_of(b"(int) as select $1", True) == set()
+
+
+ALL = {"zone", "label", "path"}
+RESETS: dict[str, set[str]] = {
+    "reset timezone": {"zone"},
+    "reset time zone": {"zone"},
+    "reset my.own": set(),
+    "reset all": ALL,
+    "discard all": ALL,
+    "set timezone to default": {"zone"},
+    "set session timezone = default": {"zone"},
+    "set local timezone to default": {"local zone"},
+    "set local time zone local": {"local zone"},
+    "set time zone default": {"zone"},
+    "set timezone = 'UTC'": {"gives"},
+    "set local timezone = 'UTC'": {"lends"},
+    "set timezone from current": {"gives"},
+    "reset timezone; set timezone = 'UTC'": {"zone", "gives"},
+    "reset timezone; set local timezone = 'UTC'": {"zone", "lends"},
+    "set timezone = 'UTC'; reset timezone": {"zone"},
+    "set local timezone = 'UTC'; set local timezone to default": {"local zone"},
+    "reset timezone; commit": {"zone"},
+    "reset time zone; set timezone = 'a'; reset application_name": {
+        "zone",
+        "label",
+        "gives",
+    },
+    "reset timezone; rollback": {"undoes"},
+    "reset timezone; abort and chain; reset all": {"undoes", *ALL},
+    "reset timezone; rollback transaction to a": {"zone", "gives", "lends"},
+    "select set_config('timezone', null, false)": {"zone"},
+    "select set_config('timezone', NULL, true)": {"local zone"},
+    "select set_config('timezone', 'a,b(', true)": {"lends"},
+    "select set_config('timezone', $1, false)": {"zone", "gives"},
+    "select set_config($1, f(2, ')'), $3)": {*ALL, "gives"},
+    "select set_config('a', null": set(),
+    "select set_config(": {*ALL, "gives"},
+    "update pg_settings set setting = null": {*ALL, "gives"},
+}
+
+
+@pytest.mark.parametrize("text", RESETS)
+def test_what_a_text_resets(probe: ModuleType, text: str) -> None:
+    assert probe.resets_of(text.encode()) == RESETS[text]
+
+
+def test_a_name_is_found_at_every_place(probe: ModuleType) -> None:
+    """What looks at 16 bytes at a time sees it over their edges and at the end."""
+    for name, found in (("currval()", "sequences"), ("lastval()", "sequences")):
+        for before in range(1, 50):
+            for behind in range(20):
+                text = b" " * before + name.encode() + b" " * behind
+                assert probe.changes_of(text) == {found}, (before, behind)

@@ -365,3 +365,17 @@ def test_any_beginning(probe: ModuleType, pieces: list[str]) -> None:
     whole = first_of(probe, raw)
     for n in range(len(raw)):
         assert probe.sql_beginning(raw[:n]) in (None, whole)
+
+
+@pytest.mark.parametrize("command", ["execute a", "/**/execute a", "Deallocate a"])
+def test_a_command_behind_many_semicolons_is_found(
+    probe: ModuleType, command: str
+) -> None:
+    """Those of a literal are passed 16 bytes at a time, wherever the last stands."""
+    for before in range(40):
+        for gap in ("", " ", "\n\t  ", " " * 20):
+            for behind in ("", ";", " ;" + " " * 20):
+                text = f"select '{'7;' * before}{'x' * (before % 3)}';{gap}{command}"
+                found = probe.sql_commands((text + behind).encode())
+                assert len(found) == 1, (before, gap, behind)
+        assert probe.sql_commands(f"select '{'7;' * before}'; ".encode()) == []
