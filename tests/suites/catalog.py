@@ -25,4 +25,5 @@ SUITES: Mapping[str, Suite] = {
     "odbc": ODBC,
     "django": DJANGO,
     **sqlalchemy_suites.SUITES,
+    "alembic": sqlalchemy_suites.ALEMBIC,
 }

@@ -56,10 +56,10 @@ def environment() -> None:
     stamp.write_text(wanted)
 
 
-def compiled(requirement: str, *packages: str) -> None:
-    """Have a package in the virtualenv that is compiled with these of Debian's.
+def installed(requirement: str, *packages: str) -> None:
+    """Have a package in the virtualenv, compiled with these of Debian's.
 
-    Not in requirements.txt: who cannot compile it can still run the other suites.
+    Not in requirements.txt: who cannot have it can still run the other suites.
     """
     environment()
     stamp = ENVIRONMENT / f"{requirement}.txt"

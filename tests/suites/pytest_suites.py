@@ -63,7 +63,7 @@ def run_pg8000(target: Target) -> Command:
 
 def fetch_pygresql() -> Path:
     """The tests of the release that is compiled for the virtualenv."""
-    fetch.compiled("PyGreSQL==6.1.0", "libpq-dev", "gcc")
+    fetch.installed("PyGreSQL==6.1.0", "libpq-dev", "gcc")
     digest = "d5ae8e68bf33c0ba0566a6d708ff68296fddda7d2f7dd6cce7bfd5cc6fd5b2f8"
     return fetch.source("PyGreSQL==6.1.0", digest, ["tests"])
 
