@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # Git ignores .venv.
 FOLDER = ROOT / ".venv" / "suites"
 INSIDE = Path(__file__).with_name("inside")
-RUN_DEADLINE_S = 1200.0
+RUN_DEADLINE_S = 1800.0
 
 
 class SuiteError(Exception):
