@@ -38,8 +38,12 @@ cdef inline bint client_held_back(const ClientSession *c) noexcept nogil:
 
 
 cdef inline bint client_may_vanish(const ClientSession *c) noexcept nogil:
-    """Whether to look for the end of a client that is not read."""
-    return c.state == CLIENT_WAITING or c.leaving
+    """Whether to look for the end of a client that is not read.
+
+    Not behind a goodbye: it may have shut down its side only, and still be there for
+    its answers. That it is not, the sends to it tell.
+    """
+    return c.state == CLIENT_WAITING
 
 
 cdef inline bint server_held_back(const ServerSession *s) noexcept nogil:

@@ -197,7 +197,9 @@ cdef void client_fill(World *w, int i, const uint8_t *src, size_t n) noexcept no
 cdef void vanish(World *w, int i, const uint8_t *src, size_t n) noexcept nogil:
     cdef ClientSession *c = w.clients[i]
     if client_held_back(c) and not client_may_vanish(c):
-        return  # nobody looks at it now
+        if c.leaving:
+            step_client_end(&relay, c)  # a send to it has failed
+        return  # else nobody looks at it now
     if not client_held_back(c):
         client_feed(w, i, src, n, 1)
         if w.clients[i] != NULL:

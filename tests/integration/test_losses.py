@@ -183,6 +183,52 @@ def test_goodbye_without_reading(
     )
 
 
+LOCKED = "SELECT pg_advisory_xact_lock(8)"
+LOCKED_BATCH = parse(LOCKED) + bind() + execute()
+MANY = f"{LOCKED}, repeat('x', 1000) FROM generate_series(1, 3000)"
+# What is asked before a goodbye, and the answers to it, which wait for a lock.
+HALF_CLOSED = {
+    "query": (query(LOCKED), "TDCZ"),
+    "many rows": (query(MANY), "T" + 3000 * "D" + "CZ"),
+    "error": (query(f"{LOCKED}; SELECT 1/0"), "TDCEZ"),
+    "pipeline": (query("SELECT 1") + query(LOCKED), "TDCZTDCZ"),
+    "batch": (LOCKED_BATCH + SYNC, "12DCZ"),
+    "batch without Sync": (LOCKED_BATCH + FLUSH, "12DC"),
+}
+
+
+@pytest.mark.parametrize("mode", ["session", "transaction", "statement"])
+@pytest.mark.parametrize("asked", HALF_CLOSED)
+def test_goodbye_and_half_closed(
+    postgres: Postgres, make_pooler: MakePooler, mode: str, asked: str
+) -> None:
+    """A client that has shut down its side only, as Node's do, gets its answers."""
+    said, answers = HALF_CLOSED[asked]
+    pooler = make_pooler(default_pool_size=1, pool_mode=mode)
+    with WireClient(postgres.port).login(USER, DATABASE) as holder:
+        holder.ask(query("SELECT pg_advisory_lock(8)"))
+        with pooler.client() as client:
+            client.send(said, TERMINATE)
+            client.socket.shutdown(socket.SHUT_WR)
+            wait_state(postgres, "wait_event = 'advisory'")
+            holder.ask(query("SELECT pg_advisory_unlock(8)"))
+            assert codes(client.read_to_end()) == answers
+    with pooler.client() as other:
+        assert other.value("SELECT 1") == "1"
+
+
+def test_goodbye_and_half_closed_in_the_queue(make_pooler: MakePooler) -> None:
+    """It is answered also when it had to wait for a server."""
+    pooler = make_pooler(default_pool_size=1)
+    with pooler.client() as first, pooler.client() as client:
+        first.ask(query("BEGIN"))
+        client.send(query("SELECT 1"), TERMINATE)
+        client.socket.shutdown(socket.SHUT_WR)
+        first.ask(query("SELECT 2"))
+        first.ask(query("COMMIT"))
+        assert codes(client.read_to_end()) == "TDCZ"
+
+
 @pytest.mark.parametrize("left", ["open", "failed", "COPY", "extended COPY"])
 def test_goodbye_in_the_middle(
     postgres: Postgres, make_pooler: MakePooler, table: str, left: str

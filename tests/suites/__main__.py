@@ -17,7 +17,7 @@ from tests.suites import known, results
 from tests.suites.catalog import SUITES
 from tests.suites.known import Known, Verdict
 from tests.suites.results import Outcome, Results
-from tests.suites.suite import FOLDER, ROOT, SuiteError, run
+from tests.suites.suite import FOLDER, ROOT, RUN_DEADLINE_S, Run, SuiteError, run
 from tests.suites.ways import STRAIGHT, WAYS
 
 COLUMNS = ("passed", "failed", "skipped", "known", "lost")
@@ -46,19 +46,28 @@ def complain(run_name: str, found: Results, verdict: Verdict) -> list[str]:
     return said
 
 
+def complain_hung(run_name: str, one: Run) -> list[str]:
+    """A run that was ended: its last test, behind which it hung."""
+    if not one.hung:
+        return []
+    last = list(one.found)[-1]
+    return [f"{run_name}: ended after {RUN_DEADLINE_S:.0f} s; the last test is {last}"]
+
+
 def run_suite(name: str, ways: Sequence[str], entries: Sequence[Known]) -> list[str]:
     """Run one on every way and print its rows; returns what is to be looked at."""
     suite = SUITES[name]
     suite.fetch()
     straight = run(name, suite, STRAIGHT)
-    print_row(name, STRAIGHT, straight, Verdict())
-    complaints = []
+    print_row(name, STRAIGHT, straight.found, Verdict())
+    complaints = complain_hung(f"{name}, {STRAIGHT}", straight)
     for way in ways:
-        found = run(name, suite, way)
+        one = run(name, suite, way)
         mine = known.entries_for(entries, name, way)
-        verdict = known.compare(straight, found, mine)
-        print_row(name, way, found, verdict)
-        complaints += complain(f"{name}, {way}", found, verdict)
+        verdict = known.compare(straight.found, one.found, mine)
+        print_row(name, way, one.found, verdict)
+        complaints += complain_hung(f"{name}, {way}", one)
+        complaints += complain(f"{name}, {way}", one.found, verdict)
     return complaints
 
 

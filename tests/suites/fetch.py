@@ -21,13 +21,28 @@ from tests.suites.suite import FOLDER, SuiteError
 ENVIRONMENT = FOLDER / "python"
 PYTHON = ENVIRONMENT / "bin" / "python"
 REQUIREMENTS = Path(__file__).with_name("requirements.txt")
+FETCH_DEADLINE_S = 900.0
 
 
-def _must(*command: str | Path) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+def must(*command: str | Path) -> None:
+    """Run a command; SuiteError with what it said if it fails or takes too long."""
+    said = " ".join(map(str, command))
+    try:
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=FETCH_DEADLINE_S,
+        )
+    except FileNotFoundError as error:
+        raise SuiteError(f"{said}: {error}") from error
+    except subprocess.TimeoutExpired as error:
+        raise SuiteError(f"{said}: ended after {FETCH_DEADLINE_S:.0f} s") from error
     if done.returncode:
-        said = (done.stderr or done.stdout).strip()[-2000:]
-        raise SuiteError(f"{' '.join(map(str, command))} failed:\n{said}")
+        why = (done.stderr or done.stdout).strip()[-2000:]
+        raise SuiteError(f"{said} failed:\n{why}")
 
 
 def environment() -> None:
@@ -36,9 +51,23 @@ def environment() -> None:
     wanted = REQUIREMENTS.read_text()
     if stamp.exists() and stamp.read_text() == wanted:
         return
-    _must(sys.executable, "-m", "venv", "--clear", ENVIRONMENT)
-    _must(PYTHON, "-m", "pip", "install", "-q", "-r", REQUIREMENTS)
+    must(sys.executable, "-m", "venv", "--clear", ENVIRONMENT)
+    must(PYTHON, "-m", "pip", "install", "-q", "-r", REQUIREMENTS)
     stamp.write_text(wanted)
+
+
+def installed(requirement: str, *packages: str) -> None:
+    """Have a package in the virtualenv, compiled with these of Debian's.
+
+    Not in requirements.txt: who cannot have it can still run the other suites.
+    """
+    environment()
+    stamp = ENVIRONMENT / f"{requirement}.txt"
+    if stamp.exists():
+        return
+    debian(packages)
+    must(PYTHON, "-m", "pip", "install", "-q", requirement)
+    stamp.touch()
 
 
 def source(requirement: str, digest: str, keep: Sequence[str]) -> Path:
@@ -55,7 +84,7 @@ def source(requirement: str, digest: str, keep: Sequence[str]) -> Path:
         wanted.write_text(f"{requirement} --hash=sha256:{digest}\n")
         downloads = Path(scratch, "downloads")
         pip = (PYTHON, "-m", "pip", "download", "-q", "--no-deps", "-d", downloads)
-        _must(*pip, "--no-binary", ":all:", "-r", wanted)
+        must(*pip, "--no-binary", ":all:", "-r", wanted)
         [archive] = downloads.iterdir()
         with tarfile.open(archive) as tar:
             tar.extractall(Path(scratch, "all"), filter="data")
@@ -85,8 +114,8 @@ def debian(packages: Sequence[str]) -> None:
     install = ("apt-get", "install", "-y", "-qq", "--no-install-recommends", *missing)
     if os.geteuid() != 0 or shutil.which("apt-get") is None:
         raise SuiteError(f"missing: sudo {' '.join(install)}")
-    _must("apt-get", "update", "-qq")
-    _must(*install)
+    must("apt-get", "update", "-qq")
+    must(*install)
 
 
 def debian_packages(*packages: str) -> Callable[[], None]:

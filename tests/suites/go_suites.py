@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The tests of lib/pq, and of pgx with its parts, from Debian's source packages."""
+"""The tests of lib/pq, sqlx, and pgx with its parts, from Debian's source packages."""
 
 from __future__ import annotations
 
@@ -29,7 +29,13 @@ PGX = tuple(
 def variables(target: Target) -> Mapping[str, str]:
     """What their tests take a server from, besides libpq's variables."""
     url = f"postgres:{target.url}?sslmode=disable"
-    return {"PGX_TEST_DATABASE": url, "PGX_TEST_CONN_STRING": url}
+    return {
+        "PGX_TEST_DATABASE": url,
+        "PGX_TEST_CONN_STRING": url,
+        "SQLX_POSTGRES_DSN": url,
+        "SQLX_MYSQL_DSN": "skip",
+        "SQLX_SQLITE_DSN": "skip",
+    }
 
 
 def run_tests(packages: Sequence[str], target: Target) -> Command:
@@ -62,5 +68,10 @@ PGX_SUITE = Suite(
     ),
     functools.partial(run_tests, PGX),
     Needs(preparation="CREATE EXTENSION hstore; CREATE DOMAIN uint64 AS numeric(20,0)"),
+    go=True,
+)
+SQLX = Suite(
+    fetch.debian_packages("golang-go", "gcc", "golang-github-jmoiron-sqlx-dev"),
+    functools.partial(run_tests, ("github.com/jmoiron/sqlx",)),
     go=True,
 )

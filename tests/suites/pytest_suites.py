@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Suites that pytest runs as they come: asyncpg's, psycopg2's, pg8000's."""
+"""Suites that pytest runs as they come: of asyncpg, psycopg2, pg8000, PyGreSQL."""
 
 from __future__ import annotations
 
@@ -61,6 +61,23 @@ def run_pg8000(target: Target) -> Command:
     return Command(arguments, fetch_pg8000(), {})
 
 
+def fetch_pygresql() -> Path:
+    """The tests of the release that is compiled for the virtualenv."""
+    fetch.installed("PyGreSQL==6.1.0", "libpq-dev", "gcc")
+    digest = "d5ae8e68bf33c0ba0566a6d708ff68296fddda7d2f7dd6cce7bfd5cc6fd5b2f8"
+    return fetch.source("PyGreSQL==6.1.0", digest, ["tests"])
+
+
+def run_pygresql(target: Target) -> Command:
+    """Its tests take the server of libpq's variables.
+
+    Those of LISTEN wait for notifications without an end.
+    """
+    notified = ["--ignore=tests/test_classic_notification.py"]
+    ignored = notified if target.way == "transaction" else []
+    return Command((*PYTEST, *ALONE, *ignored, "tests"), fetch_pygresql(), {})
+
+
 ASYNCPG = Suite(fetch_asyncpg, run_asyncpg)
 PSYCOPG2 = Suite(
     fetch_psycopg2, run_psycopg2, Needs(preparation="CREATE EXTENSION hstore")
@@ -70,3 +87,4 @@ PG8000 = Suite(
     run_pg8000,
     Needs(("postgres",), "CREATE EXTENSION hstore", "postgres"),
 )
+PYGRESQL = Suite(fetch_pygresql, run_pygresql)

@@ -7,11 +7,13 @@ SUITE_RESULTS names, so that what was done before a crash is kept.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 
 class Outcome(StrEnum):
@@ -41,18 +43,24 @@ def _collect(outcomes: list[tuple[str, Outcome]]) -> Results:
     return found
 
 
+def _rows(text: str) -> Iterator[dict[str, Any]]:
+    """The objects among the lines; one that was cut, by an end or another, is none."""
+    for line in text.splitlines():
+        if line.startswith("{"):
+            with contextlib.suppress(json.JSONDecodeError):
+                yield json.loads(line)
+
+
 def read_lines(path: Path) -> Results:
     """The outcomes in a file of our own lines; an empty file is no outcome."""
-    lines = path.read_text().splitlines() if path.exists() else []
-    rows = [json.loads(line) for line in lines]
-    return _collect([(row["name"], Outcome(row["outcome"])) for row in rows])
+    text = path.read_text() if path.exists() else ""
+    return _collect([(row["name"], Outcome(row["outcome"])) for row in _rows(text)])
 
 
 def read_go(text: str) -> Results:
     """The outcomes in the output of ``go test -json``; its other lines are ignored."""
     outcomes = []
-    for line in text.splitlines():
-        row = json.loads(line) if line.startswith("{") else {}
+    for row in _rows(text):
         if "Test" in row and row["Action"] in GO_ACTIONS:
             name = f"{row['Package']}.{row['Test']}"
             outcomes.append((name, GO_ACTIONS[row["Action"]]))

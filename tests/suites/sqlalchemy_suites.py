@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""SQLAlchemy's tests of databases, once for each driver of PostgreSQL."""
+"""SQLAlchemy's tests of databases, once for each driver of PostgreSQL; Alembic's."""
 
 from __future__ import annotations
 
@@ -61,3 +61,28 @@ SUITES = {
     )
     for driver in DRIVERS
 }
+
+ALEMBIC_VERSION = "alembic==1.20.1"
+ALEMBIC_DIGEST = "83490def1f723413db5096591f7609ac52544805be93849170088ed04f5a2e0b"
+
+
+def fetch_alembic() -> Path:
+    """They load a plugin from the library beside them."""
+    fetch.environment()
+    fetch.installed("Mako==1.4.3")
+    kept = ("tests", "alembic", "setup.cfg", "pyproject.toml")
+    return fetch.source(ALEMBIC_VERSION, ALEMBIC_DIGEST, kept)
+
+
+def run_alembic(target: Target) -> Command:
+    """Those that send SQL."""
+    options = ("--backend-only", "--maxfail=100000")
+    url = f"postgresql+psycopg:{target.url}"
+    return Command((*PYTEST, *options, "--dburi", url, "tests"), fetch_alembic(), {})
+
+
+ALEMBIC = Suite(
+    fetch_alembic,
+    run_alembic,
+    Needs(preparation="CREATE SCHEMA test_schema; CREATE EXTENSION btree_gist"),
+)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -18,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # Git ignores .venv.
 FOLDER = ROOT / ".venv" / "suites"
 INSIDE = Path(__file__).with_name("inside")
-RUN_DEADLINE_S = 1200.0
+RUN_DEADLINE_S = 1800.0
 
 
 class SuiteError(Exception):
@@ -48,15 +49,22 @@ class Suite:
     go: bool = False
 
 
-def _run(command: Command, target: Target, output: Path, lines: Path) -> None:
-    """Run to its end, or to the deadline; its exit code says nothing that we need."""
+def run_command(
+    command: Command,
+    variables: Mapping[str, str],
+    output: Path,
+    deadline_s: float = RUN_DEADLINE_S,
+) -> bool:
+    """Run to its end, or to the deadline: then it and its children are ended.
+
+    Returns whether it came to its end. Its exit code says nothing that we need.
+    """
     kept = {key: value for key, value in os.environ.items() if key[:2] != "PG"}
     environment = {
         **kept,
-        **target.environment,
         "PYTHONPATH": str(INSIDE),
         "PYTHONDONTWRITEBYTECODE": "1",
-        "SUITE_RESULTS": str(lines),
+        **variables,
         **command.variables,
     }
     with output.open("wb") as log:
@@ -70,16 +78,26 @@ def _run(command: Command, target: Target, output: Path, lines: Path) -> None:
             start_new_session=True,
         )
         try:
-            process.wait(RUN_DEADLINE_S)
+            process.wait(deadline_s)
         except subprocess.TimeoutExpired:
-            print(f"  ended after {RUN_DEADLINE_S:.0f} s: {output}")
+            return False
         finally:
-            if process.poll() is None:
+            # What it has started may outlive it, and would go on with the tests.
+            with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+            process.wait()
+    return True
 
 
-def run(name: str, suite: Suite, way: str) -> Results:
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What one run has found. ``hung``: it was ended, for it took too long."""
+
+    found: Results
+    hung: bool = False
+
+
+def run(name: str, suite: Suite, way: str) -> Run:
     """Run a suite on one way; SuiteError if it has run no test.
 
     What it printed is kept in FOLDER/logs.
@@ -91,10 +109,13 @@ def run(name: str, suite: Suite, way: str) -> Results:
     lines.unlink(missing_ok=True)
     pooler_log = logs / f"{name}-{way}-pooler.log"
     with open_way(way, suite.needs, pooler_log) as target:
-        _run(suite.command(target), target, output, lines)
+        variables = {**target.environment, "SUITE_RESULTS": str(lines)}
+        whole = run_command(suite.command(target), variables, output)
     found = (
-        results.read_go(output.read_text()) if suite.go else results.read_lines(lines)
+        results.read_go(output.read_text(errors="replace"))
+        if suite.go
+        else results.read_lines(lines)
     )
     if not found:
         raise SuiteError(f"{name}, {way}: no test was run; see {output}")
-    return found
+    return Run(found, hung=not whole)

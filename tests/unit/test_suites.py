@@ -3,14 +3,18 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 
+from tests.integration.harness import is_alive, wait_until
 from tests.suites import known, results
+from tests.suites.__main__ import complain_hung
 from tests.suites.catalog import SUITES
 from tests.suites.known import Known, KnownError, compare
 from tests.suites.results import Outcome
+from tests.suites.suite import Command, Run, run_command
 from tests.suites.ways import WAYS
 
 PASSED, FAILED, SKIPPED = Outcome.PASSED, Outcome.FAILED, Outcome.SKIPPED
@@ -77,6 +81,39 @@ def test_lines_keep_the_worst_outcome_of_a_name(tmp_path: Path) -> None:
     )
     assert results.read_lines(lines) == {"one": FAILED, "two": SKIPPED}
     assert results.read_lines(tmp_path / "none") == {}
+
+
+@pytest.mark.parametrize("cut", ['{"name": "two", "outco', "{", ""])
+def test_a_line_that_was_cut_is_none(tmp_path: Path, cut: str) -> None:
+    """A suite that is ended at its deadline is ended in the middle of a line."""
+    lines = tmp_path / "lines"
+    lines.write_text('{"name": "one", "outcome": "passed"}\n' + cut)
+    assert results.read_lines(lines) == {"one": PASSED}
+    text = '{"Action": "pass", "Package": "p", "Test": "TestOne"}\n' + cut
+    assert results.read_go(text) == {"p.TestOne": PASSED}
+
+
+SLEEPS = "import subprocess, sys; print('x', flush=True); child = subprocess.Popen("
+SLEEPS += "['sleep', '600']); open('pid', 'w').write(str(child.pid)); child.wait()"
+
+
+def test_a_suite_that_hangs_is_ended_and_named(tmp_path: Path) -> None:
+    """With what it has started; the deadline is long enough to start something."""
+    command = Command((sys.executable, "-c", SLEEPS), tmp_path, {})
+    output = tmp_path / "output"
+    assert not run_command(command, {}, output, deadline_s=3)
+    assert output.read_text() == "x\n"
+    child = int((tmp_path / "pid").read_text())
+    wait_until(lambda: not is_alive(child), "its child has ended")
+    [said] = complain_hung("suite, session", Run({"a": PASSED, "b": FAILED}, hung=True))
+    assert said.startswith("suite, session: ended after")
+    assert said.endswith("the last test is b")
+    assert complain_hung("suite, session", Run({"a": PASSED})) == []
+
+
+def test_a_suite_that_ends_is_not_named(tmp_path: Path) -> None:
+    command = Command((sys.executable, "-c", "raise SystemExit(3)"), tmp_path, {})
+    assert run_command(command, {}, tmp_path / "output", deadline_s=60)
 
 
 def test_go_names_a_test_by_its_package() -> None:
