@@ -17,7 +17,7 @@ from pooler.session.requests cimport (
 )
 from pooler.statements.peek cimport bind_follows, bind_is_cut, types_are_given
 from pooler.statements.replay cimport replay_arm_parse, replay_foresee
-from pooler.statements.runs cimport runs_unseen
+from pooler.statements.runs cimport look_once, runs_unseen
 from pooler.statements.sql_names cimport (
     intern, intern_parse, is_stable, names_of, over_limit, query_has_name, query_names,
     sql_flags,
@@ -114,17 +114,18 @@ cdef inline bint may_keep(const ServerSession *s) noexcept nogil:
     )
 
 
-cdef inline bint may_ask_sequences(
-    const ServerSession *s, const Statement *st
+cdef inline bint asks_sequences(
+    StatementTable *t, const ServerSession *s, Statement *st
 ) noexcept nogil:
     """Whether something may have to be put in front of the Bind of a statement."""
-    return s.sequences.of_others and (
-        not st.changes_known or st.changes & CHANGE_SEQUENCES != 0
-    )
+    if not s.sequences.of_others:
+        return False
+    look_once(t, s, st)
+    return st.changes & CHANGE_SEQUENCES != 0
 
 
 cdef bint may_answer(
-    const StatementTable *t, ServerSession *s, const Statement *st,
+    StatementTable *t, ServerSession *s, Statement *st,
     const ServerStatement *there, size_t query_n,
 ) noexcept nogil:
     """Whether a Parse of what the server has, ``there``, may be answered here.
@@ -141,7 +142,7 @@ cdef bint may_answer(
         not s.replay.bind_follows or s.xact_status != c"I"
         or st.target_use != TARGET_NONE
         or not server_has(s, there) or there.parsed_at != schema_count(t)
-        or meaning_is_unsure(s) or may_ask_sequences(s, st)
+        or meaning_is_unsure(s) or asks_sequences(t, s, st)
     ):
         return False
     while at != s.requests.tail:

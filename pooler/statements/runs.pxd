@@ -21,6 +21,9 @@ cdef inline bint is_watched(const ServerSession *s) noexcept nogil:
 cdef uint64_t runs_query(
     StatementTable *t, ServerSession *s, const uint8_t *text, size_t n
 ) noexcept nogil
+cdef void look_once(
+    StatementTable *t, const ServerSession *s, Statement *st
+) noexcept nogil
 cdef int put_discard_query(ServerSession *s, Output *out) noexcept nogil
 cdef int put_discard_before(
     StatementTable *t, ServerSession *s, Output *out, Statement *st

@@ -116,8 +116,8 @@ cdef void query_sent(ServerSession *s, uint64_t changes) noexcept nogil:
         server_statements_doubt(&s.statements)
 
 
-cdef inline void look_once(
-    StatementTable *t, ServerSession *s, Statement *st
+cdef void look_once(
+    StatementTable *t, const ServerSession *s, Statement *st
 ) noexcept nogil:
     """Find out what a prepared statement changes when it runs, if nobody has yet."""
     cdef const uint8_t *text = st.text
