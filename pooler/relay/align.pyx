@@ -188,9 +188,11 @@ cdef bint is_going_back(
 ) noexcept nogil:
     """Whether a ParameterStatus tells a default of the server's, by a RESET.
 
-    To its client the default is what it had at its login: it will hear of that.
+    To its client the default is what it had at its login: it will hear of that. Where
+    that is the same it hears of it at once, in PostgreSQL's order.
     """
     cdef const uint8_t *end
+    cdef const ParamValue *asked
     cdef int index
     if not resets_reached(s) or s.client == NULL:
         return False
@@ -198,9 +200,11 @@ cdef bint is_going_back(
     if end == NULL:
         return False
     index = params_index(&r.params, body, <size_t> (end - body))
+    if index < 0 or not s.changes.reset >> index & 1:
+        return False
+    asked = s.client.asked.value[index]
     return (
-        index >= 0 and s.changes.reset >> index & 1 != 0
-        and s.client.asked.value[index] != NULL
+        asked != NULL and asked != s.defaults.value[index]
         and is_value(s.defaults.value[index], end + 1, n - <size_t> (end + 1 - body))
     )
 
