@@ -225,7 +225,6 @@ cdef bint next_is(Reader *r, const char *word, size_t word_n) noexcept nogil:
     return False
 
 
-
 cdef bint read_next(Reader *r, size_t *start) noexcept nogil:
     """Go behind the command's next word, over literals, quoted names and (...)."""
     cdef size_t at = r.at
