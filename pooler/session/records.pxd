@@ -95,7 +95,7 @@ cpdef enum Change:  # what a text may change; or-ed
     CHANGE_LOCK = 256
     CHANGE_CURSOR = 512
     CHANGE_HIDDEN = 1024  # a text that can do anything: DO, CALL
-    CHANGE_FOR_GOOD = 2048  # no command takes it back: LOAD
+    CHANGE_FOR_GOOD = 2048  # no command takes it back: LOAD, SET my.own
     CHANGES_LEFT = 4064  # all of these
     CHANGE_RESET_SHIFT = 16  # bits from here on: a parameter that is reset, each
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Reading of texts for what they change; see ``sql_changes.pxd``."""
 
-from libc.string cimport memcmp, memcpy
+from libc.string cimport memchr, memcmp, memcpy
 
 from pooler.session.records cimport (
     CHANGE_BACK, CHANGE_CLEANS, CHANGE_CURSOR, CHANGE_FORGETS, CHANGE_FOR_GOOD,
@@ -266,6 +266,15 @@ cdef bint is_harmless(const uint8_t *name, size_t n) noexcept nogil:
     return False
 
 
+cdef inline bint has_dot(const uint8_t *name, size_t n) noexcept nogil:
+    """Whether PostgreSQL makes a parameter of this name when it is first set.
+
+    It is there to the end of the session then: current_setting(…, true) is '' and not
+    NULL, also behind DISCARD ALL.
+    """
+    return n != 0 and memchr(name, c".", n) != NULL
+
+
 cdef uint32_t all_reset(const Reader *r) noexcept nogil:
     """Every parameter that follows its client goes back to its value at the login."""
     return ((<uint32_t> 1 << r.params.count) - 1) << CHANGE_RESET_SHIFT
@@ -303,7 +312,9 @@ cdef uint32_t setting_changed(
     cdef bint harmless = is_harmless(p, n)
     if index >= 0 and r.reported != NULL and r.reported.value[index] != NULL:
         return 0 if index == r.params.label else CHANGE_TRACKED
-    return (0 if harmless else CHANGE_MEANING) | (0 if local else CHANGE_SETTING)
+    return (0 if harmless else CHANGE_MEANING) | (
+        0 if local else CHANGE_SETTING | (CHANGE_FOR_GOOD if has_dot(p, n) else 0)
+    )
 
 
 cdef size_t read_parameter(Reader *r, char *name) noexcept nogil:
@@ -368,6 +379,8 @@ cdef uint32_t read_reset(Reader *r) noexcept nogil:
     n = read_parameter(r, name)
     if n == 4 and memcmp(name, b"time", 4) == 0:
         return setting_changed(r, b"timezone", 8, True) | reset_of(r, b"timezone", 8)
+    if has_dot(<const uint8_t *> name, n):
+        return CHANGE_FOR_GOOD | CHANGE_MEANING
     return setting_changed(r, name, n, True) | reset_of(r, name, n)
 
 
