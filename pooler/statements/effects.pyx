@@ -105,7 +105,9 @@ cdef void undo_unnamed(
         at += 1
     else:
         unnamed_of_another(s)
-        if s.client.statements.unnamed_batch != batch_answered(&s.requests):
+        if <int32_t> (
+            s.client.statements.unnamed_batch - batch_answered(&s.requests)
+        ) > 0:
             return  # a Query that was sent since has dropped it
     statement_unref(t, restored[0])
     restored[0] = NULL

@@ -7,8 +7,8 @@ from pooler._wire cimport load_be32
 from pooler.session.batch cimport hold_until_settled
 from pooler.session.changes cimport change_sent
 from pooler.session.records cimport (
-    CHANGES_LEFT, CHANGE_FORGETS, CHANGE_FOR_GOOD, CHANGE_HIDDEN, CHANGE_MEANING, CHANGE_RESET_SHIFT,
-    CHANGE_SETTING,
+    CHANGES_LEFT, CHANGE_FORGETS, CHANGE_FOR_GOOD, CHANGE_HIDDEN, CHANGE_MEANING,
+    CHANGE_RESET_SHIFT, CHANGE_SETTING,
 )
 from pooler.statements.sql_changes cimport sql_changes, sql_changes_of_plan
 from pooler.session.settings_log cimport settings_sent, settings_unknown
