@@ -27,8 +27,8 @@ class Standing:
     status: str = "I"  # of its last ReadyForQuery
     open_batch: bool = False
     exclusive: bool = False  # holds locks that others would wait for
-    # Nobody knows what random() begins with.
-    unsure: set[str] = field(default_factory=lambda: {"seed"})
+    # Nobody knows what random() begins with, nor what errors in pg_temp say.
+    unsure: set[str] = field(default_factory=lambda: {"seed", "pg_temp"})
     # In this transaction: set for it, and set for the session.
     known: set[str] = field(default_factory=set)
     changed: set[str] = field(default_factory=set)

@@ -31,6 +31,7 @@ NEEDS = {
     "listen": r"\b(un)?listen\b|pg_listening|notify",
     "seed": r"random\(\)",
     "custom": r"my\.var",
+    "pg_temp": r"select pg_temp\.",  # is a schema that stays
     "timeout": r"statement_timeout",
     # What is raised, and what a BEGIN is.
     "messages": r"client_min_messages|\braise\b|if (not )?exists",
@@ -53,6 +54,7 @@ CHANGES = {
     "lock": r"advisory_(lock|unlock)",
     "listen": r"\b(un)?listen\b",
     "seed": r"setseed\(|set (session |local )?seed",
+    "pg_temp": r"create function pg_temp",
     "custom": r"set (session |local )?my\.var|set_config\('my\.var|reset my\.var",
     "timeout": r"set (session |local )?statement_t|set_config\('statement_t"
     r"|reset statement_t",
@@ -67,6 +69,7 @@ DIMENSIONS = tuple(CHANGES)
 # sequence, and stays in the session for others.
 HIDDEN = r"select public\.(set_path|make_temp|run)\(|nextval"
 # A parameter with a dot is known to the session from then on, whatever becomes of it.
+# A server on which it was only set for a transaction is not closed for that.
 STAYS = frozenset({"custom"})
 # Only for the transaction: nothing stays.
 LOCAL = r"set local|, true\)|on commit drop(?!')"
@@ -135,7 +138,7 @@ def _command(command: str) -> Tags:
         needs=_which(NEEDS, command),
         session=stays if is_local else changed,
         local=changed if is_local else frozenset(),
-        hidden=changed if is_hidden else frozenset(),
+        hidden=changed if is_hidden else stays if is_local else frozenset(),
         control=bool(re.search(CONTROL, command, re.I)),
         exclusive=bool(re.search(EXCLUSIVE, command, re.I)),
         names=frozenset(_folded(name) for name in _NAMED.findall(command)),
