@@ -13,8 +13,8 @@ Source: PostgreSQL documentation, "SET", "Asynchronous Operations", "DISCARD".
 from libc.stdint cimport int32_t, uint32_t
 
 from pooler.session.records cimport (
-    CHANGES_LEFT, CHANGE_BACK, CHANGE_MEANING, CHANGE_RESET_SHIFT, CHANGE_TRACKED,
-    Changes, ServerSession,
+    CHANGES_LEFT, CHANGE_BACK, CHANGE_LOCAL, CHANGE_MEANING, CHANGE_RESET_SHIFT,
+    CHANGE_TRACKED, Changes, ServerSession,
 )
 from pooler.session.requests cimport batch_answered, batch_number, batch_unsettled
 from pooler.session.settings_log cimport settings_answered
@@ -41,6 +41,7 @@ cdef inline void change_sent(ServerSession *s, uint32_t changes) noexcept nogil:
         return
     if changes & CHANGE_BACK and s.changes.xact & CHANGE_TRACKED:
         changes |= CHANGE_TRACKED
+    s.changes.tracked_sent += changes & CHANGE_TRACKED != 0
     s.changes.pending |= changes & (CHANGE_TRACKED | CHANGE_MEANING)
     if s.changes.reset == 0:
         s.changes.reset_batch = batch_number(&s.requests)
@@ -57,6 +58,17 @@ cdef inline void changes_not_sent(
     s.changes = before[0]
 
 
+cdef inline bint values_were_these(const ServerSession *s) noexcept nogil:
+    """Everything is answered: whether the client's values are those that were set right
+    behind the only request that has changed any.
+    """
+    return (
+        s.changes.tracked_sent == 1 and s.changes.reset == 0 and not s.changes.undone
+        and s.xact_status != c"E"
+        and not (s.xact_status == c"I" and s.changes.xact & CHANGE_LOCAL)
+    )
+
+
 cdef inline bint changes_answered(ServerSession *s) noexcept nogil:
     """Everything is answered: parameters are known, and at the end of a transaction
     what it has left. Returns whether this has made the meaning of texts sure.
@@ -65,7 +77,7 @@ cdef inline bint changes_answered(ServerSession *s) noexcept nogil:
     if s.changes.pending | s.changes.xact == 0:
         return False
     unsure = meaning_is_unsure(s)
-    s.changes.pending = 0
+    s.changes.pending = s.changes.tracked_sent = 0
     if s.xact_status == c"I":
         if s.client != NULL:
             settings_answered(s.client, not s.changes.undone)

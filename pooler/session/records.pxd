@@ -97,6 +97,7 @@ cpdef enum Change:  # what a text may change; or-ed
     CHANGE_HIDDEN = 1024  # a text that can do anything: DO, CALL
     CHANGE_FOR_GOOD = 2048  # no command takes it back: LOAD, SET my.own
     CHANGES_LEFT = 4064  # all of these
+    CHANGE_LOCAL = 4096  # a parameter that follows its client, for the transaction
     CHANGE_RESET_SHIFT = 16  # bits from here on: a parameter that is reset, each
 
 cdef enum CopyInState:
@@ -256,6 +257,7 @@ cdef struct Changes:  # by requests of its clients, or-ed Change; written by cha
     uint32_t reset  # parameters that go back to what their client had at its login
     uint32_t reset_batch  # the first one that resets any of them
     uint32_t batch  # the last one that had any, as batch_number counts
+    uint32_t tracked_sent  # requests not answered that change what follows the client
 
 cdef struct Cleaning:  # of a server that a client has left; written by clean
     bint reset_wanted  # run the reset query before going idle

@@ -7,7 +7,8 @@ from libc.string cimport memcmp, memcpy
 from pooler.wire.buffers cimport output_add, output_room
 from pooler.statements.effects cimport push_with_effect
 from pooler.statements.install cimport (
-    describe_first, ensure_since, looks_like_ours, put_close, put_named, use_target,
+    describe_first, ensure_since, looks_like_ours, meaning_is_lost, put_close,
+    put_named, use_target,
 )
 from pooler.tables.params cimport ParamSet, params_context
 from pooler.statements.long_query cimport end_draft, rename_first, run_absorbed
@@ -207,6 +208,13 @@ cdef inline bint note_bound(
     return portal_bind(t, s, message + HEADER_BYTES, name_at - 1 - HEADER_BYTES, st)
 
 
+cdef inline uint64_t born_of(
+    const ClientSession *c, const ClientStatement *entry
+) noexcept nogil:
+    """When the client has parsed it; entry NULL: its unnamed statement."""
+    return entry.born if entry != NULL else c.statements.unnamed_born
+
+
 cdef PrepareResult prepare_named(
     StatementTable *t, ClientSession *c, ServerSession *s, Output *out,
     const Found *found, const uint8_t *message, size_t here, size_t name_at,
@@ -243,6 +251,10 @@ cdef PrepareResult prepare_named(
     if binary and entry != NULL and entry.told_parameters != 0:
         knows = True
         told = False
+    if st != NULL and s.xact_status != c"E" and (
+        meaning_is_lost(s, st, born_of(c, entry))
+    ):
+        return refuse_cut(t, c, s, out, found, here, taken, REFUSED_STALE)
     told = told or entry == NULL or entry.told_shape == 0
     if not told and s.xact_status != c"E":
         result = check_shape(t, s, out, entry)
@@ -251,10 +263,7 @@ cdef PrepareResult prepare_named(
         if result != PREPARE_DONE:
             return result
     if st != NULL:
-        if ensure_since(
-            t, s, out, st, False,
-            entry.born if entry != NULL else c.statements.unnamed_born,
-        ) < 0:
+        if ensure_since(t, s, out, st, False, born_of(c, entry)) < 0:
             return PREPARE_NO_MEMORY
         if told and not knows:
             replay_arm(t, s, out, st)

@@ -5,8 +5,8 @@ from libc.string cimport memchr, memcmp, memcpy
 
 from pooler.session.records cimport (
     CHANGE_BACK, CHANGE_CLEANS, CHANGE_CURSOR, CHANGE_FORGETS, CHANGE_FOR_GOOD,
-    CHANGE_HIDDEN, CHANGE_LISTEN, CHANGE_LOCK, CHANGE_MEANING, CHANGE_RESET_SHIFT,
-    CHANGE_SETTING, CHANGE_TEMPORARY, CHANGE_TRACKED,
+    CHANGE_HIDDEN, CHANGE_LISTEN, CHANGE_LOCAL, CHANGE_LOCK, CHANGE_MEANING,
+    CHANGE_RESET_SHIFT, CHANGE_SETTING, CHANGE_TEMPORARY, CHANGE_TRACKED,
 )
 from pooler.statements.sql_scan cimport (
     skip_blank, skip_mark, skip_parentheses, skip_word, sql_end,
@@ -295,10 +295,14 @@ cdef bint is_to_default(Reader *r) noexcept nogil:
     return next_is(r, b"default", 7)
 
 
+cdef inline uint32_t local_of(uint32_t changes, bint local) noexcept nogil:
+    return changes | (CHANGE_LOCAL if local and changes & CHANGE_TRACKED else 0)
+
+
 cdef uint32_t set_to(
     Reader *r, const char *name, size_t n, bint local, bint default
 ) noexcept nogil:
-    return setting_changed(r, name, n, local) | (
+    return local_of(setting_changed(r, name, n, local), local) | (
         reset_of(r, name, n) if default and not local else 0
     )
 
@@ -391,6 +395,7 @@ cdef uint32_t read_set_config(Reader *r) noexcept nogil:
     cdef size_t last = at
     cdef size_t n = 0
     cdef int depth = 1
+    cdef bint local
     if at < r.n and r.text[at] == c"'":
         r.at = at + 1
         n = read_parameter(r, name)
@@ -411,10 +416,8 @@ cdef uint32_t read_set_config(Reader *r) noexcept nogil:
             last = at + 1
         at += 1
     r.at = last
-    return setting_changed(
-        r, name, n,
-        next_is(r, b"true", 4) and skip_blank(r.text, r.n, r.at) == at,
-    )
+    local = next_is(r, b"true", 4) and skip_blank(r.text, r.n, r.at) == at
+    return local_of(setting_changed(r, name, n, local), local)
 
 
 # ---------------------------------------------------------------- other commands

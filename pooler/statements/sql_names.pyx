@@ -133,6 +133,7 @@ cdef Statement *intern(
     )
     if st != NULL and not shared:
         st.is_adrift = c.server.changes.pending & CHANGE_TRACKED != 0
+        st.is_unheard = st.is_adrift
     return st
 
 
@@ -146,6 +147,8 @@ cdef Statement *own_copy(StatementTable *t, const Statement *st) noexcept nogil:
     copy.target = statement_ref(st.target)
     copy.target_use = st.target_use
     copy.is_adrift = st.is_adrift
+    copy.is_unheard = st.is_unheard
+    copy.is_lost = st.is_lost
     if st.called != NULL:
         copy.called = <uint8_t *> malloc(st.called_n + 1)
         if copy.called == NULL:

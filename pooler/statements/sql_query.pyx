@@ -8,7 +8,7 @@ from pooler.wire.buffers cimport output_add, output_room
 from pooler.statements.effects cimport push_with_effect, steps_undo
 from pooler.statements.install cimport (
     OWN_NAME_BYTES, end_own_batch, ensure_since, looks_like_ours, make_room,
-    note_installed, own_name, put_quoted, taken_name,
+    meaning_is_lost, note_installed, own_name, put_quoted, taken_name,
 )
 from pooler.statements.replay cimport replay_arm_query
 from pooler.session.records cimport server_has
@@ -265,7 +265,9 @@ cdef int query_execute(
     )
     cdef Statement *st
     # what a PREPARE by Parse does to names nobody would see here: it is not found
-    if entry == NULL or entry.statement.called != NULL:
+    if entry == NULL or entry.statement.called != NULL or (
+        meaning_is_lost(s, entry.statement, entry.born)
+    ):
         if looks_like_ours(t, command.name, command.name_n):
             return rename_missing(r, command)
         return 0

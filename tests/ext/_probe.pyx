@@ -195,7 +195,7 @@ def siphash_of(bytes key, bytes data, int rounds=1, int last_rounds=3):
 
 CHANGES = (
     "tracked", "meaning", "back", "forgets", "cleans", "setting", "temporary", "listen",
-    "lock", "cursor", "hidden", "for good",
+    "lock", "cursor", "hidden", "for good", "local",
 )
 
 

@@ -30,7 +30,7 @@ TEXTS: dict[str, set[str]] = {
     "set search_path = a": LEFT,
     "set local search_path = a": MEANING,
     "set timezone = 'UTC'": {"tracked"},
-    "set local TimeZone = 'UTC'": {"tracked"},
+    "set local TimeZone = 'UTC'": {"tracked", "local"},
     'set "TimeZone" to 1': {"tracked"},
     "set time zone 1": {"tracked"},
     "set names 'x'": LEFT,  # not reported here
@@ -94,7 +94,7 @@ TEXTS: dict[str, set[str]] = {
     'declare "with hold" cursor for select 1': set(),
     "select set_config('x', 'y', false)": LEFT,
     "select set_config('x', 'y', true)": MEANING,
-    "select set_config('timezone', 'y', true)": {"tracked"},
+    "select set_config('timezone', 'y', true)": {"tracked", "local"},
     "select set_config('x', 'y', true and false)": LEFT,
     "select set_config('x', 'y', true::bool)": LEFT,
     "select set_config('x', 'y', true )": MEANING,
