@@ -581,7 +581,7 @@ cdef Statement *known_statement(
     if (
         st == NULL or c.kept != NULL
         or st.parsed_in != c.pool or st.parsed_at != schema_count(t)
-        or not is_stable(st)
+        or not is_stable(t, st)
     ):
         return NULL
     if query_names(body + name_end, query_end - name_end - 1):

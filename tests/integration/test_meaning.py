@@ -447,3 +447,23 @@ def test_what_means_the_same_everywhere_is_read_again(
         client.ask(local, parse("SELECT 1 + 1", "p"), SYNC)
         evict(client)
         assert ran(client.ask(bind(statement="p"), execute(), SYNC)) == b"2"
+
+
+def test_who_parses_is_warned_each_time(
+    worker_in_process: Callable[..., InProcess], postgres: Postgres
+) -> None:
+    """PostgreSQL warns of backslashes when it reads a text, not when it is bound."""
+    text = parse(r"SELECT 'a\nb'", "p")
+    worker = worker_in_process(default_pool_size=1)
+    with (
+        WireClient(postgres.port).login(USER, DATABASE) as real,
+        worker.client() as client,
+        worker.client() as other,
+    ):
+        for one in (real, client, other):
+            one.ask(query("SET standard_conforming_strings = off"))
+        script = (text + bind(statement="p") + execute(), message("C", b"Sp\0"))
+        for piece in script * 3:
+            expected = codes(real.ask(piece, SYNC))
+            assert codes(client.ask(piece, SYNC)) == expected
+            assert codes(other.ask(piece, SYNC)) == expected
