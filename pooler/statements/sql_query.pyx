@@ -2,7 +2,7 @@
 """Names in a Query; see ``sql_query.pxd``."""
 
 from libc.stdint cimport int32_t, uint8_t, uint32_t
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy, memset, strlen
 
 from pooler.wire.buffers cimport output_add, output_room
 from pooler.statements.effects cimport push_with_effect, steps_undo
@@ -11,10 +11,11 @@ from pooler.statements.install cimport (
     meaning_is_lost, note_installed, own_name, put_quoted, taken_name,
 )
 from pooler.statements.replay cimport replay_arm_query
-from pooler.session.records cimport server_has
+from pooler.session.records cimport CHANGE_TRACKED, server_has
 from pooler.session.requests cimport (
     REQUEST_SQL, batch_number, requests_may_skip, requests_push,
 )
+from pooler.statements.sql_changes cimport sql_changes
 from pooler.statements.sql_names cimport (
     count_characters, intern_sql, names_of, over_limit, own_copy, sql_flags,
 )
@@ -168,6 +169,31 @@ cdef Statement *use_here(
     return st
 
 
+cdef void place_changes(
+    StatementTable *t, ClientSession *c, ServerSession *s, Statement *st,
+    const uint8_t *text, const SqlCommand *command,
+) noexcept nogil:
+    """A PREPARE in a Query that sets what follows its client: before, or behind that?
+
+    In:      text, with its terminator: that of the whole Query
+    """
+    cdef uint8_t flags = sql_flags(t, c)
+    cdef size_t end = command.end
+    if not st.is_unheard or s.changes.tracked_sent != 1:
+        return
+    if not CHANGE_TRACKED & sql_changes(
+        text, command.name_start, t.params, s.params, flags
+    ):
+        st.is_unheard = st.is_adrift = False  # it comes first
+        return
+    end += text[end] == c";"
+    if CHANGE_TRACKED & sql_changes(
+        text + end, strlen(<const char *> text + end), t.params, s.params, flags
+    ):
+        st.is_unheard = False
+        st.is_lost = True
+
+
 cdef Statement *new_here(
     StatementTable *t, ClientSession *c, ServerSession *s, const uint8_t *text,
     const SqlCommand *command,
@@ -178,6 +204,8 @@ cdef Statement *new_here(
     """
     cdef Statement *st = intern_sql(t, c, text, command)
     cdef Statement *copy
+    if st != NULL:
+        place_changes(t, c, s, st, text, command)
     if st == NULL or not server_statement_named(
         &s.statements, server_statement_find(&s.statements, st)
     ):

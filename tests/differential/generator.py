@@ -408,6 +408,8 @@ class Generator:
                     said.append(one.sql)
         self._extended = before
         pad = pick.choice((0, 9, 9, *grammar.PADS)) if PAD in repr(said) else 0
+        if "prepare" in weights:
+            pad = min(pad, grammar.NAMES_PAD)
         return [Query(pick.choice((";", "; ", ";;", " ;\n")).join(said), pad)]
 
     def _setting(self, table: dict[str, tuple[str, ...]]) -> str:
@@ -462,7 +464,8 @@ class Generator:
         if len(said) == 1 and pick.random() < 0.3:
             return self._by_messages(client, Text(said[0]))
         sql = pick.choice((";", "; ", " ; /* x */ ")).join(said)
-        return [Query(sql, self._pad(sql))]
+        pad = self._pad(sql)
+        return [Query(sql, pad if len(said) == 1 else min(pad, grammar.NAMES_PAD))]
 
     def _of_names(self, client: int) -> str:
         pick = self._random

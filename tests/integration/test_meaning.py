@@ -407,6 +407,28 @@ def test_read_behind_a_set_in_its_batch(
         assert ran(client.ask(query(text))) == before
 
 
+@pytest.mark.parametrize("context", CONTEXTS)
+def test_prepared_in_a_query_that_sets_something(
+    worker_in_process: Callable[..., InProcess], context: str
+) -> None:
+    """In front of a SET, behind it, and between two of them."""
+    text, change, before, after = CONTEXTS[context]
+    reset = f"RESET {change.split()[1]}"
+    prepare = f"PREPARE p AS {text}"
+    worker = worker_in_process(default_pool_size=1, max_prepared_statements=1)
+    for sql, wanted in (
+        (f"{prepare}; {change}", before),
+        (f"{change}; {prepare}; SELECT 1", after),
+        (f"{change}; {prepare}; {reset}", "26000"),
+    ):
+        with worker.client() as client:
+            client.ask(query(sql))
+            for now in (change, reset):
+                client.ask(query(now))
+                evict(client)
+                assert ran(client.ask(query("EXECUTE p"))) == wanted, (sql, now)
+
+
 # Behind these nobody can say what is set; {} is the SET, {reset} the way back.
 UNKNOWN = {
     "for the transaction": ["SELECT set_config('{name}', '{value}', true)"],
