@@ -93,6 +93,7 @@ EXPECTED_DIFFERENCES = (
             "2 -> E 26000",
             "E 26000 -> 2",
             "E 26000 -> t",
+            "E 26000 -> C DEALLOCATE",
             "E 42P05 in CMR -> E 26000",
             "E 22012 in CMR -> E 26000",
             "T -> E 26000",
