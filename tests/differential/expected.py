@@ -31,6 +31,8 @@ _BY_PARSE = "PREPARE, EXECUTE and DEALLOCATE by Parse: names as they were at the
 _RESET_BESIDE = "a RESET and a SET in one batch: what is told, and in which order"
 _IN_FUNCTION = "PREPARE inside a function of the user's own cannot be seen"
 _BYTES = "names that are not ASCII are told apart by their bytes, in whatever encoding"
+_RESET_HIDDEN = "a RESET inside of DO or a procedure goes to the server's own value"
+_WARNED_AT = "the place in a warning is that in the text with the server's own name"
 _LOST = "read under settings that nobody can tell: it is to be prepared anew"
 _TYPE_GONE = "a type is gone, with a number of its own; prepared again: another error"
 
@@ -61,6 +63,9 @@ EXPECTED_DIFFERENCES = (
         "SET LOCAL x TO DEFAULT goes to the server's own value",
         said="default",
     ),
+    Known("login", "Z -> S *", _RESET_HIDDEN, said=r"(do \$x\$|run_it).*reset"),
+    Known("login", "D -> D", _RESET_HIDDEN, last=r"(do \$x\$|run_it).*reset"),
+    Known("*", "N 22P06 in P -> N 22P06", _WARNED_AT, last="prepare"),
     Known("login", "S standard_conforming_strings -> Z", _RESET_BESIDE, said="reset"),
     Known("context", "S application_name -> S DateStyle", _RESET_BESIDE, said="reset"),
     *(
@@ -70,6 +75,7 @@ EXPECTED_DIFFERENCES = (
             "E 42P05 -> [1D]",
             "D -> E 42P05",
             "2 -> E 26000",
+            "E 26000 -> t",
             "E 08P01 in CMR -> E 26000",
         )
     ),
