@@ -32,7 +32,7 @@ from pooler.statements.replay cimport (
 )
 from pooler.statements.schema cimport schema_ready, schema_tag
 from pooler.tables.effect_queue cimport (
-    EFFECT_FAILED, EFFECT_REFUSED, Effect, effects_at,
+    EFFECT_EXECUTES, EFFECT_FAILED, EFFECT_REFUSED, Effect, effects_at,
 )
 from pooler.tables.shapes cimport (
     SHAPE_OF_NOTHING, shape_add, shape_begin, shape_end,
@@ -448,6 +448,19 @@ cdef inline bint owes_nothing(const ServerSession *s) noexcept nogil:
     )
 
 
+cdef inline bint looks_at_names(const Walk *w) noexcept nogil:
+    """Whether the request is a PREPARE or DEALLOCATE, or an EXECUTE that finds nothing:
+    what PostgreSQL says of the name does not mean that a statement is lost.
+    """
+    cdef const Effect *effect
+    if w.first != REQUEST_NAMES and w.first != REQUEST_DESCRIBE:
+        return False
+    effect = effects_at(&w.s.effects, w.s.effects.head)
+    return not effect.flags & EFFECT_EXECUTES and (
+        w.first == REQUEST_NAMES or effect.called != NULL
+    )
+
+
 cdef RelayStatus on_error(Walk *w) noexcept nogil:
     """ErrorResponse: whose it is decides what becomes of it."""
     if w.first == 0 and w.c == NULL:
@@ -472,7 +485,7 @@ cdef RelayStatus on_error(Walk *w) noexcept nogil:
         if not is_cut(w):
             if replay_wanted(w.s, body_of(w), body_size(w)):
                 return send_batch_again(w)
-            if w.first != REQUEST_NAMES and says_stale(
+            if not looks_at_names(w) and says_stale(
                 &w.r.statements, body_of(w), body_size(w)
             ):
                 # whoever comes next prepares anew

@@ -225,9 +225,11 @@ cdef struct Batch:  # extended messages since the last Sync; written by batch
     bint failed  # one of them failed and no Sync was sent yet: PostgreSQL skips to it
     ClientStatement *bound  # borrow: the statement of its unnamed portal
 
-cdef struct Portal:  # in which a statement stands that changes names when it is run
+cdef struct Portal:  # in which SQL stands that looks at names when it is run
     Portal *next
     Statement *statement  # own: one reference
+    uint64_t number  # as portals are counted in the worker
+    uint32_t runs  # id of what it executes, as far as that is noted; 0: nothing
     uint8_t name_n
     uint8_t name[1]
 
@@ -312,16 +314,23 @@ cdef void client_cancel_key(
 cdef void server_begin(ServerSession *s, Wheel *w, void *io) noexcept nogil
 
 
-cdef inline bint server_has(
+cdef inline bint server_knows(
     const ServerSession *s, const ServerStatement *entry
 ) noexcept nogil:
-    """Whether the server surely has a statement when it comes to the next request."""
+    """Whether the server surely has something by a statement's name, be it another."""
     return (
         entry != NULL and not entry.closing
         and entry.generation == s.statements.generation
         and (entry.epoch == 0 or entry.epoch == s.statements.epoch + 1)
         and not batch_unsettled(&s.requests, entry.batch)
     )
+
+
+cdef inline bint server_has(
+    const ServerSession *s, const ServerStatement *entry
+) noexcept nogil:
+    """Whether the server surely has a statement when it comes to the next request."""
+    return server_knows(s, entry) and entry.instead == 0
 
 
 cdef inline bint server_side_is_quiet(const ServerSession *s) noexcept nogil:

@@ -5,7 +5,7 @@ from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memcmp
 
-from pooler.statements.portals cimport portals_free
+from pooler.statements.portals cimport portal_closed, portals_free
 from pooler.statements.replay cimport replay_free
 from pooler.session.requests cimport REQUEST_SQL, batch_answered, requests_first
 from pooler.tables.client_names cimport (
@@ -13,8 +13,8 @@ from pooler.tables.client_names cimport (
     client_statement_link, client_statement_unlink, client_statements_clear,
 )
 from pooler.tables.effect_queue cimport (
-    EFFECT_ADDS_NAME, EFFECT_CALLED, EFFECT_DESCRIBES, EFFECT_DROPS_NAME,
-    EFFECT_DUPLICATE, EFFECT_FAILED, EFFECT_UNNAMED, effects_at,
+    EFFECT_ADDS_NAME, EFFECT_DESCRIBES, EFFECT_DROPS_NAME, EFFECT_DUPLICATE,
+    EFFECT_FAILED, EFFECT_FORGETS, EFFECT_STANDS_IN, EFFECT_UNNAMED, effects_at,
 )
 from pooler.tables.query_names cimport (
     NameStep, QueryNames, STEP_ADDS, STEP_DROPS, STEP_FORGETS, STEP_NONE,
@@ -42,6 +42,8 @@ cdef void effect_end(StatementTable *t, Effect *effect) noexcept nogil:
     statement_unref(t, effect.removed)
     statement_unref(t, effect.unnamed_before)
     query_names_free(effect.query)
+    if effect.called != NULL:
+        client_statement_free(t, effect.called)
 
 
 cdef void doubt(ServerSession *s, Statement *st, bint known) noexcept nogil:
@@ -71,15 +73,21 @@ cdef void commit(StatementTable *t, ServerSession *s, Effect *effect) noexcept n
         steps_undo(t, s, effect.query)  # PostgreSQL has not come to these
     if effect.flags & EFFECT_ADDS_NAME and s.client != NULL:
         effect.entry.pending = False
-    if effect.installed != NULL and not effect.flags & EFFECT_DESCRIBES:
+    if effect.installed != NULL and not effect.flags & (
+        EFFECT_DESCRIBES | EFFECT_STANDS_IN
+    ):
         there = server_statement_find(&s.statements, effect.installed)
         if there != NULL:
             effect.installed.parsed_in = s.pool
             effect.installed.parsed_at = there.parsed_at  # when it was sent
     if effect.removed != NULL:
         closed(t, s, effect.removed)
-    if effect.flags & (EFFECT_DROPS_NAME | EFFECT_CALLED):
+    if effect.portal != 0:
+        portal_closed(t, s, effect.portal)
+    if effect.flags & EFFECT_DROPS_NAME:
         client_statement_free(t, effect.entry)
+    if effect.flags & EFFECT_FORGETS:
+        free_names(t, effect.entry)
     if effect.flags & EFFECT_DUPLICATE:
         # What came before it has failed, so the name was not taken after all. The
         # server has another text now under its name for it.
@@ -138,6 +146,26 @@ cdef void restore_name(
     client_statement_link(c.statements, entry)
 
 
+cdef void restore_names(
+    StatementTable *t, ClientSession *c, ClientStatement *entry
+) noexcept nogil:
+    """As ``restore_name``, for a list."""
+    cdef ClientStatement *following
+    while entry != NULL:
+        following = entry.next
+        restore_name(t, c, entry)
+        entry = following
+
+
+cdef void free_names(StatementTable *t, ClientStatement *entry) noexcept nogil:
+    """A list of names is gone for good."""
+    cdef ClientStatement *following
+    while entry != NULL:
+        following = entry.next
+        client_statement_free(t, entry)
+        entry = following
+
+
 cdef void undo(
     StatementTable *t, ServerSession *s, Effect *effect, uint32_t later
 ) noexcept nogil:
@@ -159,7 +187,9 @@ cdef void undo(
         client_statement_free(t, effect.entry)
     if effect.flags & EFFECT_DROPS_NAME:
         restore_name(t, c, effect.entry)
-    if effect.flags & (EFFECT_DUPLICATE | EFFECT_CALLED):
+    if effect.flags & EFFECT_FORGETS:
+        restore_names(t, c, effect.entry)
+    if effect.flags & EFFECT_DUPLICATE:
         client_statement_free(t, effect.entry)
     if effect.flags & EFFECT_UNNAMED and c != NULL:
         undo_unnamed(t, s, effect, later)
@@ -179,7 +209,6 @@ cdef void settle_step(
 ) noexcept nogil:
     """The command has been carried out."""
     cdef ClientStatement *entry = step.entry
-    cdef ClientStatement *following
     if step.kind == STEP_ADDS:
         if s.client != NULL:
             entry.pending = False
@@ -189,10 +218,7 @@ cdef void settle_step(
         closed(t, s, step.statement)
         client_statement_free(t, entry)
     else:
-        while entry != NULL:
-            following = entry.next
-            client_statement_free(t, entry)
-            entry = following
+        free_names(t, entry)
     statement_unref(t, step.statement)
 
 
@@ -202,7 +228,6 @@ cdef void undo_step(
     """PostgreSQL has not come to the command, nor to those behind it."""
     cdef ClientSession *c = s.client
     cdef ClientStatement *entry = step.entry
-    cdef ClientStatement *following
     if step.kind == STEP_ADDS:
         doubt(s, step.statement, True)
         if c != NULL:
@@ -212,10 +237,7 @@ cdef void undo_step(
         doubt(s, step.statement, False)
         restore_name(t, c, entry)
     else:
-        while entry != NULL:
-            following = entry.next
-            restore_name(t, c, entry)
-            entry = following
+        restore_names(t, c, entry)
     statement_unref(t, step.statement)
 
 
@@ -334,7 +356,9 @@ cdef Effect *described(ServerSession *s, ServerStatement **there) noexcept nogil
         there[0] = NULL
         return NULL
     effect = effects_at(&s.effects, s.effects.head)
-    there[0] = server_statement_find(&s.statements, effect.installed)
+    there[0] = NULL
+    if effect.installed != NULL:
+        there[0] = server_statement_find(&s.statements, effect.installed)
     if s.client == NULL:
         effect.entry = NULL
     return effect

@@ -6,13 +6,14 @@ from libc.stdlib cimport strtol
 from libc.string cimport memchr, memcmp, memcpy, strlen
 
 from pooler.wire.buffers cimport Output, output_room
+from pooler.session.records cimport Portal
 from pooler.statements.outcomes cimport REFUSED_STALE, refusal_sqlstate, refusal_text
 from pooler.tables.client_names cimport ClientStatement, ClientStatements
 from pooler.tables.effect_queue cimport (
-    EFFECT_ADDS_NAME, EFFECT_CALLED, EFFECT_DROPS_NAME, EFFECT_DUPLICATE,
-    EFFECT_EXECUTES,
+    EFFECT_ADDS_NAME, EFFECT_DROPS_NAME, EFFECT_DUPLICATE, EFFECT_EXECUTES,
 )
 from pooler.tables.query_names cimport QueryNames, RenamedName
+from pooler.tables.texts cimport Statement
 from pooler._wire cimport (
     HEADER_BYTES, error_response_bytes, put_cstring, put_error_response, put_header,
     store_be32,
@@ -129,6 +130,27 @@ cdef bint names_statement(const uint8_t *message, size_t n) noexcept nogil:
     return False
 
 
+cdef inline bint is_named(
+    const Statement *st, const uint8_t *name, size_t n
+) noexcept nogil:
+    return st.name_n == n and memcmp(st.name, name, n) == 0
+
+
+cdef void name_in_portal(
+    const ClientSession *c, const uint8_t *name, size_t n, Name *found
+) noexcept nogil:
+    """What a portal calls this statement in SQL, which a FETCH may have run."""
+    cdef const Portal *portal = c.server.portals if c.server != NULL else NULL
+    while portal != NULL:
+        if portal.statement.target != NULL and (
+            is_named(portal.statement.target, name, n)
+        ):
+            found.text = portal.statement.called
+            found.n = portal.statement.called_n
+            return
+        portal = portal.next
+
+
 cdef void name_of_client(
     const ClientSession *c, const Effect *effect,
     const uint8_t *name, size_t n, Name *found,
@@ -142,37 +164,37 @@ cdef void name_of_client(
     cdef const ClientStatement *entry
     cdef uint64_t bound_at = 0
     cdef uint32_t i
-    if effect != NULL and effect.flags & (
-        EFFECT_DUPLICATE | EFFECT_CALLED
-    ):
+    if effect != NULL and effect.flags & EFFECT_DUPLICATE:
         found.text = <const uint8_t *> effect.entry.name
         found.n = effect.entry.shown_n
+        return
+    if effect != NULL and effect.called != NULL and (
+        is_named(effect.called.statement, name, n)
+    ):
+        found.text = <const uint8_t *> effect.called.name
+        found.n = effect.called.shown_n
         return
     if effect != NULL and effect.query != NULL and name_in_query(
         effect.query, name, n, found
     ):
         return
-    if effect != NULL and effect.flags & NAMES_ONE and (
-        effect.entry.statement.name_n == n
-        and memcmp(effect.entry.statement.name, name, n) == 0
+    if effect != NULL and effect.flags & NAMES_ONE and effect.entry != NULL and (
+        is_named(effect.entry.statement, name, n)
     ):
         found.text = <const uint8_t *> effect.entry.name
         found.n = effect.entry.shown_n
         return
     found.text = NULL
     found.n = 0
+    name_in_portal(c, name, n, found)
     if names == NULL:
         return
-    if names.unnamed != NULL and names.unnamed.name_n == n and (
-        memcmp(names.unnamed.name, name, n) == 0
-    ):
+    if names.unnamed != NULL and is_named(names.unnamed, name, n):
         bound_at = names.unnamed_bound_at
     for i in range(names.mask + 1):
         entry = names.buckets[i]
         while entry != NULL:
-            if entry.statement.name_n == n and entry.bound_at >= bound_at and (
-                memcmp(entry.statement.name, name, n) == 0
-            ):
+            if entry.bound_at >= bound_at and is_named(entry.statement, name, n):
                 bound_at = entry.bound_at
                 found.text = <const uint8_t *> entry.name
                 found.n = entry.shown_n

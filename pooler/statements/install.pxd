@@ -8,7 +8,7 @@ make room cannot be missed by a message that was sent before.
 Source: PostgreSQL documentation, "Extended Query", "PREPARE".
 """
 
-from libc.stdint cimport uint8_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy
 
 from pooler.wire.buffers cimport Output
@@ -19,6 +19,7 @@ from pooler.tables.texts cimport Statement, StatementTable
 
 cdef enum:
     OWN_NAME_BYTES = 48
+    NOBODY_KNOWS = 0xFFFFFFFF  # in the place of a statement's id
 
 
 cdef inline bint looks_like_ours(
@@ -53,6 +54,19 @@ cdef int make_room(
 ) noexcept nogil
 cdef ServerStatement *note_installed(
     StatementTable *t, ServerSession *s, Statement *st
+) noexcept nogil
+cdef uint32_t name_stands_for(
+    const ServerSession *s, const Statement *st
+) noexcept nogil
+cdef int drop(
+    StatementTable *t, ServerSession *s, Output *out, ServerStatement *entry
+) noexcept nogil
+cdef int install(
+    StatementTable *t, ServerSession *s, Output *out, Statement *st, bint for_query
+) noexcept nogil
+cdef int install_as(
+    StatementTable *t, ServerSession *s, Output *out, const Statement *st,
+    Statement *place, bint for_query,
 ) noexcept nogil
 cdef int describe_first(
     StatementTable *t, ServerSession *s, Output *out, Statement *st

@@ -7,20 +7,22 @@ from libc.string cimport memcpy, strlen
 
 from pooler.wire.buffers cimport QUEUE_MAX_BYTES, Output, output_add, output_room
 from pooler.statements.effects cimport effects_take, effects_undo, push_with_effect
-from pooler.session.records cimport CHANGE_MEANING, CHANGE_TRACKED, server_has
+from pooler.session.records cimport (
+    CHANGE_MEANING, CHANGE_TRACKED, server_has, server_knows,
+)
 from pooler.session.requests cimport (
     REQUEST_COPY_END, REQUEST_DESCRIBE, REQUEST_SKIP, REQUEST_SQL, batch_number,
     request_closes, requests_at, requests_fail, requests_push,
 )
 from pooler.tables.client_names cimport ClientStatement, ClientStatements
-from pooler.tables.effect_queue cimport EFFECT_DESCRIBES, Effect
+from pooler.tables.effect_queue cimport EFFECT_DESCRIBES, EFFECT_STANDS_IN, Effect
 from pooler.tables.server_statements cimport (
     ServerStatement, server_statement_add, server_statement_closing,
     server_statement_find, server_statement_named, server_statement_use,
 )
 from pooler.tables.texts cimport (
-    SERVER_NAME_BYTES, STATEMENT_SQL, Statement, TARGET_EXECUTED, parses_of_today,
-    schema_count, statement_ref,
+    SERVER_NAME_BYTES, STATEMENT_SQL, Statement, TARGET_EXECUTED, TARGET_MISSING,
+    parses_of_today, schema_count, statement_ref,
 )
 from pooler._wire cimport HEADER_BYTES, load_be32, put_cstring, put_header
 from pooler.session.batch cimport batch_bind, batch_open, batch_synced
@@ -81,7 +83,7 @@ cdef size_t own_name(
     return t.prefix_n + n
 
 
-cdef int forget(
+cdef int drop(
     StatementTable *t, ServerSession *s, Output *out, ServerStatement *entry
 ) noexcept nogil:
     """Have the server drop a statement, whether it is there or not."""
@@ -104,7 +106,7 @@ cdef int make_room(
     """
     cdef ServerStatement *entry = server_statement_find(&s.statements, st)
     cdef ServerStatement *newer
-    if entry != NULL and forget(t, s, out, entry) < 0:
+    if entry != NULL and drop(t, s, out, entry) < 0:
         return -1
     entry = s.statements.oldest
     while (
@@ -118,18 +120,41 @@ cdef int make_room(
             not server_statement_named(&s.statements, entry)
         ):
             count_eviction(s.pool)
-            if forget(t, s, out, entry) < 0:
+            if drop(t, s, out, entry) < 0:
                 return -1
         entry = newer
     return 0
+
+
+cdef uint32_t name_stands_for(
+    const ServerSession *s, const Statement *st
+) noexcept nogil:
+    """The id of what the server has by this statement's name; 0: nothing."""
+    cdef const ServerStatement *there = server_statement_find(&s.statements, st)
+    if there == NULL or there.closing:
+        return 0
+    if not server_knows(s, there):
+        return NOBODY_KNOWS
+    return there.instead if there.instead != 0 else st.id
 
 
 cdef ServerStatement *note_installed(
     StatementTable *t, ServerSession *s, Statement *st
 ) noexcept nogil:
     """From the next request on the server has this statement; NULL without memory."""
-    cdef ServerStatement *entry = server_statement_add(&s.statements, st)
+    return note_in_place(t, s, st, st)
+
+
+cdef ServerStatement *note_in_place(
+    StatementTable *t, ServerSession *s, const Statement *st, Statement *place
+) noexcept nogil:
+    """From the next request on it has ``st`` by the name of ``place``."""
+    cdef ServerStatement *entry = server_statement_add(&s.statements, place)
     if entry != NULL:
+        if st != place:
+            entry.instead = st.id
+        if st.target != NULL:
+            entry.named_then = name_stands_for(s, st.target)
         entry.batch = batch_number(&s.requests)
         entry.parsed_at = schema_count(t)
         parses_of_today(t)
@@ -160,12 +185,21 @@ cdef int end_own_batch(ServerSession *s, Output *out) noexcept nogil:
     return put_sync(s, out)
 
 
+cdef inline void effect_installs(
+    Effect *effect, const Statement *st, Statement *place
+) noexcept nogil:
+    """A request of ours gives the server ``st`` by the name of ``place``."""
+    effect.installed = statement_ref(place)
+    if st != place:
+        effect.flags = EFFECT_STANDS_IN
+
+
 cdef int put_prepare_query(
-    ServerSession *s, Output *out, Statement *st
+    ServerSession *s, Output *out, const Statement *st, Statement *place
 ) noexcept nogil:
     """Prepare a statement by SQL, as a Query of ours."""
     cdef size_t word = strlen(PREPARE_WORD)
-    cdef size_t n = HEADER_BYTES + word + st.name_n + 2 + st.n
+    cdef size_t n = HEADER_BYTES + word + place.name_n + 2 + st.n
     cdef Effect *effect
     cdef uint8_t *room = output_room(out, n)
     effect = push_with_effect(s, REQUEST_SQL | REQUEST_SKIP)
@@ -174,24 +208,25 @@ cdef int put_prepare_query(
     room += put_header(room, c"Q", <uint32_t> (n - 1))
     memcpy(room, PREPARE_WORD, word)
     room += word
-    room += put_quoted(room, st.name, st.name_n)
+    room += put_quoted(room, place.name, place.name_n)
     memcpy(room, st.text, st.n)
-    effect.installed = statement_ref(st)
+    effect_installs(effect, st, place)
     prepare_sent(s)
     return 0
 
 
 cdef int put_prepare_messages(
-    StatementTable *t, ServerSession *s, Output *out, Statement *st
+    StatementTable *t, ServerSession *s, Output *out, const Statement *st,
+    Statement *place,
 ) noexcept nogil:
     """Prepare a statement by SQL inside a batch."""
     cdef size_t word = strlen(PREPARE_WORD)
     cdef uint8_t quoted[SERVER_NAME_BYTES + 2]
-    cdef size_t quoted_n = put_quoted(quoted, st.name, st.name_n)
+    cdef size_t quoted_n = put_quoted(quoted, place.name, place.name_n)
     cdef Effect *effect = put_scratch(t, s, out, word + quoted_n + st.n)
     if effect == NULL:
         return -1
-    effect.installed = statement_ref(st)
+    effect_installs(effect, st, place)
     prepare_sent(s)
     output_add(out, <const uint8_t *> PREPARE_WORD, word)
     output_add(out, quoted, quoted_n)
@@ -288,28 +323,36 @@ cdef int put_settings(
 cdef int install(
     StatementTable *t, ServerSession *s, Output *out, Statement *st, bint for_query
 ) noexcept nogil:
-    """Give the server a statement that it lacks, in front of what needs it.
+    """Give the server a statement that it lacks, in front of what needs it."""
+    return install_as(t, s, out, st, st, for_query)
+
+
+cdef int install_as(
+    StatementTable *t, ServerSession *s, Output *out, const Statement *st,
+    Statement *place, bint for_query,
+) noexcept nogil:
+    """Give the server a statement by the name of another, whatever had that.
 
     It is read under the settings of its client's own Parse, whatever is set now.
     """
     if out.ours > QUEUE_MAX_BYTES:  # each Bind of a few bytes may ask for megabytes
         return -1
     out.ours += st.n
-    if make_room(t, s, out, st) < 0:
+    if make_room(t, s, out, place) < 0:
         return -1
     if is_read_elsewhere(t, s, st):
         if (
-            note_installed(t, s, st) == NULL
+            note_in_place(t, s, st, place) == NULL
             or put_settings(t, s, out, st, False) < 0
-            or put_install(t, s, out, st, False) < 0
+            or put_install(t, s, out, st, place, False) < 0
         ):
             return -1
         return put_settings(t, s, out, st, True)
     if for_query and st.kind == STATEMENT_SQL and end_own_batch(s, out) < 0:
         return -1
-    if note_installed(t, s, st) == NULL:
+    if note_in_place(t, s, st, place) == NULL:
         return -1
-    return put_install(t, s, out, st, for_query)
+    return put_install(t, s, out, st, place, for_query)
 
 
 cdef inline bint is_read_elsewhere(
@@ -324,27 +367,38 @@ cdef inline bint is_read_elsewhere(
 
 
 cdef int put_install(
-    StatementTable *t, ServerSession *s, Output *out, Statement *st, bint for_query
+    StatementTable *t, ServerSession *s, Output *out, const Statement *st,
+    Statement *place, bint for_query,
 ) noexcept nogil:
     cdef Effect *effect
     count_server_parse(s.pool)
     if st.kind == STATEMENT_SQL:
         if for_query:
-            return put_prepare_query(s, out, st)
-        return put_prepare_messages(t, s, out, st)
+            return put_prepare_query(s, out, st, place)
+        return put_prepare_messages(t, s, out, st, place)
     effect = push_with_effect(s, c"P" | REQUEST_SKIP)
     if effect == NULL:
         return -1
-    effect.installed = statement_ref(st)
-    return put_parse(out, st, st.name, st.name_n)
+    effect_installs(effect, st, place)
+    return put_parse(out, st, place.name, place.name_n)
 
 
 cdef int use_target(
     StatementTable *t, ServerSession *s, Output *out, const Statement *st,
     bint for_query,
 ) noexcept nogil:
-    """See to the statement that this one's text executes; others see ``run_names``."""
-    cdef ServerStatement *entry
+    """Have the name that an EXECUTE looks up mean what it did at its client's Parse.
+
+    PostgreSQL finds out then what columns a Describe of the statement tells. What the
+    name means now is seen to by ``targets``; what others name, by ``run_names``.
+    """
+    cdef ServerStatement *entry = NULL
+    if st.target != NULL:
+        entry = server_statement_find(&s.statements, st.target)
+    if st.target_use == TARGET_MISSING:
+        if entry == NULL or entry.closing:
+            return 0
+        return drop(t, s, out, entry)
     if st.target_use != TARGET_EXECUTED:
         return 0
     if ensure(t, s, out, st.target, for_query) < 0:
@@ -354,6 +408,15 @@ cdef int use_target(
         return -1
     entry.target_batch = batch_number(&s.requests)
     return 0
+
+
+cdef inline bint is_as_parsed(
+    const ServerStatement *entry, const Statement *st
+) noexcept nogil:
+    """Whether the server knows of an EXECUTE the columns of its client's Parse."""
+    if st.target_use == TARGET_EXECUTED:
+        return entry.named_then == st.target.id
+    return st.target_use != TARGET_MISSING or entry.named_then == 0
 
 
 cdef ServerStatement *put_stand_in(
@@ -407,13 +470,14 @@ cdef int ensure_since(
     What the server parsed before that may have other types of parameters than
     PostgreSQL would have given this name, so it is parsed anew.
     """
-    cdef ServerStatement *entry
-    if st.target != NULL and use_target(t, s, out, st, for_query) < 0:
-        return -1
-    entry = server_statement_find(&s.statements, st)
-    if server_has(s, entry) and entry.parse_number >= born:
+    cdef ServerStatement *entry = server_statement_find(&s.statements, st)
+    if server_has(s, entry) and entry.parse_number >= born and (
+        is_as_parsed(entry, st)
+    ):
         server_statement_use(&s.statements, entry)
         return 0
+    if st.target != NULL and use_target(t, s, out, st, for_query) < 0:
+        return -1
     return install(t, s, out, st, for_query)
 
 

@@ -19,8 +19,12 @@ from pooler.statements.peek cimport bind_follows, bind_is_cut, types_are_given
 from pooler.statements.replay cimport replay_arm_parse, replay_foresee
 from pooler.statements.runs cimport runs_unseen
 from pooler.statements.sql_names cimport (
-    intern, intern_parse, is_stable, names_of, over_limit, query_names,
+    intern, intern_parse, is_stable, names_of, over_limit, query_has_name, query_names,
+    sql_flags,
 )
+from pooler.statements.sql_name cimport SqlCommand
+from pooler.statements.sql_scan cimport skip_blank
+from pooler.statements.sql_text cimport SQL_FORGET_ALL, sql_first
 from pooler.statements.outcomes cimport (
     PREPARE_DONE, PREPARE_FORWARD, PREPARE_HOLD, PREPARE_NO_MEMORY, PREPARE_WAIT,
     REFUSED_MEMORY, REFUSED_NAME, REFUSED_NOT, Refusal,
@@ -32,13 +36,14 @@ from pooler.tables.client_names cimport (
 from pooler.tables.params cimport ParamSet, params_context
 from pooler.tables.effect_queue cimport (
     EFFECT_ADDS_NAME, EFFECT_DUPLICATE, EFFECT_REFUSED, EFFECT_UNNAMED, Effect,
+    effects_at,
 )
 from pooler.tables.server_statements cimport (
     ServerStatement, server_statement_find, server_statement_use,
 )
 from pooler.tables.texts cimport (
-    STATEMENT_PARSE, Statement, parses_of_today, schema_count, statement_find,
-    statement_hash, statement_ref, statement_unref, text_seen,
+    STATEMENT_PARSE, Statement, TARGET_NONE, parses_of_today, schema_count,
+    statement_find, statement_hash, statement_ref, statement_unref, text_seen,
 )
 from pooler._wire cimport HEADER_BYTES
 from pooler.session.changes cimport meaning_comes_back, meaning_is_unsure
@@ -124,7 +129,8 @@ cdef bint may_answer(
     cdef uint32_t at = s.requests.head
     cdef uint8_t request
     if (
-        not s.replay.bind_follows or s.xact_status != c"I" or st.target != NULL
+        not s.replay.bind_follows or s.xact_status != c"I"
+        or st.target_use != TARGET_NONE
         or not server_has(s, there) or there.parsed_at != schema_count(t)
         or meaning_is_unsure(s)
     ):
@@ -213,6 +219,24 @@ cdef inline void note_moved(Effect *effect, const Statement *st) noexcept nogil:
         effect.moved_by = st.moved_by
 
 
+cdef PrepareResult refuse_unnamed(
+    const StatementTable *t, ClientSession *c, ServerSession *s, Output *out
+) noexcept nogil:
+    """A Parse of the unnamed statement for which there is no memory."""
+    cdef ClientStatements *names = c.statements
+    cdef Effect *effect
+    names.unnamed_batch = batch_number(&s.requests)
+    unnamed_of_another(s)
+    if refuse(t, s, out, REFUSED_MEMORY) != PREPARE_DONE:
+        return PREPARE_NO_MEMORY
+    effect = effects_at(&s.effects, s.effects.tail - 1)
+    effect.flags |= EFFECT_UNNAMED
+    effect.unnamed_before = names.unnamed
+    effect.born_before = names.unnamed_born
+    names.unnamed = NULL
+    return PREPARE_DONE
+
+
 cdef PrepareResult parse_unnamed(
     StatementTable *t, ClientSession *c, ServerSession *s, Output *out,
     const uint8_t *text, size_t n, size_t query_n,
@@ -229,10 +253,12 @@ cdef PrepareResult parse_unnamed(
     cdef Effect *effect
     cdef bint cached = False
     cdef uint64_t born
+    if st == NULL and query_has_name(text, query_n):
+        return refuse_unnamed(t, c, s, out)  # its name would be the server's own
     t.parse_count += 1
     born = t.parse_count  # what its client is told of it is not remembered
     if (
-        st != NULL and st.target == NULL and t.cache_unnamed
+        st != NULL and st.target_use == TARGET_NONE and t.cache_unnamed
         and s.xact_status == c"I" and not s.batch.open
         and may_keep(s)
     ):
@@ -405,7 +431,7 @@ cdef PrepareResult prepare_parse(
 ) noexcept nogil:
     """A Parse; ``behind``: bytes of what follows it that are here as well."""
     cdef size_t name_end = after_cstring(message, here, HEADER_BYTES)
-    cdef Effect *effect
+    cdef PrepareResult begins
     cdef Refusal why
     if name_end == 0:
         return names_missing(t, c, s, out, found, here, taken)
@@ -437,7 +463,38 @@ cdef PrepareResult prepare_parse(
         if why != REFUSED_NOT:
             return refuse_cut(t, c, s, out, found, here, taken, why)
         return absorb(t, c, s, found, message, here, taken)
-    # Too long to be worth remembering: it streams, and lives as long as this link.
+    begins = begins_with_names(t, c, message + name_end, here - name_end)
+    if begins == PREPARE_HOLD:
+        return PREPARE_HOLD
+    if begins == PREPARE_DONE:
+        c.statements.absorbing = ABSORB_DROP
+        taken[0] = here
+        return refuse_unnamed(t, c, s, out)
+    return stream_parse(c, s)
+
+
+cdef PrepareResult begins_with_names(
+    const StatementTable *t, const ClientSession *c, const uint8_t *text, size_t n
+) noexcept nogil:
+    """Whether a text of which n bytes are here is one command that has a name.
+
+    DONE: it is, or nothing of it can be seen; HOLD: too little is here; FORWARD
+    """
+    cdef SqlCommand command
+    cdef size_t look_n = min(n, <size_t> NAMES_MOST_BYTES)
+    cdef bint found = sql_first(text, look_n, sql_flags(t, c), &command)
+    if look_n < NAMES_MOST_BYTES and command.cut:
+        return PREPARE_HOLD
+    if (found and command.verb != SQL_FORGET_ALL) or (
+        skip_blank(text, look_n, 0) >= look_n
+    ):
+        return PREPARE_DONE
+    return PREPARE_FORWARD
+
+
+cdef PrepareResult stream_parse(ClientSession *c, ServerSession *s) noexcept nogil:
+    """Too long to be worth remembering: it streams, and lives as long as this link."""
+    cdef Effect *effect
     runs_unseen(s)
     effect = push_with_effect(s, c"P")
     if effect == NULL:

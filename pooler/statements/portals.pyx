@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""Portals with PREPARE or DEALLOCATE; see ``portals.pxd``."""
+"""Portals with SQL that looks at names; see ``portals.pxd``."""
 
-from libc.stdint cimport uint8_t, uint32_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp, memcpy
 
 from pooler.tables.client_names cimport STATEMENT_NAME_BYTES
-from pooler.tables.texts cimport statement_ref, statement_unref
+from pooler.tables.texts cimport TARGET_NONE, statement_ref, statement_unref
 
 
 cdef inline size_t told_apart(size_t n) noexcept nogil:
@@ -43,10 +43,10 @@ cdef bint portal_bind(
 
     If nothing is under way and no transaction is open, there are no portals but this.
     False: there are too many, or there is no memory.
-    Cost: nothing for a statement that changes no names
+    Cost: nothing for a statement that looks at no names
     """
     cdef Portal *portal
-    if st == NULL or st.called == NULL:
+    if st == NULL or st.target_use == TARGET_NONE:
         return True
     if s.xact_status == c"I" and not s.batch.open and (
         s.requests.head == s.requests.tail
@@ -58,6 +58,9 @@ cdef bint portal_bind(
         free(portal)
         return False
     portal.statement = statement_ref(st)
+    portal.runs = 0
+    t.portal_count += 1
+    portal.number = t.portal_count
     portal.name_n = <uint8_t> n
     memcpy(portal.name, name, n)
     portal.next = s.portals
@@ -65,19 +68,38 @@ cdef bint portal_bind(
     return True
 
 
-cdef void portal_forget(
-    StatementTable *t, ServerSession *s, const uint8_t *name, size_t n
-) noexcept nogil:
-    """The portal of this name, if it was noted, is made of something else."""
-    cdef Portal *gone = portal_find(s, name, n)
+cdef void portal_runs(Portal *portal, const Statement *st) noexcept nogil:
+    """What ``st`` may change is noted; NULL: the portal executes nothing."""
+    portal.runs = st.id if st != NULL else 0
+
+
+cdef void unlink(StatementTable *t, ServerSession *s, Portal *gone) noexcept nogil:
     cdef Portal **at = &s.portals
-    if gone == NULL:
-        return
     while at[0] != gone:
         at = &at[0].next
     at[0] = gone.next
     statement_unref(t, gone.statement)
     free(gone)
+
+
+cdef void portal_forget(
+    StatementTable *t, ServerSession *s, const uint8_t *name, size_t n
+) noexcept nogil:
+    """The portal of this name, if it was noted, is made of something else."""
+    cdef Portal *gone = portal_find(s, name, n)
+    if gone != NULL:
+        unlink(t, s, gone)
+
+
+cdef void portal_closed(
+    StatementTable *t, ServerSession *s, uint64_t number
+) noexcept nogil:
+    """PostgreSQL has closed a portal, which may have been forgotten already."""
+    cdef Portal *portal = s.portals
+    while portal != NULL and portal.number != number:
+        portal = portal.next
+    if portal != NULL:
+        unlink(t, s, portal)
 
 
 cdef void portals_free(StatementTable *t, ServerSession *s) noexcept nogil:

@@ -6,9 +6,13 @@ from libc.string cimport memcmp, memcpy
 
 from pooler.wire.buffers cimport output_add, output_room
 from pooler.statements.effects cimport push_with_effect
+from pooler.statements.execute_names cimport (
+    describe_executes, describe_or_close_portal, ensure_named, has_own_columns,
+    own_unnamed, runs_bound,
+)
 from pooler.statements.install cimport (
     describe_first, ensure_since, looks_like_ours, meaning_is_lost, put_close,
-    put_named, use_target,
+    put_named,
 )
 from pooler.tables.params cimport ParamSet, params_context
 from pooler.statements.long_query cimport end_draft, rename_first, run_absorbed
@@ -17,14 +21,14 @@ from pooler.statements.parse cimport (
     parse_whole, prepare_parse, refuse_cut, unnamed_may_stay,
 )
 from pooler.statements.peek cimport is_kept_bind, knows_columns, sends_binary
-from pooler.statements.portals cimport portal_bind, portal_forget
+from pooler.statements.portals cimport portal_bind, portal_find, portal_forget
 from pooler.statements.replay cimport replay_arm
-from pooler.session.records cimport COPY_IN_OPEN, server_has
+from pooler.statements.run_names cimport cursors_now
+from pooler.session.records cimport COPY_IN_OPEN, Portal, server_has
 from pooler.session.requests cimport (
     REQUEST_DESCRIBE, REQUEST_FAKE, REQUEST_SKIP, batch_number, batch_unsettled,
     requests_push,
 )
-from pooler.statements.runs cimport runs_statement
 from pooler.statements.sql_name cimport SqlCommand
 from pooler.statements.sql_text cimport sql_first, sql_first_concerns
 from pooler.statements.sql_names cimport (
@@ -46,8 +50,8 @@ from pooler.tables.effect_queue cimport (
 )
 from pooler.tables.server_statements cimport ServerStatement, server_statement_find
 from pooler.tables.texts cimport (
-    STATEMENT_PARSE, Statement, schema_count, statement_find, statement_hash,
-    statement_ref, statement_unref,
+    STATEMENT_PARSE, Statement, schema_count, statement_executes, statement_find,
+    statement_hash, statement_ref, statement_unref,
 )
 from pooler._wire cimport HEADER_BYTES, load_be32, put_header
 from pooler.session.batch cimport batch_bind, hold_until_settled
@@ -85,7 +89,7 @@ cdef PrepareResult find_named(
 
 cdef PrepareResult find_unnamed(
     StatementTable *t, ClientSession *c, ServerSession *s, Output *out,
-    bint is_bind, Statement **found,
+    Statement **found,
 ) noexcept nogil:
     """The client's unnamed statement.
 
@@ -97,11 +101,9 @@ cdef PrepareResult find_unnamed(
     ):
         return PREPARE_WAIT
     st = c.statements.unnamed if c.statements != NULL else NULL
+    if statement_executes(st) and names_unsettled(c, s):
+        return PREPARE_WAIT
     if s.tracking.unnamed_own:
-        if st != NULL and is_bind:
-            runs_statement(t, s, st)
-        if st != NULL and st.target != NULL and use_target(t, s, out, st, False) < 0:
-            return PREPARE_NO_MEMORY
         return PREPARE_FORWARD
     if st == NULL:
         return PREPARE_FORWARD if close_unnamed(s, out) == 0 else PREPARE_NO_MEMORY
@@ -162,9 +164,9 @@ cdef int queue_describe(ServerSession *s, ClientStatement *entry) noexcept nogil
 
 
 cdef PrepareResult put_renamed(
-    StatementTable *t, ServerSession *s, Output *out, const Found *found,
-    const uint8_t *message, size_t name_at, size_t name_end, const Statement *st,
-    ClientStatement *entry,
+    StatementTable *t, ClientSession *c, ServerSession *s, Output *out,
+    const Found *found, const uint8_t *message, size_t name_at, size_t name_end,
+    const Statement *st, ClientStatement *entry,
 ) noexcept nogil:
     """Send a message's beginning with another name in it; the rest goes as it is.
 
@@ -174,7 +176,10 @@ cdef PrepareResult put_renamed(
     cdef const char *name
     cdef size_t name_n
     cdef char missing[STATEMENT_NAME_BYTES + 2]
-    if found.code == c"D":
+    if found.code == c"D" and statement_executes(st):
+        if describe_executes(c, s, entry, st) != PREPARE_DONE:
+            return PREPARE_NO_MEMORY
+    elif found.code == c"D":
         if queue_describe(s, entry) < 0:
             return PREPARE_NO_MEMORY
     elif requests_push(&s.requests, found.code) < 0:
@@ -215,6 +220,12 @@ cdef inline uint64_t born_of(
     return entry.born if entry != NULL else c.statements.unnamed_born
 
 
+cdef inline bint is_lost_here(
+    ServerSession *s, const Statement *st, uint64_t born
+) noexcept nogil:
+    return s.xact_status != c"E" and meaning_is_lost(s, st, born)
+
+
 cdef PrepareResult prepare_named(
     StatementTable *t, ClientSession *c, ServerSession *s, Output *out,
     const Found *found, const uint8_t *message, size_t here, size_t name_at,
@@ -239,21 +250,21 @@ cdef PrepareResult prepare_named(
         result = find_named(c, s, name, name_n, &entry)
         st = entry.statement if entry != NULL else NULL
     else:
-        result = find_unnamed(t, c, s, out, found.code == c"B", &st)
+        result = find_unnamed(t, c, s, out, &st)
     if result == PREPARE_NO_MEMORY or result == PREPARE_WAIT:
         return result
     if found.code == c"B" and not note_bound(t, c, s, message, name_at, name_n, st):
         return refuse_cut(t, c, s, out, found, here, taken, REFUSED_COUNT)
     if s.replay.unproven and st != NULL and st != s.replay.statement:
         return PREPARE_WAIT  # what is put in front of it could not be sent again
+    if name_n == 0 and s.tracking.unnamed_own:
+        return own_unnamed(t, c, s, out, found.code)
     if st == NULL and not looks_like_ours(t, name, name_n):
         return PREPARE_FORWARD
     if binary and entry != NULL and entry.told_parameters != 0:
         knows = True
         told = False
-    if st != NULL and s.xact_status != c"E" and (
-        meaning_is_lost(s, st, born_of(c, entry))
-    ):
+    if st != NULL and is_lost_here(s, st, born_of(c, entry)):
         return refuse_cut(t, c, s, out, found, here, taken, REFUSED_STALE)
     told = told or entry == NULL or entry.told_shape == 0
     if not told and s.xact_status != c"E":
@@ -263,17 +274,17 @@ cdef PrepareResult prepare_named(
         if result != PREPARE_DONE:
             return result
     if st != NULL:
-        if ensure_since(t, s, out, st, False, born_of(c, entry)) < 0:
+        if ensure_named(t, c, s, out, st, found.code, born_of(c, entry)) < 0:
             return PREPARE_NO_MEMORY
-        if told and not knows:
+        if told and not knows and not statement_executes(st):  # its name may be missing
             replay_arm(t, s, out, st)
     if found.code == c"B" and st != NULL:
         client_statement_bound(t, c.statements, entry)
-        runs_statement(t, s, st)  # what it changes comes behind what it needed
+        runs_bound(t, c, s, st)  # what it changes comes behind what it needed
     taken[0] = name_end
     if found.code == c"B" and name_at == HEADER_BYTES + 1:
-        batch_bind(s, entry)
-    return put_renamed(t, s, out, found, message, name_at, name_end, st, entry)
+        batch_bind(s, NULL if has_own_columns(c, st) else entry)
+    return put_renamed(t, c, s, out, found, message, name_at, name_end, st, entry)
 
 
 cdef inline bint is_describe_of_unnamed_portal(
@@ -358,8 +369,18 @@ cdef PrepareResult prepare_describe_or_close(
 ) noexcept nogil:
     cdef size_t name_at = HEADER_BYTES + 1
     cdef size_t name_end
+    cdef const Portal *portal
+    cdef PrepareResult result
     if here <= found.length:
         return PREPARE_HOLD  # these are short messages
+    if s.portals != NULL and found.code == c"D":
+        result = cursors_now(t, c, s, out, False)
+        if result != PREPARE_DONE:
+            return result
+    if s.portals != NULL and message[HEADER_BYTES] == c"P" and message[here - 1] == 0:
+        portal = portal_find(s, message + name_at, here - name_at - 1)
+        if portal != NULL:
+            return describe_or_close_portal(t, c, s, out, found, portal)
     if s.batch.bound != NULL and is_describe_of_unnamed_portal(message, here):
         if queue_describe(s, s.batch.bound) < 0:
             return PREPARE_NO_MEMORY
@@ -427,6 +448,7 @@ cdef PrepareResult prepare_query(
     cdef bint whole = here > found.length
     cdef size_t text_n = here - HEADER_BYTES - whole  # without the terminator
     cdef SqlCommand first
+    cdef PrepareResult result
     cdef bint ours = False
     cdef bint streams = found.length > t.long_query_bytes or (
         not whole and no_room(t, found.length)
@@ -438,6 +460,10 @@ cdef PrepareResult prepare_query(
         ours = message[here - 1] == 0 and sql_names(t, c, text, text_n)
     if ours and names_unsettled(c, s):
         return PREPARE_WAIT
+    if s.portals != NULL:
+        result = cursors_now(t, c, s, out, True)
+        if result != PREPARE_DONE:
+            return result
     if c.statements != NULL:
         if unnamed_may_stay(c.statements, s):
             flush(out)

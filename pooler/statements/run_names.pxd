@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""PREPARE and DEALLOCATE by the extended protocol, when they are run.
+"""PREPARE, EXECUTE and DEALLOCATE by the extended protocol, when they are run.
 
 Statements layer, sans-IO. A Parse reads them and no more. Each time that one is
-executed, PostgreSQL looks at the name. The text that the server has names a *target*
+executed, PostgreSQL looks at the name. What an EXECUTE finds then is seen to by
+``targets``. The text that the server has of the other two names a *target*
 that nobody else names, the same at every run. So in front of the Execute the server is
 made to know the target's name or not, as the client's own name is taken then or free,
 and PostgreSQL itself answers. A PREPARE really prepares its target, which gets the
@@ -20,6 +21,9 @@ from pooler.statements.outcomes cimport PrepareResult
 from pooler.tables.texts cimport StatementTable
 from pooler._wire cimport Found
 
+cdef PrepareResult cursors_now(
+    StatementTable *t, ClientSession *c, ServerSession *s, Output *out, bint for_query
+) noexcept nogil
 cdef PrepareResult run_names(
     StatementTable *t, ClientSession *c, ServerSession *s, Output *out,
     const Found *found, const uint8_t *message, size_t here, size_t *taken,

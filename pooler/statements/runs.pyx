@@ -15,7 +15,7 @@ from pooler.session.settings_log cimport settings_sent, settings_unknown
 from pooler.statements.sql_names cimport sql_flags
 from pooler.statements.sql_scan cimport is_word, skip_blank, skip_word, sql_end
 from pooler.tables.server_statements cimport server_statements_doubt
-from pooler.tables.texts cimport STATEMENT_PARSE
+from pooler.tables.texts cimport STATEMENT_PARSE, statement_executes
 
 cdef extern from "<string.h>" nogil:
     size_t strnlen(const char *text, size_t n)
@@ -98,7 +98,10 @@ cdef void query_sent(ServerSession *s, uint32_t changes) noexcept nogil:
 cdef void runs_statement(
     StatementTable *t, ServerSession *s, Statement *st
 ) noexcept nogil:
-    """A prepared statement is bound; its text is looked at once."""
+    """A prepared statement is bound; its text is looked at once.
+
+    What an EXECUTE runs is another matter.
+    """
     cdef const uint8_t *text = st.text
     if not is_watched(s):
         return
@@ -114,7 +117,7 @@ cdef void runs_statement(
                 text, st.n, t.params, s.params, flags_of(t, s)
             )
     note(t, s, st.changes, text, strnlen(<const char *> text, st.n))
-    if st.target != NULL:
+    if st.target != NULL and not statement_executes(st):
         runs_statement(t, s, st.target)
 
 

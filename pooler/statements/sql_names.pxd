@@ -4,8 +4,9 @@
 Statements layer, sans-IO. They are the same names as those of the extended protocol, so
 a client may PREPARE by SQL what it Binds later, and the other way round. In a Query
 they are replaced where they stand (``sql_query``). A Parse whose text is one of these
-commands becomes a statement with a ``target``, whose name stands in its text for good;
-what PREPARE and DEALLOCATE do to the client's names they do when they are run
+commands becomes a statement with a ``target``, whose name stands in its text for good.
+What EXECUTE finds by the name is seen to when it is bound and run (``targets``); what
+PREPARE and DEALLOCATE do to the client's names they do when they are run
 (``run_names``).
 
 Source: PostgreSQL documentation, "PREPARE", "EXECUTE", "DEALLOCATE".
@@ -42,3 +43,4 @@ cdef Statement *intern_parse(
     size_t query_n, bint named,
 ) noexcept nogil
 cdef bint query_names(const uint8_t *text, size_t n) noexcept nogil
+cdef bint query_has_name(const uint8_t *text, size_t n) noexcept nogil

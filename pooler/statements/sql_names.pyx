@@ -23,11 +23,12 @@ from pooler.tables.client_names cimport (
 )
 from pooler.tables.texts cimport (
     STABILITY_UNKNOWN, STABLE, STATEMENT_PARSE, STATEMENT_SQL, TARGET_DEALLOCATED,
-    TARGET_EXECUTED, TARGET_MISSING, TARGET_NONE, TARGET_PREPARED, UNSTABLE,
-    statement_hash, statement_intern, statement_ref, statement_unref,
+    TARGET_EXECUTED, TARGET_FORGOTTEN, TARGET_MISSING, TARGET_NONE, TARGET_PREPARED,
+    UNSTABLE, statement_executes, statement_hash, statement_intern, statement_ref,
+    statement_unref,
 )
 from pooler.session.changes cimport meaning_is_unsure
-from pooler.session.records cimport CHANGE_TRACKED
+from pooler.session.records cimport CHANGE_HIDDEN, CHANGE_TRACKED
 
 cdef extern from "<strings.h>" nogil:
     int strncasecmp(const char *a, const char *b, size_t n)
@@ -128,6 +129,11 @@ cdef Refusal over_limit(
     return REFUSED_NOT
 
 
+cdef inline bint under_way(const ClientSession *c) noexcept nogil:
+    """Whether a parameter is being set that follows the client."""
+    return c.server != NULL and c.server.changes.pending & CHANGE_TRACKED != 0
+
+
 cdef Statement *intern(
     StatementTable *t, ClientSession *c, uint8_t kind, const uint8_t *text, size_t n
 ) noexcept nogil:
@@ -146,7 +152,7 @@ cdef Statement *intern(
         t, context, kind, text, n, statement_hash(context, kind, text, n), shared
     )
     if st != NULL and not shared:
-        st.is_adrift = c.server.changes.pending & CHANGE_TRACKED != 0
+        st.is_adrift = under_way(c)
         st.is_unheard = st.is_adrift
     return st
 
@@ -232,10 +238,9 @@ cdef Statement *named_by(
 ) noexcept nogil:
     """The statement whose name is to stand in a text that is one of these commands.
 
-    NULL with TARGET_NONE: the text can go as it is; NULL with another use: no memory.
-    The caller owns a reference.
+    NULL with TARGET_NONE or TARGET_FORGOTTEN: the text can go as it is; NULL with
+    another use: no memory. The caller owns a reference.
     """
-    cdef ClientStatement *entry
     cdef Statement *target
     cdef Statement *shared
     cdef uint8_t flags
@@ -243,7 +248,10 @@ cdef Statement *named_by(
     if not sql_first_concerns(text, n):
         return NULL
     flags = sql_flags(t, c)
-    if not sql_first(text, n, flags, command) or command.verb == SQL_FORGET_ALL:
+    if not sql_first(text, n, flags, command):
+        return NULL
+    if command.verb == SQL_FORGET_ALL:
+        use[0] = TARGET_FORGOTTEN
         return NULL
     command.end = sql_end(text, n, command.name_end, flags)
     if command.verb == SQL_DEALLOCATE:
@@ -257,15 +265,32 @@ cdef Statement *named_by(
         target = intern_own(t, c, STATEMENT_SQL, shared.text, shared.n)
         statement_unref(t, shared)
         return target
-    entry = client_statement_find(c.statements, command.name, command.name_n)
-    if entry == NULL or entry.statement.target != NULL:
-        # a statement that names another one can hardly be named itself
-        if not looks_like_ours(t, command.name, command.name_n):
-            return NULL
-        use[0] = TARGET_MISSING  # it may be what another client has prepared
-        return intern_own(t, c, STATEMENT_PARSE, <const uint8_t *> NO_TEXT, 3)
-    use[0] = TARGET_EXECUTED
-    return statement_ref(entry.statement)
+    return executed_by(t, c, command, use)
+
+
+cdef Statement *executed_by(
+    StatementTable *t, ClientSession *c, const SqlCommand *command, uint8_t *use
+) noexcept nogil:
+    """As ``named_by``, for an EXECUTE."""
+    cdef ClientStatement *entry = client_statement_find(
+        c.statements, command.name, command.name_n
+    )
+    if entry != NULL and entry.statement.target == NULL:
+        use[0] = TARGET_EXECUTED
+        return statement_ref(entry.statement)
+    if entry == NULL and hides_names(c) and (
+        not looks_like_ours(t, command.name, command.name_n)
+    ):
+        return NULL
+    use[0] = TARGET_MISSING
+    return intern_own(t, c, STATEMENT_PARSE, <const uint8_t *> NO_TEXT, 3)
+
+
+cdef inline bint hides_names(const ClientSession *c) noexcept nogil:
+    """Whether something has run for a client that may have prepared what nobody saw."""
+    return c.server != NULL and CHANGE_HIDDEN & (
+        c.server.changes.xact | c.server.changes.left
+    ) != 0
 
 
 cdef bint call_target(
@@ -303,13 +328,15 @@ cdef Statement *intern_parse(
     cdef uint64_t h
     cdef uint8_t use
     target = named_by(t, c, text, query_n, &command, &use)
-    if use == TARGET_NONE:
+    if use == TARGET_NONE or use == TARGET_FORGOTTEN:
         st = intern(t, c, STATEMENT_PARSE, text, n)
         if st != NULL and named and not st.is_private and not is_stable(t, st):
             context = st.context
             h = st.hash
             statement_unref(t, st)
             st = statement_intern(t, context, STATEMENT_PARSE, text, n, h, False)
+        if st != NULL:
+            st.target_use = use
         return st
     if target == NULL:
         return NULL
@@ -338,16 +365,15 @@ cdef Statement *put_target(
     at = copy + command.name_start
     at += put_quoted(at, target.name, target.name_n)
     memcpy(at, text + command.name_end, n - command.name_end)
-    if use == TARGET_EXECUTED:
-        st = intern(t, c, STATEMENT_PARSE, copy, size)
-    else:
-        st = intern_own(t, c, STATEMENT_PARSE, copy, size)
+    st = intern_own(t, c, STATEMENT_PARSE, copy, size)
     free(copy)
-    if st == NULL or st.target != NULL:
-        return st
+    if st == NULL:
+        return NULL
     st.target = statement_ref(target)
     st.target_use = use
-    if use != TARGET_EXECUTED and not call_target(st, text, command, sql_flags(t, c)):
+    if statement_executes(st):  # its text is known to be read under what is set here
+        st.is_adrift = under_way(c)
+    if not call_target(st, text, command, sql_flags(t, c)):
         statement_unref(t, st)
         return NULL
     return st
@@ -357,3 +383,12 @@ cdef bint query_names(const uint8_t *text, size_t n) noexcept nogil:
     """Whether the text of a Parse, which is one command, is one of these."""
     cdef SqlCommand command
     return sql_first_concerns(text, n) and sql_first(text, n, SQL_UTF8, &command)
+
+
+cdef bint query_has_name(const uint8_t *text, size_t n) noexcept nogil:
+    """As ``query_names``, but for DEALLOCATE ALL and DISCARD ALL."""
+    cdef SqlCommand command
+    return (
+        sql_first_concerns(text, n) and sql_first(text, n, SQL_UTF8, &command)
+        and command.verb != SQL_FORGET_ALL
+    )

@@ -11,6 +11,7 @@ from pooler.statements.install cimport (
     meaning_is_lost, note_installed, own_name, put_quoted, taken_name,
 )
 from pooler.statements.replay cimport replay_arm_query
+from pooler.statements.targets cimport ensure_in_query, target_in_query
 from pooler.session.records cimport CHANGE_TRACKED, server_has
 from pooler.session.requests cimport (
     REQUEST_SQL, batch_number, requests_may_skip, requests_push,
@@ -44,7 +45,7 @@ from pooler.tables.server_statements cimport (
     ServerStatement, server_statement_closing, server_statement_find,
     server_statement_named, server_statements_have_read, server_statements_read,
 )
-from pooler.tables.texts cimport statement_ref, statement_unref
+from pooler.tables.texts cimport statement_executes, statement_ref, statement_unref
 from pooler._wire cimport HEADER_BYTES, put_header
 from pooler.session.batch cimport hold_until_settled
 from pooler.session.counters cimport count_bind, count_client_parse, count_server_parse
@@ -106,20 +107,26 @@ cdef int add_rename(
     return add_written(r, command, written, put_quoted(written, name, n))
 
 
-cdef int rename_missing(Renaming *r, const SqlCommand *command) noexcept nogil:
-    """An unknown name that could be one of ours becomes one that is not there."""
+cdef int rename_missing(
+    const StatementTable *t, Renaming *r, const SqlCommand *command,
+    const uint8_t *name, size_t name_n,
+) noexcept nogil:
+    """A name that the client has not given; one that could be ours becomes another."""
     cdef uint8_t written[WRITTEN_BYTES]
     cdef size_t n = 1
     cdef size_t i
     written[0] = c'"'
-    for i in range(command.name_n):
-        if command.name[i] == c'"':
+    for i in range(name_n):
+        if name[i] == c'"':
             written[n] = c'"'
             n += 1
-        written[n] = command.name[i]
+        written[n] = name[i]
         n += 1
-    memcpy(written + n, b'?"', 2)
-    return add_written(r, command, written, n + 2)
+    if looks_like_ours(t, name, name_n):
+        written[n] = c"?"
+        n += 1
+    written[n] = c'"'
+    return add_written(r, command, written, n + 1)
 
 
 cdef int add_step(
@@ -153,7 +160,7 @@ cdef Statement *use_here(
     cdef Statement *st = entry.statement
     cdef ServerStatement *there = server_statement_find(&s.statements, st)
     if server_statement_named(&s.statements, there):
-        if not there.closing:
+        if not there.closing and there.instead == 0:
             return st
         st = own_copy(t, st)  # dropped by the Query, under another name
         if st == NULL:
@@ -293,17 +300,29 @@ cdef int query_execute(
     )
     cdef Statement *st
     # what a PREPARE by Parse does to names nobody would see here: it is not found
-    if entry == NULL or entry.statement.called != NULL or (
-        meaning_is_lost(s, entry.statement, entry.born)
+    if entry == NULL or meaning_is_lost(s, entry.statement, entry.born) or (
+        entry.statement.called != NULL and not statement_executes(entry.statement)
     ):
         if looks_like_ours(t, command.name, command.name_n):
-            return rename_missing(r, command)
+            return rename_missing(t, r, command, command.name, command.name_n)
         return 0
+    if statement_executes(entry.statement):
+        st = entry.statement
+        if not is_failed(s):
+            if not target_in_query(c, s, st, r.names.step_n != 0):
+                return rename_missing(t, r, command, st.called, st.called_n)
+            if ensure_in_query(t, c, s, out, st, entry.born) < 0:
+                return -1
     st = use_here(t, s, out, entry)
     if st == NULL:
         return -1
     count_bind(s.pool)
-    if r.alone:
+    if statement_executes(st):
+        if r.effect.called == NULL:
+            r.effect.called = client_statement_new(st.called, st.called_n, st.target)
+        if r.effect.called == NULL:
+            return -1
+    elif r.alone:
         r.executed = st
         r.executed_end = command.end
         r.effect.entry = entry
@@ -323,7 +342,7 @@ cdef int query_deallocate(
     cdef Statement *st
     if entry == NULL:
         if looks_like_ours(t, command.name, command.name_n):
-            return rename_missing(r, command)
+            return rename_missing(t, r, command, command.name, command.name_n)
         return 0
     st = use_here(t, s, out, entry)
     if st == NULL or add_rename(r, command, st.name, st.name_n) < 0:
@@ -534,6 +553,8 @@ cdef bint needs_more(
     if sql_next(&walk, &second):
         return True
     entry = client_statement_find(c.statements, command.name, command.name_n)
+    if entry != NULL and statement_executes(entry.statement):
+        return True
     if entry != NULL:
         return not server_has(
             s, server_statement_find(&s.statements, entry.statement)

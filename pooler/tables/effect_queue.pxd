@@ -19,8 +19,9 @@ cdef enum EffectFlag:
     EFFECT_FAILED = 32  # of a Query: it has answered with an error
     EFFECT_DESCRIBES = 64  # installed is being described; entry: borrow, or NULL
     EFFECT_STREAMS = 128  # of a PREPARE whose text is coming; nothing else is set yet
-    EFFECT_CALLED = 512  # entry: own, what the client calls what is missing
-    EFFECT_EXECUTES = 256  # of a Query that is one EXECUTE; entry: borrow: of what
+    EFFECT_EXECUTES = 256  # of one EXECUTE of what is there; of a Query, entry: borrow
+    EFFECT_FORGETS = 1024  # entry: own, a list of all names that the client had
+    EFFECT_STANDS_IN = 512  # the server gets another text under the name of installed
 
 cdef struct Effect:  # of a request, taken back if PostgreSQL never carries it out
     Statement *installed  # own: one reference
@@ -28,6 +29,8 @@ cdef struct Effect:  # of a request, taken back if PostgreSQL never carries it o
     Statement *unnamed_before
     uint64_t born_before  # of it
     ClientStatement *entry
+    ClientStatement *called  # own: of what the client's name in SQL is not the server's
+    uint64_t portal  # of a Close: the number of the portal; 0: it was not noted
     QueryNames *query  # own: of a Query with several commands; NULL: of any other
     uint16_t flags
     uint8_t refusal  # Refusal

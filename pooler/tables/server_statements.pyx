@@ -68,7 +68,7 @@ cdef ServerStatement *server_statement_add(
             list_newest(has, entry)
             has.count += 1
         entry.generation = has.generation
-        entry.epoch = 0
+        entry.epoch = entry.instead = 0
         entry.shape = entry.parameters = 0
         return entry
     if has.buckets == NULL or has.count > has.mask:
@@ -129,7 +129,9 @@ cdef void server_statements_doubt_since(
     """Nobody can say what those mean that came in this batch or a later one."""
     cdef ServerStatement *entry = has.newest
     while entry != NULL:
-        if <int32_t> (entry.batch - batch) >= 0 and not entry.statement.is_private:
+        if <int32_t> (entry.batch - batch) >= 0 and (
+            entry.instead != 0 or not entry.statement.is_private
+        ):
             entry.generation = has.generation - 1
         entry = entry.older
 

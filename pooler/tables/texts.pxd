@@ -25,10 +25,11 @@ cdef enum StatementKind:
 
 cdef enum TargetUse:  # what a statement whose text names another one does to it
     TARGET_NONE
-    TARGET_EXECUTED
-    TARGET_PREPARED  # when it is run; shared by nobody
-    TARGET_MISSING  # executed, and not there on any server; shared by nobody
-    TARGET_DEALLOCATED  # as well; the target stands for whatever has the name then
+    TARGET_EXECUTED  # what it names when it is run; at its Parse that was the target
+    TARGET_MISSING  # likewise; at its Parse its client had no such name
+    TARGET_PREPARED  # when it is run
+    TARGET_DEALLOCATED  # likewise; the target stands for whatever has the name then
+    TARGET_FORGOTTEN  # likewise, all there are: it has no target
 
 cdef enum Stability:  # whether a text means the same each time it is read
     STABILITY_UNKNOWN
@@ -39,7 +40,8 @@ cdef struct Statement:
     Statement *next  # own list of one hash bucket
     ParamSet *context  # own: one reference
     Statement *target  # own: one reference; NULL: its text names no other
-    uint8_t *called  # own: what a client calls that one; NULL if there is none
+    uint8_t *called  # own: what a client calls that one; NULL if there is none.
+    # Shared by nobody.
     uint8_t called_n
     uint32_t moved_from  # characters behind this one stand elsewhere in its client's
     int32_t moved_by  # own text: so many later here
@@ -47,6 +49,7 @@ cdef struct Statement:
     uint32_t parsed_at  # schema_count then
     uint64_t hash
     uint32_t refs
+    uint32_t id  # the number in its name, never 0
     uint32_t n
     uint8_t kind
     uint8_t target_use
@@ -77,6 +80,7 @@ cdef struct StatementTable:  # one per worker
     uint64_t parse_count  # of clients and of servers, in the order they were sent
     uint64_t schema_born  # what it was at the last change of schema that was seen
     uint64_t bind_count  # of a statement that the map knows
+    uint64_t portal_count  # that were noted
     uint32_t schema_seen  # schema_count then
     uint32_t next_id
     uint8_t prefix_n  # what all names on servers begin with
@@ -129,6 +133,13 @@ cdef Statement *statement_intern(
 ) noexcept nogil
 cdef void statement_free(StatementTable *t, Statement *st) noexcept nogil
 cdef bint text_seen(StatementTable *t, uint64_t h) noexcept nogil
+
+
+cdef inline bint statement_executes(const Statement *st) noexcept nogil:
+    """Whether its text is an EXECUTE, so that a name is looked up when it is run."""
+    return st != NULL and (
+        st.target_use == TARGET_EXECUTED or st.target_use == TARGET_MISSING
+    )
 
 
 cdef inline Statement *statement_ref(Statement *st) noexcept nogil:

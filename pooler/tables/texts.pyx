@@ -113,6 +113,7 @@ cdef Statement *statement_draft(
     st.kind = kind
     st.is_private = True
     t.next_id += 1
+    st.id = t.next_id
     st.name_n = <uint8_t> snprintf(
         st.name, SERVER_NAME_BYTES, b"%s%u", t.prefix, t.next_id
     )

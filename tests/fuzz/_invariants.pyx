@@ -17,8 +17,8 @@ from pooler.tables.client_names cimport (
     ClientStatements,
 )
 from pooler.tables.effect_queue cimport (
-    EFFECT_ADDS_NAME, EFFECT_CALLED, EFFECT_DESCRIBES, EFFECT_DROPS_NAME,
-    EFFECT_DUPLICATE, Effect, effects_at,
+    EFFECT_ADDS_NAME, EFFECT_DESCRIBES, EFFECT_DROPS_NAME, EFFECT_DUPLICATE,
+    EFFECT_FORGETS, Effect, effects_at,
 )
 from pooler.tables.query_names cimport QueryNames, STEP_ADDS, STEP_FORGETS
 from pooler.tables.server_statements cimport ServerStatement, ServerStatements
@@ -239,6 +239,12 @@ cdef bint is_name(
             effects_at(&s.effects, k).entry == name
         ):
             return True
+        if effects_at(&s.effects, k).flags & EFFECT_FORGETS:
+            other = effects_at(&s.effects, k).entry
+            while other != NULL and other != name:
+                other = other.next
+            if other != NULL:
+                return True
         if effects_at(&s.effects, k).query != NULL and (
             has_step(effects_at(&s.effects, k).query, name)
         ):
@@ -353,6 +359,7 @@ cdef void count_server(ServerSession *s, bint take) noexcept nogil:
     cdef ServerStatement *entry
     cdef Effect *effect
     cdef Portal *portal = s.portals
+    cdef const ClientStatement *name
     cdef uint32_t k
     count_one(s.replay.statement, take)
     while portal != NULL:
@@ -368,8 +375,14 @@ cdef void count_server(ServerSession *s, bint take) noexcept nogil:
         count_one(effect.installed, take)
         count_one(effect.removed, take)
         count_one(effect.unnamed_before, take)
-        if effect.flags & (EFFECT_DROPS_NAME | EFFECT_DUPLICATE | EFFECT_CALLED):
+        if effect.called != NULL:
+            count_one(effect.called.statement, take)
+        if effect.flags & (EFFECT_DROPS_NAME | EFFECT_DUPLICATE):
             count_one(effect.entry.statement, take)
+        name = effect.entry if effect.flags & EFFECT_FORGETS else NULL
+        while name != NULL:
+            count_one(name.statement, take)
+            name = name.next
         if effect.query != NULL:
             count_steps(effect.query, take)
 

@@ -277,6 +277,25 @@ def long_talks() -> Iterator[Talk]:
                answer()]  # fmt: skip
 
 
+def executed_talks() -> Iterator[Talk]:
+    """EXECUTE by the extended protocol, whose name means something else later."""
+    made = on(parse("one", "a") + SYNC, parse("execute a", "e") + SYNC)
+    again = on(close("a") + parse("two", "a") + SYNC)
+    for asked in (
+        bind(statement="e") + execute(),
+        bind(statement="e", portal="p") + describe("p") + execute("p"),
+        parse("execute a") + bind() + describe() + execute() + close("p", "P"),
+        describe("e", "S") + parse("deallocate all") + bind() + execute(),
+    ):
+        for between in ([], again, on(close("a") + SYNC)):
+            yield [*made, *between, *on(asked + SYNC, run("e") + SYNC)]
+            yield [*made, *between, (CLIENT, 0, asked + SYNC), answer(FAILURE),
+                   *on(asked + SYNC)]  # fmt: skip
+        yield [*made, (LOSE_SERVER, 1, b""), *on(asked + SYNC)]
+        yield [*made, (CLIENT, 0, asked), (LOSE_CLIENT, 0, b""), answer()]
+        yield [*made, *on(asked + SYNC, query("execute e"), query("fetch 1 from p"))]
+
+
 def described_talks() -> Iterator[Talk]:
     """Clients that remember the rows of a statement."""
     known = [(CLIENT, 0, parse("x", "a") + describe("a", "S") + SYNC),
@@ -478,6 +497,7 @@ def statement_talks() -> Iterator[Talk]:
     yield from named_talks()
     yield from long_talks()
     yield from described_talks()
+    yield from executed_talks()
     yield from unnamed_talks()
     yield from failing_talks()
     yield from sql_talks()

@@ -183,9 +183,7 @@ def test_as_straight(
     same_as_straight(make_pooler, postgres, session, size)
 
 
-@pytest.mark.parametrize("most", [1, 2, 100])
-@pytest.mark.parametrize("session", SESSIONS.values(), ids=list(SESSIONS))
-def test_on_servers_that_change(
+def other_servers(
     make_pooler: MakePooler, postgres: Postgres, session: list[bytes], most: int
 ) -> None:
     """Outside of a transaction each meets the server that it met before last."""
@@ -208,6 +206,14 @@ def test_on_servers_that_change(
                 answer = client.read_until("Z")
                 assert shown(answer) == shown(alone.read_until("Z")), asked
                 status = answer[-1].body
+
+
+@pytest.mark.parametrize("most", [1, 2, 100])
+@pytest.mark.parametrize("session", SESSIONS.values(), ids=list(SESSIONS))
+def test_on_servers_that_change(
+    make_pooler: MakePooler, postgres: Postgres, session: list[bytes], most: int
+) -> None:
+    other_servers(make_pooler, postgres, session, most)
 
 
 def test_executed_by_sql(make_pooler: MakePooler) -> None:

@@ -62,11 +62,12 @@ def sql(draw: st.DrawFn) -> str:
 
 @st.composite
 def sql_by_parse(draw: st.DrawFn) -> str:
-    """PREPARE or DEALLOCATE, which do to names what they do when they are run."""
+    """PREPARE, EXECUTE or DEALLOCATE, which look at names when they are run."""
     name = draw(st.sampled_from((*SQL_NAMES, "p_1")))
-    if draw(st.booleans()):
-        return f"deallocate {name}"
-    return f"prepare {name} as {draw(st.sampled_from(TEXTS[:6]))}"
+    verb = draw(st.sampled_from(("prepare", "execute", "execute", "deallocate", "all")))
+    if verb == "prepare":
+        return f"prepare {name} as {draw(st.sampled_from(TEXTS[:6]))}"
+    return "deallocate all" if verb == "all" else f"{verb} {name}"
 
 
 names = st.sampled_from(NAMES)
@@ -97,14 +98,6 @@ requests = st.one_of(
     st.builds(
         lambda commands: query("; ".join(commands)),
         st.lists(sql(), min_size=2, max_size=MOST_COMMANDS),
-    ),
-    # A name in SQL is looked up when it is parsed here, when it is run in PostgreSQL;
-    # so the statement is not kept for another batch.
-    st.builds(
-        lambda name: (
-            parse(f"execute {name}") + bind() + execute() + SYNC + query("one")
-        ),
-        st.sampled_from(SQL_NAMES),
     ),
 )
 

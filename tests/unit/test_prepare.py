@@ -491,6 +491,38 @@ def test_no_memory_left_for_statements(make: Make) -> None:
     assert codes(messages_in(world.ask(0, parse("x" * 501), run()))) == "12DCZ"
 
 
+@pytest.mark.parametrize("sql", ["execute p_1", "deallocate p_1", "prepare a as one"])
+def test_no_memory_left_for_sql_that_names(make: Make, sql: str) -> None:
+    """Its name would be the server's own, be it of what others have prepared."""
+    world = make()
+    world.ask(1, parse("one", "x"), SYNC)
+    world.bench.limit_statements(total_bytes=1)
+    said = world.ask(0, parse(sql), run())
+    assert codes(messages_in(said)) == "EZ"
+    assert error_of(said)["C"] == "53200"
+    world.bench.limit_statements(total_bytes=0)
+    assert b"one" in world.ask(1, run("x"))
+
+
+@pytest.mark.parametrize("first", [40_000, 30, 11])
+@pytest.mark.parametrize("before", ["", "/* x */ ", " " * 40_000])
+def test_sql_that_names_and_is_too_long_to_be_kept(
+    make: Make, before: str, first: int
+) -> None:
+    world = make()
+    world.ask(1, parse("one", "x"), SYNC)
+    for sql in ("execute p_1", "deallocate p_1"):
+        raw = parse(before + sql + " " * 1_100_000) + run()
+        said = world.ask(0, raw[:first])
+        while raw := raw[first:]:
+            first = 100_000
+            said += world.ask(0, raw[:first])
+        assert codes(messages_in(said)) == "EZ"
+        assert error_of(said)["C"] == "53200"
+        assert error_of(world.ask(0, run()))["C"] == "26000"
+    assert b"one" in world.ask(1, run("x"))
+
+
 # ------------------------------------------------------------ long messages
 
 
@@ -716,6 +748,73 @@ def test_execute_by_parse_of_a_name_like_ours(make: Make) -> None:
     said = world.ask(0, query("execute e"))
     assert codes(messages_in(said)) == "EZ"
     assert error_of(said)["C"] == "26000"
+
+
+def test_what_stands_in_anothers_place_is_not_taken_for_it(make: Make) -> None:
+    """The EXECUTE has p_1 in its text, which others mean by it as well."""
+    world = make()
+    world.ask(0, parse("one", "p"), parse("execute p", "e"), SYNC)
+    world.ask(1, parse("one", "q"), SYNC)
+    world.ask(0, close("p"), parse("two", "p"), SYNC)
+    assert b"two" in world.ask(0, run("e"))
+    assert [p.text for n, p in world.backends[0].named.items() if n == "p_1"] == ["two"]
+    assert b"two" in world.ask(0, run("e"))
+    assert world.went == "BES"  # it is there already
+    assert b"one" in world.ask(1, run("q"))
+    assert b"one" in world.ask(1, query("execute q"))
+    assert b"two" in world.ask(0, query("execute e"))
+    assert b"one" in world.ask(1, parse("one"), run())
+    assert b"one" in world.ask(1, query("execute q; execute q"))
+    world.ask(0, close("p"), SYNC)
+    assert error_of(world.ask(0, run("e")))["C"] == "26000"
+    assert "p_1" not in world.backends[0].named
+    assert b"one" in world.ask(1, run("q"))
+
+
+def test_what_would_have_stood_in_anothers_place(make: Make) -> None:
+    """It was skipped behind an error."""
+    world = make()
+    world.ask(0, parse("one", "p"), parse("execute p", "e"), SYNC)
+    world.ask(0, close("p"), parse("two", "p"), SYNC)
+    assert b"two" not in world.ask(0, parse("fail"), run()[:-5], run("e"))
+    assert b"two" in world.ask(0, run("e"))
+    world.ask(0, close("p"), parse("three", "p"), SYNC)
+    assert b"three" not in world.ask(0, parse("bad"), run("e"))
+    assert b"three" in world.ask(0, run("e"))
+
+
+def test_an_execute_is_parsed_where_its_name_means_something_else(make: Make) -> None:
+    """On a server that knows neither."""
+    world = make(servers=2)
+    world.ask(0, parse("one", "p"), parse("execute p", "e"), SYNC)
+    world.ask(0, close("p"), parse("two", "p"), SYNC)
+    world.ask(1, query("begin"))
+    for _ in range(2):
+        assert b"two" in world.ask(0, run("e"))
+    assert b"two" in world.ask(0, describe("e", "S"), SYNC)
+    assert b"two" in world.ask(0, run("e"))
+    assert b"two" in world.ask(0, query("execute e"))
+
+
+def test_a_closed_portal_of_sql_is_noted_no_more(make: Make) -> None:
+    world = make()
+    world.ask(0, parse("one", "p"), parse("execute p", "e"), query("begin"))
+    for i in range(300):
+        said = world.ask(0, bind(statement="e", portal=f"p{i}"), execute(f"p{i}"), SYNC)
+        assert codes(messages_in(said)) == "2DCZ", i
+        world.ask(0, close(f"p{i}", "P"), SYNC)
+
+
+def test_names_that_are_forgotten_in_a_batch(make: Make) -> None:
+    world = make()
+    world.ask(0, parse("one", "a"), parse("deallocate all", "d"), SYNC)
+    said = world.ask(0, parse("bad"), run("d")[:-5], run("a"))
+    assert codes(messages_in(said)).endswith("EZ")
+    assert b"one" in world.ask(0, run("a"))
+    said = world.ask(0, run("d")[:-5], run("a"))
+    assert codes(messages_in(said)) == "2CEZ"
+    assert error_of(said)["C"] == "26000"
+    assert world.bench.client_names(0) == {}
 
 
 def test_more_portals_of_sql_than_are_noted(make: Make) -> None:
