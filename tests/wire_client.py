@@ -34,7 +34,11 @@ class Message:
     @property
     def fields(self) -> dict[str, str]:
         """The fields of an ErrorResponse or NoticeResponse."""
-        texts = [part.decode() for part in self.body.split(b"\0") if part]
+        texts = [
+            part.decode(errors="backslashreplace")
+            for part in self.body.split(b"\0")
+            if part
+        ]
         return {text[0]: text[1:] for text in texts}
 
     @property

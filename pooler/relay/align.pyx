@@ -192,10 +192,12 @@ cdef bint is_going_back(
 ) noexcept nogil:
     """Whether a ParameterStatus tells a default of the server's, by a RESET.
 
-    To its client the default is what it had at its login: it will hear of that. A
-    RESET that no text has told of was hidden in a function.
+    To its client the default is what it had at its login: it will hear of that. Where
+    that is the same it hears of it at once, in PostgreSQL's order. A RESET that no text
+    has told of was hidden in a function.
     """
     cdef const uint8_t *end
+    cdef const ParamValue *asked
     cdef int index
     if s.client == NULL:
         return False
@@ -203,13 +205,14 @@ cdef bint is_going_back(
     if end == NULL:
         return False
     index = params_index(&r.params, body, <size_t> (end - body))
-    if index < 0 or s.client.asked.value[index] == NULL or not is_value(
+    if index < 0:
+        return False
+    asked = s.client.asked.value[index]
+    if asked == NULL or asked == s.defaults.value[index] or not is_value(
         s.defaults.value[index], end + 1, n - <size_t> (end + 1 - body)
     ):
         return False
-    if not s.changes.pending & CHANGE_TRACKED and (
-        s.client.asked.value[index] != s.defaults.value[index]
-    ):
+    if not s.changes.pending & CHANGE_TRACKED:
         reset_seen(s, index)
     return resets_reached(s) and (
         (s.changes.reset | s.changes.reset_local) >> index & 1 != 0

@@ -23,7 +23,7 @@ from pooler.session.requests cimport (
 )
 from pooler.statements.effects cimport (
     effects_commit, effects_undo, note_parameters, note_shape, note_tag,
-    read_otherwise,
+    read_otherwise, values_told,
 )
 from pooler.statements.error_text cimport put_refusal, put_renamed_error
 from pooler.statements.install cimport send_again
@@ -159,8 +159,11 @@ cdef void count_ready(Walk *w) noexcept nogil:
             no_prepares(s)
     if s.requests.closing_count == 0:
         go_on(w)
-    if s.requests.head == s.requests.tail and changes_answered(s):
-        server_statements_sure(&s.statements)
+    if s.requests.head == s.requests.tail:
+        if s.changes.tracked_sent and s.client != NULL:
+            values_told(&w.r.statements, s)
+        if changes_answered(s):
+            server_statements_sure(&s.statements)
     if w.first & REQUEST_SKIP:
         if w.first == REQUEST_ALIGN and w.c != NULL:
             server_aligned(w.r, s, w.c)

@@ -14,8 +14,8 @@ from libc.stdint cimport int32_t, uint16_t, uint32_t, uint64_t
 
 from pooler.session.records cimport (
     CHANGES_LEFT, CHANGE_BACK, CHANGE_FORGETS, CHANGE_GIVES, CHANGE_LENDS,
-    CHANGE_LOCAL_SHIFT, CHANGE_MEANING, CHANGE_RESET_SHIFT, CHANGE_TRACKED,
-    CHANGE_UNDOES, Changes, ServerSession,
+    CHANGE_LOCAL, CHANGE_LOCAL_SHIFT, CHANGE_MEANING, CHANGE_RESET_SHIFT,
+    CHANGE_TRACKED, CHANGE_UNDOES, Changes, ServerSession,
 )
 from pooler.session.batch cimport hold_until_settled
 from pooler.session.requests cimport batch_answered, batch_number, batch_unsettled
@@ -40,7 +40,7 @@ cdef inline bint meaning_comes_back(const ServerSession *s) noexcept nogil:
 cdef enum:
     CHANGES_OF_RESET = CHANGE_GIVES | CHANGE_LENDS | CHANGE_UNDOES
     CHANGES_IN_XACT = (
-        CHANGES_LEFT | CHANGE_TRACKED | CHANGE_MEANING | CHANGE_FORGETS
+        CHANGES_LEFT | CHANGE_TRACKED | CHANGE_MEANING | CHANGE_FORGETS | CHANGE_LOCAL
     )
 
 
@@ -74,6 +74,7 @@ cdef inline void change_sent(ServerSession *s, uint64_t changes) noexcept nogil:
         return
     if changes & CHANGE_BACK and s.changes.xact & CHANGE_TRACKED:
         changes |= CHANGE_TRACKED
+    s.changes.tracked_sent += changes & CHANGE_TRACKED != 0
     s.changes.pending |= <uint32_t> changes & (CHANGE_TRACKED | CHANGE_MEANING)
     if changes >> CHANGE_RESET_SHIFT or changes & CHANGES_OF_RESET:
         note_resets(s, changes)
@@ -89,6 +90,17 @@ cdef inline void changes_not_sent(
     s.changes = before[0]
 
 
+cdef inline bint values_were_these(const ServerSession *s) noexcept nogil:
+    """Everything is answered: whether the client's values are those that were set right
+    behind the only request that has changed any.
+    """
+    return (
+        s.changes.tracked_sent == 1 and not is_resetting(s) and not s.changes.undone
+        and s.xact_status != c"E"
+        and not (s.xact_status == c"I" and s.changes.xact & CHANGE_LOCAL)
+    )
+
+
 cdef inline bint changes_answered(ServerSession *s) noexcept nogil:
     """Everything is answered: parameters are known, and at the end of a transaction
     what it has left. Returns whether this has made the meaning of texts sure.
@@ -97,7 +109,7 @@ cdef inline bint changes_answered(ServerSession *s) noexcept nogil:
     if s.changes.pending | s.changes.xact == 0:
         return False
     unsure = meaning_is_unsure(s)
-    s.changes.pending = 0
+    s.changes.pending = s.changes.tracked_sent = 0
     if s.xact_status == c"I":
         if s.client != NULL:
             settings_answered(s.client, not s.changes.undone)

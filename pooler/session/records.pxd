@@ -95,11 +95,12 @@ cpdef enum Change:  # what a text may change; or-ed
     CHANGE_LOCK = 256
     CHANGE_CURSOR = 512
     CHANGE_HIDDEN = 1024  # a text that can do anything: DO, CALL
-    CHANGE_FOR_GOOD = 2048  # no command takes it back: LOAD
+    CHANGE_FOR_GOOD = 2048  # no command takes it back: LOAD, SET my.own
     CHANGES_LEFT = 4064  # all of these
     CHANGE_LENDS = 4096  # as CHANGE_GIVES, for the transaction only
     CHANGE_UNDOES = 8192  # takes back all that the transaction has done
     CHANGE_SEQUENCES = 16384  # none: asks what value of a sequence was got last
+    CHANGE_LOCAL = 32768  # a parameter that follows its client, for the transaction
     CHANGE_RESET_SHIFT = 16  # bits from here on: a parameter that is reset, each
     CHANGE_LOCAL_SHIFT = 32  # likewise, for the transaction only
 
@@ -268,6 +269,7 @@ cdef struct Changes:  # by requests of its clients, or-ed Change; written by cha
     bint reset_open  # so it is until the transaction ends
     uint32_t reset_batch  # the first one that resets any of them
     uint32_t batch  # the last one that had any, as batch_number counts
+    uint32_t tracked_sent  # requests not answered that change what follows the client
 
 cdef struct Sequences:  # whose values it remembers; written by sequences
     uint64_t user  # number of its last client; 0: none yet

@@ -55,3 +55,4 @@ cdef void session_statements_free(
     StatementTable *t, ServerSession *s
 ) noexcept nogil
 cdef void read_otherwise(StatementTable *t, ServerSession *s) noexcept nogil
+cdef void values_told(StatementTable *t, ServerSession *s) noexcept nogil

@@ -20,6 +20,7 @@ from pooler.tables.query_names cimport (
     NameStep, QueryNames, STEP_ADDS, STEP_DROPS, STEP_FORGETS, STEP_NONE,
     query_names_free,
 )
+from pooler.tables.params cimport ParamSet, params_context, params_ref, params_unref
 from pooler.tables.server_statements cimport (
     ServerStatement, server_statement_add, server_statement_find,
     server_statement_remove, server_statements_doubt, server_statements_doubt_since,
@@ -29,7 +30,9 @@ from pooler.tables.texts cimport (
     Statement, schema_count, statement_intern, statement_ref, statement_unref,
 )
 from pooler.session.batch cimport batch_bind
-from pooler.session.changes cimport change_undone, changes_discarded
+from pooler.session.changes cimport (
+    change_undone, changes_discarded, values_were_these,
+)
 from pooler.session.settings_log cimport settings_forgotten
 from pooler.session.tracking cimport no_strays, prepare_answered, unnamed_of_another
 
@@ -113,7 +116,9 @@ cdef void undo_unnamed(
         at += 1
     else:
         unnamed_of_another(s)
-        if s.client.statements.unnamed_batch != batch_answered(&s.requests):
+        if <int32_t> (
+            s.client.statements.unnamed_batch - batch_answered(&s.requests)
+        ) > 0:
             return  # a Query that was sent since has dropped it
     statement_unref(t, restored[0])
     restored[0] = NULL
@@ -443,6 +448,43 @@ cdef void read_otherwise(StatementTable *t, ServerSession *s) noexcept nogil:
                 entry = entry.next
         make_adrift(t, s, batch, &names.unnamed)
     server_statements_doubt_since(&s.statements, batch)
+
+
+cdef void hear(
+    StatementTable *t, Statement *st, ParamSet *context
+) noexcept nogil:
+    """The end of its batch has told under what it was read; NULL: it has not."""
+    if st == NULL or not st.is_unheard:
+        return
+    st.is_unheard = False
+    if context == NULL:
+        st.is_lost = True
+        return
+    params_unref(t.params, st.context)
+    st.context = params_ref(context)
+    st.is_adrift = False
+
+
+cdef void values_told(StatementTable *t, ServerSession *s) noexcept nogil:
+    """Everything is answered, and a parameter may have changed that follows its client.
+
+    What was prepared behind the change was read under what its client has now, if that
+    was the only one. Cost: O(names of the client)
+    """
+    cdef ClientStatements *names = s.client.statements
+    cdef ParamSet *context = NULL
+    cdef ClientStatement *entry
+    cdef uint32_t i
+    if names == NULL:
+        return
+    if values_were_these(s):
+        context = params_context(t.params, s.client.params)
+    for i in range(names.mask + 1):
+        entry = names.buckets[i]
+        while entry != NULL:
+            hear(t, entry.statement, context)
+            entry = entry.next
+    hear(t, names.unnamed, context)
 
 
 cdef void note_tag(

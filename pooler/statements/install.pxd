@@ -79,6 +79,9 @@ cdef int ensure_since(
     StatementTable *t, ServerSession *s, Output *out, Statement *st, bint for_query,
     uint64_t born,
 ) noexcept nogil
+cdef bint meaning_is_lost(
+    ServerSession *s, const Statement *st, uint64_t born
+) noexcept nogil
 cdef int taken_name(
     const StatementTable *t, ServerSession *s, Output *out, Statement *st, char *name
 ) noexcept nogil

@@ -481,6 +481,22 @@ cdef int ensure_since(
     return install(t, s, out, st, for_query)
 
 
+cdef bint meaning_is_lost(
+    ServerSession *s, const Statement *st, uint64_t born
+) noexcept nogil:
+    """Whether the server would have to read a text, and nobody knows under what.
+
+    Its literals might become others, so its client is told to prepare it anew.
+    """
+    cdef ServerStatement *entry
+    if not st.is_lost:
+        return False
+    entry = server_statement_find(&s.statements, st)
+    return not (server_has(s, entry) and entry.parse_number >= born) and (
+        depends_on_settings(st)
+    )
+
+
 cdef int taken_name(
     const StatementTable *t, ServerSession *s, Output *out, Statement *st, char *name
 ) noexcept nogil:

@@ -274,11 +274,11 @@ cdef PrepareResult parse_unnamed(
     ):
         entry = server_statement_find(&s.statements, st)
         if may_answer(t, s, st, entry, query_n):
-            cached = is_stable(st)
+            cached = is_stable(t, st)
             if cached:
                 effect = answer_parse(t, s, out, entry)
                 born = entry.parse_number
-        elif (entry != NULL or text_seen(t, st.hash)) and is_stable(st):
+        elif (entry != NULL or text_seen(t, st.hash)) and is_stable(t, st):
             cached = True
             effect = send_parse(t, s, out, st)
     if not cached:

@@ -11,7 +11,8 @@ from pooler.statements.execute_names cimport (
     own_unnamed, runs_bound,
 )
 from pooler.statements.install cimport (
-    describe_first, ensure_since, looks_like_ours, put_close, put_named,
+    describe_first, ensure_since, looks_like_ours, meaning_is_lost, put_close,
+    put_named,
 )
 from pooler.tables.params cimport ParamSet, params_context
 from pooler.statements.long_query cimport end_draft, rename_first, run_absorbed
@@ -212,6 +213,19 @@ cdef inline bint note_bound(
     return portal_bind(t, s, message + HEADER_BYTES, name_at - 1 - HEADER_BYTES, st)
 
 
+cdef inline uint64_t born_of(
+    const ClientSession *c, const ClientStatement *entry
+) noexcept nogil:
+    """When the client has parsed it; entry NULL: its unnamed statement."""
+    return entry.born if entry != NULL else c.statements.unnamed_born
+
+
+cdef inline bint is_lost_here(
+    ServerSession *s, const Statement *st, uint64_t born
+) noexcept nogil:
+    return s.xact_status != c"E" and meaning_is_lost(s, st, born)
+
+
 cdef PrepareResult prepare_named(
     StatementTable *t, ClientSession *c, ServerSession *s, Output *out,
     const Found *found, const uint8_t *message, size_t here, size_t name_at,
@@ -250,6 +264,8 @@ cdef PrepareResult prepare_named(
     if binary and entry != NULL and entry.told_parameters != 0:
         knows = True
         told = False
+    if st != NULL and is_lost_here(s, st, born_of(c, entry)):
+        return refuse_cut(t, c, s, out, found, here, taken, REFUSED_STALE)
     told = told or entry == NULL or entry.told_shape == 0
     if not told and s.xact_status != c"E":
         result = check_shape(t, s, out, entry)
@@ -258,10 +274,7 @@ cdef PrepareResult prepare_named(
         if result != PREPARE_DONE:
             return result
     if st != NULL:
-        if ensure_named(
-            t, c, s, out, st, found.code,
-            entry.born if entry != NULL else c.statements.unnamed_born,
-        ) < 0:
+        if ensure_named(t, c, s, out, st, found.code, born_of(c, entry)) < 0:
             return PREPARE_NO_MEMORY
         if told and not knows and not statement_executes(st):  # its name may be missing
             replay_arm(t, s, out, st)
@@ -594,7 +607,7 @@ cdef Statement *known_statement(
     if (
         st == NULL or (c.kept != NULL and c.kept.changes.left)
         or st.parsed_in != c.pool or st.parsed_at != schema_count(t)
-        or not is_stable(st)
+        or not is_stable(t, st)
     ):
         return NULL
     if query_names(body + name_end, query_end - name_end - 1):

@@ -6,8 +6,8 @@ from libc.stdint cimport uint32_t, uint64_t
 from pooler._wire cimport load_be32
 from pooler.session.changes cimport change_sent
 from pooler.session.records cimport (
-    CHANGES_LEFT, CHANGE_FORGETS, CHANGE_HIDDEN, CHANGE_MEANING, CHANGE_SEQUENCES,
-    CHANGE_SETTING,
+    CHANGES_LEFT, CHANGE_FORGETS, CHANGE_FOR_GOOD, CHANGE_HIDDEN, CHANGE_MEANING,
+    CHANGE_SEQUENCES, CHANGE_SETTING,
 )
 from pooler.session.sequences cimport (
     sequences_asked, sequences_discarded, sequences_late,
@@ -66,7 +66,8 @@ cdef void note_left(
     size_t n,
 ) noexcept nogil:
     """Something will be left in the session: keep it as what can be run again."""
-    if changes & CHANGES_LEFT == CHANGE_SETTING and text != NULL and (
+    cdef uint32_t left = changes & CHANGES_LEFT & ~<uint32_t> CHANGE_FOR_GOOD
+    if left == CHANGE_SETTING and text != NULL and (
         is_one_set(text, n, flags_of(t, s))
     ):
         settings_sent(s.client, text, n)

@@ -9,10 +9,12 @@ from pooler.session.records cimport (
     CHANGE_RESET_SHIFT, CHANGE_SEQUENCES, CHANGE_SETTING, CHANGE_TEMPORARY,
     CHANGE_TRACKED, CHANGE_UNDOES,
 )
-from pooler.statements.sql_scan cimport skip_blank, sql_end
+from pooler.statements.sql_scan cimport (
+    skip_blank, skip_mark, skip_parentheses, skip_word, sql_end,
+)
 from pooler.statements.sql_settings cimport (
     Reader, all_reset, in_name, is_word, low, next_is, read_reset, read_set,
-    read_set_config, read_update, read_word,
+    read_set_config, read_update,
 )
 from pooler.statements.sql_text cimport skip_explain
 
@@ -183,37 +185,47 @@ cdef uint64_t named_changes(Reader *r) noexcept nogil:
 
 # ---------------------------------------------------------------- other commands
 
+cdef bint read_next(Reader *r, size_t *start) noexcept nogil:
+    """Go behind the command's next word, over literals, quoted names and (...)."""
+    cdef size_t at = r.at
+    while True:
+        at = skip_blank(r.text, r.n, at)
+        if at >= r.n or r.text[at] == c";":
+            return False
+        start[0] = at
+        r.at = skip_word(r.text, r.n, at, r.flags)
+        if r.at > at:
+            return True
+        if r.text[at] == c"(":
+            at = skip_parentheses(r.text, r.n, at, r.flags)
+        else:
+            at = skip_mark(r.text, r.n, at, at, r.flags)
+
+
 cdef uint64_t read_create(Reader *r) noexcept nogil:
     """A temporary one stays in the session, unless it goes with the transaction."""
-    cdef size_t end
-    cdef size_t start
+    cdef size_t start = 0
     if next_is(r, b"or", 2):
         next_is(r, b"replace", 7)
     if not next_is(r, b"local", 5):
         next_is(r, b"global", 6)
     if not next_is(r, b"temp", 4) and not next_is(r, b"temporary", 9):
         return CHANGE_MEANING
-    end = sql_end(r.text, r.n, r.at, r.flags)
-    while r.at < end:
-        start = read_word(r)
-        if start == r.at:
-            r.at += 1
-        elif is_word(r, start, r.at, b"commit", 6) and next_is(r, b"drop", 4):
+    while read_next(r, &start):
+        if is_word(r, start, r.at, b"as", 2):
+            break
+        if is_word(r, start, r.at, b"commit", 6) and next_is(r, b"drop", 4):
             return CHANGE_MEANING
     return CHANGE_MEANING | CHANGE_TEMPORARY
 
 
 cdef uint64_t read_declare(Reader *r) noexcept nogil:
     """A cursor WITH HOLD outlives its transaction."""
-    cdef size_t end = sql_end(r.text, r.n, r.at, r.flags)
-    cdef size_t start
-    while r.at < end:
-        start = read_word(r)
-        if start == r.at:
-            r.at += 1
-        elif is_word(r, start, r.at, b"for", 3):
+    cdef size_t start = 0
+    while read_next(r, &start):
+        if is_word(r, start, r.at, b"for", 3):
             break
-        elif is_word(r, start, r.at, b"with", 4) and next_is(r, b"hold", 4):
+        if is_word(r, start, r.at, b"with", 4) and next_is(r, b"hold", 4):
             return CHANGE_CURSOR
     return 0
 

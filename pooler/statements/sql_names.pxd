@@ -22,7 +22,7 @@ from pooler.tables.texts cimport Statement, StatementTable
 
 cdef void forget_names(StatementTable *t, ClientSession *c) noexcept nogil
 cdef ClientStatements *names_of(ClientSession *c) noexcept nogil
-cdef bint is_stable(Statement *st) noexcept nogil
+cdef bint is_stable(const StatementTable *t, Statement *st) noexcept nogil
 cdef Refusal over_limit(
     const StatementTable *t, const ClientStatements *names, size_t n
 ) noexcept nogil

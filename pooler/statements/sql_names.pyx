@@ -3,7 +3,7 @@
 
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
-from libc.string cimport memcmp, memcpy, strlen
+from libc.string cimport memchr, memcmp, memcpy, strlen
 
 from pooler.statements.install cimport looks_like_ours, put_quoted
 from pooler.tables.params cimport ParamSet, ParamValue, params_context, params_index
@@ -60,20 +60,34 @@ cdef void forget_names(StatementTable *t, ClientSession *c) noexcept nogil:
     c.statements = NULL
 
 
-cdef bint is_stable(Statement *st) noexcept nogil:
-    """``sql_is_stable`` of its text, found out once."""
-    if st.stability == STABILITY_UNKNOWN:
-        st.stability = STABLE if sql_is_stable(st.text, st.n) else UNSTABLE
-    return st.stability == STABLE
-
-
-# ---------------------------------------------------------------- texts
-
 cdef inline bint value_is(
     const ParamValue *value, const char *text, size_t n
 ) noexcept nogil:
     return value != NULL and value.n == n and memcmp(value.text, text, n) == 0
 
+
+cdef bint is_warned_of(const StatementTable *t, const Statement *st) noexcept nogil:
+    """Whether PostgreSQL may warn each time that it reads a text: of a backslash in a
+    literal, if standard_conforming_strings is off (escape_string_warning).
+    """
+    cdef int literals = params_index(t.params, <const uint8_t *> LITERALS, 27)
+    return (
+        literals >= 0 and value_is(st.context.value[literals], b"off", 3)
+        and memchr(st.text, c"\\", st.n) != NULL
+    )
+
+
+cdef bint is_stable(const StatementTable *t, Statement *st) noexcept nogil:
+    """Whether nothing shows that its text is not read anew; found out once."""
+    if st.stability == STABILITY_UNKNOWN:
+        st.stability = (
+            STABLE if sql_is_stable(st.text, st.n) and not is_warned_of(t, st)
+            else UNSTABLE
+        )
+    return st.stability == STABLE
+
+
+# ---------------------------------------------------------------- texts
 
 cdef bint is_shifted(const ParamValue *encoding) noexcept nogil:
     """Whether the second byte of a character may be one of ASCII."""
@@ -139,6 +153,7 @@ cdef Statement *intern(
     )
     if st != NULL and not shared:
         st.is_adrift = under_way(c)
+        st.is_unheard = st.is_adrift
     return st
 
 
@@ -152,6 +167,8 @@ cdef Statement *own_copy(StatementTable *t, const Statement *st) noexcept nogil:
     copy.target = statement_ref(st.target)
     copy.target_use = st.target_use
     copy.is_adrift = st.is_adrift
+    copy.is_unheard = st.is_unheard
+    copy.is_lost = st.is_lost
     if st.called != NULL:
         copy.called = <uint8_t *> malloc(st.called_n + 1)
         if copy.called == NULL:
@@ -313,7 +330,7 @@ cdef Statement *intern_parse(
     target = named_by(t, c, text, query_n, &command, &use)
     if use == TARGET_NONE or use == TARGET_FORGOTTEN:
         st = intern(t, c, STATEMENT_PARSE, text, n)
-        if st != NULL and named and not st.is_private and not is_stable(st):
+        if st != NULL and named and not st.is_private and not is_stable(t, st):
             context = st.context
             h = st.hash
             statement_unref(t, st)

@@ -2,22 +2,23 @@
 """Names in a Query; see ``sql_query.pxd``."""
 
 from libc.stdint cimport int32_t, uint8_t, uint32_t
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy, memset, strlen
 
 from pooler.wire.buffers cimport output_add, output_room
 from pooler.statements.effects cimport push_with_effect, steps_undo
 from pooler.statements.install cimport (
     OWN_NAME_BYTES, end_own_batch, ensure_since, looks_like_ours, make_room,
-    note_installed, own_name, put_quoted, taken_name,
+    meaning_is_lost, note_installed, own_name, put_quoted, taken_name,
 )
 from pooler.statements.replay cimport replay_arm_query
 from pooler.statements.targets cimport (
     ensure_in_query, target_in_query, target_meaning,
 )
-from pooler.session.records cimport server_has
+from pooler.session.records cimport CHANGE_TRACKED, server_has
 from pooler.session.requests cimport (
     REQUEST_SQL, batch_number, requests_may_skip, requests_push,
 )
+from pooler.statements.sql_changes cimport sql_changes
 from pooler.statements.sql_names cimport (
     count_characters, intern_sql, names_of, over_limit, own_copy, sql_flags,
 )
@@ -178,6 +179,31 @@ cdef Statement *use_here(
     return st
 
 
+cdef void place_changes(
+    StatementTable *t, ClientSession *c, ServerSession *s, Statement *st,
+    const uint8_t *text, const SqlCommand *command,
+) noexcept nogil:
+    """A PREPARE in a Query that sets what follows its client: before, or behind that?
+
+    In:      text, with its terminator: that of the whole Query
+    """
+    cdef uint8_t flags = sql_flags(t, c)
+    cdef size_t end = command.end
+    if not st.is_unheard or s.changes.tracked_sent != 1:
+        return
+    if not CHANGE_TRACKED & sql_changes(
+        text, command.name_start, t.params, s.params, flags
+    ):
+        st.is_unheard = st.is_adrift = False  # it comes first
+        return
+    end += text[end] == c";"
+    if CHANGE_TRACKED & sql_changes(
+        text + end, strlen(<const char *> text + end), t.params, s.params, flags
+    ):
+        st.is_unheard = False
+        st.is_lost = True
+
+
 cdef Statement *new_here(
     StatementTable *t, ClientSession *c, ServerSession *s, const uint8_t *text,
     const SqlCommand *command,
@@ -188,6 +214,8 @@ cdef Statement *new_here(
     """
     cdef Statement *st = intern_sql(t, c, text, command)
     cdef Statement *copy
+    if st != NULL:
+        place_changes(t, c, s, st, text, command)
     if st == NULL or not server_statement_named(
         &s.statements, server_statement_find(&s.statements, st)
     ):
@@ -276,7 +304,7 @@ cdef int query_execute(
     cdef Statement *st
     cdef Statement *executed
     # what a PREPARE by Parse does to names nobody would see here: it is not found
-    if entry == NULL or (
+    if entry == NULL or meaning_is_lost(s, entry.statement, entry.born) or (
         entry.statement.called != NULL and not statement_executes(entry.statement)
     ):
         if looks_like_ours(t, command.name, command.name_n):

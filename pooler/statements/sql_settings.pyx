@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: MIT
 """Reading of SET and its like; see ``sql_settings.pxd``."""
 
-from libc.string cimport memcmp
+from libc.string cimport memchr, memcmp
 
 from pooler.session.records cimport (
-    CHANGE_FOR_GOOD, CHANGE_GIVES, CHANGE_LENDS, CHANGE_LOCAL_SHIFT, CHANGE_MEANING,
-    CHANGE_RESET_SHIFT, CHANGE_SETTING, CHANGE_TRACKED,
+    CHANGE_FOR_GOOD, CHANGE_GIVES, CHANGE_LENDS, CHANGE_LOCAL, CHANGE_LOCAL_SHIFT,
+    CHANGE_MEANING, CHANGE_RESET_SHIFT, CHANGE_SETTING, CHANGE_TRACKED,
 )
 from pooler.statements.sql_scan cimport skip_blank, skip_word
 from pooler.tables.params cimport PARAM_NAME_MAX, params_index
@@ -52,6 +52,15 @@ cdef bint is_harmless(const uint8_t *name, size_t n) noexcept nogil:
     return False
 
 
+cdef inline bint has_dot(const uint8_t *name, size_t n) noexcept nogil:
+    """Whether PostgreSQL makes a parameter of this name when it is first set.
+
+    It is there to the end of the session then: current_setting(…, true) is '' and not
+    NULL, also behind DISCARD ALL.
+    """
+    return n != 0 and memchr(name, c".", n) != NULL
+
+
 cdef uint64_t all_reset(const Reader *r, bint local) noexcept nogil:
     """Every parameter that follows its client goes back to its value at the login."""
     cdef uint64_t all = (<uint64_t> 1 << r.params.count) - 1
@@ -80,10 +89,14 @@ cdef inline uint64_t gives(bint local) noexcept nogil:
     return CHANGE_LENDS if local else CHANGE_GIVES
 
 
+cdef inline uint64_t local_of(uint64_t changes, bint local) noexcept nogil:
+    return changes | (CHANGE_LOCAL if local and changes & CHANGE_TRACKED else 0)
+
+
 cdef uint64_t set_to(
     Reader *r, const char *name, size_t n, bint local, bint default
 ) noexcept nogil:
-    return setting_changed(r, name, n, local) | (
+    return local_of(setting_changed(r, name, n, local), local) | (
         reset_of(r, name, n, local) if default else gives(local)
     )
 
@@ -97,7 +110,9 @@ cdef uint64_t setting_changed(
     cdef bint harmless = is_harmless(p, n)
     if index >= 0 and r.reported != NULL and r.reported.value[index] != NULL:
         return 0 if index == r.params.label else CHANGE_TRACKED
-    return (0 if harmless else CHANGE_MEANING) | (0 if local else CHANGE_SETTING)
+    return (0 if harmless else CHANGE_MEANING) | (
+        0 if local else CHANGE_SETTING | (CHANGE_FOR_GOOD if has_dot(p, n) else 0)
+    )
 
 
 cdef size_t read_parameter(Reader *r, char *name) noexcept nogil:
@@ -164,6 +179,8 @@ cdef uint64_t read_reset(Reader *r) noexcept nogil:
         return setting_changed(r, b"timezone", 8, True) | reset_of(
             r, b"timezone", 8, False
         )
+    if has_dot(<const uint8_t *> name, n):
+        return CHANGE_FOR_GOOD | CHANGE_MEANING
     return setting_changed(r, name, n, True) | reset_of(r, name, n, False)
 
 
@@ -208,6 +225,7 @@ cdef uint64_t read_set_config(Reader *r) noexcept nogil:
     cdef size_t at = skip_blank(r.text, r.n, skip_blank(r.text, r.n, r.at) + 1)
     cdef size_t value = next_argument(r, at)
     cdef size_t n = 0
+    cdef size_t end
     cdef bint local
     if at < r.n and r.text[at] == c"'":
         r.at = at + 1
@@ -215,9 +233,12 @@ cdef uint64_t read_set_config(Reader *r) noexcept nogil:
         if r.at >= r.n or r.text[r.at] != c"'":
             n = 0
     r.at = next_argument(r, value)
-    local = next_is(r, b"true", 4)
+    end = next_argument(r, r.at)
+    local = next_is(r, b"true", 4) and skip_blank(r.text, r.n, r.at) == end
     r.at = value
-    return setting_changed(r, name, n, local) | value_given(r, name, n, local)
+    return local_of(setting_changed(r, name, n, local), local) | value_given(
+        r, name, n, local
+    )
 
 
 cdef uint64_t read_update(Reader *r) noexcept nogil:

@@ -56,6 +56,8 @@ cdef struct Statement:
     uint8_t stability  # Stability
     bint is_private  # not found by its text
     bint is_adrift  # nobody knows under which settings its text was read
+    bint is_unheard  # the end of its batch will tell
+    bint is_lost  # it has not told: only where it was read has it its meaning
     bint changes_known
     uint64_t changes  # what running it changes: or-ed session.records.Change
     uint8_t name_n

@@ -58,7 +58,7 @@ LEFT_TEXTS: Mapping[int, str] = {
     Change.CHANGE_LOCK: "advisory locks",
     Change.CHANGE_CURSOR: "cursors WITH HOLD",
     Change.CHANGE_HIDDEN: "what DO, CALL or a long text may have done",
-    Change.CHANGE_FOR_GOOD: "what no command takes back (LOAD, setseed)",
+    Change.CHANGE_FOR_GOOD: "what no command takes back (LOAD, setseed, SET my.own)",
 }
 
 

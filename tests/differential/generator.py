@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
@@ -20,6 +21,7 @@ from tests.differential.messages import (
     Exchange,
     Execute,
     Flush,
+    FunctionCall,
     Leave,
     Message,
     Parse,
@@ -27,6 +29,7 @@ from tests.differential.messages import (
     Scenario,
     Sync,
 )
+from tests.differential.oddly import CURSOR_NAMES, FUNCTIONS, cuts, has_copy, make_odd
 from tests.differential.play import Played
 from tests.differential.referee import Referee
 
@@ -72,9 +75,26 @@ KINDS: dict[str, dict[str, int]] = {
         "many": 1,
     },
 }
+KINDS["session"] = {"session reads": 6, "session": 4, "block": 3, "plain": 1}
+KINDS["odd"] = {"plain": 5, "writes": 2, "errors": 2, "block": 2, "call": 1}
+KINDS["portals"] = {"plain": 3, "portals": 6, "cursors": 4, "block": 3, "writes": 2}
+KINDS["odd names"] = {"plain": 3, "prepare": 4, "portals": 2, "block": 2, "errors": 1}
+KINDS["encoding"] = {
+    "encoded": 6, "encoding": 3, "prepare": 3, "parameters": 1, "block": 1
+}  # fmt: skip
+KINDS["meaning"] = {
+    "prepare": 6, "context": 4, "parameters": 4, "block": 2, "encoding": 1
+}  # fmt: skip
+KINDS["types"] = {"types": 6, "ddl": 1, "block": 2, "plain": 1, "ddl reads": 1}
 KINDS["everything"] = {**KINDS["mixed"], "prepare": 4}
+for _sources in KINDS.values():
+    _sources["joined"] = 1
 # Kinds whose commands go by one protocol only.
 PROTOCOL = {"simple": 0.0, "extended": 1.0}
+# No commands.
+UNJOINED = ("joined", "many", "call", "big")
+# How often there is something odd in an exchange.
+ODD = {"odd": 0.8, "odd names": 0.6, "portals": 0.15}
 
 
 @dataclass
@@ -111,6 +131,15 @@ class Generator:
             "hidden": self._from(grammar.HIDDEN),
             "prepare": self._prepare,
             "copy": self._copy,
+            "call": self._call,
+            "portals": self._portals,
+            "cursors": self._from(grammar.CURSORS),
+            "session reads": self._from(grammar.SESSION_READS),
+            "session": self._session,
+            "encoded": self._from(grammar.ENCODED),
+            "encoding": self._encoding,
+            "types": self._from(grammar.TYPES),
+            "joined": self._joined,
         }
         self._extended = PROTOCOL.get(kind, 0.6)
         self.scenario = self._scenario()
@@ -188,23 +217,16 @@ class Generator:
     def _finish(self, client: int, parts: list[Message], open_batch: bool) -> Exchange:
         """Ends the batch, mostly; says where the sends are cut."""
         pick = self._random
+        if pick.random() < ODD.get(self.kind, 0.04):
+            parts = make_odd(pick, parts)
         in_batch = open_batch
         for one in parts:
-            in_batch = not isinstance(one, Query | Sync)
+            in_batch = not isinstance(one, Query | Sync | FunctionCall)
         if in_batch:
-            stays = pick.random() < 0.06 and not _has_copy(parts)
+            stays = pick.random() < 0.06 and not has_copy(parts)
             parts.append(Flush() if stays else Sync())
         made = Exchange(client, tuple(parts))
-        if pick.random() < 0.3:
-            size = len(made.raw())
-            count = pick.choice((1, 1, 2, 4))
-            # Early bytes matter most: headers and names are there.
-            cuts = {
-                pick.randrange(1, pick.choice((size, min(size, 60))))
-                for _ in range(count)
-            }
-            made = replace(made, cuts=tuple(sorted(cuts)))
-        return made
+        return replace(made, cuts=cuts(pick, made.messages))
 
     def _learn(self, made: Exchange) -> None:
         client = self._clients[made.client]
@@ -233,7 +255,9 @@ class Generator:
         sql = text.sql
         for number, choices in enumerate(text.values, 1):
             value = self._random.choice(choices)
-            said = "null" if value is None else "'" + value.decode() + "'"
+            said = "null"
+            if value is not None:
+                said = "'" + value.decode("utf-8", "surrogateescape") + "'"
             sql = sql.replace(f"${number}", said)
         return sql
 
@@ -247,6 +271,10 @@ class Generator:
         """By the extended protocol: new or known, named or not, whole or in part."""
         pick = self._random
         known = self._clients[client].names
+        if pick.random() < 0.04:  # what SQL may have prepared
+            values = pick.choice(((), (b"1",), (b"a", b"1")))
+            text = Text("", tuple((one,) for one in values))
+            return self._run(client, pick.choice(grammar.SQL_NAMES), text)
         name = pick.choice(("", "", *grammar.NAMES))
         if name and name in known and pick.random() < 0.6:
             return self._known(client, name, known[name])
@@ -344,7 +372,45 @@ class Generator:
         pick = self._random
         if pick.random() < 0.1:
             return self._command(client, Text(pick.choice(grammar.PARAMETER_ERRORS)))
-        return self._command(client, Text(self._setting(grammar.PARAMETERS)))
+        sql = self._setting(grammar.PARAMETERS)
+        if pick.random() < 0.2:
+            said = sql.replace("'", "''")
+            perform = re.sub(r"^select", "perform", sql)
+            sql = pick.choice((
+                f"do $x$ begin {perform}; end $x$",
+                f"call public.run_it('{said}')",
+                f"select public.run('{said}')",
+                f"select 1 where public.run('{said}') = 2",
+            ))  # fmt: skip
+        return self._command(client, Text(sql))
+
+    def _encoding(self, client: int) -> list[Message]:
+        name = self._random.choice(grammar.ENCODINGS)
+        return self._command(client, Text(self._random.choice((
+            f"set client_encoding to '{name}'",
+            f"set names '{name}'",
+            f"set local client_encoding = {name}",
+            f"select set_config('client_encoding', '{name}', false)",
+            "reset client_encoding",
+        ))))  # fmt: skip
+
+    def _joined(self, client: int) -> list[Message]:
+        """A Query of several commands, each from one of the kind's own sources."""
+        pick = self._random
+        weights = {k: n for k, n in KINDS[self.kind].items() if k not in UNJOINED}
+        said: list[str] = []
+        before, self._extended = self._extended, 0.0
+        for name in pick.choices(
+            list(weights), list(weights.values()), k=pick.choice((2, 2, 3, 4))
+        ):
+            for one in self._sources[name](client):
+                if isinstance(one, Query) and "from stdin" not in one.sql:
+                    said.append(one.sql)
+        self._extended = before
+        pad = pick.choice((0, 9, 9, *grammar.PADS)) if PAD in repr(said) else 0
+        if "prepare" in weights:
+            pad = min(pad, grammar.NAMES_PAD)
+        return [Query(pick.choice((";", "; ", ";;", " ;\n")).join(said), pad)]
 
     def _setting(self, table: dict[str, tuple[str, ...]]) -> str:
         """One of the ways to set a parameter."""
@@ -369,6 +435,11 @@ class Generator:
             return self._command(client, self._random.choice(grammar.UNTRACKED_OTHERS))
         return self._command(client, Text(self._setting(grammar.UNTRACKED)))
 
+    def _session(self, client: int) -> list[Message]:
+        if self._random.random() < 0.6:
+            return self._command(client, self._random.choice(grammar.SESSION))
+        return self._command(client, Text(self._setting(grammar.SESSION_SETTINGS)))
+
     def _ddl(self, client: int) -> list[Message]:
         return self._command(client, Text(self._random.choice(grammar.DDL)))
 
@@ -391,12 +462,16 @@ class Generator:
         if pick.random() < 0.15:
             said.insert(pick.randrange(len(said) + 1), "select 1")
         if len(said) == 1 and pick.random() < 0.3:
-            return self._by_messages(client, Text(said[0]))
-        return [Query(pick.choice((";", "; ", " ; /* x */ ")).join(said))]
+            # One that executes itself would end PostgreSQL (54001, or its stack).
+            safe = re.sub(r'(execute) (s\d|"S 5")', r"\1 p1", said[0], flags=re.I)
+            return self._by_messages(client, Text(safe))
+        sql = pick.choice((";", "; ", " ; /* x */ ")).join(said)
+        pad = self._pad(sql)
+        return [Query(sql, pad if len(said) == 1 else min(pad, grammar.NAMES_PAD))]
 
     def _of_names(self, client: int) -> str:
         pick = self._random
-        name = pick.choice(grammar.SQL_NAMES)
+        name = self._sql_name()
         types, sql, values = pick.choice(grammar.PREPARE_TEXTS)
         value = pick.choice(values) if values else ""
         return pick.choice((
@@ -411,6 +486,34 @@ class Generator:
             "discard all",
             f"explain (costs off) execute {name}",
         )).replace("{who}", str(client))  # fmt: skip
+
+    def _sql_name(self) -> str:
+        """As SQL spells it: those of the protocol may have capitals and blanks."""
+        pick = self._random
+        name = pick.choice((*grammar.SQL_NAMES, *grammar.SQL_NAMES, "s2", '"S 5"'))
+        if self.kind == "encoding" and pick.random() < 0.4:
+            return pick.choice(grammar.ENCODED_NAMES)
+        return pick.choice((name, name, name.upper() if name[0] != '"' else name))
+
+    def _call(self, client: int) -> list[Message]:
+        return [self._random.choice(FUNCTIONS)]
+
+    def _portals(self, client: int) -> list[Message]:
+        """What may still be there: bound before, or a cursor, or gone."""
+        pick = self._random
+        names = sorted(self._clients[client].portals - {""}) + list(CURSOR_NAMES)
+        name = pick.choice(names)
+        choices: tuple[list[Message], ...] = (
+            [Execute(name, pick.choice((0, 1, 2)))],
+            [Execute(name, 1), Execute(name, 1)],
+            [Describe("P", name)],
+            [Close("P", name)],
+            [Query(f"fetch {pick.choice((1, 2, 'all'))} from {name}")],
+            [Query(f"move 1 in {name}")],
+            [Query(f"close {name}")],
+            [Query("close all")],
+        )
+        return pick.choice(choices)
 
     def _copy(self, client: int) -> list[Message]:
         pick = self._random
@@ -432,9 +535,3 @@ class Generator:
         if pick.random() < 0.5:
             return [Query(sql), *parts]
         return [Parse(sql), Bind(), Execute(), *parts, Sync()]
-
-
-def _has_copy(parts: list[Message]) -> bool:
-    return any(
-        "copy" in one.sql.lower() for one in parts if isinstance(one, Query | Parse)
-    )

@@ -116,6 +116,28 @@ PARAMETER_ERRORS = (
     "set nonsense to 1",
     "set intervalstyle = 7",
 )
+# Bytes of other encodings stand as surrogates: "\udc83\\" is one letter of SJIS, whose
+# second byte is a backslash.
+ENCODED = (
+    Text("select '\u00e9', length('\u00e9')"),
+    Text("select '\u30bd', 'x'"),
+    Text("select '\udc83\\', 2"),
+    Text("select '\udc83\\'' ; execute p1; --'"),
+    Text("select E'\udc83\\n', 3"),
+    Text("select '\udce9'"),
+    Text('select 4 as "\udc83\\"'),
+    Text('select 5 as "\u00e9"'),
+    Text(
+        "select $1::text, length($1::text)",
+        ((b"\x83\x5c", "\u00e9".encode(), b"\xff", b"\xe9", b"a"),),
+    ),
+    Text("select \u00e9"),
+    Text('select 1 / 0 as "\u30bd"'),
+    Text("show client_encoding"),
+    Text("select chr(233), chr(12477)"),
+)
+ENCODINGS = ("UTF8", "LATIN1", "SJIS", "SQL_ASCII", "GBK", "WIN1252", "unicode", "no")
+ENCODED_NAMES = ("\u00e9", '"\u00e9"', '"\udc83\\"', '"\u30bd x"')
 UNTRACKED_READS = (
     Text("select id, v from t order by id"),
     Text("select count(*) from t"),
@@ -156,6 +178,77 @@ UNTRACKED_OTHERS = (
     Text("do $$ begin perform set_config('search_path', 'a', false); end $$"),
     Text("do $$ begin execute 'set role other'; end $$"),
     Text("call public.run_it('set bytea_output to escape')"),
+)
+# What a session has beside its settings. {who} keeps clients from waiting for others.
+SESSION = (
+    Text("listen c{who}"),
+    Text("listen c{who}"),
+    Text("unlisten c{who}"),
+    Text("unlisten *"),
+    Text("do $$ begin execute 'listen c{who}'; end $$"),
+    Text("select pg_advisory_lock({who}1)"),
+    Text("select pg_advisory_lock_shared({who}, 2)"),
+    Text("select pg_try_advisory_lock($1::int + 100 * ({who} + 1))", (NUMBER,)),
+    Text("select pg_advisory_xact_lock({who}3)"),
+    Text("do $$ begin perform pg_advisory_lock({who}1); end $$"),
+    Text("select pg_advisory_unlock_all()"),
+    Text("select setseed(0.5)"),
+    Text("set seed to 0.25"),
+    Text("create function pg_temp.f() returns int language sql as 'select 41'"),
+    Text("create temp sequence tsq"),
+    Text("create temp table tt (x int) on commit delete rows"),
+    Text("create temp table tt on commit preserve rows as select 8 as x"),
+    Text("create temp table tt (x text default 'on commit drop')"),
+    Text('declare "for" cursor with hold for select 1 as hc'),
+    Text("set session characteristics as transaction isolation level repeatable read"),
+    Text("set session characteristics as transaction deferrable"),
+    Text("do $$ begin perform set_config('my.var', 'd', false); end $$"),
+    Text("do $$ begin perform set_config('my.var', 'd', true); end $$"),
+    Text("discard all"),
+)
+SESSION_READS = (
+    Text("select pg_listening_channels()"),
+    Text("notify c{who}, 'said'"),
+    Text("select pg_notify('c{who}', $1)", ((b"a", b""),)),
+    Text("notify nobody"),
+    Text(
+        "select count(*) from pg_locks where locktype = 'advisory'"
+        " and pid = pg_backend_pid()"
+    ),
+    Text("select pg_advisory_unlock({who}1)"),
+    Text("select random()"),
+    Text("select pg_temp.f()"),
+    Text("select nextval('tsq')"),
+    Text("select x from tt order by 1"),
+    Text("select count(*) from pg_cursors where name <> 'hc'"),
+    Text("show my.var"),
+    Text("select current_setting('my.var', true)"),
+    Text("select current_setting('my.var', true) is null"),
+    Text("show statement_timeout"),
+    Text("show client_min_messages"),
+    Text("show transaction_isolation"),
+    Text("show transaction_read_only"),
+    Text("do $$ begin raise notice 'hi'; raise warning 'ho'; raise log 'm'; end $$"),
+)
+SESSION_SETTINGS = {
+    "my.var": ("a", "b", ""),
+    "statement_timeout": ("1h", "0"),
+    "client_min_messages": ("warning", "log", "notice"),
+    "default_transaction_isolation": ("repeatable read", "read committed"),
+}
+# They live as long as their transaction. Portals of Bind have the same names.
+CURSORS = (
+    Text("declare tc cursor for select g from generate_series(1, 5) g"),
+    Text("declare tc scroll cursor for select id, v from public.t order by id"),
+    Text("declare p1 cursor for select 10 / (3 - g) from generate_series(1, 5) g"),
+    Text("fetch 2 from tc"),
+    Text("fetch all from tc"),
+    Text("fetch backward 1 from tc"),
+    Text("fetch 1 from p1"),
+    Text("move 1 in tc"),
+    Text("close tc"),
+    Text("close p1"),
+    Text("close all"),
 )
 # Functions of the user's own.
 HIDDEN = (
@@ -206,6 +299,24 @@ STALE_READS = (
     Text("select * from public.d2"),
     Text("select d1 from public.d1 order by 1"),
 )
+# Types of the user's own, made and dropped under prepared statements.
+TYPES = (
+    Text("create type public.e1 as enum ('a', 'b')"),
+    Text("create type public.e1 as (x int, y text)"),
+    Text("create domain public.e1 as int check (value < 3)"),
+    Text("drop type if exists public.e1 cascade"),
+    Text("drop domain if exists public.e1 cascade"),
+    Text("drop table if exists public.d4"),
+    Text("create table if not exists public.d4 (x public.e1)"),
+    Text("select $1::public.e1", (TEXT,)),
+    Text("select $1::public.e1", (NUMBER,)),
+    Text("select 'a'::public.e1"),
+    Text("select '1'::public.e1"),
+    Text("select x from public.d4"),
+    Text("insert into public.d4 values ($1)", (TEXT,)),
+    Text("select null::public.e1"),  # an array in binary would tell the type's number
+    Text("alter type public.e1 add value if not exists 'c'"),
+)
 TEMP = (
     "create temp table tt (x int)",
     "create temp table tt as select 5 as x",
@@ -234,6 +345,11 @@ PREPARE_TEXTS = (
     ("", "select 1 / 0", ()),
     ("", "select nope", ()),
     ("", "values ('a;b', 'execute p1')", ()),
+    ("", "select '1/2/2024'::date, 'a\\b'", ()),
+    (" (date)", "select $1, $1 + 1", ("('1/2/2024')", "('2024-02-01')")),
+    ("", "select '@PAD@'", ()),
+    (" (text)", "select length($1)", ("('@PAD@')", "('x')")),
+    ("", "table public.t", ()),
 )
 COPY_IN = (
     "copy public.w from stdin",
@@ -257,8 +373,18 @@ BEGINS = (
     "/* x */ BEGIN",
 )
 ENDS = ("commit", "commit", "end", "rollback", "abort", "COMMIT; ", "commit and chain")
-INSIDE = ("savepoint s1", "rollback to s1", "release s1", "savepoint s2", "begin")
+INSIDE = (
+    "savepoint s1",
+    "rollback to s1",
+    "release s1",
+    "savepoint s2",
+    "rollback to savepoint s2",
+    "begin",
+    "set transaction read only",
+    "set constraints all deferred",
+)
 PADS = (20_000, 70_000, 1_200_000)
+NAMES_PAD = 70_000  # a Query above 1 MiB is read for a name in its first command only
 NAMES = ("s1", "s2", "s3", "s4", "S 5")
 SQL_NAMES = ("p1", "p2", "s1")
 PORTALS = ("", "", "p1", "p2")

@@ -12,9 +12,14 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from tests.wire_client import message, text
+from tests.wire_client import message
 
 PAD = "@PAD@"
+
+
+def text(value: str) -> bytes:
+    """A string with its end; bytes that are no UTF-8 stand as surrogates."""
+    return value.encode("utf-8", "surrogateescape") + b"\0"
 
 
 class _Printed:
@@ -105,6 +110,20 @@ class Close(_Printed):
 
 
 @dataclass(frozen=True, repr=False)
+class FunctionCall(_Printed):
+    """Of a function of int4, by its object identifier; values as text."""
+
+    oid: int
+    values: tuple[bytes, ...] = ()
+
+    def raw(self) -> bytes:
+        body = struct.pack("!IHH", self.oid, 0, len(self.values))
+        for value in self.values:
+            body += struct.pack("!i", len(value)) + value
+        return message("F", body + struct.pack("!H", 0))
+
+
+@dataclass(frozen=True, repr=False)
 class Flush(_Printed):
     def raw(self) -> bytes:
         return message("H")
@@ -157,6 +176,7 @@ Message = (
     | Describe
     | Execute
     | Close
+    | FunctionCall
     | Flush
     | Sync
     | CopyData
@@ -220,6 +240,7 @@ WORDS = {
         Describe,
         Execute,
         Close,
+        FunctionCall,
         Flush,
         Sync,
         CopyData,

@@ -151,7 +151,7 @@ class Answers:
     def of(self, sent: tuple[said.Message, ...]) -> Iterator[Message]:
         """All answers, as they come."""
         for one in sent:
-            if isinstance(one, said.Query):
+            if isinstance(one, said.Query | said.FunctionCall):
                 self.open_batch = self.skipping
             elif isinstance(one, said.Sync):
                 self.open_batch = self.open_batch and bool(self._copying)
@@ -164,6 +164,7 @@ class Answers:
     def _ends(self, one: said.Message) -> str:
         """The type bytes of which one ends the answer; empty for no answer."""
         if self._copying:
+            # PostgreSQL ignores Flush and Sync here; nothing else is legal.
             if not isinstance(one, said.CopyDone | said.CopyFail):
                 return ""
             ends, self._copying = ("ZG", "") if self._copying == "Q" else ("CE", "")
@@ -196,6 +197,7 @@ class Answers:
 # A Query that fails is not over before ReadyForQuery.
 _ENDS: dict[type, str] = {
     said.Query: "ZG",
+    said.FunctionCall: "Z",
     said.Parse: "1E",
     said.Bind: "2E",
     said.Describe: "TnE",

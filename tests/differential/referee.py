@@ -10,6 +10,7 @@ from tests.differential.messages import (
     Describe,
     Exchange,
     Execute,
+    FunctionCall,
     Leave,
     Message,
     Parse,
@@ -26,7 +27,8 @@ class Standing:
     status: str = "I"  # of its last ReadyForQuery
     open_batch: bool = False
     exclusive: bool = False  # holds locks that others would wait for
-    unsure: set[str] = field(default_factory=set)
+    # Nobody knows what random() begins with, nor what errors in pg_temp say.
+    unsure: set[str] = field(default_factory=lambda: {"seed", "pg_temp"})
     # In this transaction: set for it, and set for the session.
     known: set[str] = field(default_factory=set)
     changed: set[str] = field(default_factory=set)
@@ -67,6 +69,8 @@ class Standing:
     def _with_names(self, tags: Tags) -> Tags:
         for name in sorted(tags.names):
             tags |= self.statements.get(name, Tags())
+        for name in sorted(tags.cursors):
+            tags |= self.portals.get(name, Tags())
         return tags
 
 
@@ -136,7 +140,7 @@ class Referee:
                     over |= recent
                 walked.append(tags)
             client.learn(one)
-            if isinstance(one, Query | Sync) and not in_block:
+            if isinstance(one, Query | Sync | FunctionCall) and not in_block:
                 over |= recent
         return walked
 

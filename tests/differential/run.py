@@ -104,7 +104,7 @@ def run(
         difference = one_scenario(bed, number, kind, found)
         if difference is None:
             continue
-        expected = reason_for(kind, difference.kind)
+        expected = reason_for(kind, difference)
         name = f"{kind}: {difference.kind}" + (f" ({expected})" if expected else "")
         found.counts[name] = found.counts.get(name, 0) + 1
         if found.counts[name] > 1 or (expected and not also_expected):

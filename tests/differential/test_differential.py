@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import random
 import selectors
 import socket
 import struct
@@ -19,6 +20,7 @@ from pooler.demo.postgres import Postgres
 from tests.differential import grammar
 from tests.differential.bed import POSTGRES_SETTINGS, Bed
 from tests.differential.compare import Comparison
+from tests.differential.expected import reason_for
 from tests.differential.generator import KINDS
 from tests.differential.messages import (
     Bind,
@@ -34,7 +36,8 @@ from tests.differential.messages import (
     Sync,
     read,
 )
-from tests.differential.play import NotLegal, replay
+from tests.differential.oddly import cuts, make_odd
+from tests.differential.play import Difference, NotLegal, replay
 from tests.differential.referee import Referee
 from tests.differential.run import minimal, run
 from tests.differential.shrink import shrink
@@ -331,7 +334,9 @@ def test_nobody_waits_for_a_server_or_a_lock() -> None:
     ]
 
 
-@pytest.mark.parametrize("name", grammar.UNTRACKED)
+@pytest.mark.parametrize(
+    "name", [*grammar.UNTRACKED, *(set(grammar.SESSION_SETTINGS) - {"my.var"})]
+)
 def test_the_patterns_know_every_setting(name: str) -> None:
     for sql in (
         f"set {name} to a",
@@ -354,6 +359,43 @@ def test_the_patterns_know_what_reads() -> None:
         assert classify(text.sql) == Tags(), text
     for sql in grammar.DDL:
         assert classify(sql).exclusive, sql
+
+
+def test_the_patterns_know_what_a_session_has() -> None:
+    for text in grammar.SESSION_READS:
+        assert classify(text.sql).needs, text
+    for text in grammar.CURSORS:
+        assert not classify(text.sql).session, text
+    for sql in ("set local my.var to 1", "select set_config('my.var', '', true)"):
+        assert classify(sql).hidden == {"custom"}, "its name stays, for all"
+    assert not classify("create temp table t (x int) on commit drop").session
+    assert classify("create temp table t (x text default 'on commit drop')").session
+
+
+def test_a_known_difference_says_what_was_said() -> None:
+    def reason(sql: str, expected: Message, got: Message) -> str:
+        scenario = _simple((0, "select 1"), (0, sql))
+        difference = Difference(scenario, [], [], expected, got)
+        return reason_for("prepare", difference)
+
+    gone = Message("C", b"PREPARE\0"), _error(C="42P05")
+    assert not reason("prepare p as select 1", *gone)
+    stale = Message("2", b""), _error(C="0A000")
+    assert not reason("Bind", *stale)
+    assert reason("set_config(), Bind", *stale)
+
+
+def test_every_cut_is_inside_and_odd_messages_keep_what_copies_need() -> None:
+    pick = random.Random(1)
+    copy = (Query("copy public.w from stdin"), CopyData(b"x\n"), CopyDone(), Sync())
+    for _ in range(300):
+        parts = make_odd(pick, [Parse("select 1", "a"), Bind((), "a"), Execute()])
+        assert [one for one in parts if isinstance(one, Parse | Bind)]
+        made = Exchange(0, tuple(parts), cuts(pick, tuple(parts)))
+        assert b"".join(made.pieces()) == made.raw()
+        assert len(made.pieces()) == len(set(made.cuts)) + 1
+        kept = [one for one in make_odd(pick, list(copy)) if not isinstance(one, Flush)]
+        assert kept == list(copy)
 
 
 def test_somebody_new_knows_nothing_of_who_has_left(bed: Bed) -> None:

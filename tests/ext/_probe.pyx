@@ -196,6 +196,7 @@ def siphash_of(bytes key, bytes data, int rounds=1, int last_rounds=3):
 CHANGES = (
     "tracked", "meaning", "back", "forgets", "", "setting", "temporary", "listen",
     "lock", "cursor", "hidden", "for good", "", "", "sequences",
+    "local",
 )
 RESETS = {16: "gives", 4096: "lends", 8192: "undoes"}
 

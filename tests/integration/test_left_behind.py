@@ -73,7 +73,6 @@ LEFT: dict[str, tuple[str, str, str]] = {
         '"$user", public',
     ),
     "work_mem": ("SET work_mem = '7MB'", "SHOW work_mem", "4MB"),
-    "custom": ("SET my.own = 'x'", "SELECT current_setting('my.own', true)", ""),
     "role": ("SET ROLE left_role", "SELECT current_user", USER),
     "session characteristics": (
         "SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL SERIALIZABLE",
@@ -188,6 +187,27 @@ def test_nobody_else_sees_it(
         [[value]] = other.rows(question)
         assert (value or b"").decode() == clean
         assert worker.engine.pool_stats(0)["cleaned"] == 1
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SET my.own = 'x'",
+        "SELECT set_config('my.own', '', false)",
+        "RESET my.own",
+        "SET my.own TO DEFAULT",
+    ],
+)
+def test_a_parameter_of_ones_own_is_unknown_to_others(
+    make_pooler: MakePooler, sql: str, way: str
+) -> None:
+    """PostgreSQL remembers its name to the end of the session: NULL, not ''."""
+    pooler = make_pooler(default_pool_size=1)
+    with pooler.client() as one, pooler.client() as other:
+        leave(one, sql, way)
+        sql = "SELECT current_setting('my.own', true) IS NULL"
+        assert other.value(sql) == "t"
 
 
 @pytest.mark.parametrize("mode", ["transaction", "statement"])

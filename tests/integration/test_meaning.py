@@ -18,11 +18,13 @@ from tests.integration.harness import DATABASE, USER, InProcess
 from tests.wire_client import (
     SYNC,
     Message,
+    WireClient,
     bind,
     codes,
     describe,
     execute,
     extended,
+    message,
     parse,
     query,
 )
@@ -366,3 +368,124 @@ def test_role_and_temporary_table(pair: tuple[InProcess, Others]) -> None:
                 assert values(other.ask(run("a"), SYNC)) == [common]
                 assert values(other.ask(parse(text), run(), SYNC)) == [common]
                 others.turn()
+
+
+def evict(client: WireClient) -> None:
+    """The only server has room for one statement."""
+    client.ask(parse("SELECT 0", ""), SYNC)
+    client.ask(parse("SELECT 'other'", "other"), SYNC)
+    client.ask(bind(statement="other"), execute(), SYNC)
+    client.ask(message("C", b"Sother\0"), SYNC)
+
+
+def ran(answer: list[Message]) -> bytes | str | None:
+    """The value of its row, or the SQLSTATE of its error."""
+    for one in answer:
+        if one.code == "E":
+            return one.fields["C"]
+        if one.code == "D":
+            return one.row[0]
+    return None
+
+
+@pytest.mark.parametrize("context", CONTEXTS)
+def test_read_behind_a_set_in_its_batch(
+    worker_in_process: Callable[..., InProcess], context: str
+) -> None:
+    """It means the same wherever it is read again, whatever is set by then."""
+    text, change, before, after = CONTEXTS[context]
+    worker = worker_in_process(default_pool_size=1, max_prepared_statements=1)
+    with worker.client() as client:
+        client.ask(extended(change), parse(text, "p"), SYNC)
+        client.ask(query(f"RESET {change.split()[1]}"))
+        evict(client)
+        assert ran(client.ask(bind(statement="p"), execute(), SYNC)) == after
+        client.ask(query(f"{change}; PREPARE q AS {text}"))
+        client.ask(query(f"RESET {change.split()[1]}"))
+        evict(client)
+        assert ran(client.ask(query("EXECUTE q"))) == after
+        assert ran(client.ask(query(text))) == before
+
+
+@pytest.mark.parametrize("context", CONTEXTS)
+def test_prepared_in_a_query_that_sets_something(
+    worker_in_process: Callable[..., InProcess], context: str
+) -> None:
+    """In front of a SET, behind it, and between two of them."""
+    text, change, before, after = CONTEXTS[context]
+    reset = f"RESET {change.split()[1]}"
+    prepare = f"PREPARE p AS {text}"
+    worker = worker_in_process(default_pool_size=1, max_prepared_statements=1)
+    for sql, wanted in (
+        (f"{prepare}; {change}", before),
+        (f"{change}; {prepare}; SELECT 1", after),
+        (f"{change}; {prepare}; {reset}", "26000"),
+    ):
+        with worker.client() as client:
+            client.ask(query(sql))
+            for now in (change, reset):
+                client.ask(query(now))
+                evict(client)
+                assert ran(client.ask(query("EXECUTE p"))) == wanted, (sql, now)
+
+
+# Behind these nobody can say what is set; {} is the SET, {reset} the way back.
+UNKNOWN = {
+    "for the transaction": ["SELECT set_config('{name}', '{value}', true)"],
+    "twice": ["{}", "RESET {name}", "{}"],
+}
+
+
+@pytest.mark.parametrize("context", CONTEXTS)
+@pytest.mark.parametrize("way", UNKNOWN)
+def test_what_nobody_can_read_again_fails(
+    worker_in_process: Callable[..., InProcess], way: str, context: str
+) -> None:
+    """Never with another meaning; its own server still has the right one."""
+    text, change, _, after = CONTEXTS[context]
+    name, value = change.removeprefix("SET ").split(" = ")
+    changes = b"".join(
+        extended(one.format(change, name=name, value=value.strip("'")))
+        for one in UNKNOWN[way]
+    )
+    worker = worker_in_process(default_pool_size=1, max_prepared_statements=1)
+    with worker.client() as client:
+        client.ask(changes, parse(text, "p"), SYNC)
+        assert ran(client.ask(bind(statement="p"), execute(), SYNC)) == after
+        client.ask(query(f"RESET {name}"))
+        evict(client)
+        assert ran(client.ask(bind(statement="p"), execute(), SYNC)) == "0A000"
+        client.ask(message("C", b"Sp\0"), parse(text, "p"), SYNC)
+        assert "E" not in codes(client.ask(bind(statement="p"), execute(), SYNC))
+
+
+def test_what_means_the_same_everywhere_is_read_again(
+    worker_in_process: Callable[..., InProcess],
+) -> None:
+    """A text without a literal, behind whatever."""
+    worker = worker_in_process(default_pool_size=1, max_prepared_statements=1)
+    with worker.client() as client:
+        local = extended("SELECT set_config('DateStyle', 'German', true)")
+        client.ask(local, parse("SELECT 1 + 1", "p"), SYNC)
+        evict(client)
+        assert ran(client.ask(bind(statement="p"), execute(), SYNC)) == b"2"
+
+
+def test_who_parses_is_warned_each_time(
+    worker_in_process: Callable[..., InProcess], postgres: Postgres
+) -> None:
+    """PostgreSQL warns of backslashes when it reads a text, not when it is bound."""
+    text = parse(r"SELECT 'a\nb'", "p")
+    worker = worker_in_process(default_pool_size=1)
+    with (
+        WireClient(postgres.port).login(USER, DATABASE) as real,
+        worker.client() as client,
+        worker.client() as other,
+    ):
+        for one in (real, client, other):
+            one.ask(query("SET standard_conforming_strings = off"))
+        script = (text + bind(statement="p") + execute(), message("C", b"Sp\0"))
+        for piece in script * 3:
+            expected = codes(real.ask(piece, SYNC))
+            assert codes(client.ask(piece, SYNC)) == expected
+            assert codes(other.ask(piece, SYNC)) == expected

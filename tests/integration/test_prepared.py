@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -24,6 +25,7 @@ from tests.wire_client import (
     bind,
     codes,
     execute,
+    message,
     parse,
     query,
 )
@@ -388,3 +390,23 @@ def test_moment_that_is_read_anew(make_pooler: MakePooler) -> None:
             for _ in range(5)
         }
         assert len(seen) == 5
+
+
+@pytest.mark.parametrize(
+    "skipped",
+    [b"", query("SELECT 1"), message("F", struct.pack("!IHHH", 1397, 0, 0, 0))],
+    ids=["nothing", "query", "function call"],
+)
+def test_an_unnamed_statement_that_failed_is_none(
+    make_pooler: MakePooler, postgres: Postgres, skipped: bytes
+) -> None:
+    """Whatever is skipped with it, and though its text could be read by now."""
+    postgres.psql("DROP TABLE IF EXISTS comes_later", DATABASE)
+    pooler = make_pooler(default_pool_size=1)
+    with pooler.client() as client:
+        client.ask(parse("SELECT 1 FROM comes_later"), skipped, SYNC)
+        postgres.psql(
+            "CREATE TABLE comes_later (); GRANT ALL ON comes_later TO PUBLIC", DATABASE
+        )
+        [failed] = [one for one in client.ask(bind(), SYNC) if one.code == "E"]
+        assert failed.fields["C"] == "26000"

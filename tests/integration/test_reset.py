@@ -420,3 +420,19 @@ def test_each_value_is_told_when_its_command_is_answered(
         client.send(piece)
         for _ in range(2):
             assert client.read_until("Z") == real.read_until("Z")
+
+
+def test_what_is_reset_is_told_in_postgresqls_order(
+    worker_in_process: Callable[..., InProcess], postgres: Postgres
+) -> None:
+    """Also where one is the server's own default and another the client's wish."""
+    set_both = query("SET application_name = 'you'; SET TimeZone = 'Asia/Tokyo'")
+    worker = worker_in_process(default_pool_size=1)
+    with (
+        WireClient(postgres.port).login(USER, DATABASE) as real,
+        worker.client() as client,
+    ):
+        for piece in (set_both, query("DISCARD ALL"), set_both, query("RESET ALL")):
+            real.send(piece)
+            client.send(piece)
+            assert client.read_until("Z") == real.read_until("Z")

@@ -82,6 +82,7 @@ def test_what_is_taken_back_is_not_kept(one: One, end: str) -> None:
         "set a.b = 1; select 1",
         "create temp table t (a int)",
         "do $$ $$",
+        "reset a.b",
         "set a.b = '%s'" % ("x" * 5000),
     ],
 )
@@ -98,6 +99,6 @@ def test_discard_all_forgets(one: One) -> None:
 
 
 def test_what_leaves_nothing_is_not_kept(one: One) -> None:
-    for text in ("SET LOCAL a.b = 1", "SET TRANSACTION READ ONLY", "RESET a.b"):
+    for text in ("SET LOCAL a.b = 1", "SET TRANSACTION READ ONLY", "RESET b"):
         one.ask(query(text), done("SET"), READY)
     assert one.kept == ([], False)
