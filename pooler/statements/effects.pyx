@@ -31,7 +31,9 @@ from pooler.tables.texts cimport (
 from pooler.session.batch cimport batch_bind
 from pooler.session.changes cimport change_undone, changes_discarded
 from pooler.session.settings_log cimport settings_forgotten
-from pooler.session.tracking cimport no_strays, prepare_answered, unnamed_of_another
+from pooler.session.tracking cimport (
+    no_strays, owe_nothing, prepare_answered, unnamed_of_another,
+)
 
 
 cdef void effect_end(StatementTable *t, Effect *effect) noexcept nogil:
@@ -310,6 +312,7 @@ cdef void session_statements_free(
 ) noexcept nogil:
     """A server goes away. Its client, if any, is going too."""
     effects_undo(t, s, 0, s.effects.tail - s.effects.head)
+    owe_nothing(s)
     free(s.effects.ring)
     s.effects.ring = NULL
     s.effects.mask = s.effects.head = s.effects.tail = 0

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: MIT
 """Errors in a client's own words; see ``error_text.pxd``."""
 
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport strtol
 from libc.string cimport memchr, memcmp, memcpy, strlen
 
-from pooler.wire.buffers cimport Output, output_room
+from pooler.wire.buffers cimport Output, Queue, output_room, queue_size
 from pooler.statements.outcomes cimport REFUSED_STALE, refusal_sqlstate, refusal_text
 from pooler.tables.client_names cimport ClientStatement, ClientStatements
 from pooler.tables.effect_queue cimport (
@@ -13,6 +13,7 @@ from pooler.tables.effect_queue cimport (
     EFFECT_EXECUTES,
 )
 from pooler.tables.query_names cimport QueryNames, RenamedName
+from pooler.tables.texts cimport STATEMENT_SQL, Statement
 from pooler._wire cimport (
     HEADER_BYTES, error_response_bytes, put_cstring, put_error_response, put_header,
     store_be32,
@@ -288,6 +289,31 @@ cdef bint put_renamed_error(
             out.scratch + start + 1, <uint32_t> (out.n - start - 1)
         )
     return True
+
+
+cdef void put_our_error(
+    Output *out, const StatementTable *t, const ClientSession *c, Effect *effect,
+    const uint8_t *message, size_t n,
+) noexcept nogil:
+    """The error of a request of ours, with the name and the place of its client's.
+
+    ``effect``: of that request, or NULL. PostgreSQL counts from the beginning of the
+    text of the PREPARE, which is taken for one that begins so and names it so.
+    """
+    cdef const Statement *st = effect.installed if effect != NULL else NULL
+    cdef Name name
+    if st != NULL and st.kind == STATEMENT_SQL:
+        name_of_client(c, NULL, <const uint8_t *> st.name, st.name_n, &name)
+        effect.moved_from = <uint32_t> strlen(b"PREPARE ")
+        effect.moved_by = <int32_t> st.name_n + 2 - <int32_t> name.n
+    if not put_renamed_error(out, t, c, effect, message, n):
+        put_bytes(out, message, n)
+
+
+cdef void put_owed_error(Output *out, const ServerSession *s) noexcept nogil:
+    """What we could not prepare in front of a Query is what fails in it now."""
+    cdef const Queue *owed = &s.tracking.owed_error
+    put_bytes(out, owed.data + owed.start, queue_size(owed))
 
 
 cdef void put_bytes(Output *out, const uint8_t *p, size_t n) noexcept nogil:

@@ -256,6 +256,26 @@ cdef bint says_stale(
     )
 
 
+cdef bint says_owed(
+    const StatementTable *t, const ServerSession *s, const uint8_t *body, size_t n
+) noexcept nogil:
+    """Whether an ErrorResponse says that what we could not prepare is missing."""
+    cdef ErrorFields found
+    cdef const uint8_t *name
+    cdef uint8_t following
+    if stale_error(body, n, &found) != STALE_MISSING or found.inside:
+        return False
+    if s.tracking.owed_name_n == 0:
+        return has_name_of_ours(t, body, n)
+    name = <const uint8_t *> memmem(
+        body, n, s.tracking.owed_name, s.tracking.owed_name_n
+    )
+    if name == NULL or name + s.tracking.owed_name_n == body + n:
+        return False
+    following = name[s.tracking.owed_name_n]
+    return not c"0" <= following <= c"9" and following != c"?"
+
+
 # ---------------------------------------------------------------- an EXECUTE
 
 cdef inline bint is_letter(uint8_t byte) noexcept nogil:

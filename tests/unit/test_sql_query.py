@@ -276,14 +276,18 @@ def test_error_names_what_its_own_command_names(
     world = make()
     world.ask(0, query("prepare a as one"))
     world.ask(0, query("prepare b as one"))
-    sent = sent_to_server(world, query(asked)).decode().split('"')
+    raw = sent_to_server(world, query(asked))
+    sent = raw.decode().split('"')
     before = asked.count(";")
     fields = f'SERROR\0C42601\0Mof "{sent[-2]}"\0REvaluateParams\0\0'
-    answer = b"".join(
+    ready = message("Z", b"I")
+    ours = list(messages_in(raw))[:-1]  # PREPAREs in front of it
+    answer = (message("C", b"PREPARE\0") + ready) * len(ours)
+    answer += b"".join(
         message("C", b"DEALLOCATE\0" if "deall" in one else b"SELECT 1\0")
         for one in asked.split(";")[:before]
     )
-    answer += message("E", fields.encode()) + message("Z", b"I")
+    answer += message("E", fields.encode()) + ready
     _, said, _ = world.bench.server_feed(0, answer)
     assert error_of(said)["M"] == f'of "{name}"'
 
@@ -318,6 +322,39 @@ def test_position_of_an_error_is_the_clients(make: Make, asked: str) -> None:
     answer = message("E", fields.encode()) + message("Z", b"I")
     _, said, _ = world.bench.server_feed(0, answer)
     assert error_of(said)["P"] == str(at + 1)
+
+
+@pytest.mark.parametrize(
+    ("asked", "own", "told"),
+    [
+        ("one; execute a; two", "26000 p_1", "42P01"),
+        ("execute a", "26000 p_1", "42P01"),
+        ("one; execute a", "26000 p_11", "26000"),  # another one
+        ("one; execute a", "26000 p_1?", "26000"),
+        ("fail; execute a", "22012 nothing", "22012"),
+        ("one; execute a", "25P02 block", "42P01"),  # by what has failed in front
+    ],
+)
+def test_what_fails_in_front_is_told_when_the_query_comes_to_it(
+    make: Make, asked: str, own: str, told: str
+) -> None:
+    world = make(servers=2)
+    world.ask(0, parse("one", "a"), SYNC)
+    world.ask(1, query("begin"))  # it takes the server that has it
+    ready = message("Z", b"I")
+    world.bench.client_feed(0, query(asked))
+    state, name = own.split()
+    [(_, server, _)] = world.bench.take_sent()
+    routine = "RFetchPreparedStatement" if state == "26000" else "Rexec_simple_query"
+    errors = [
+        message("E", f"SERROR\0C{fields}\0\0".encode())
+        for fields in ("42P01\0Mno table", f'{state}\0M"{name}"\0{routine}')
+    ]
+    done = message("C", b"SELECT 1\0") * asked.startswith("one")
+    answer = errors[0] + ready + done + errors[1] + ready
+    _, said, _ = world.bench.server_feed(server, answer)
+    assert codes(messages_in(said)) == "C" * asked.startswith("one") + "EZ"
+    assert error_of(said)["C"] == told
 
 
 def test_limit_is_met_in_the_middle(make: Make) -> None:

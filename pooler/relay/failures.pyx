@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: MIT
+"""Errors of a server and who hears of them; see ``failures.pxd``."""
+
+from libc.stdint cimport uint32_t, uint8_t
+
+from pooler.relay.server_walk cimport (
+    Walk, body_of, body_size, is_cut, keep_until,
+)
+from pooler.session.records cimport ServerSession
+from pooler.session.requests cimport (
+    REQUEST_SKIP, REQUEST_SQL, request_has_effect, request_is_query, requests_at,
+    requests_first,
+)
+from pooler.session.tracking cimport error_is_owed, owe_error, tell_error
+from pooler.statements.effects cimport effects_undo
+from pooler.statements.error_text cimport (
+    put_our_error, put_owed_error, put_refusal, put_renamed_error,
+)
+from pooler.statements.replay cimport says_owed
+from pooler.tables.effect_queue cimport (
+    EFFECT_FAILED, EFFECT_REFUSED, Effect, effects_at,
+)
+from pooler.wire.buffers cimport Output
+from pooler._wire cimport HEADER_BYTES
+
+cdef extern from "<string.h>" nogil:
+    void *memmem(const void *text, size_t n, const void *part, size_t part_n)
+
+cdef enum:
+    IN_FAILED_BLOCK_BYTES = 8
+
+cdef const char *IN_FAILED_BLOCK = b"\0C25P02\0"
+
+
+cdef bint query_is_next(ServerSession *s) noexcept nogil:
+    """Whether a Sync of ours is at the head, and behind it a Query."""
+    cdef uint8_t request
+    if requests_first(&s.requests) != (c"S" | REQUEST_SKIP) or (
+        s.requests.tail - s.requests.head == 1
+    ):
+        return False
+    request = requests_at(&s.requests, s.requests.head + 1)[0] & 0x7F
+    return request_is_query(request)
+
+
+cdef void show_error(Walk *w, const Effect *effect) noexcept nogil:
+    """Let the client see an error as if its own request had failed, and once only.
+
+    ``effect``: of the request that has failed, or NULL. What was skipped behind it is
+    undone, so the client's names are those that this request was sent with.
+    """
+    if w.s.tracking.error_told:
+        w.drop = True
+    elif is_owed(w):
+        put_owed_error(&w.r.to_client, w.s)
+        w.drop = True
+    elif effect != NULL and effect.flags & EFFECT_REFUSED:
+        put_refusal(&w.r.to_client, effect.refusal)
+        w.drop = True
+    else:
+        # not dropped, also when we asked for it on the client's behalf
+        w.drop = not is_cut(w) and put_renamed_error(
+            &w.r.to_client, &w.r.statements, w.c, effect,
+            w.src + w.found.start, <size_t> w.found.length + 1,
+        )
+
+
+cdef inline bint says_failed_block(const Walk *w) noexcept nogil:
+    """Whether a command was refused because its transaction has failed before."""
+    return memmem(
+        body_of(w), min(body_size(w), w.n - w.found.start - HEADER_BYTES),
+        IN_FAILED_BLOCK, IN_FAILED_BLOCK_BYTES,
+    ) != NULL
+
+
+cdef inline bint is_owed(const Walk *w) noexcept nogil:
+    """Whether the Query has come to what we could not prepare in front of it.
+
+    In a transaction that has failed by this it does not come any further.
+    """
+    return error_is_owed(w.s) and not is_cut(w) and (
+        says_failed_block(w)
+        or says_owed(&w.r.statements, w.s, body_of(w), body_size(w))
+    )
+
+
+cdef inline bint is_in_front(Walk *w, uint8_t failed) noexcept nogil:
+    """Whether a request of ours in front of a client's Query has failed."""
+    return failed & REQUEST_SKIP != 0 and (
+        failed & 0x7F == REQUEST_SQL or query_is_next(w.s)
+    )
+
+
+cdef bint keep_error(Walk *w, Effect *effect) noexcept nogil:
+    """Keep an error of ours until the client's own Query comes to what needed it.
+
+    One that says that the transaction has failed is dropped: the Query hears it from
+    PostgreSQL, which may find another fault in it first. False: it cannot be kept.
+    """
+    cdef Output *out = &w.r.to_client
+    cdef size_t start = out.n
+    cdef int kept
+    if says_failed_block(w):
+        return True
+    if is_cut(w):
+        return False
+    put_our_error(
+        out, &w.r.statements, w.c, effect, w.src + w.found.start,
+        <size_t> w.found.length + 1,
+    )
+    if out.failed:
+        return False
+    kept = owe_error(
+        w.s, out.data + start, out.n - start,
+        effect.installed if effect != NULL else NULL,
+    )
+    out.n = start
+    return kept == 0
+
+
+cdef void undo_failed(Walk *w, uint32_t skipped) noexcept nogil:
+    """Take back what PostgreSQL has skipped, and show the error to the client.
+
+    ``skipped``: how many requests that have effects; the failed one is among them.
+    """
+    cdef ServerSession *s = w.s
+    cdef uint8_t failed = w.first
+    cdef Effect *effect = NULL
+    cdef bint told = True
+    if request_has_effect(failed) and s.effects.head != s.effects.tail:
+        if skipped:
+            effects_undo(&w.r.statements, s, 1, skipped - 1)
+        effect = effects_at(&s.effects, s.effects.head)
+    else:
+        effects_undo(&w.r.statements, s, 0, skipped)
+    keep_until(w, w.found.start)
+    if w.c != NULL and is_in_front(w, failed) and keep_error(w, effect):
+        w.drop = True
+        told = False
+    elif w.c != NULL and failed:
+        show_error(w, effect)
+    if effect != NULL:
+        effect.flags |= EFFECT_FAILED
+    if skipped and effect != NULL:
+        effects_undo(&w.r.statements, s, 0, 1)
+    if failed & 0x7F == REQUEST_SQL:  # undone at ReadyForQuery
+        tell_error(s, told and failed & REQUEST_SKIP != 0)
+    elif failed & REQUEST_SKIP and query_is_next(s):
+        tell_error(s, told)
