@@ -8,8 +8,12 @@ when that Query comes to what it was for, as PostgreSQL would, or never.
 Source: PostgreSQL documentation, "Message Flow" (Simple Query, Extended Query).
 """
 
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint32_t, uint8_t
 
 from pooler.relay.server_walk cimport Walk
+from pooler.session.requests cimport RequestQueue
 
-cdef void undo_failed(Walk *w, uint32_t skipped) noexcept nogil
+cdef uint8_t needs_what_failed(RequestQueue *q) noexcept nogil
+cdef void undo_failed(
+    Walk *w, uint32_t skipped, uint8_t needed_by
+) noexcept nogil

@@ -2,26 +2,31 @@
 """Errors of a server and who hears of them; see ``failures.pxd``."""
 
 from libc.stdint cimport uint32_t, uint8_t
+from libc.string cimport memcpy
 
 from pooler.relay.server_walk cimport (
     Walk, body_of, body_size, is_cut, keep_until,
 )
 from pooler.session.records cimport ServerSession
 from pooler.session.requests cimport (
-    REQUEST_SKIP, REQUEST_SQL, request_has_effect, request_is_query, requests_at,
-    requests_first,
+    REQUEST_SKIP, REQUEST_SQL, RequestQueue, request_closes, request_code,
+    request_has_effect, request_is_query, requests_at, requests_first,
 )
 from pooler.session.tracking cimport error_is_owed, owe_error, tell_error
 from pooler.statements.effects cimport effects_undo
 from pooler.statements.error_text cimport (
     put_our_error, put_owed_error, put_refusal, put_renamed_error,
 )
+from pooler.statements.install cimport only_name_of
+from pooler.statements.peek cimport load_be16
 from pooler.statements.replay cimport says_owed
+from pooler.statements.stand_in cimport types_of
 from pooler.tables.effect_queue cimport (
     EFFECT_FAILED, EFFECT_REFUSED, Effect, effects_at,
 )
-from pooler.wire.buffers cimport Output
-from pooler._wire cimport HEADER_BYTES
+from pooler.tables.texts cimport Statement
+from pooler.wire.buffers cimport Output, output_room
+from pooler._wire cimport HEADER_BYTES, put_header
 
 cdef extern from "<string.h>" nogil:
     void *memmem(const void *text, size_t n, const void *part, size_t part_n)
@@ -30,6 +35,8 @@ cdef enum:
     IN_FAILED_BLOCK_BYTES = 8
 
 cdef const char *IN_FAILED_BLOCK = b"\0C25P02\0"
+cdef const char *BIND_ROUTINE = b"exec_bind_message"
+cdef const char *DESCRIBE_ROUTINE = b"exec_describe_statement_message"
 
 
 cdef bint query_is_next(ServerSession *s) noexcept nogil:
@@ -43,11 +50,61 @@ cdef bint query_is_next(ServerSession *s) noexcept nogil:
     return request_is_query(request)
 
 
-cdef void show_error(Walk *w, const Effect *effect) noexcept nogil:
+cdef uint8_t needs_what_failed(RequestQueue *q) noexcept nogil:
+    """The client's Bind or Describe for which the request at the head was sent.
+
+    0: that is the client's own, or one for a Query.
+    """
+    cdef uint32_t at = q.head
+    cdef uint8_t request
+    while at != q.tail:
+        request = requests_at(q, at)[0]
+        if request & REQUEST_SKIP == 0:
+            request = request_code(request)
+            return request if at != q.head and (
+                request == c"B" or request == c"D"
+            ) else 0
+        if request_closes(request):
+            return 0
+        at += 1
+    return 0
+
+
+cdef const char *routine_of(const Walk *w, uint8_t needed_by) noexcept nogil:
+    """Where PostgreSQL would have refused the client's own request; NULL: there."""
+    if needed_by == 0 or not says_failed_block(w):
+        return NULL
+    return BIND_ROUTINE if needed_by == c"B" else DESCRIBE_ROUTINE
+
+
+cdef void tell_types(Walk *w, const Statement *st) noexcept nogil:
+    """The ParameterDescription of a Describe whose rows cannot be described.
+
+    PostgreSQL tells what parameters there are before it looks whether the statement
+    still means the same.
+    """
+    cdef const uint8_t *types
+    cdef uint8_t *room
+    cdef size_t n
+    if st == NULL or says_failed_block(w):
+        return
+    types = types_of(&w.r.statements, st, only_name_of(w.c.statements, st))
+    if types == NULL:
+        return
+    n = 2 + 4 * <size_t> load_be16(types)
+    room = output_room(&w.r.to_client, HEADER_BYTES + n)
+    if room != NULL:
+        memcpy(room + put_header(room, c"t", <uint32_t> (4 + n)), types, n)
+
+
+cdef void show_error(
+    Walk *w, const Effect *effect, uint8_t needed_by
+) noexcept nogil:
     """Let the client see an error as if its own request had failed, and once only.
 
     ``effect``: of the request that has failed, or NULL. What was skipped behind it is
     undone, so the client's names are those that this request was sent with.
+    ``needed_by``: as from ``needs_what_failed``.
     """
     if w.s.tracking.error_told:
         w.drop = True
@@ -58,10 +115,13 @@ cdef void show_error(Walk *w, const Effect *effect) noexcept nogil:
         put_refusal(&w.r.to_client, effect.refusal)
         w.drop = True
     else:
+        if needed_by == c"D" and effect != NULL:
+            tell_types(w, effect.installed)
         # not dropped, also when we asked for it on the client's behalf
         w.drop = not is_cut(w) and put_renamed_error(
             &w.r.to_client, &w.r.statements, w.c, effect,
             w.src + w.found.start, <size_t> w.found.length + 1,
+            routine_of(w, needed_by),
         )
 
 
@@ -118,10 +178,13 @@ cdef bint keep_error(Walk *w, Effect *effect) noexcept nogil:
     return kept == 0
 
 
-cdef void undo_failed(Walk *w, uint32_t skipped) noexcept nogil:
+cdef void undo_failed(
+    Walk *w, uint32_t skipped, uint8_t needed_by
+) noexcept nogil:
     """Take back what PostgreSQL has skipped, and show the error to the client.
 
     ``skipped``: how many requests that have effects; the failed one is among them.
+    ``needed_by``: as from ``needs_what_failed``, before they were skipped.
     """
     cdef ServerSession *s = w.s
     cdef uint8_t failed = w.first
@@ -138,7 +201,7 @@ cdef void undo_failed(Walk *w, uint32_t skipped) noexcept nogil:
         w.drop = True
         told = False
     elif w.c != NULL and failed:
-        show_error(w, effect)
+        show_error(w, effect, needed_by)
     if effect != NULL:
         effect.flags |= EFFECT_FAILED
     if skipped and effect != NULL:

@@ -6,7 +6,7 @@ from libc.stdint cimport uint32_t, uint64_t, uint8_t
 from pooler.relay.align cimport (
     is_going_back, note_parameter, params_go_back, server_aligned,
 )
-from pooler.relay.failures cimport undo_failed
+from pooler.relay.failures cimport needs_what_failed, undo_failed
 from pooler.relay.injected cimport answer_fakes
 from pooler.relay.server_walk cimport Walk, body_of, body_size, is_cut, keep_until
 from pooler.relay.shared cimport (
@@ -22,7 +22,8 @@ from pooler.session.requests cimport (
     requests_fail, requests_first, requests_last, requests_pop, requests_ready,
 )
 from pooler.statements.effects cimport (
-    effects_commit, note_parameters, note_shape, note_tag, read_otherwise,
+    effects_commit, note_parameters, note_shape, note_tag, note_types,
+    read_otherwise,
 )
 from pooler.statements.install cimport send_again
 from pooler.statements.replay cimport (
@@ -222,6 +223,8 @@ cdef void begin_description(Walk *w) noexcept nogil:
     shape_add(&w.s.shaping, w.src + start, w.pos - start)
     if not is_cut(w):
         end_description(w)
+        if w.found.code == c"t":
+            note_types(&w.r.statements, w.s, body_of(w), body_size(w))
 
 
 cdef RelayStatus on_rows(Walk *w) noexcept nogil:
@@ -380,6 +383,7 @@ cdef RelayStatus on_client_error(Walk *w) noexcept nogil:
     cdef ServerSession *s = w.s
     cdef bint cut = is_cut(w)
     cdef uint32_t effects = 0
+    cdef uint8_t needed_by = needs_what_failed(&s.requests)
     if s.copy.state == COPY_IN_OPEN:
         copy_fail(s)
         # how many ReadyForQuery are still to come cannot be known then
@@ -392,7 +396,7 @@ cdef RelayStatus on_client_error(Walk *w) noexcept nogil:
     if s.batch.failed:  # its Query, too, was skipped
         go_on(w)
     if s.tracking.on:
-        undo_failed(w, effects)
+        undo_failed(w, effects, needed_by)
     note_fatal(s, cut or error_is_fatal(body_of(w), body_size(w)))
     if cut:
         w.first = requests_first(&s.requests)

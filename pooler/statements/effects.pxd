@@ -43,6 +43,9 @@ cdef void effects_commit(
 ) noexcept nogil
 cdef Effect effects_take(ServerSession *s) noexcept nogil
 cdef void note_parameters(ServerSession *s, uint64_t shape) noexcept nogil
+cdef void note_types(
+    const StatementTable *t, ServerSession *s, const uint8_t *types, size_t n
+) noexcept nogil
 cdef void note_shape(ServerSession *s, uint64_t shape) noexcept nogil
 cdef void forget_entries(ServerSession *s) noexcept nogil
 cdef void effects_undo(

@@ -26,7 +26,8 @@ from pooler.tables.server_statements cimport (
     server_statements_free,
 )
 from pooler.tables.texts cimport (
-    Statement, schema_count, statement_intern, statement_ref, statement_unref,
+    Statement, schema_count, statement_intern, statement_ref, statement_types,
+    statement_unref,
 )
 from pooler.session.batch cimport batch_bind
 from pooler.session.changes cimport change_undone, changes_discarded
@@ -348,12 +349,24 @@ cdef void note_parameters(ServerSession *s, uint64_t shape) noexcept nogil:
         effect.entry.told_parameters = shape
 
 
+cdef void note_types(
+    const StatementTable *t, ServerSession *s, const uint8_t *types, size_t n
+) noexcept nogil:
+    """The ParameterDescription that was noted last; an empty text says nothing new."""
+    cdef ServerStatement *there
+    cdef Effect *effect = described(s, &there)
+    if there != NULL and there.generation == s.statements.generation:
+        statement_types(t, effect.installed, there.parameters, types, n)
+
+
 cdef void note_shape(ServerSession *s, uint64_t shape) noexcept nogil:
     """As note_parameters, for the RowDescription or NoData behind it."""
     cdef ServerStatement *there
     cdef Effect *effect = described(s, &there)
     if there != NULL:
         there.shape = shape
+        if effect.installed.told != NULL:
+            effect.installed.told.shape = shape
     if effect != NULL and effect.entry != NULL:
         effect.entry.told_shape = shape
         if there != NULL:

@@ -21,5 +21,5 @@ cdef void put_our_error(
 cdef void put_owed_error(Output *out, const ServerSession *s) noexcept nogil
 cdef bint put_renamed_error(
     Output *out, const StatementTable *t, const ClientSession *c, const Effect *effect,
-    const uint8_t *message, size_t n,
+    const uint8_t *message, size_t n, const char *routine,
 ) noexcept nogil

@@ -250,11 +250,12 @@ cdef void put_position(
 
 cdef bint put_renamed_error(
     Output *out, const StatementTable *t, const ClientSession *c, const Effect *effect,
-    const uint8_t *message, size_t n,
+    const uint8_t *message, size_t n, const char *routine,
 ) noexcept nogil:
     """An ErrorResponse as it would be if the client's own text had been sent.
 
-    False, and nothing is put, when it is that already.
+    ``routine``: what stands in field R then, NULL: what stands there. False, and
+    nothing is put, when it is that already.
     """
     cdef size_t start = out.n
     cdef size_t at = HEADER_BYTES
@@ -266,7 +267,7 @@ cdef bint put_renamed_error(
         memmem(message, n, t.prefix, t.prefix_n) != NULL
         and names_statement(message, n)
     )
-    if not moved and not named:
+    if not moved and not named and routine == NULL:
         return False
     put_bytes(out, message, HEADER_BYTES)
     while at < n and message[at] != 0:
@@ -276,6 +277,8 @@ cdef bint put_renamed_error(
         put_bytes(out, message + at, 1)
         if moved and message[at] == c"P":
             put_position(out, effect, message + at + 1)
+        elif routine != NULL and message[at] == c"R":
+            put_bytes(out, <const uint8_t *> routine, strlen(routine) + 1)
         elif named and message[at] == c"M":
             put_renamed(
                 out, t, c, effect, message + at + 1, <size_t> (end - message) - at
@@ -306,7 +309,7 @@ cdef void put_our_error(
         name_of_client(c, NULL, <const uint8_t *> st.name, st.name_n, &name)
         effect.moved_from = <uint32_t> strlen(b"PREPARE ")
         effect.moved_by = <int32_t> st.name_n + 2 - <int32_t> name.n
-    if not put_renamed_error(out, t, c, effect, message, n):
+    if not put_renamed_error(out, t, c, effect, message, n, NULL):
         put_bytes(out, message, n)
 
 

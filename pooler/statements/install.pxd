@@ -13,7 +13,9 @@ from libc.string cimport memcmp, memcpy
 
 from pooler.wire.buffers cimport Output
 from pooler.session.records cimport ServerSession
-from pooler.tables.client_names cimport STATEMENT_NAME_BYTES
+from pooler.tables.client_names cimport (
+    STATEMENT_NAME_BYTES, ClientStatement, ClientStatements,
+)
 from pooler.tables.server_statements cimport ServerStatement
 from pooler.tables.texts cimport Statement, StatementTable
 
@@ -71,8 +73,8 @@ cdef int use_target(
     StatementTable *t, ServerSession *s, Output *out, const Statement *st,
     bint for_query,
 ) noexcept nogil
-cdef ServerStatement *put_stand_in(
-    StatementTable *t, ServerSession *s, Output *out, Statement *st
+cdef ClientStatement *only_name_of(
+    const ClientStatements *names, const Statement *st
 ) noexcept nogil
 cdef int end_own_batch(ServerSession *s, Output *out) noexcept nogil
 cdef int send_again(

@@ -356,26 +356,6 @@ cdef int use_target(
     return 0
 
 
-cdef ServerStatement *put_stand_in(
-    StatementTable *t, ServerSession *s, Output *out, Statement *st
-) noexcept nogil:
-    """Have the server know the name of a statement, whatever stands behind it.
-
-    Out:     its entry, of which nobody can say what it is; NULL without memory
-    """
-    cdef uint8_t nothing[3]  # an empty text without parameters
-    cdef ServerStatement *entry
-    nothing[:] = [0, 0, 0]
-    if make_room(t, s, out, st) < 0 or push_with_effect(s, c"P" | REQUEST_SKIP) == NULL:
-        return NULL
-    entry = note_installed(t, s, st)
-    if entry == NULL or put_named(out, c"P", NULL, 0, st.name, st.name_n, 3) < 0:
-        return NULL
-    output_add(out, nothing, 3)
-    entry.generation = s.statements.generation - 1
-    return entry if not out.failed else NULL
-
-
 cdef int describe_first(
     StatementTable *t, ServerSession *s, Output *out, Statement *st
 ) noexcept nogil:

@@ -4,7 +4,7 @@
 from libc.stdint cimport uint8_t, uint16_t
 
 from pooler.statements.effects cimport push_with_effect
-from pooler.statements.install cimport make_room, note_installed, put_stand_in
+from pooler.statements.install cimport make_room, note_installed
 from pooler.statements.outcomes cimport (
     PREPARE_DONE, PREPARE_FORWARD, PREPARE_HOLD, PREPARE_NO_MEMORY, PREPARE_WAIT,
     REFUSED_NOT, Refusal,
@@ -13,6 +13,7 @@ from pooler.statements.parse cimport after_cstring, names_unsettled, refuse
 from pooler.statements.portals cimport portal_find
 from pooler.statements.replay cimport replay_forget
 from pooler.statements.sql_names cimport names_of, over_limit
+from pooler.statements.stand_in cimport put_stand_in
 from pooler.session.batch cimport batch_bind
 from pooler.session.changes cimport meaning_is_unsure
 from pooler.session.counters cimport count_client_parse, count_server_parse
@@ -97,7 +98,9 @@ cdef PrepareResult run_prepare(
     cdef Effect *effect
     if client_statement_find(c.statements, st.called, st.called_n) != NULL:
         prepare_sent(s)
-        if not server_has(s, there) and put_stand_in(t, s, out, target) == NULL:
+        if not server_has(s, there) and (
+            put_stand_in(t, s, out, target, NULL) == NULL
+        ):
             return PREPARE_NO_MEMORY
         return run_surely_fails(t, s, st, EFFECT_DUPLICATE)
     now = prepared_now(t, c, s, target)
@@ -140,7 +143,7 @@ cdef PrepareResult run_deallocate(
         if there != NULL and not there.closing and make_room(t, s, out, target) < 0:
             return PREPARE_NO_MEMORY
         return run_surely_fails(t, s, st, EFFECT_CALLED)
-    there = put_stand_in(t, s, out, target)
+    there = put_stand_in(t, s, out, target, NULL)
     effect = push_run(s, st)
     if there == NULL or effect == NULL:
         return PREPARE_NO_MEMORY

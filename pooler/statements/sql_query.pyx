@@ -18,6 +18,7 @@ from pooler.session.requests cimport (
 from pooler.statements.sql_names cimport (
     count_characters, intern_sql, names_of, over_limit, own_copy, sql_flags,
 )
+from pooler.statements.stand_in cimport put_stand_in
 from pooler.statements.sql_text cimport (
     SQL_DEALLOCATE, SQL_EXECUTE, SQL_FORGET_ALL, SQL_PREPARE, SqlText, sql_begin,
     sql_concerns, sql_next,
@@ -168,6 +169,22 @@ cdef Statement *use_here(
     return st
 
 
+cdef Statement *name_here(
+    StatementTable *t, ServerSession *s, Output *out, ClientStatement *entry
+) noexcept nogil:
+    """As ``use_here``, for a command that needs no more than the name."""
+    cdef ServerStatement *there = server_statement_find(&s.statements, entry.statement)
+    if is_failed(s) or server_has(s, there) or (
+        server_statement_named(&s.statements, there)
+    ):
+        return use_here(t, s, out, entry)
+    there = put_stand_in(t, s, out, entry.statement, NULL)
+    if there == NULL:
+        return NULL
+    there.named_in = s.statements.reading
+    return entry.statement
+
+
 cdef Statement *new_here(
     StatementTable *t, ClientSession *c, ServerSession *s, const uint8_t *text,
     const SqlCommand *command,
@@ -295,7 +312,7 @@ cdef int query_deallocate(
         if looks_like_ours(t, command.name, command.name_n):
             return rename_missing(r, command)
         return 0
-    st = use_here(t, s, out, entry)
+    st = name_here(t, s, out, entry)
     if st == NULL or add_rename(r, command, st.name, st.name_n) < 0:
         return -1
     if not r.alone:

@@ -7,13 +7,26 @@ what the client hears, and when, is what PostgreSQL says to a session of its own
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 
 import pytest
 
 from pooler.demo.postgres import Postgres
 from tests.integration.harness import DATABASE, USER, MakePooler, Pooler
-from tests.wire_client import SYNC, Message, WireClient, messages_in, parse, query
+from tests.wire_client import (
+    SYNC,
+    Message,
+    WireClient,
+    bind,
+    describe,
+    execute,
+    message,
+    messages_in,
+    parse,
+    query,
+    text,
+)
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -95,4 +108,75 @@ def test_a_command_fails_in_its_turn(
     """What is answered before an EXECUTE that fails is answered before its error."""
     steps: list[Step] = [prepared, ELSEWHERE, GONE, *asked, query("rollback"), BACK]
     steps += [query("execute p(1)")]
+    compare(make_pooler(default_pool_size=2), rows, steps)
+
+
+# ------------------------------------------------------- Bind and Describe
+
+TEXTS = {
+    "select": ("select a from rows where a = $1 and b = $2", 2),
+    "insert": ("insert into rows values ($1, $2)", 2),
+    "returning": ("insert into rows values ($1, $2) returning a", 2),
+    "set": ("set work_mem = '5MB'", 0),
+    "begin": ("begin", 0),
+    "rollback": ("/* the end */ rollback", 0),
+    "commit": ("commit", 0),
+    "empty": ("", 0),
+}
+INT, TEXT = 23, 25
+
+
+def typed_parse(sql: str, name: str, *types: int) -> bytes:
+    rest = struct.pack(f"!H{len(types)}I", len(types), *types)
+    return message("P", text(name) + text(sql) + rest)
+
+
+def asks(name: str, count: int) -> dict[str, bytes]:
+    """What is asked of a statement with so many parameters."""
+    right, more = [b"1"] * count, [b"1"] * (count + 1)
+    return {
+        "described": describe(name, "S") + SYNC,
+        "bound": bind(*right, statement=name) + execute() + SYNC,
+        "bound with one more": bind(*more, statement=name) + execute() + SYNC,
+        "described and bound": (
+            describe(name, "S") + bind(*right, statement=name) + execute() + SYNC
+        ),
+        "bound with none": bind(statement=name) + describe() + execute() + SYNC,
+    }
+
+
+@pytest.mark.parametrize("state", ["failed", "gone", "gone in a block", "there"])
+@pytest.mark.parametrize("told", [True, False], ids=["told", "given"])
+@pytest.mark.parametrize("asked", list(asks("", 0)))
+def test_a_statement_that_the_server_lacks(
+    make_pooler: MakePooler, rows: Postgres, told: bool, state: str, asked: str
+) -> None:
+    """It needs not be read again for an answer that does not depend on its text."""
+    begin = {"failed": FAILED, "gone in a block": [query("begin")]}.get(state, [])
+    gone, back = (GONE, BACK) if "gone" in state else ("SELECT 1", "SELECT 1")
+    steps: list[Step] = []
+    for name, (sql, count) in TEXTS.items():
+        types = [] if told else [INT, TEXT][:count]
+        steps.append(typed_parse(sql, name, *types) + SYNC)
+        if told:
+            steps.append(describe(name, "S") + SYNC)
+    steps.append(ELSEWHERE)
+    for name, (_, count) in TEXTS.items():
+        ask_for = asks(name, count)[asked]
+        if not told and asked.startswith("described"):
+            ask_for = asks(name, count)["bound"]  # whether it has rows nobody knows
+        steps += [*begin, gone, ask_for, back, query("rollback"), ask_for]
+        steps += [query("rollback")]
+    compare(make_pooler(default_pool_size=2), rows, steps)
+
+
+def test_a_deallocate_needs_the_name_only(
+    make_pooler: MakePooler, rows: Postgres
+) -> None:
+    """Also where what has it cannot be prepared any more."""
+    steps: list[Step] = [PARSED, PARSED.replace(b"p\0", b"q\0", 1)]
+    steps += [query("prepare r as select * from rows"), ELSEWHERE, GONE]
+    steps += [query("select 1; deallocate p; deallocate r; select 2"), query("begin")]
+    steps += [query("deallocate q; deallocate q"), query("rollback"), BACK]
+    steps += [query(f"execute {name}(1)") for name in "pqr"]
     compare(make_pooler(default_pool_size=2), rows, steps)
