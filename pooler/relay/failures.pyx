@@ -19,10 +19,10 @@ from pooler.statements.error_text cimport (
 )
 from pooler.statements.install cimport only_name_of
 from pooler.statements.peek cimport load_be16
-from pooler.statements.replay cimport says_owed
+from pooler.statements.replay cimport says_owed, says_taken
 from pooler.statements.stand_in cimport types_of
 from pooler.tables.effect_queue cimport (
-    EFFECT_FAILED, EFFECT_REFUSED, Effect, effects_at,
+    EFFECT_FAILED, EFFECT_LIMITED, EFFECT_REFUSED, Effect, effects_at,
 )
 from pooler.tables.texts cimport Statement
 from pooler.wire.buffers cimport Output, output_room
@@ -97,6 +97,14 @@ cdef void tell_types(Walk *w, const Statement *st) noexcept nogil:
         memcpy(room + put_header(room, c"t", <uint32_t> (4 + n)), types, n)
 
 
+cdef inline bint is_refused(const Walk *w, const Effect *effect) noexcept nogil:
+    """Whether the request was made to fail, and this is that failure."""
+    return effect.flags & EFFECT_REFUSED != 0 or (
+        effect.flags & EFFECT_LIMITED != 0 and not is_cut(w)
+        and says_taken(&w.r.statements, body_of(w), body_size(w))
+    )
+
+
 cdef void show_error(
     Walk *w, const Effect *effect, uint8_t needed_by
 ) noexcept nogil:
@@ -111,7 +119,7 @@ cdef void show_error(
     elif is_owed(w):
         put_owed_error(&w.r.to_client, w.s)
         w.drop = True
-    elif effect != NULL and effect.flags & EFFECT_REFUSED:
+    elif effect != NULL and is_refused(w, effect):
         put_refusal(&w.r.to_client, effect.refusal)
         w.drop = True
     else:

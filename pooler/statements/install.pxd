@@ -69,6 +69,9 @@ cdef int ensure_since(
 cdef int taken_name(
     const StatementTable *t, ServerSession *s, Output *out, Statement *st, char *name
 ) noexcept nogil
+cdef int put_taken(
+    const StatementTable *t, ServerSession *s, Output *out, char *name
+) noexcept nogil
 cdef int use_target(
     StatementTable *t, ServerSession *s, Output *out, const Statement *st,
     bint for_query,

@@ -410,12 +410,18 @@ cdef int taken_name(
     can be prepared in a failed transaction as well.
     """
     cdef ServerStatement *there = server_statement_find(&s.statements, st)
-    cdef size_t n
     if server_has(s, there):
         server_statement_use(&s.statements, there)
         memcpy(name, st.name, st.name_n + 1)
         return st.name_n
-    n = own_name(t, TAKEN_SUFFIX, name)
+    return put_taken(t, s, out, name)
+
+
+cdef int put_taken(
+    const StatementTable *t, ServerSession *s, Output *out, char *name
+) noexcept nogil:
+    """As ``taken_name``, for no statement at all."""
+    cdef size_t n = own_name(t, TAKEN_SUFFIX, name)
     if (
         push_with_effect(s, c"C" | REQUEST_SKIP) == NULL
         or put_close(out, c"S", name, n) < 0

@@ -32,6 +32,7 @@ cdef struct Renaming:  # of one Query
     QueryNamesRoom room
     uint8_t flags  # SqlFlag
     bint alone  # the Query is one command of these, so its error is that one's
+    bint forgets  # a command that was read has forgotten all names
     bint fails  # the last command that was read will surely fail
     Effect effect
     Statement *executed  # borrow: what the one command executes

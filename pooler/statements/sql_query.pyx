@@ -8,7 +8,7 @@ from pooler.wire.buffers cimport output_add, output_room
 from pooler.statements.effects cimport push_with_effect, steps_undo
 from pooler.statements.install cimport (
     OWN_NAME_BYTES, end_own_batch, ensure_since, looks_like_ours, make_room,
-    note_installed, own_name, put_quoted, taken_name,
+    note_installed, own_name, put_quoted, put_taken, taken_name,
 )
 from pooler.statements.replay cimport replay_arm_query
 from pooler.session.records cimport server_has
@@ -33,7 +33,7 @@ from pooler.tables.client_names cimport (
 )
 from pooler.tables.effect_queue cimport (
     EFFECT_ADDS_NAME, EFFECT_DROPS_NAME, EFFECT_DUPLICATE, EFFECT_EXECUTES,
-    EFFECT_REFUSED,
+    EFFECT_LIMITED, EFFECT_REFUSED,
 )
 from pooler.tables.query_names cimport (
     NameStep, RenamedName, STEP_ADDS, STEP_DROPS, STEP_FORGETS, query_names_begin,
@@ -62,7 +62,7 @@ cdef void renaming_begin(
     """Nothing is renamed yet; ``renaming_end`` has to follow."""
     query_names_begin(&r.names, &r.room)
     r.flags = flags
-    r.alone = r.fails = False
+    r.alone = r.fails = r.forgets = False
     r.executed = NULL
     memset(&r.effect, 0, sizeof(Effect))
     server_statements_read(&s.statements)
@@ -228,6 +228,29 @@ cdef int query_taken(
     return add_rename(r, command, name, <size_t> n)
 
 
+cdef int query_refused(
+    StatementTable *t, ServerSession *s, Output *out, const SqlCommand *command,
+    Renaming *r, Refusal why,
+) noexcept nogil:
+    """PREPARE of one statement too many: it finds its name taken, in its turn.
+
+    Behind a DEALLOCATE ALL no name is surely taken: there the whole Query is refused.
+    """
+    cdef char name[OWN_NAME_BYTES]
+    cdef int n
+    r.fails = True
+    r.effect.refusal = <uint8_t> why
+    if r.forgets:
+        r.effect.flags = EFFECT_REFUSED
+        return 0
+    n = put_taken(t, s, out, name)
+    if n < 0:
+        return -1
+    r.effect.flags = EFFECT_LIMITED
+    prepare_sent(s)
+    return add_rename(r, command, name, <size_t> n)
+
+
 cdef int query_prepare(
     StatementTable *t, ClientSession *c, ServerSession *s, Output *out,
     const uint8_t *text, const SqlCommand *command, Renaming *r,
@@ -245,10 +268,9 @@ cdef int query_prepare(
     why = over_limit(t, c.statements, command.end - command.name_end)
     st = new_here(t, c, s, text, command) if why == REFUSED_NOT else NULL
     if st == NULL:
-        r.effect.flags = EFFECT_REFUSED
-        r.effect.refusal = <uint8_t> (why if why != REFUSED_NOT else REFUSED_MEMORY)
-        r.fails = True
-        return 0
+        return query_refused(
+            t, s, out, command, r, why if why != REFUSED_NOT else REFUSED_MEMORY
+        )
     entry = client_statement_new(command.name, command.name_n, st)
     if entry == NULL:
         return -1
@@ -337,6 +359,7 @@ cdef int query_forget_all(
     if r.alone:
         hold_until_settled(c)
         return 0
+    r.forgets = True
     if names_of(c) == NULL:
         return -1
     return add_step(

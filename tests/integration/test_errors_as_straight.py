@@ -180,3 +180,39 @@ def test_a_deallocate_needs_the_name_only(
     steps += [query("deallocate q; deallocate q"), query("rollback"), BACK]
     steps += [query(f"execute {name}(1)") for name in "pqr"]
     compare(make_pooler(default_pool_size=2), rows, steps)
+
+
+def test_one_prepare_too_many(make_pooler: MakePooler, rows: Postgres) -> None:
+    """It fails in its turn, as if its name were taken; its text is looked at first."""
+    pooler = make_pooler(default_pool_size=1, max_client_prepared_statements=1)
+    asked = [
+        "select 1; prepare q as select 2; select 3",
+        "prepare q as select 2",
+        "select 1/0; prepare q as select 2",
+        "select 1; prepare q as select oops",
+        "prepare q as select 2 oops oops",
+        "begin; prepare q as select 2",
+        "select 1",
+        "rollback; prepare q as select 2; execute q",
+        "execute q; deallocate p",
+    ]
+    with (
+        WireClient(rows.port).login(USER, DATABASE) as alone,
+        pooler.client() as client,
+    ):
+        for one in (alone, client):
+            ask(one, query("prepare p as select 1"))
+        ask(alone, query("prepare q as select 1"))  # here it is taken
+        for sql in asked[:-1]:
+            said, there = ask(client, query(sql)), ask(alone, query(sql))
+            assert [limited(one) for one in said] == [limited(one) for one in there]
+        assert "26000" in str(ask(client, query(asked[-1])))
+        ask(client, query("deallocate p"))
+        assert "42P05" not in str(ask(client, query("prepare q as select 2")))
+
+
+def limited(one: object) -> object:
+    """The error of the limit and that of a taken name are one."""
+    if isinstance(one, dict) and one["C"] in ("53400", "42P05"):
+        return "one too many"
+    return one

@@ -358,7 +358,7 @@ def test_what_fails_in_front_is_told_when_the_query_comes_to_it(
 
 
 def test_limit_is_met_in_the_middle(make: Make) -> None:
-    """Nothing of the Query is carried out, and no name of it stays."""
+    """What stands before it is carried out, as if its name were taken."""
     world = make()
     world.bench.limit_statements(client_count=2)
     world.ask(0, query("prepare a as one"))
@@ -366,9 +366,47 @@ def test_limit_is_met_in_the_middle(make: Make) -> None:
         0, query("deallocate a; prepare b as x; prepare c as y; prepare d as z")
     )
     assert error_of(said)["C"] == "53400"
+    assert codes(messages_in(said)) == "CCCEZ"
+    assert set(world.bench.client_names(0)) == {b"b", b"c"}
+    assert b"y" in world.ask(0, query("execute c"))
+    said = world.ask(0, query("prepare d as z"))
+    assert error_of(said)["C"] == "53400"
+    assert codes(messages_in(said)) == "EZ"
+    assert codes(messages_in(world.ask(0, query("begin; prepare d as v")))) == "CEZ"
+    assert codes(messages_in(world.ask(0, query("rollback; deallocate c")))) == "CCZ"
+    assert (
+        codes(messages_in(world.ask(0, query("prepare d as z; execute d")))) == "CDCZ"
+    )
+
+
+def test_limit_is_met_behind_all_that_is_forgotten(make: Make) -> None:
+    """No name is surely taken there: nothing of the Query is carried out."""
+    world = make()
+    world.bench.limit_statements(client_count=2)
+    world.ask(0, query("prepare a as one"))
+    said = world.ask(
+        0, query("deallocate all; prepare b as x; prepare c as y; prepare d as z")
+    )
+    assert error_of(said)["C"] == "53400"
+    assert codes(messages_in(said)) == "EZ"
     assert list(world.bench.client_names(0)) == [b"a"]
     assert b"one" in world.ask(0, query("execute a"))
-    assert codes(messages_in(world.ask(0, query("prepare b as x")))) == "CZ"
+
+
+@pytest.mark.parametrize("own", ["42703", "42P05 p_0x", "42P05 x"])
+def test_another_error_than_that_of_the_limit(make: Make, own: str) -> None:
+    world = make()
+    world.bench.limit_statements(client_count=1)
+    world.ask(0, query("prepare a as one"))
+    state, *name = own.split()
+    sent = sent_to_server(world, query("prepare b as x"))
+    assert codes(messages_in(sent)) == "CPSQ"
+    fields = f'SERROR\0C{state}\0M"{"".join(name)}"\0RStorePreparedStatement\0\0'
+    ready = message("Z", b"I")
+    answer = message("3") + message("1") + ready
+    answer += message("E", fields.encode()) + ready
+    _, said, _ = world.bench.server_feed(0, answer)
+    assert error_of(said)["C"] == state
 
 
 def test_tag_that_does_not_fit(make: Make) -> None:
