@@ -155,7 +155,7 @@ cdef inline bint is_owed(const Walk *w) noexcept nogil:
 cdef inline bint is_in_front(Walk *w, uint8_t failed) noexcept nogil:
     """Whether a request of ours in front of a client's Query has failed."""
     return failed & REQUEST_SKIP != 0 and (
-        failed & 0x7F == REQUEST_SQL or query_is_next(w.s)
+        failed & 0x7F == REQUEST_SQL or failed & 0x7F == c"Q" or query_is_next(w.s)
     )
 
 

@@ -448,7 +448,7 @@ cdef void note_tag(
     """
     cdef bint in_query = note_step(t, s, tag, n)
     if n and tag[0] == c"R":
-        if is_tag(tag, n, b"ROLLBACK", 8):
+        if is_tag(tag, n, b"ROLLBACK", 8) and c != NULL:
             change_undone(s)
     elif n and tag[0] == c"P":
         if is_tag(tag, n, b"PREPARE", 7):

@@ -6,6 +6,7 @@ from libc.string cimport memcpy, memset
 
 from pooler.wire.buffers cimport output_add, output_room
 from pooler.statements.effects cimport push_with_effect, steps_undo
+from pooler.statements.guard cimport guard_begin, guard_end
 from pooler.statements.install cimport (
     OWN_NAME_BYTES, end_own_batch, ensure_since, looks_like_ours, make_room,
     note_installed, own_name, put_quoted, put_taken, taken_name,
@@ -62,7 +63,10 @@ cdef void renaming_begin(
     """Nothing is renamed yet; ``renaming_end`` has to follow."""
     query_names_begin(&r.names, &r.room)
     r.flags = flags
-    r.alone = r.fails = r.forgets = False
+    r.alone = r.fails = r.forgets = r.guarded = False
+    r.in_block = s.xact_status == c"T" and not s.batch.open and (
+        s.requests.head == s.requests.tail
+    )
     r.executed = NULL
     memset(&r.effect, 0, sizeof(Effect))
     server_statements_read(&s.statements)
@@ -143,12 +147,23 @@ cdef inline bint is_failed(const ServerSession *s) noexcept nogil:
     return s.xact_status == c"E" and s.requests.closing_count == 0
 
 
+cdef int guard(
+    const StatementTable *t, ServerSession *s, Output *out, Renaming *r
+) noexcept nogil:
+    """What is prepared from here on shall not fail the block that the Query is in."""
+    if r.guarded or not r.in_block:
+        return 0
+    r.guarded = True
+    return guard_begin(t, s, out)
+
+
 cdef Statement *use_here(
-    StatementTable *t, ServerSession *s, Output *out, ClientStatement *entry
+    StatementTable *t, ServerSession *s, Output *out, ClientStatement *entry,
+    Renaming *r, uint32_t command,
 ) noexcept nogil:
     """A statement of the client's that the server has at this place of the Query.
 
-    NULL without memory.
+    NULL without memory. ``command``: which of its commands needs it.
     """
     cdef Statement *st = entry.statement
     cdef ServerStatement *there = server_statement_find(&s.statements, st)
@@ -162,6 +177,8 @@ cdef Statement *use_here(
         entry.statement = st
     if is_failed(s) and not server_has(s, there):
         return st  # PostgreSQL carries nothing out, and would not prepare it either
+    if command and not server_has(s, there) and guard(t, s, out, r) < 0:
+        return NULL
     if ensure_since(t, s, out, st, True, entry.born) < 0:
         return NULL
     there = server_statement_find(&s.statements, st)
@@ -170,14 +187,15 @@ cdef Statement *use_here(
 
 
 cdef Statement *name_here(
-    StatementTable *t, ServerSession *s, Output *out, ClientStatement *entry
+    StatementTable *t, ServerSession *s, Output *out, ClientStatement *entry,
+    Renaming *r, uint32_t command,
 ) noexcept nogil:
     """As ``use_here``, for a command that needs no more than the name."""
     cdef ServerStatement *there = server_statement_find(&s.statements, entry.statement)
     if is_failed(s) or server_has(s, there) or (
         server_statement_named(&s.statements, there)
     ):
-        return use_here(t, s, out, entry)
+        return use_here(t, s, out, entry, r, command)
     there = put_stand_in(t, s, out, entry.statement, NULL)
     if there == NULL:
         return NULL
@@ -308,7 +326,7 @@ cdef int query_execute(
         if looks_like_ours(t, command.name, command.name_n):
             return rename_missing(r, command)
         return 0
-    st = use_here(t, s, out, entry)
+    st = use_here(t, s, out, entry, r, command.index)
     if st == NULL:
         return -1
     count_bind(s.pool)
@@ -334,7 +352,7 @@ cdef int query_deallocate(
         if looks_like_ours(t, command.name, command.name_n):
             return rename_missing(r, command)
         return 0
-    st = name_here(t, s, out, entry)
+    st = name_here(t, s, out, entry, r, command.index)
     if st == NULL or add_rename(r, command, st.name, st.name_n) < 0:
         return -1
     if not r.alone:
@@ -576,7 +594,7 @@ cdef PrepareResult send_renamed(
     cdef bint refused = r.effect.flags & EFFECT_REFUSED != 0
     if r.names.row_n == 0 and r.names.step_n == 0 and r.effect.flags == 0:
         return PREPARE_FORWARD
-    if end_own_batch(s, out) < 0:
+    if end_own_batch(s, out) < 0 or (r.guarded and guard_end(t, s, out) < 0):
         return PREPARE_NO_MEMORY
     if c.statements != NULL:
         c.statements.names_batch = batch_number(&s.requests)

@@ -19,6 +19,7 @@ class Known(NamedTuple):
 # in front of the client's message.
 _AGAIN = "of the Parse in front, of a statement that the server lacks"
 _NEVER_TOLD = "nobody was told the parameters of a statement that the server lacks"
+_SNAPSHOT = "a Parse of ours came first, which takes a snapshot"
 _BY_PARSE = "PREPARE, EXECUTE and DEALLOCATE by Parse: names as they were at the Parse"
 _RESET_BESIDE = "a RESET and a SET in one batch: what is told, and in which order"
 _IN_FUNCTION = "PREPARE inside a function of the user's own cannot be seen"
@@ -31,7 +32,8 @@ EXPECTED_DIFFERENCES = (
     Known("*", "E 08P01 in CMPR -> E 42P01", f"wrong number of values: {_NEVER_TOLD}"),
     Known("*", "E 42P03 in CMPR -> E 42P01", f"portal taken: {_AGAIN}"),
     Known("*", "E 08P01 in M -> E 08P01", "one text with two names: names the other"),
-    Known("*", "C BEGIN -> E 25001", "a Parse of ours came first in its batch"),
+    Known("*", "C BEGIN -> E 25001", _SNAPSHOT),
+    Known("*", "C SET -> E 25001", _SNAPSHOT),
     Known("login", "Z -> S *", "SET LOCAL x TO DEFAULT goes to the server's own value"),
     Known("login", "S standard_conforming_strings -> Z", _RESET_BESIDE),
     Known("context", "S application_name -> S DateStyle", _RESET_BESIDE),

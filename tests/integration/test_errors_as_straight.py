@@ -37,6 +37,9 @@ Step = bytes | str
 FAILED = [query("begin"), query("select 1/0")]
 PARSED = parse("select a from rows where a = $1", "p") + SYNC
 PREPARED = query("prepare p(int) as select a from rows where a = $1")
+OTHERS = query(
+    "prepare q(int) as select b from rows where a = $1; prepare r as select 7"
+)
 
 
 @pytest.fixture
@@ -98,6 +101,43 @@ QUERIES = {
     "another name": [query("select 1; execute q(1); execute p(1)")],
     "twice": [query("select 1; execute p(1); execute p(2)"), query("select 2")],
 }
+
+
+IN_BLOCKS = {
+    "rows": [query("select 1; execute p(1); select 2"), query("select 1")],
+    "commit": [query("insert into kept values (1); commit; execute p(1)")],
+    "begun again": [query("select 1; commit; begin; execute p(1)"), query("commit")],
+    "savepoints": [
+        query("savepoint a; execute p(1)"),
+        query("rollback to a"),
+        query("select 1; execute p(1)"),
+    ],
+    "first of two": [query("execute p(1); select 1; execute q(1)"), query("select 1")],
+    "second of two": [query("select 1; execute r; execute p(1)"), query("select 1")],
+    "a cursor": [
+        query("declare c cursor for select generate_series(1, 9); fetch c"),
+        query("fetch c; execute r; fetch c; execute p(1)"),
+    ],
+    "dropped before": [query("select 1; deallocate p; execute q(1)")],
+    "settings": [query("set local timezone to 'Etc/GMT+3'; execute p(1)")],
+}
+
+
+@pytest.mark.parametrize("prepared", [PARSED, PREPARED], ids=["parse", "prepare"])
+@pytest.mark.parametrize("asked", IN_BLOCKS.values(), ids=list(IN_BLOCKS))
+def test_a_command_fails_in_its_turn_in_a_block(
+    make_pooler: MakePooler, rows: Postgres, prepared: bytes, asked: list[bytes]
+) -> None:
+    """What is in front of it in its Query runs, and may end the block before."""
+    last = [query("rollback"), query("table kept"), query("execute p(1)")]
+    steps: list[Step] = [prepared, OTHERS]
+    steps += [ELSEWHERE, GONE, query("begin"), *asked, *last[:1], BACK, *last[1:]]
+    with WireClient(rows.port).login(USER, DATABASE) as keeper:
+        keeper.ask(query("create table kept(n int)"))
+        try:
+            compare(make_pooler(default_pool_size=2), rows, steps)
+        finally:
+            keeper.ask(query("drop table kept"))
 
 
 @pytest.mark.parametrize("prepared", [PARSED, PREPARED], ids=["parse", "prepare"])

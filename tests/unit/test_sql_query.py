@@ -357,6 +357,39 @@ def test_what_fails_in_front_is_told_when_the_query_comes_to_it(
     assert error_of(said)["C"] == told
 
 
+def test_what_is_prepared_in_a_block_is_guarded(make: Make) -> None:
+    """A failure there shall not fail what the Query does before it comes to it."""
+    world = make(servers=2)
+    for name in "ab":
+        world.ask(0, parse("one", name), SYNC)
+    world.ask(0, parse("two", "c"), SYNC)
+    world.ask(1, query("begin"))  # it takes the server that has them
+    world.ask(0, query("begin"))
+    sent = [
+        one.body for one in messages_in(sent_to_server(world, query("x; execute a")))
+    ]
+    assert sent[0] == b"SAVEPOINT p_guard\0"
+    assert sent[1].startswith(b"p_1\0one\0")
+    assert sent[3:] == [
+        b"ROLLBACK TO p_guard; RELEASE p_guard\0",
+        b'x; execute "p_1"\0',
+    ]
+
+
+@pytest.mark.parametrize("asked", ["execute a", "execute a; x", "x; deallocate a"])
+@pytest.mark.parametrize("begun", [True, False])
+def test_what_needs_no_guard(make: Make, asked: str, begun: bool) -> None:
+    """The first command fails the block as well; outside of one there is none."""
+    world = make(servers=2)
+    world.ask(0, parse("one", "a"), SYNC)
+    world.ask(1, query("begin"))
+    if begun:
+        world.ask(0, query("begin"))
+    else:
+        asked = "x; execute a"
+    assert b"SAVEPOINT" not in sent_to_server(world, query(asked))
+
+
 def test_limit_is_met_in_the_middle(make: Make) -> None:
     """What stands before it is carried out, as if its name were taken."""
     world = make()
