@@ -22,8 +22,8 @@ from pooler.session.requests cimport (
     requests_fail, requests_first, requests_last, requests_pop, requests_ready,
 )
 from pooler.statements.effects cimport (
-    effects_commit, note_parameters, note_shape, note_tag, note_types,
-    read_otherwise,
+    effects_commit, has_notices, note_parameters, note_shape, note_tag,
+    note_types, read_otherwise,
 )
 from pooler.statements.install cimport send_again
 from pooler.statements.replay cimport (
@@ -161,6 +161,28 @@ cdef RelayStatus on_ready(Walk *w) noexcept nogil:
 
 # ---------------------------------------------------------------- answers
 
+cdef void tell_notices(Walk *w) noexcept nogil:
+    """What a Parse of ours for the client's sake has been answered so far.
+
+    It is dropped, but for notices. One that is cut by the end of a read is lost.
+    """
+    cdef size_t at = w.start
+    cdef size_t end
+    if (
+        w.c == NULL or not w.drop or w.first != (c"P" | REQUEST_SKIP)
+        or not has_notices(w.s)
+    ):
+        return
+    while at + HEADER_BYTES <= w.pos:
+        end = at + 1 + load_be32(w.src + at + 1)
+        if end > w.pos:
+            break
+        if w.src[at] == c"N":
+            output_add(&w.r.to_client, w.src + at, end - at)
+        at = end
+    w.start = at
+
+
 cdef RelayStatus on_ends(Walk *w) noexcept nogil:
     cdef ServerSession *s = w.s
     if request_is_fake(w.first):
@@ -169,6 +191,7 @@ cdef RelayStatus on_ends(Walk *w) noexcept nogil:
         replay_forget(s)  # the client sees an answer
     if w.found.ends == request_code(w.first):
         if s.tracking.on and request_has_effect(w.first):
+            tell_notices(w)
             effects_commit(&w.r.statements, s, 1)
         requests_pop(&s.requests)
         if not is_cut(w):
@@ -496,6 +519,8 @@ cdef RelayStatus relay_server_bytes(
     w.drop = s.dropping or w.c == NULL
     w.first = requests_first(&s.requests)
     status = walk_messages(&w)
+    if s.tracking.on:
+        tell_notices(&w)
     keep_until(&w, w.pos)
     s.dropping = w.drop
     count_sent(s.pool, r.to_client.n)

@@ -11,6 +11,7 @@ from pooler.statements.install cimport (
     OWN_NAME_BYTES, end_own_batch, ensure_since, looks_like_ours, make_room,
     note_installed, own_name, put_quoted, put_taken, taken_name,
 )
+from pooler.statements.long_name cimport have_name_noticed
 from pooler.statements.replay cimport replay_arm_query
 from pooler.session.records cimport server_has
 from pooler.session.requests cimport (
@@ -404,6 +405,8 @@ cdef int query_command(
 
     Out:     out: what the server needs in front of the Query; -1 without memory
     """
+    if have_name_noticed(t, c, s, out, text, command) < 0:
+        return -1
     return ON_COMMAND[command.verb](t, c, s, out, text, command, r)
 
 
@@ -562,6 +565,8 @@ cdef bint needs_more(
     if sql_next(&walk, &second):
         return True
     entry = client_statement_find(c.statements, command.name, command.name_n)
+    if command.name_whole:
+        return entry != NULL or command.verb == SQL_PREPARE
     if entry != NULL:
         return not server_has(
             s, server_statement_find(&s.statements, entry.statement)

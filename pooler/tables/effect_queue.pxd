@@ -20,6 +20,7 @@ cdef enum EffectFlag:
     EFFECT_DESCRIBES = 64  # installed is being described; entry: borrow, or NULL
     EFFECT_STREAMS = 128  # of a PREPARE whose text is coming; nothing else is set yet
     EFFECT_CALLED = 512  # entry: own, what the client calls what is missing
+    EFFECT_NOTICES = 2048  # of a Parse of ours: the client is told its notices
     EFFECT_LIMITED = 1024  # a name that it finds taken is one too many: so is the error
     EFFECT_EXECUTES = 256  # of a Query that is one EXECUTE; entry: borrow: of what
 

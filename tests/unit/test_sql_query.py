@@ -390,6 +390,36 @@ def test_what_needs_no_guard(make: Make, asked: str, begun: bool) -> None:
     assert b"SAVEPOINT" not in sent_to_server(world, query(asked))
 
 
+LONG = "n" * 70
+
+
+@pytest.mark.parametrize(
+    ("asked", "noticed"),
+    [
+        (f"prepare {LONG} as x", 1),
+        (f"prepare b as x; prepare {LONG} as x; execute {LONG}", 2),
+        (f"execute {LONG}", 0),  # not replaced: the Query itself has it read
+        (f"select {LONG}; prepare b as x", 0),
+        (f"prepare {LONG[:63]} as x", 0),
+    ],
+)
+def test_a_name_that_is_cut_is_noticed_by_postgres(
+    make: Make, asked: str, noticed: int
+) -> None:
+    world = make()
+    raw = sent_to_server(world, query(asked))
+    sent = [one.body for one in messages_in(raw)]
+    text = f"p_notice\0ROLLBACK TO {LONG}\0\0\0".encode()
+    assert [one for one in sent if b"p_notice" in one[:8]] == [text] * noticed
+    notice = message("N", b"SNOTICE\0C42622\0Mcut\0\0")
+    ready = message("Z", b"I")
+    said_to = {"P": notice + message("1"), "C": message("3"), "S": ready, "Q": b""}
+    answer = b"".join(said_to[one.code] for one in messages_in(raw))
+    answer += notice + message("E", b"SERROR\0C42601\0Mno\0\0") + ready
+    _, said, _ = world.bench.server_feed(0, answer)
+    assert codes(messages_in(said)) == "N" * noticed + "NEZ"
+
+
 def test_limit_is_met_in_the_middle(make: Make) -> None:
     """What stands before it is carried out, as if its name were taken."""
     world = make()
