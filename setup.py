@@ -30,6 +30,13 @@ CFLAGS = [
     "-fno-strict-aliasing",
 ]
 
+# Of the modules that use OpenSSL themselves.
+LIBRARIES = {
+    "pooler.io.tls": ["ssl", "crypto"],
+    "pooler.io.tls_context": ["ssl", "crypto"],
+}
+
+
 extensions = [
     Extension(
         ".".join(source.with_suffix("").parts),
@@ -37,6 +44,7 @@ extensions = [
         define_macros=[("POOLER_DEBUG", "1" if DEBUG else "0")],
         extra_compile_args=CFLAGS,
         extra_link_args=SANITIZE,
+        libraries=LIBRARIES.get(".".join(source.with_suffix("").parts), []),
     )
     for source in sorted(Path("pooler").rglob("*.pyx"))
 ]

@@ -1,8 +1,9 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
-# Make sure that the build tools are there: a C compiler, make, and a Python of at
-# least 3.11 with its headers and the venv module. As root on Debian and Ubuntu it
-# installs what is missing; otherwise it prints the command. Silent when all is well.
+# Make sure that the build tools are there: a C compiler, make, OpenSSL's headers, and
+# a Python of at least 3.11 with its headers and the venv module. As root on Debian and
+# Ubuntu it installs what is missing; otherwise it prints the command. Silent when all
+# is well.
 set -eu
 
 cd "$(dirname "$0")/.."
@@ -16,6 +17,7 @@ have() {
 missing() {
     have cc || have gcc || have clang || echo compiler
     have make || echo make
+    echo '#include <openssl/ssl.h>' | cc -E - >/dev/null 2>&1 || echo openssl
     # A virtualenv that is already there answers faster than a version manager's
     # shim, and about the same Python.
     asked=$python
@@ -58,6 +60,7 @@ debian() {
         case $thing in
             compiler) echo gcc libc6-dev ;;
             make) echo make ;;
+            openssl) echo libssl-dev ;;
             python) echo "$packaged" ;;
             headers) echo "$packaged-dev" ;;
             venv) echo "$packaged-venv" ;;
@@ -71,6 +74,7 @@ fedora() {
         case $thing in
             compiler) echo gcc ;;
             make) echo make ;;
+            openssl) echo openssl-devel ;;
             python | venv) echo "$packaged" ;;
             headers) echo "$packaged-devel" ;;
         esac
@@ -104,7 +108,7 @@ if have apt-get; then
 elif have dnf; then
     command="sudo dnf install $(fedora $wanted | tr '\n' ' ' | sed 's/ $//')"
 else
-    command="(with your package manager) a C compiler, make, Python and its headers"
+    command="(with your package manager) a C compiler, make, OpenSSL's and Python's headers"
 fi
 
 echo "The build needs something that is missing here: $wanted" >&2

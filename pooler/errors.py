@@ -62,6 +62,10 @@ class LocalResourceError(LoginError):
     """We, not the server, ran out of something; it is worth trying again soon."""
 
 
+class TlsError(PoolerError):
+    """A handshake that cannot be; says OpenSSL's reason."""
+
+
 # Why a connection was closed: the enumerator of session.records.CloseReason, what the
 # log and the client read, the client's SQLSTATE. The texts are PgBouncer's.
 CLOSE_REASON_ROWS: tuple[tuple[str, str, str], ...] = (

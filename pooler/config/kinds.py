@@ -97,6 +97,13 @@ class TlsMode(StrEnum):
     VERIFY_FULL = "verify-full"
 
 
+class TlsNegotiation(StrEnum):
+    """How TLS begins, as libpq's ``sslnegotiation`` names it."""
+
+    POSTGRES = "postgres"
+    DIRECT = "direct"
+
+
 class DhParams(StrEnum):
     """Source of the Diffie-Hellman parameters."""
 

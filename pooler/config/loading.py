@@ -50,6 +50,7 @@ from pooler.config.settings import (
     rows,
     rows_by_name,
 )
+from pooler.config.tls import check_client_tls, check_server_tls
 from pooler.config.userlist import Secret, parse_userlist
 from pooler.errors import ConfigError
 
@@ -303,6 +304,7 @@ class _Loader:
             origins=MappingProxyType(self.origins),
         )
         _check_auth_type(config)
+        _check_tls(config)
         config = dataclasses.replace(config, userlist=self.read_userlist(config))
         warnings = (*self.warnings, *unbuilt_warnings(config), *_check_hosts(config))
         return dataclasses.replace(config, warnings=warnings)
@@ -382,6 +384,20 @@ def _check_auth_type(config: Config) -> None:
         line=where.line,
         setting="auth_type",
     )
+
+
+def _check_tls(config: Config) -> None:
+    try:
+        check_client_tls(config.settings)
+        check_server_tls(config.settings)
+    except ConfigError as error:
+        where = config.origins.get((MAIN, error.setting or ""))
+        raise ConfigError(
+            error.problem,
+            file=where.file if where else config.path,
+            line=where.line if where else None,
+            setting=error.setting,
+        ) from None
 
 
 def unbuilt_warnings(config: Config) -> tuple[str, ...]:
@@ -488,8 +504,10 @@ def _entry_changes(
 def diff(old: Config, new: Config) -> Changes:
     """What a reload from ``old`` to ``new`` changes; the ``*`` entry is named ``*``."""
     by_class: dict[Reload, list[str]] = {reload: [] for reload in Reload}
-    for row in _changed_rows(Settings, old.settings, new.settings):
+    changed = _changed_rows(Settings, old.settings, new.settings)
+    for row in changed:
         by_class[row.reload].append(row.name)
+    all_anew = any(row.reconnect for row in changed)
     before, after = _all_databases(old), _all_databases(new)
     databases = _entry_changes(before, after)
     return Changes(
@@ -499,8 +517,9 @@ def diff(old: Config, new: Config) -> Changes:
         databases=databases,
         reconnect=tuple(
             name
-            for name in databases.changed
-            if any(
+            for name in sorted(after.keys() & before.keys())
+            if all_anew
+            or any(
                 row.reconnect
                 for row in _changed_rows(Database, before[name], after[name])
             )

@@ -33,6 +33,7 @@ from pooler.config.kinds import (
     Reload,
     Row,
     TlsMode,
+    TlsNegotiation,
     format_value,
     setting,
 )
@@ -116,26 +117,26 @@ class Settings:
     client_login_timeout: float = setting(60.0, TIME,
         "Time limit for the whole login of a client; 0 is off.", unit="s", built=True)
     client_tls13_ciphers: str | None = setting(None, STRING,
-        "TLS 1.3 cipher suites offered to clients.", reload=NEW)
+        "TLS 1.3 cipher suites offered to clients.", reload=NEW, built=True)
     client_tls_ca_file: str = setting("", PATH,
-        "Certificates that vouch for client certificates.", reload=NEW)
+        "Certificates that vouch for client certificates.", reload=NEW, built=True)
     client_tls_cert_file: str = setting("", PATH,
-        "Our own certificate.", reload=NEW)
+        "Our own certificate.", reload=NEW, built=True)
     client_tls_ciphers: str = setting("default", STRING,
         "Ciphers for TLS 1.2 and below, as OpenSSL writes them, or default, secure,"
-        " fast, normal, all.", reload=NEW, off="default")
+        " fast, normal, all.", reload=NEW, built=True)
     client_tls_dheparams: DhParams = setting(DhParams.AUTO, ENUM,
-        "Diffie-Hellman parameters.", choices=DhParams, reload=NEW, off=DhParams.AUTO)
+        "Diffie-Hellman parameters.", choices=DhParams, reload=NEW, built=True)
     client_tls_ecdhcurve: str = setting("auto", STRING,
-        "Elliptic curve: none, auto or a curve's name.", reload=NEW, off="auto")
+        "Elliptic curve: none, auto or a curve's name.", reload=NEW, built=True)
     client_tls_key_file: str = setting("", PATH,
-        "Private key of client_tls_cert_file.", reload=NEW)
+        "Private key of client_tls_cert_file.", reload=NEW, built=True)
     client_tls_protocols: str = setting("secure", STRING,
         "TLS versions, separated by `,` or `:`: tlsv1.0 to tlsv1.3, all, or secure"
-        " (1.2 and 1.3).", reload=NEW, off="secure")
+        " (1.2 and 1.3).", reload=NEW, built=True)
     client_tls_sslmode: TlsMode = setting(TlsMode.DISABLE, ENUM,
         "TLS towards clients. prefer is allow, verify-full is verify-ca; Unix sockets"
-        " are exempt.", choices=TlsMode, reload=NEW, off=TlsMode.DISABLE)
+        " are exempt.", choices=TlsMode, reload=NEW, built=True)
     conffile: str | None = setting(None, PATH,
         "The file that the next reload reads; unset is the one of the command line.",
         built=True)
@@ -272,21 +273,31 @@ class Settings:
     server_round_robin: bool = setting(False, BOOL,
         "Use the server that was idle longest, not the one used last.")
     server_tls13_ciphers: str | None = setting(None, STRING,
-        "TLS 1.3 cipher suites offered to servers.", reload=NEW)
+        "TLS 1.3 cipher suites offered to servers.",
+        reload=NEW, built=True, reconnect=True)
     server_tls_ca_file: str = setting("", PATH,
-        "Certificates that vouch for the server's certificate.", reload=NEW)
+        "Certificates that vouch for the server's certificate; empty takes those of the"
+        " system.",
+        reload=NEW, built=True, reconnect=True)
     server_tls_cert_file: str = setting("", PATH,
-        "Our certificate towards servers.", reload=NEW)
+        "Our certificate towards servers.", reload=NEW, built=True, reconnect=True)
     server_tls_ciphers: str = setting("default", STRING,
-        "As client_tls_ciphers, towards servers.", reload=NEW, off="default")
+        "As client_tls_ciphers, towards servers.",
+        reload=NEW, built=True, reconnect=True)
     server_tls_key_file: str = setting("", PATH,
-        "Private key of server_tls_cert_file.", reload=NEW)
+        "Private key of server_tls_cert_file.", reload=NEW, built=True, reconnect=True)
     server_tls_protocols: str = setting("secure", STRING,
         "As client_tls_protocols, towards servers; legacy is all.",
-        reload=NEW, off="secure")
+        reload=NEW, built=True, reconnect=True)
     server_tls_sslmode: TlsMode = setting(TlsMode.PREFER, ENUM,
-        "TLS towards servers, as libpq's sslmode.",
-        choices=TlsMode, reload=NEW, off=TlsMode.DISABLE)
+        "TLS towards servers, as libpq's sslmode; Unix sockets are exempt. A change of"
+        " this and its companions replaces all servers as they become free.",
+        choices=TlsMode, reload=NEW, built=True, reconnect=True)
+    server_tls_sslnegotiation: TlsNegotiation = setting(TlsNegotiation.POSTGRES, ENUM,
+        "How TLS towards servers begins: postgres asks first; direct does not, which"
+        " spares a round trip, needs server_tls_sslmode of at least require, and"
+        " PostgreSQL 17 or newer. Not a PgBouncer setting.",
+        choices=TlsNegotiation, reload=NEW, built=True, reconnect=True)
     so_reuseport: bool = setting(False, BOOL,
         "Accepted for PgBouncer's sake: every worker has its SO_REUSEPORT socket.",
         reload=RESTART, built=True)

@@ -9,7 +9,7 @@ from pooler.io.conn cimport (
     KIND_CLIENT, KIND_LISTENER, NOTICE_ACCEPT_PAUSED, NOTICE_LOGIN, conn_enter,
     conn_handle, conn_leave, notice,
 )
-from pooler.io.poll cimport WATCH_READ, WATCH_SHARED, watch
+from pooler.io.poll cimport WATCH_READ, WATCH_SHARED, watch, watch_no_more
 from pooler.io.syscalls cimport (
     AF_INET, AF_INET6, EAGAIN, ECONNABORTED, EINTR, EMFILE, ENFILE, ENOBUFS, ENOMEM,
     SOCK_CLOEXEC, SOCK_NONBLOCK, c_accept4, c_close, errno, ntohs, sockaddr,
@@ -137,7 +137,7 @@ cdef void login_readable(Loop *L, ClientConn *cc) noexcept nogil:
     )
     cdef ssize_t n
     if have >= most:
-        watch(L, &cc.conn, 0)
+        watch_no_more(L, &cc.conn, WATCH_READ)
         return
     n = cc.conn.transport.receive(&cc.conn, L.recv_buffer, most - have)
     L.counters.recvs += 1

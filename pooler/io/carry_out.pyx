@@ -11,6 +11,7 @@ from pooler.io.conn cimport (
 )
 from pooler.io.poll cimport WATCH_READ, WATCH_WRITE, watch
 from pooler.io.syscalls cimport ENOMEM
+from pooler.io.tls cimport tls_error
 from pooler.io.transport cimport stream_flush, stream_swallow, stream_write
 from pooler.relay.orders cimport (
     ORDER_CANCEL, ORDER_CLOSE_CLIENT, ORDER_CLOSE_SERVER, ORDER_INQUIRED, ORDER_KINDS,
@@ -109,6 +110,7 @@ cdef void close_client(Loop *L, const Order *order) noexcept nogil:
         L, NOTICE_CLIENT_CLOSED, conn_handle(L, &cc.conn), <int32_t> order.reason
     )
     row.peer = cc.peer
+    row.detail = tls_error(&cc.conn)
     row.age_us = L.relay.now_us - order.client.opened_us
     if order.client.pool != NULL:
         row.pool_id = <int32_t> order.client.pool.id

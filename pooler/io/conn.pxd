@@ -12,7 +12,7 @@ from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 from pooler.io.syscalls cimport ssize_t
 from pooler.relay.shared cimport Relay
 from pooler.session.records cimport ClientSession, ServerSession
-from pooler.wire.buffers cimport Stream
+from pooler.wire.buffers cimport Output, Stream
 
 cdef enum ConnKind:
     KIND_LISTENER
@@ -42,13 +42,19 @@ cdef struct Transport:
     int (*connected)(Conn *conn) noexcept nogil  # 0, or the errno why it is not
     void (*abort)(Conn *conn) noexcept nogil  # it ends as if the peer had gone
     void (*close)(Conn *conn) noexcept nogil
+    # Of what the transport itself keeps; NULL: it keeps nothing.
+    int (*flush)(Conn *conn) noexcept nogil  # 0: sent; -EAGAIN: not all; -errno
+    bint (*has_more)(const Conn *conn) noexcept nogil  # to receive, unknown to epoll
 
 cdef struct Conn:
     const Transport *transport
+    void *tls  # own, of the transport (io.tls.Tls); NULL: a plain socket
     int fd  # own, of the transport; -1: closed, freed at the end of the turn
     uint8_t kind
     uint8_t watched  # WatchBit; 0: nothing is reported
+    bint waits  # is on the loop's list of those that have more
     uint32_t slot
+    Conn *next_waiting
     Conn *next_dead
 
 cdef struct ListenerConn:
@@ -75,6 +81,7 @@ cdef struct LinkConn:
     Conn conn
     Stream stream
     bint connecting
+    bint handshaking
     bint noticed  # Python knows, and has not looked yet
     bint ended
     int error  # errno; 0: none
@@ -91,6 +98,7 @@ cdef struct NoticeRow:
     int32_t pool_id  # -1: none
     uint64_t age_us  # of a connection that was closed
     Peer peer  # of a client that was closed
+    const char *detail  # static, of a client that was closed; NULL: none
 
 cdef struct LoopCounters:
     uint64_t turns
@@ -109,6 +117,9 @@ cdef struct Loop:  # one per worker
     uint32_t slot_count
     uint32_t free_slot  # slot_count: none
     Conn *dead  # own: closed in this turn
+    Conn *waiting  # borrow: have more to receive than epoll knows of
+    uint8_t *came  # own: what TLS receives; NULL: nobody speaks TLS yet
+    Output records  # what TLS sends; empty between two operations
     NoticeRow *notices  # own
     uint32_t notice_count
     uint32_t notice_cap

@@ -29,6 +29,17 @@ cdef int conn_enter(Loop *L, Conn *conn) noexcept nogil:
     return 0
 
 
+cdef void forget_waiting(Loop *L, Conn *conn) noexcept nogil:
+    """Off the list of those that have more. Cost: O(of these)"""
+    cdef Conn **at = &L.waiting
+    if not conn.waits:
+        return
+    while at[0] != conn:
+        at = &at[0].next_waiting
+    at[0] = conn.next_waiting
+    conn.waits = False
+
+
 cdef void conn_leave(Loop *L, Conn *conn) noexcept nogil:
     """Close the transport and the slot; the memory goes at the end of the turn.
 
@@ -36,6 +47,7 @@ cdef void conn_leave(Loop *L, Conn *conn) noexcept nogil:
     """
     cdef Slot *slot = &L.slots[conn.slot]
     conn.transport.close(conn)
+    forget_waiting(L, conn)
     conn.watched = 0
     slot.conn = NULL
     slot.generation += 1
@@ -47,7 +59,10 @@ cdef void conn_leave(Loop *L, Conn *conn) noexcept nogil:
 
 cdef void conn_replace(Loop *L, Conn *old, Conn *new) noexcept nogil:
     """The same connection is another kind from now on; its handle stays."""
+    forget_waiting(L, old)
     new.transport = old.transport
+    new.tls = old.tls
+    old.tls = NULL
     new.fd = old.fd
     new.watched = 0
     new.slot = old.slot

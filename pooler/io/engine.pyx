@@ -25,7 +25,9 @@ from pooler.io.poll cimport (
     READY_READ, READY_WRITE, WATCH_READ, WATCH_WRITE, poll_close, watch, watch_python,
 )
 from pooler.io.stats cimport loop_counters, peer_name, pool_counters
-from pooler.io.syscalls cimport sys_now_us
+from pooler.io.syscalls cimport ENOMEM, sys_now_us
+from pooler.io.tls cimport tls_begin, tls_error, tls_facts, tls_has_come
+from pooler.io.tls_context cimport TlsContext, accepting, connecting, peer_hash
 from pooler.io.transport cimport stream_swallow, stream_write
 from pooler.relay.inquire cimport inquiry_forget, words_forget
 from pooler.relay.step cimport (
@@ -194,8 +196,8 @@ cdef class Engine:
     def take_notices(self):
         """Return and forget what was left for Python.
 
-        Rows are (Notice, handle, argument, pool id or -1, age in us, peer); what a
-        kind fills in is said at ``Notice``.
+        Rows are (Notice, handle, argument, pool id or -1, age in us, peer, detail);
+        what a kind fills in is said at ``Notice``.
         """
         cdef uint32_t i
         cdef NoticeRow *row
@@ -205,8 +207,12 @@ cdef class Engine:
             peer = None
             if row.kind == NOTICE_CLIENT_CLOSED:
                 peer = peer_name(&row.peer)
+            detail = row.detail.decode() if row.detail != NULL else ""
             rows.append(
-                (row.kind, row.handle, row.argument, row.pool_id, row.age_us, peer)
+                (
+                    row.kind, row.handle, row.argument, row.pool_id, row.age_us, peer,
+                    detail,
+                )
             )
         self.loop.notice_count = 0
         return rows
@@ -333,6 +339,31 @@ cdef class Engine:
         ) < 0:
             step_client_end(&L.relay, c)
         carry_out(L)
+
+    def client_start_tls(self, uint64_t handle, TlsContext context):
+        """A client that is logging in speaks TLS from now on.
+
+        What it has sent and Python has not consumed is the beginning of that. The
+        caller has seen to it that nothing stands in front of it that was sent in the
+        clear (CVE-2021-23214).
+        """
+        cdef ClientConn *cc = self.client(handle)
+        if cc.session.state != CLIENT_LOGIN or cc.conn.tls != NULL:
+            raise ValueError("client is logged in already, or speaks TLS")
+        if cc.session.stream.out.cap or tls_begin(
+            &self.loop, &cc.conn, accepting(context)
+        ) < 0:
+            raise MemoryError
+        if cc.session.stream.held.cap:
+            tls_has_come(&cc.conn, &cc.session.stream.held)
+        cc.login_wanted_bytes = 0
+
+    def client_tls(self, uint64_t handle):
+        """(version, cipher, ALPN protocol) of a client; None without TLS.
+
+        Empty before the handshake is over.
+        """
+        return tls_facts(&self.client(handle).conn)
 
     def client_close(self, uint64_t handle, int reason, bytes farewell=b""):
         """Close a client, after sending it ``farewell``; ignored when it is gone."""
@@ -549,6 +580,40 @@ cdef class Engine:
     def link_send(self, uint64_t handle, bytes data):
         """Send bytes; that the peer is gone is heard of by ``link_take``."""
         link_send(&self.loop, self.link(handle), bytes_of(data), len(data))
+
+    def link_start_tls(
+        self, uint64_t handle, TlsContext context, str host, bint direct
+    ):
+        """The server behind a link has agreed to TLS, or is asked ``direct``ly.
+
+        It must show the certificate of ``host`` if the context says so. Python hears
+        of the end of the handshake as of bytes.
+        """
+        cdef LinkConn *link = self.link(handle)
+        if link.stream.held.cap or link.stream.out.cap or link.conn.tls != NULL:
+            raise ValueError("bytes stand in front of the handshake")
+        cdef int code = tls_begin(
+            &self.loop, &link.conn, connecting(context, host, direct)
+        )
+        if code == -ENOMEM:
+            raise MemoryError
+        if code < 0:
+            raise OSError(-code, os.strerror(-code))
+        link.handshaking = True
+
+    def link_tls(self, uint64_t handle):
+        """(version, cipher, ALPN protocol, why it failed, hash of the certificate).
+
+        None without TLS. All are empty before the handshake is over, but the error.
+        """
+        cdef LinkConn *link = self.link(handle)
+        facts = tls_facts(&link.conn)
+        if facts is None:
+            return None
+        error = tls_error(&link.conn)
+        return (
+            *facts, error.decode() if error != NULL else "", peer_hash(&link.conn)
+        )
 
     def link_close(self, uint64_t handle):
         """Close a link; ignored when it is gone."""

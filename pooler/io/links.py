@@ -14,11 +14,15 @@ import socket
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from pooler.errors import TlsError
+
 if TYPE_CHECKING:
     from pooler.io.engine import Engine
+    from pooler.io.tls_context import TlsContext
 
 # A Unix socket whose backlog is full says so instead of letting us wait (connect(2)).
 BACKLOG_PAUSE_S = 0.01
+NOT_SECURE = ("", "", "", "", b"")
 
 
 class Link:
@@ -55,6 +59,43 @@ class Link:
     def send(self, data: bytes) -> None:
         """Send in order; that the other side is gone is heard of by ``receive``."""
         self._engine.link_send(self._handle, data)
+
+    async def start_tls(self, context: TlsContext, host: str, *, direct: bool) -> None:
+        """Speak TLS from now on; returns when the handshake is over.
+
+        OSError when the server leaves, ``TlsError`` with OpenSSL's reason when it
+        cannot be.
+        """
+        if self._arrived:
+            raise TlsError("received unencrypted data after SSL response")
+        self._engine.link_start_tls(self._handle, context, host, direct)
+        while not self._ended and not self._facts()[0]:
+            await self._happens()
+        if self._facts()[0]:
+            return
+        error = self._facts()[3]
+        if error:
+            raise TlsError(error)
+        self._raise_error()
+        raise TlsError("the server has closed the connection")
+
+    @property
+    def certificate_hash(self) -> bytes:
+        """Of the certificate that the server has shown by TLS; b"" without."""
+        return self._facts()[4]
+
+    @property
+    def protocol(self) -> str:
+        """What was agreed on by ALPN; empty: nothing."""
+        return self._facts()[2]
+
+    @property
+    def is_secure(self) -> bool:
+        """Whether TLS is spoken."""
+        return bool(self._facts()[0])
+
+    def _facts(self) -> tuple[str, str, str, str, bytes]:
+        return self._engine.link_tls(self._handle) or NOT_SECURE
 
     def close(self) -> None:
         """Close it; idempotent, and nothing when it has become a server."""

@@ -8,6 +8,7 @@ from libc.string cimport memset
 from pooler.io.conn cimport KIND_SERVER, free_dead
 from pooler.io.poll cimport (
     EVENTS_PER_TURN, Event, READY_READ, READY_WRITE, poll_init, poll_wait,
+    take_waiting,
 )
 from pooler.io.ready cimport conn_ready, deadlines_ready
 from pooler.io.syscalls cimport EINTR, sys_now_us
@@ -43,6 +44,8 @@ cdef int loop_init(Loop *L, size_t recv_bytes) except -1:
 cdef void loop_free(Loop *L) noexcept nogil:
     """Free what the loop owns; its connections are closed already."""
     free(L.recv_buffer)
+    free(L.came)
+    free(L.records.scratch)
     free(L.ready_fds)
     free(L.ready_masks)
     free(L.notices)
@@ -62,6 +65,8 @@ cdef int loop_turn(Loop *L, int timeout_ms) noexcept nogil:
     cdef int i
     if n < 0:
         return n
+    if L.waiting != NULL:
+        n = take_waiting(L, events, n)
     L.counters.turns += 1
     loop_now(L)
     # Servers first: one that has closed must not be handed to a client of this turn.
@@ -78,6 +83,7 @@ cdef int loop_turn(Loop *L, int timeout_ms) noexcept nogil:
     deadlines_ready(L)
     output_shrink(&L.relay.to_client)
     output_shrink(&L.relay.to_server)
+    output_shrink(&L.records)
     free_dead(L)
     return 0
 
@@ -89,7 +95,7 @@ cdef int wait_ms(const Loop *L, uint64_t deadline_us) noexcept nogil:
     cdef uint64_t ms
     if deadline_us < until_us:
         until_us = deadline_us
-    if L.notice_count or until_us <= now_us:
+    if L.notice_count or L.waiting != NULL or until_us <= now_us:
         return 0
     ms = (until_us - now_us + 999) // 1000
     return LONGEST_WAIT_MS if ms > LONGEST_WAIT_MS else <int> ms

@@ -33,6 +33,8 @@ cdef struct Event:
 cdef int poll_init(Loop *L) noexcept nogil
 cdef void poll_close(Loop *L) noexcept nogil
 cdef int watch(Loop *L, Conn *conn, uint8_t bits) noexcept nogil
+cdef void more_waits(Loop *L, Conn *conn) noexcept nogil
+cdef int take_waiting(Loop *L, Event *events, int n) noexcept nogil
 cdef int watch_python(Loop *L, int fd, uint8_t bits) noexcept nogil
 cdef int poll_wait(Loop *L, Event *events, int timeout_ms) noexcept nogil
 

@@ -54,7 +54,39 @@ cdef int watch(Loop *L, Conn *conn, uint8_t bits) noexcept nogil:
     if epoll_ctl(L.epfd, op, conn.fd, &event) < 0:
         return -errno
     conn.watched = bits
+    if bits & WATCH_READ and conn.transport.has_more != NULL and (
+        conn.transport.has_more(conn)
+    ):
+        more_waits(L, conn)
     return 0
+
+
+cdef void more_waits(Loop *L, Conn *conn) noexcept nogil:
+    """What epoll knows nothing of can be received: in the next turn."""
+    if conn.waits:
+        return
+    conn.waits = True
+    conn.next_waiting = L.waiting
+    L.waiting = conn
+
+
+cdef int take_waiting(Loop *L, Event *events, int n) noexcept nogil:
+    """Add those that have more to the n events of a turn; how many there are then.
+
+    One that is not read now is forgotten: ``watch`` finds it again. Those for which
+    there is no room stay.
+    """
+    cdef Conn *conn
+    while L.waiting != NULL and n < EVENTS_PER_TURN:
+        conn = L.waiting
+        L.waiting = conn.next_waiting
+        conn.waits = False
+        if conn.fd < 0 or not conn.watched & WATCH_READ:
+            continue
+        events[n].conn = conn
+        events[n].ready = READY_READ
+        n += 1
+    return n
 
 
 cdef int watch_python(Loop *L, int fd, uint8_t bits) noexcept nogil:

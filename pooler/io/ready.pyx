@@ -14,6 +14,7 @@ from pooler.io.poll cimport (
     watch_no_more,
 )
 from pooler.io.syscalls cimport EAGAIN, EMSGSIZE, ssize_t
+from pooler.io.tls cimport tls_is_established
 from pooler.io.transport cimport stream_flush, stream_receive
 from pooler.relay.step cimport (
     client_held_back, client_may_vanish, server_held_back, step_client_bytes,
@@ -138,6 +139,9 @@ cdef void link_ready(Loop *L, LinkConn *link, uint32_t ready) noexcept nogil:
     if not ready & (READY_READ | READY_END):
         return
     n = stream_receive(L, &link.conn, &link.stream.held)
+    if link.handshaking and tls_is_established(&link.conn):
+        link.handshaking = False
+        tell_python(L, link)
     if n == -EAGAIN:
         return
     if n > 0 and queue_add(&link.stream.held, L.recv_buffer, <size_t> n) == 0:

@@ -92,6 +92,7 @@ cdef extern from "<errno.h>" nogil:
         ENFILE
         ENOBUFS
         ENOMEM
+        EPROTO
         ECONNABORTED
 
 

@@ -95,15 +95,19 @@ cdef int stream_write(
 cdef int stream_flush(Loop *L, Conn *conn, Queue *out) noexcept nogil:
     """Send what is queued; 0 (maybe with a rest), or -errno when the peer is gone."""
     cdef ssize_t sent
+    cdef int code
     if out.cap:
         sent = conn.transport.send(conn, out.data + out.start, queue_size(out))
         L.counters.sends += 1
         if sent < 0:
             return 0 if sent == -EAGAIN else <int> sent
         queue_drop(out, <size_t> sent)
-    if out.cap == 0:
+    if out.cap:
+        return 0
+    code = conn.transport.flush(conn) if conn.transport.flush != NULL else 0
+    if code == 0:
         return watch_no_more(L, conn, WATCH_WRITE)
-    return 0
+    return 0 if code == -EAGAIN else code
 
 
 cdef void stream_swallow(Loop *L, Conn *conn) noexcept nogil:

@@ -59,6 +59,7 @@ from pooler.parameters import TRACKED_PARAMETERS
 
 _MD5_SALT_BYTES = 4
 _NOT_ENCRYPTED = b"N"
+_ENCRYPTED = b"S"
 
 
 class AuthMethod(enum.Enum):
@@ -71,6 +72,14 @@ class AuthMethod(enum.Enum):
     SCRAM = "scram-sha-256"
 
 
+class ClientTls(enum.Enum):
+    """Whether a client may or must speak TLS."""
+
+    REFUSED = enum.auto()
+    OFFERED = enum.auto()
+    REQUIRED = enum.auto()
+
+
 @dataclass(frozen=True, slots=True)
 class ClientPolicy:
     """What the worker gives to every login; made anew by a reload.
@@ -81,6 +90,7 @@ class ClientPolicy:
     not know; false when there is no auth_file to be listed in.
     ``mock_key``: random, the same in every worker, else users can be told apart.
     ``tracked``: lower-case to canonical name of the parameters kept per client.
+    ``certificate_hash``: of our certificate, to which SCRAM is bound over TLS.
     """
 
     method: AuthMethod
@@ -93,6 +103,8 @@ class ClientPolicy:
     known_users_only: bool = True
     tracked: Mapping[str, str] = field(default_factory=lambda: TRACKED_PARAMETERS)
     verifiers: VerifierCache = field(default_factory=VerifierCache, repr=False)
+    tls: ClientTls = ClientTls.REFUSED
+    certificate_hash: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +147,18 @@ class Closed:
     """Close without an error: direct TLS, or a probe for it."""
 
 
-Outcome = LoggedIn | Cancel | Closed
+@dataclass(frozen=True, slots=True)
+class StartTls:
+    """TLS begins behind what is to be sent; ``ClientLogin.secured`` is due.
+
+    ``direct``: what was not consumed is its beginning; the client must then agree on
+    the protocol ``postgresql`` by ALPN.
+    """
+
+    direct: bool
+
+
+Outcome = LoggedIn | Cancel | Closed | StartTls
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,19 +195,28 @@ class ClientLogin:
         "_encryption_requests",
         "_exchange",
         "_kind",
+        "_local",
         "_parameters",
         "_policy",
         "_random",
         "_salt",
         "_secret",
+        "_secured",
         "_startup",
         "_state",
     )
 
     def __init__(
-        self, policy: ClientPolicy, *, secure_random: SecureRandom = os.urandom
+        self,
+        policy: ClientPolicy,
+        *,
+        local: bool = False,
+        secure_random: SecureRandom = os.urandom,
     ) -> None:
+        """``local``: it came by a Unix socket, where TLS is no matter."""
         self._policy = policy
+        self._local = local
+        self._secured = False
         self._random = secure_random
         self._state = _State.STARTUP
         self._encryption_requests: set[type[SSLRequest | GSSENCRequest]] = set()
@@ -199,6 +231,10 @@ class ClientLogin:
     def wants_in(self) -> bool:
         """It has said who it is: no cancel request, nor only a call for encryption."""
         return self._startup is not None
+
+    def secured(self) -> None:
+        """What comes from now on has come by TLS."""
+        self._secured = True
 
     def receive(self, data: bytes) -> Reply:
         """Go as far as the bytes allow.
@@ -220,7 +256,8 @@ class ClientLogin:
             consumed += step.consumed
             sent.append(step.send)
             if step.outcome is not None:
-                self._state = _State.DONE
+                if not isinstance(step.outcome, StartTls):
+                    self._state = _State.DONE
                 return Reply(consumed, b"".join(sent), step.outcome)
         return Reply(consumed, b"".join(sent), wanted=self._wanted(data[consumed:]))
 
@@ -238,16 +275,25 @@ class ClientLogin:
             case NeedMore():
                 return None
             case DirectTLS():
+                if self._may_secure() and not self._encryption_requests:
+                    return Reply(0, b"", StartTls(direct=True))
                 return Reply(len(data), b"", Closed())
             case CancelRequest(key, consumed):
                 return Reply(consumed, b"", Cancel(key))
             case StartupMessage():
                 return self._begin(request)
             case SSLRequest() | GSSENCRequest():
-                return self._refuse_encryption(request)
+                return self._answer_encryption(request)
 
-    def _refuse_encryption(self, request: SSLRequest | GSSENCRequest) -> Reply:
-        """Answer N: the client goes on in the clear, or leaves.
+    def _may_secure(self) -> bool:
+        return (
+            self._policy.tls is not ClientTls.REFUSED
+            and not self._local
+            and not self._secured
+        )
+
+    def _answer_encryption(self, request: SSLRequest | GSSENCRequest) -> Reply:
+        """Answer S and go on by TLS; or N: the client goes on in the clear, or leaves.
 
         Each kind once, as PostgreSQL does; either may come first.
         """
@@ -257,11 +303,15 @@ class ClientLogin:
                 FEATURE_NOT_SUPPORTED,
             )
         self._encryption_requests.add(type(request))
+        if isinstance(request, SSLRequest) and self._may_secure():
+            return Reply(request.consumed, _ENCRYPTED, StartTls(direct=False))
         return Reply(request.consumed, _NOT_ENCRYPTED)
 
     def _begin(self, startup: StartupMessage) -> Reply:
         """Check what was asked for and ask for the proof."""
         policy = self._policy
+        if policy.tls is ClientTls.REQUIRED and not (self._secured or self._local):
+            raise LoginError("SSL required")
         ignored = policy.ignore_startup_parameters
         if startup.replication:
             # Its server judges them: nothing is refused here.
@@ -324,10 +374,11 @@ class ClientLogin:
             verifier
             or Verifier.mock(self._name(), policy.mock_key, policy.scram_iterations),
             doomed=verifier is None,
+            binding=policy.certificate_hash if self._secured else b"",
             secure_random=self._random,
         )
         self._state = _State.SASL_INITIAL
-        return packets.authentication_sasl([packets.SCRAM_SHA_256])
+        return packets.authentication_sasl(self._exchange.mechanisms)
 
     # Answers to challenges.
 
@@ -360,8 +411,7 @@ class ClientLogin:
         if message is None:
             return None
         mechanism, response = packets.read_sasl_initial_response(message.body)
-        if mechanism != packets.SCRAM_SHA_256:
-            raise LoginError("client selected an invalid SASL authentication mechanism")
+        self._scram().choose(mechanism)
         if response is None:
             # RFC 4422: an empty challenge asks for what the client held back.
             self._state = _State.SASL_FIRST

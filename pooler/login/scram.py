@@ -29,9 +29,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Self
 
-from pooler.errors import INVALID_PASSWORD, LoginError
+from pooler.errors import INVALID_AUTHORIZATION, INVALID_PASSWORD, LoginError
 from pooler.login.md5 import is_md5_secret
-from pooler.login.packets import SCRAM_SHA_256, decode, encode
+from pooler.login.packets import (
+    SCRAM_SHA_256,
+    SCRAM_SHA_256_PLUS,
+    decode,
+    encode,
+)
 
 DEFAULT_ITERATIONS = 4096
 # What a server may make us compute: about half a second of one core.
@@ -44,7 +49,12 @@ _KEY_BYTES = 32
 _SALT_BYTES = 16
 _NONCE_RAW_BYTES = 18
 _NONCE = re.compile(rb"[!-+\--~]+")
-_GS2_HEADERS = {b"n": b"n,,", b"y": b"y,,"}
+_BOUND = b"p=tls-server-end-point"
+# The first field of client-first-message, by mechanism, and its header.
+_GS2_HEADERS = {
+    SCRAM_SHA_256: {b"n": b"n,,", b"y": b"y,,"},
+    SCRAM_SHA_256_PLUS: {_BOUND: _BOUND + b",,"},
+}
 _FAILED = "SASL authentication failed"
 
 SecureRandom = Callable[[int], bytes]
@@ -203,16 +213,21 @@ class VerifierCache:
 class ServerExchange:
     """We are the server: check one client against a verifier.
 
-    ``first``, then ``final``. A ``doomed`` exchange looks like any other and
-    fails at its end. ``keys`` holds what the client proved to own.
+    ``choose``, ``first``, then ``final``. A ``doomed`` exchange looks like any other
+    and fails at its end. ``keys`` holds what the client proved to own.
+
+    ``binding``: the hash of our certificate, over TLS; then SCRAM-SHA-256-PLUS is
+    offered, and a client that believes it was not is refused: somebody in between has
+    removed the offer.
     """
 
     __slots__ = (
+        "_binding",
         "_client_first_bare",
         "_doomed",
         "_gs2_header",
+        "_mechanism",
         "_nonce",
-        "_plus_offered",
         "_random",
         "_server_first",
         "_verifier",
@@ -224,18 +239,30 @@ class ServerExchange:
         verifier: Verifier,
         *,
         doomed: bool = False,
-        plus_offered: bool = False,
+        binding: bytes = b"",
         secure_random: SecureRandom = os.urandom,
     ) -> None:
         self._verifier = verifier
         self._doomed = doomed
-        self._plus_offered = plus_offered
+        self._binding = binding
+        self._mechanism = SCRAM_SHA_256
         self._random = secure_random
         self._gs2_header = b""
         self._client_first_bare = b""
         self._nonce = b""
         self._server_first = b""
         self.keys: ScramKeys | None = None
+
+    @property
+    def mechanisms(self) -> list[str]:
+        """What is offered, the best first."""
+        return [SCRAM_SHA_256_PLUS] * bool(self._binding) + [SCRAM_SHA_256]
+
+    def choose(self, mechanism: str) -> None:
+        """The client's choice; LoginError unless it was offered."""
+        if mechanism not in self.mechanisms:
+            raise LoginError("client selected an invalid SASL authentication mechanism")
+        self._mechanism = mechanism
 
     def first(self, message: bytes) -> bytes:
         """Take client-first-message, return server-first-message.
@@ -244,14 +271,13 @@ class ServerExchange:
         """
         _check_size(message)
         flag, _, after_flag = message.partition(b",")
-        header = _GS2_HEADERS.get(flag)
-        if flag.startswith(b"p="):
-            raise _malformed("channel binding is not supported")
+        header = _GS2_HEADERS[self._mechanism].get(flag)
         if header is None:
-            raise _malformed("unexpected channel binding flag")
-        if flag == b"y" and self._plus_offered:
-            # The client did not see our offer: somebody in between removed it.
-            raise LoginError(_FAILED, INVALID_PASSWORD)
+            raise _malformed(f"unexpected channel binding flag for {self._mechanism}")
+        if flag == b"y" and self._binding:
+            raise LoginError(
+                "SCRAM channel binding negotiation error", INVALID_AUTHORIZATION
+            )
         if not after_flag.startswith(b","):
             raise _malformed("authorization identity is not supported")
         bare = after_flag[1:]
@@ -281,8 +307,7 @@ class ServerExchange:
         nonce = _attribute(parts[1], b"r=")
         encoded_proof = _attribute(parts[-1], b"p=")
         proof = _field(encoded_proof, _KEY_BYTES, _KEY_BYTES, "proof")
-        if binding != _encode_base64(self._gs2_header):
-            raise _malformed("unexpected channel binding data")
+        self._check_binding(binding)
         if not self._nonce or not hmac.compare_digest(nonce, self._nonce):
             raise _malformed("nonce does not match")
         without_proof = message[: -len(parts[-1]) - 1]
@@ -299,6 +324,17 @@ class ServerExchange:
         )
         return b"v=" + _encode_base64(_hmac(verifier.server_key, auth_message))
 
+    def _check_binding(self, given: bytes) -> None:
+        """The client means this TLS connection, not one to somebody in between."""
+        if self._mechanism == SCRAM_SHA_256_PLUS:
+            expected = _encode_base64(self._gs2_header + self._binding)
+            if not hmac.compare_digest(given, expected):
+                raise LoginError(
+                    "SCRAM channel binding check failed", INVALID_AUTHORIZATION
+                )
+        elif given != _encode_base64(self._gs2_header):
+            raise _malformed("unexpected channel binding data")
+
 
 class ClientExchange:
     """We are the client: log in with a password or with keys of an earlier login.
@@ -306,27 +342,38 @@ class ClientExchange:
     ``first``, then ``final``, then ``verify``. Keys serve only for the salt and
     the count they were made with; a password, if there is one, serves for any.
     ``keys`` holds those that were used once ``verify`` has passed.
+
+    ``binding``: the hash of the server's certificate, over TLS. ``plus_offered``: the
+    server has offered to be bound to it; if it has not, it is told that we would have.
     """
 
     __slots__ = (
         "_auth_message",
+        "_binding",
         "_candidate",
         "_client_first_bare",
+        "_gs2_header",
         "_known_keys",
         "_nonce",
         "_password",
         "keys",
+        "mechanism",
     )
-
-    _GS2_HEADER = b"n,,"
 
     def __init__(
         self,
         password: str | None = None,
         keys: ScramKeys | None = None,
         *,
+        binding: bytes = b"",
+        plus_offered: bool = False,
         secure_random: SecureRandom = os.urandom,
     ) -> None:
+        bound = bool(binding) and plus_offered
+        self.mechanism = SCRAM_SHA_256_PLUS if bound else SCRAM_SHA_256
+        flag = _BOUND if bound else b"y" if binding else b"n"
+        self._gs2_header = _GS2_HEADERS[self.mechanism][flag]
+        self._binding = binding if bound else b""
         self._password = password
         self._known_keys = keys
         self._nonce = _make_nonce(secure_random)
@@ -338,7 +385,7 @@ class ClientExchange:
 
     def first(self) -> bytes:
         """Return client-first-message."""
-        return self._GS2_HEADER + self._client_first_bare
+        return self._gs2_header + self._client_first_bare
 
     def final(self, server_first: bytes) -> bytes:
         """Take server-first-message, return client-final-message."""
@@ -355,7 +402,8 @@ class ClientExchange:
         salt = _field(_attribute(parts[1], b"s="), 1, MAX_SALT_BYTES, "salt")
         iterations = _read_iterations(_attribute(parts[2], b"i="))
         keys = self._keys_for(salt, iterations)
-        without_proof = b"c=%b,r=%b" % (_encode_base64(self._GS2_HEADER), nonce)
+        bound = _encode_base64(self._gs2_header + self._binding)
+        without_proof = b"c=%b,r=%b" % (bound, nonce)
         self._auth_message = b",".join(
             (self._client_first_bare, server_first, without_proof)
         )

@@ -130,11 +130,15 @@ class ServerLogin:
     ``parameters`` go into the startup packet as they are, ``replication`` too.
     ``minor``: the minor protocol version to ask for. ``tracked``: lower-case to
     canonical name of parameters; reported ones appear under the latter.
+
+    ``binding``: the hash of the server's certificate, over TLS; SCRAM is bound to it
+    if the server offers that, and a removed offer is noticed by the server.
     """
 
     __slots__ = (
         "_asked_minor",
         "_backend_pid",
+        "_binding",
         "_cancel_key",
         "_database",
         "_exchange",
@@ -163,6 +167,7 @@ class ServerLogin:
         *,
         minor: int = packets.NEWEST_MINOR,
         tracked: Mapping[str, str] = TRACKED_PARAMETERS,
+        binding: bytes = b"",
         secure_random: SecureRandom = os.urandom,
     ) -> None:
         self._user = user
@@ -174,6 +179,7 @@ class ServerLogin:
         self._asked_minor = minor
         self._negotiated_minor: int | None = None
         self._tracked = tracked
+        self._binding = binding
         self._random = secure_random
         self._state = _State.ASKED
         self._exchange: ClientExchange | None = None
@@ -296,11 +302,15 @@ class ServerLogin:
         else:
             password = self._secret_of("SCRAM-SHA-256", SecretKind.PLAIN)
         self._exchange = ClientExchange(
-            password, self._scram_keys, secure_random=self._random
+            password,
+            self._scram_keys,
+            binding=self._binding,
+            plus_offered=packets.SCRAM_SHA_256_PLUS in mechanisms,
+            secure_random=self._random,
         )
         self._state = _State.SASL_STARTED
         return packets.sasl_initial_response(
-            packets.SCRAM_SHA_256, self._exchange.first()
+            self._exchange.mechanism, self._exchange.first()
         )
 
     def _take_sasl_continue(self, body: bytes) -> bytes:

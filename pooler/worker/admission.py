@@ -17,10 +17,12 @@ from pooler.errors import (
     INVALID_CATALOG_NAME,
     INVALID_PARAMETER_VALUE,
     TOO_MANY_CONNECTIONS,
+    ConfigError,
     LoginError,
     SilentLoginError,
 )
 from pooler.io.engine import Engine
+from pooler.io.tls_context import TlsContext
 from pooler.ipc.board import Board
 from pooler.login import packets
 from pooler.login.client import (
@@ -30,17 +32,21 @@ from pooler.login.client import (
     ClientPolicy,
     Closed,
     LoggedIn,
+    StartTls,
 )
 from pooler.session.records import CloseReason
 from pooler.worker.cancel import Cancels
 from pooler.worker.pools import Pool, Pools
+from pooler.worker.tls import CLIENT_TLS, client_context
 from pooler.worker.words import Asked, RefusedValueError
 
 REPLICATION_WORDS = {"logical": "database", "physical": "true"}
 MAX_PARAMETER_BYTES = 4096
 
 
-def make_policy(pools: Pools, mock_key: bytes) -> ClientPolicy:
+def make_policy(
+    pools: Pools, mock_key: bytes, context: TlsContext | None
+) -> ClientPolicy:
     """What the running configuration says about who may log in and how."""
     config = pools.config
 
@@ -62,6 +68,8 @@ def make_policy(pools: Pools, mock_key: bytes) -> ClientPolicy:
         ignore_startup_parameters=frozenset(settings.ignore_startup_parameters),
         mock_key=mock_key,
         known_users_only=bool(settings.auth_file),
+        tls=CLIENT_TLS[settings.client_tls_sslmode],
+        certificate_hash=b"" if context is None else context.certificate_hash,
     )
 
 
@@ -88,6 +96,8 @@ class _Arrival:
     """A client that is logging in."""
 
     login: ClientLogin
+    context: TlsContext | None
+    direct: bool = False  # its first byte was one of TLS
     accepted: LoggedIn | None = None
     pool: Pool | None = None  # of a replication client, its own
 
@@ -112,11 +122,20 @@ class Admission:
         self._cancels = cancels
         self._arrivals: dict[int, _Arrival] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._policy = make_policy(pools, mock_key)
+        self._context = client_context(pools.config.settings, mock_key)
+        self._policy = make_policy(pools, mock_key, self._context)
 
     def reload(self) -> None:
-        """New logins follow the new configuration; those under way the old one."""
-        self._policy = make_policy(self._pools, self._mock_key)
+        """New logins follow the new configuration; those under way the old one.
+
+        Certificates are read anew. Should one have gone since the master has looked,
+        new clients go on with those of before.
+        """
+        try:
+            self._context = client_context(self._pools.config.settings, self._mock_key)
+        except ConfigError as error:
+            log.write(log.ERROR, f"reload: {error}; TLS stays as it was")
+        self._policy = make_policy(self._pools, self._mock_key, self._context)
 
     # ------------------------------------------------------------ arriving
 
@@ -124,10 +143,11 @@ class Admission:
         """A client in login has sent something."""
         arrival = self._arrivals.get(handle)
         if arrival is None:
-            arrival = self._arrivals[handle] = _Arrival(ClientLogin(self._policy))
+            arrival = self._arrivals[handle] = self._new_arrival(handle)
         if arrival.accepted is not None:
             return  # its first query waits with it
         try:
+            self._check_protocol(handle, arrival)
             reply = arrival.login.receive(self._engine.login_bytes(handle))
             if arrival.login.wants_in:
                 self._check_room()
@@ -143,10 +163,35 @@ class Admission:
                     self._cancels.requested(handle, key)
                 case Closed():
                     self._engine.client_close(handle, CloseReason.CLOSE_CLIENT_REQUEST)
+                case StartTls(direct):
+                    self._start_tls(handle, arrival, direct)
         except LoginError as error:
             self._refuse(handle, error)
         except LookupError:
             self._forget(handle)  # it closed while it was answered
+
+    def _new_arrival(self, handle: int) -> _Arrival:
+        local = self._engine.client_peer(handle)[0] == "unix"
+        return _Arrival(ClientLogin(self._policy, local=local), self._context)
+
+    def _start_tls(self, handle: int, arrival: _Arrival, direct: bool) -> None:
+        assert arrival.context is not None  # noqa: S101 - the policy was made with it
+        if not direct and self._engine.login_bytes(handle):
+            raise LoginError("received unencrypted data after SSL request")
+        arrival.direct = direct
+        arrival.login.secured()
+        self._engine.client_start_tls(handle, arrival.context)
+
+    def _check_protocol(self, handle: int, arrival: _Arrival) -> None:
+        """A client that begins with TLS says by ALPN that it means PostgreSQL."""
+        if not arrival.direct:
+            return
+        facts = self._engine.client_tls(handle)
+        if facts is None or facts[2] != "postgresql":
+            raise SilentLoginError(
+                "direct TLS without ALPN: the client does not ask for postgresql"
+            )
+        arrival.direct = False
 
     def _check_room(self) -> None:
         """Refuse a client above ``max_client_conn``; all workers count together."""
@@ -285,7 +330,8 @@ class Admission:
             log.write(
                 log.LOG,
                 f"login attempt: db={accepted.database} user={accepted.user}"
-                f" tls=no replication={accepted.replication or 'none'}",
+                f" tls={self._tls_words(handle)}"
+                f" replication={accepted.replication or 'none'}",
                 tag=f"C-{handle:#x}: {accepted.database}/{accepted.user}@{host}:{port}",
             )
         greeting = pool.greeting(told, self._pools.tracked_names)
@@ -305,20 +351,39 @@ class Admission:
             ),
         )
 
+    def _tls_words(self, handle: int) -> str:
+        facts = self._engine.client_tls(handle)
+        return "no" if facts is None else f"{facts[0]}/{facts[1]}"
+
     # ------------------------------------------------------------ leaving
 
     def client_closed(
-        self, handle: int, reason: int, pool_id: int, age_us: int, peer: object
+        self,
+        handle: int,
+        reason: int,
+        pool_id: int,
+        age_us: int,
+        peer: object,
+        detail: str,
     ) -> None:
-        """The engine has closed a client, admitted or not."""
+        """The engine has closed a client, admitted or not.
+
+        ``detail``: why TLS has failed; empty: it has not.
+        """
         self._forget(handle)
+        host, port = peer if isinstance(peer, tuple) else ("?", 0)
+        if detail and self._pools.config.settings.log_pooler_errors:
+            log.write(
+                log.WARNING,
+                f"TLS handshake error: {detail}",
+                tag=f"C-{handle:#x}: (nodb)/(nouser)@{host}:{port}",
+            )
         self._board.set(self._slot, "clients", self._engine.client_count)
         pool = self._pools.by_id(pool_id)
         if pool is not None:
             self._pools.release_dedicated(pool)
         if pool is None or not self._pools.config.settings.log_disconnections:
             return  # a probe that never logged in is not worth a line
-        host, port = peer if isinstance(peer, tuple) else ("?", 0)
         text = CLOSE_REASON_ROWS[reason][1]
         log.write(
             log.LOG,

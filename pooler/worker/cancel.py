@@ -31,7 +31,7 @@ from pooler.io.links import Links
 from pooler.ipc.bus import Bus, BusMessage
 from pooler.session.records import CloseReason
 from pooler.worker.pools import Pools
-from pooler.worker.servers import addresses, send_cancel
+from pooler.worker.servers import Way, addresses, send_cancel
 
 SLOT_BITS = 0x7F
 HOP_BITS = 0x03
@@ -135,11 +135,12 @@ class Cancels:
                 async with self._turn():
                     await send_cancel(
                         self._links,
-                        server.address,
+                        server.way,
                         server.backend_pid,
                         server.cancel_key,
+                        self._pools.opener,
                     )
-        except (OSError, TimeoutError) as error:
+        except (OSError, TimeoutError, LoginError) as error:
             uncertain = isinstance(error, TimeoutError)
             tag = "" if server is None else f"S-{server.backend_pid}: {server.pool.tag}"
             reason = error if str(error) else "cancel_wait_timeout"
@@ -205,7 +206,8 @@ class Cancels:
             async with self._turn():
                 for address in await addresses(peer.host, peer.port):
                     pid = int.from_bytes(onward[:4], "big")
-                    await send_cancel(self._links, address, pid, bytes(onward[4:]))
+                    way = Way(address, peer.host)
+                    await send_cancel(self._links, way, pid, bytes(onward[4:]))
                     return
         except (OSError, TimeoutError, LoginError) as error:
             log.write(

@@ -21,6 +21,7 @@ from pooler.config.settings import Database
 from pooler.errors import (
     CANNOT_CONNECT_NOW,
     CLOSE_REASON_ROWS,
+    ConfigError,
     LocalResourceError,
     LoginError,
 )
@@ -32,7 +33,7 @@ from pooler.login.server import ServerLoginError
 from pooler.parameters import TRACKED_PARAMETERS
 from pooler.session.records import Change, CloseReason
 from pooler.session.records import PoolMode as EngineMode
-from pooler.worker.servers import Address, ReadyServer, ServerOpener
+from pooler.worker.servers import Address, ReadyServer, ServerOpener, Way
 from pooler.worker.words import LABEL, Questions, Words, label
 
 # Logins under way at once, per pool: PostgreSQL forks a process for each.
@@ -141,7 +142,7 @@ class Server:
     """What Python knows of a server that the engine runs."""
 
     pool: Pool
-    address: Address
+    way: Way
     backend_pid: int
     cancel_key: bytes = field(repr=False)
 
@@ -208,7 +209,7 @@ class Pools:
         self._workers = workers
         self.tracked = tracked_parameters(config)
         self.tracked_names = tuple(self.tracked.values())
-        self._opener = ServerOpener(links, config, self.tracked)
+        self.opener = ServerOpener(links, config, self.tracked)
         self._leaving = False
         self._dedicated_ids: list[int] = []  # of the engine's pools, to be used again
         self._by_key: dict[tuple[str, str], Pool] = {}
@@ -221,7 +222,7 @@ class Pools:
     @property
     def config(self) -> Config:
         """The running configuration."""
-        return self._opener.config
+        return self.opener.config
 
     def database(self, name: str) -> Database | None:
         """``Config.database``, remembered: an entry made from ``*`` is not cheap."""
@@ -287,7 +288,12 @@ class Pools:
 
     def reload(self, config: Config, reconnect: frozenset[str]) -> None:
         """Take over a new configuration; servers of ``reconnect`` are replaced."""
-        self._opener.config = config
+        try:
+            self.opener.use(config)
+        except ConfigError as error:
+            # The master has seen to it that it can be had; it has gone since.
+            log.write(log.ERROR, f"reload: {error}; TLS stays as it was")
+            self.opener.config = config
         self._limit()
         self._databases.clear()
         for pool in list(self._by_key.values()):
@@ -382,7 +388,7 @@ class Pools:
         """Let logins ask the servers of a pool for their words."""
 
         async def log_in(name: str, value: str) -> str | None:
-            ready = await self._opener.open(
+            ready = await self.opener.open(
                 pool.database, pool.user, pool.scram_keys, {name: value}
             )
             ready.link.close()
@@ -442,7 +448,7 @@ class Pools:
     async def _open(self, pool: Pool) -> None:
         """Open one server that the engine counts as connecting."""
         try:
-            ready = await self._opener.open(
+            ready = await self.opener.open(
                 pool.database, pool.user, pool.scram_keys, pool.startup or {}
             )
         except LoginError as error:
@@ -458,13 +464,13 @@ class Pools:
     def _adopt(self, pool: Pool, ready: ReadyServer) -> None:
         greeting = ready.greeting
         if self.config.settings.log_connections:
-            family, local = ready.address.family, ready.link.local_address
+            family, local = ready.way.address.family, ready.link.local_address
             unix = family == socket.AF_UNIX
             origin = "" if unix else f" (from {Address(family, local)})"
             log.write(
                 log.LOG,
                 f"new connection to server{origin}",
-                tag=f"S-{greeting.backend_pid}: {pool.tag}@{ready.address}",
+                tag=f"S-{greeting.backend_pid}: {pool.tag}@{ready.way.address}",
             )
         if pool.abandoned or self._leaving:
             ready.link.close()
@@ -482,7 +488,7 @@ class Pools:
             ready.early + more,
         )
         self.servers[handle] = Server(
-            pool, ready.address, greeting.backend_pid, greeting.cancel_key
+            pool, ready.way, greeting.backend_pid, greeting.cancel_key
         )
         self._settle_welcome(pool)
 
@@ -526,7 +532,7 @@ class Pools:
         log.write(
             log.LOG,
             f"closing because: {text} (age={age_us // 1_000_000}s)",
-            tag=f"S-{server.backend_pid}: {server.pool.tag}@{server.address}",
+            tag=f"S-{server.backend_pid}: {server.pool.tag}@{server.way.address}",
         )
 
     def servers_changed(self, pool: Pool) -> None:

@@ -29,8 +29,9 @@ from pooler.worker.admission import Admission
 from pooler.worker.cancel import Cancels
 from pooler.worker.pools import Pools, tracked_parameters
 
-# Notice, handle, argument, pool id or -1, age in us, peer; see Engine.take_notices.
-NoticeRow = tuple[int, int, int, int, int, tuple[str, int] | None]
+# Notice, handle, argument, pool id or -1, age in us, peer, detail; see
+# Engine.take_notices.
+NoticeRow = tuple[int, int, int, int, int, tuple[str, int] | None, str]
 
 BEAT_S = 1 / 3
 ACCEPT_PAUSE_S = 1.0
@@ -174,11 +175,11 @@ class Worker:
         self._admission.arrived(row[1])
 
     def _on_client_closed(self, row: NoticeRow) -> None:
-        _, handle, reason, pool_id, age_us, peer = row
-        self._admission.client_closed(handle, reason, pool_id, age_us, peer)
+        _, handle, reason, pool_id, age_us, peer, detail = row
+        self._admission.client_closed(handle, reason, pool_id, age_us, peer, detail)
 
     def _on_server_closed(self, row: NoticeRow) -> None:
-        _, handle, reason, _, age_us, _ = row
+        _, handle, reason, _, age_us, _, _ = row
         self._pools.server_closed(handle, reason, age_us)
 
     def _on_launch(self, row: NoticeRow) -> None:
@@ -204,7 +205,7 @@ class Worker:
         self._pools.learned(row[3])
 
     def _on_accept_paused(self, row: NoticeRow) -> None:
-        _, handle, code, _, _, _ = row
+        _, handle, code, *_ = row
         log.write(
             log.WARNING,
             f"accept failed: {os.strerror(code)}; pausing for {ACCEPT_PAUSE_S:g} s"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import errno
 import itertools
 import os
@@ -19,6 +20,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from pooler import log
+from pooler.config.kinds import TlsNegotiation
 from pooler.config.loading import Config
 from pooler.config.settings import Database
 from pooler.errors import (
@@ -30,6 +32,8 @@ from pooler.io.links import Link, Links
 from pooler.login import packets
 from pooler.login.scram import ScramKeys
 from pooler.login.server import ServerGreeting, ServerLogin, ServerLoginError
+from pooler.worker.server_tls import ATTEMPTS, Attempt, is_worth_another, secure
+from pooler.worker.tls import server_context
 
 MAX_ANSWER_BYTES = 1_048_576
 LOCAL_SHORTAGES = frozenset(
@@ -52,11 +56,20 @@ class Address(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class Way:
+    """How a server was reached; a cancel request for it goes the same way."""
+
+    address: Address
+    host: str  # as the configuration names it
+    attempt: Attempt = Attempt.PLAIN
+
+
+@dataclass(frozen=True, slots=True)
 class ReadyServer:
     """A server that has logged in; whoever gets it owns ``link``."""
 
     link: Link
-    address: Address
+    way: Way
     greeting: ServerGreeting
     early: bytes  # what came behind its ReadyForQuery
 
@@ -134,12 +147,20 @@ class ServerOpener:
     def __init__(
         self, links: Links, config: Config, tracked: Mapping[str, str]
     ) -> None:
-        self.config = config
         self._links = links
+        self.use(config)
         self._tracked = tracked
         self._turn = itertools.count()
         # Addresses whose server knows no minor protocol versions at all.
         self._old: set[Address] = set()
+
+    def use(self, config: Config) -> None:
+        """Open servers by this configuration from now on.
+
+        ConfigError names what TLS cannot have; then all stays as it was.
+        """
+        self._context = server_context(config.settings)
+        self.config = config
 
     async def open(
         self,
@@ -177,16 +198,65 @@ class ServerOpener:
         scram_keys: ScramKeys | None,
         parameters: Mapping[str, str],
     ) -> ReadyServer:
-        link, address = await self._connect(database)
+        link, way = await self._connect(database)
+        attempts = self._attempts(way)
+        for attempt in attempts:
+            try:
+                return await self._log_in(
+                    link,
+                    dataclasses.replace(way, attempt=attempt),
+                    database,
+                    user,
+                    scram_keys,
+                    parameters,
+                )
+            except LoginError as error:
+                if attempt is attempts[-1] or not is_worth_another(error):
+                    raise
+            link = await self._links.dial(*way.address)
+        raise AssertionError("there is always an attempt")
+
+    def _attempts(self, way: Way) -> tuple[Attempt, ...]:
+        if way.address.family == socket.AF_UNIX:
+            return (Attempt.PLAIN,)
+        return ATTEMPTS[self.config.settings.server_tls_sslmode]
+
+    async def secure(self, link: Link, way: Way) -> Way:
+        """Speak TLS on a fresh link if it is to be; how the server is reached then."""
+        if self._context is None or way.attempt is Attempt.PLAIN:
+            return dataclasses.replace(way, attempt=Attempt.PLAIN)
+        await secure(
+            link,
+            self._context,
+            way.host,
+            way.attempt,
+            direct=self.config.settings.server_tls_sslnegotiation
+            is TlsNegotiation.DIRECT,
+        )
+        attempt = Attempt.TLS if link.is_secure else Attempt.PLAIN
+        return dataclasses.replace(way, attempt=attempt)
+
+    async def _log_in(
+        self,
+        link: Link,
+        way: Way,
+        database: Database,
+        user: str,
+        scram_keys: ScramKeys | None,
+        parameters: Mapping[str, str],
+    ) -> ReadyServer:
+        """Log in on a fresh link, which is closed if that fails."""
         try:
+            way = await self.secure(link, way)
             login = ServerLogin(
                 user,
                 database.dbname or database.name,
                 self._secret(database, user),
                 {**dict(database.startup_parameters), **parameters},
                 scram_keys,
-                minor=0 if address in self._old else packets.NEWEST_MINOR,
+                minor=0 if way.address in self._old else packets.NEWEST_MINOR,
                 tracked=self._tracked,
+                binding=link.certificate_hash,
             )
             early = await log_in(link, login)
             if database.connect_query:
@@ -194,12 +264,12 @@ class ServerOpener:
         except BaseException as error:
             link.close()
             if isinstance(error, ServerLoginError) and error.unsupported_protocol:
-                self._old.add(address)
+                self._old.add(way.address)
             raise
         assert login.greeting is not None  # noqa: S101 - what log_in waited for
-        return ReadyServer(link, address, login.greeting, early)
+        return ReadyServer(link, way, login.greeting, early)
 
-    async def _connect(self, database: Database) -> tuple[Link, Address]:
+    async def _connect(self, database: Database) -> tuple[Link, Way]:
         """Try the hosts of an entry, another one first each time."""
         hosts = self.config.hosts(database)
         if not hosts:
@@ -213,7 +283,7 @@ class ServerOpener:
         for host in hosts[first:] + hosts[:first]:
             for address in await addresses(host, database.port):
                 try:
-                    return await self._links.dial(*address), address
+                    return await self._links.dial(*address), Way(address, host)
                 except OSError as error:
                     if error.errno in LOCAL_SHORTAGES:
                         raise LocalResourceError(
@@ -240,14 +310,21 @@ class ServerOpener:
 
 
 async def send_cancel(
-    links: Links, address: Address, backend_pid: int, key: bytes
+    links: Links,
+    way: Way,
+    backend_pid: int,
+    key: bytes,
+    opener: ServerOpener | None = None,
 ) -> None:
     """Ask the server to cancel; returns when it has closed the connection.
 
-    By then PostgreSQL has sent the signal. Raises OSError.
+    By TLS if the server was reached by it, which ``opener`` then knows about. By then
+    PostgreSQL has sent the signal. Raises OSError, LoginError.
     """
-    link = await links.dial(*address)
+    link = await links.dial(*way.address)
     try:
+        if opener is not None:
+            await opener.secure(link, way)
         link.send(packets.cancel_request(backend_pid, key))
         with contextlib.suppress(ConnectionResetError):  # as good as an end of file
             while await link.receive():

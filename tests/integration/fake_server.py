@@ -8,7 +8,15 @@ import struct
 from typing import Self
 
 from tests.integration.harness import DATABASE, HOST, USER, InProcess
-from tests.wire_client import Message, WireClient, message, query, startup, text
+from tests.wire_client import (
+    SSL_REQUEST,
+    Message,
+    WireClient,
+    message,
+    query,
+    startup,
+    text,
+)
 
 TIMEOUT_S = 10.0
 PARAMETERS = {
@@ -56,8 +64,13 @@ class FakeBackend:
         return raw
 
     def read_startup(self) -> bytes:
-        (length,) = struct.unpack("!I", self.read_exactly(4))
-        return self.read_exactly(length - 4)
+        """What a connection begins with; there is no TLS for who asks."""
+        while True:
+            (length,) = struct.unpack("!I", self.read_exactly(4))
+            packet = self.read_exactly(length - 4)
+            if packet != SSL_REQUEST[4:]:
+                return packet
+            self.send(b"N")
 
     def read(self) -> Message:
         header = self.read_exactly(5)

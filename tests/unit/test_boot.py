@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pooler.config import loading
-from pooler.config.kinds import MAX_SECONDS, MAX_WORKERS, Kind, Row
+from pooler.config.kinds import MAX_SECONDS, MAX_WORKERS, Kind, Row, format_value
 from pooler.config.loading import Config
 from pooler.config.settings import Database, Peer, Settings, User, rows
 from pooler.errors import ConfigError, LoginError
@@ -73,7 +73,8 @@ def extremes(row: Row) -> list[str]:
             return list(row.choices)
         case _:
             lists = [",".join(f"{word}{n}" for n in range(20)) for word in WORDS[:6]]
-            return [*WORDS, *lists, ",".join("x" * n for n in range(1, 66))]
+            many = ",".join("x" * n for n in range(1, 66))
+            return [format_value(row, row.default), *WORDS, *lists, many]
 
 
 def ini(section: str, name: str, text: str) -> str:

@@ -18,9 +18,11 @@ from pooler.login.client import (
     Cancel,
     ClientLogin,
     ClientPolicy,
+    ClientTls,
     Closed,
     LoggedIn,
     Reply,
+    StartTls,
 )
 from pooler.login.md5 import md5_secret
 from pooler.login.scram import ClientExchange, ScramKeys, Verifier, VerifierCache
@@ -258,8 +260,77 @@ def test_bytes_glued_behind_ssl_request() -> None:
         ClientLogin(POLICY).receive(packets.ssl_request() + STARTUP)
 
 
-def test_direct_tls_is_closed() -> None:
+def test_direct_tls_is_closed_where_there_is_no_tls() -> None:
     assert ClientLogin(POLICY).receive(b"\x16\x03\x01") == Reply(3, b"", Closed())
+
+
+# TLS
+
+
+OFFERED = {"tls": ClientTls.OFFERED, "certificate_hash": b"hash"}
+REQUIRED = {**OFFERED, "tls": ClientTls.REQUIRED}
+TLS_BEGINS = b"\x16\x03\x01\x02\x00"
+
+
+@pytest.mark.parametrize("first", [b"", packets.gssenc_request()])
+@pytest.mark.parametrize("options", [OFFERED, REQUIRED])
+def test_tls_begins_behind_its_answer(first: bytes, options: dict[str, Any]) -> None:
+    login = ClientLogin(policy(AuthMethod.TRUST, **options))
+    if first:
+        assert login.receive(first) == Reply(8, b"N")
+    assert login.receive(packets.ssl_request()) == Reply(
+        8, b"S", StartTls(direct=False)
+    )
+    login.secured()
+    assert isinstance(login.receive(STARTUP).outcome, LoggedIn)
+
+
+@pytest.mark.parametrize("options", [OFFERED, REQUIRED])
+def test_tls_inside_of_tls(options: dict[str, Any]) -> None:
+    for direct in (True, False):
+        login = ClientLogin(policy(AuthMethod.TRUST, **options))
+        login.receive(TLS_BEGINS if direct else packets.ssl_request())
+        login.secured()
+        assert login.receive(TLS_BEGINS) == Reply(5, b"", Closed())
+        login = ClientLogin(policy(AuthMethod.TRUST, **options))
+        login.receive(TLS_BEGINS if direct else packets.ssl_request())
+        login.secured()
+        if direct:
+            assert login.receive(packets.ssl_request()) == Reply(8, b"N")
+        else:
+            with pytest.raises(LoginError, match="second SSLRequest"):
+                login.receive(packets.ssl_request())
+
+
+def test_direct_tls_begins_at_once() -> None:
+    login = ClientLogin(policy(AuthMethod.TRUST, **OFFERED))
+    assert login.receive(TLS_BEGINS) == Reply(0, b"", StartTls(direct=True))
+    login = ClientLogin(policy(AuthMethod.TRUST, **OFFERED))
+    login.receive(packets.gssenc_request())
+    assert login.receive(TLS_BEGINS) == Reply(5, b"", Closed())
+
+
+def test_in_the_clear_where_tls_is_required() -> None:
+    with pytest.raises(LoginError, match="SSL required"):
+        ClientLogin(policy(AuthMethod.TRUST, **REQUIRED)).receive(STARTUP)
+    login = ClientLogin(policy(AuthMethod.TRUST, **REQUIRED), local=True)
+    assert login.receive(packets.ssl_request()) == Reply(8, b"N")
+    assert isinstance(login.receive(STARTUP).outcome, LoggedIn)
+    cancel = packets.cancel_request(1, b"keys")
+    login = ClientLogin(policy(AuthMethod.TRUST, **REQUIRED))
+    assert isinstance(login.receive(cancel).outcome, Cancel)
+
+
+@pytest.mark.parametrize("user", ["plain", "scram", "md5", "nobody"])
+@pytest.mark.parametrize("secured", [True, False])
+def test_plus_is_offered_to_everybody_over_tls(user: str, secured: bool) -> None:
+    login = ClientLogin(policy(AuthMethod.SCRAM, **OFFERED))
+    if secured:
+        login.receive(packets.ssl_request())
+        login.secured()
+    said = login.receive(packets.startup_message({"user": user, "database": "shop"}))
+    assert (b"SCRAM-SHA-256-PLUS\0SCRAM-SHA-256\0\0" in said.send) == secured
+    assert b"SCRAM-SHA-256\0\0" in said.send
 
 
 def test_cancel_request_uses_up_whatever_follows() -> None:

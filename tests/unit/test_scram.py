@@ -172,22 +172,63 @@ def test_hostile_server_first(template: bytes, why: str) -> None:
         client.final(template.replace(b"%(n)s", nonce))
 
 
-class ClientThatCouldBind(ClientExchange):
-    """A client that supports channel binding but saw no offer of it."""
-
-    _GS2_HEADER = b"y,,"
-
-
-@pytest.mark.parametrize("kind", [ClientExchange, ClientThatCouldBind])
-def test_channel_binding_flags(kind: type[ClientExchange]) -> None:
-    converse(kind("secret"), ServerExchange(VERIFIER))
+@pytest.mark.parametrize("binding", [b"", b"hash"])
+def test_channel_binding_flags(binding: bytes) -> None:
+    """Whether the client could be bound or not, if we do not offer it."""
+    converse(ClientExchange("secret", binding=binding), ServerExchange(VERIFIER))
 
 
 def test_client_that_missed_our_offer_of_plus_was_deceived() -> None:
-    server = ServerExchange(VERIFIER, plus_offered=True)
-    with pytest.raises(LoginError, match=r"^SASL authentication failed$"):
+    server = ServerExchange(VERIFIER, binding=b"hash")
+    with pytest.raises(LoginError, match="channel binding negotiation error"):
         server.first(b"y,,n=,r=abc")
-    ServerExchange(VERIFIER, plus_offered=True).first(b"n,,n=,r=abc")
+    ServerExchange(VERIFIER, binding=b"hash").first(b"n,,n=,r=abc")
+
+
+def that_binds(binding: bytes) -> ClientExchange:
+    return ClientExchange("secret", binding=binding, plus_offered=True)
+
+
+def test_a_client_that_binds_to_our_certificate() -> None:
+    server = ServerExchange(VERIFIER, binding=b"hash")
+    assert server.mechanisms == ["SCRAM-SHA-256-PLUS", "SCRAM-SHA-256"]
+    server.choose("SCRAM-SHA-256-PLUS")
+    client = that_binds(b"hash")
+    assert client.mechanism == "SCRAM-SHA-256-PLUS"
+    converse(client, server)
+
+
+@pytest.mark.parametrize("theirs", [b"another", b"hash "])
+def test_a_client_that_talks_to_somebody_in_between(theirs: bytes) -> None:
+    server = ServerExchange(VERIFIER, binding=b"hash")
+    server.choose("SCRAM-SHA-256-PLUS")
+    with pytest.raises(LoginError, match="channel binding check failed"):
+        converse(that_binds(theirs), server)
+
+
+@pytest.mark.parametrize("binding", [b"", b"hash"])
+@pytest.mark.parametrize("mechanism", ["SCRAM-SHA-1", "", "scram-sha-256"])
+def test_a_mechanism_that_was_not_offered(binding: bytes, mechanism: str) -> None:
+    server = ServerExchange(VERIFIER, binding=binding)
+    with pytest.raises(LoginError, match="invalid SASL authentication mechanism"):
+        server.choose(mechanism)
+
+
+def test_plus_is_not_offered_without_a_certificate() -> None:
+    server = ServerExchange(VERIFIER)
+    assert server.mechanisms == ["SCRAM-SHA-256"]
+    with pytest.raises(LoginError, match="invalid SASL authentication mechanism"):
+        server.choose("SCRAM-SHA-256-PLUS")
+
+
+@pytest.mark.parametrize(
+    "first", [b"n,,n=,r=abc", b"y,,n=,r=abc", b"p=tls-unique,,n=,r=abc"]
+)
+def test_plus_is_bound_to_the_certificate_and_nothing_else(first: bytes) -> None:
+    server = ServerExchange(VERIFIER, binding=b"hash")
+    server.choose("SCRAM-SHA-256-PLUS")
+    with pytest.raises(LoginError, match="unexpected channel binding flag"):
+        server.first(first)
 
 
 @pytest.mark.parametrize(
@@ -195,7 +236,7 @@ def test_client_that_missed_our_offer_of_plus_was_deceived() -> None:
     [
         (b"", "unexpected channel binding flag"),
         (b"x,,n=,r=abc", "unexpected channel binding flag"),
-        (b"p=tls-server-end-point,,n=,r=abc", "channel binding is not supported"),
+        (b"p=tls-server-end-point,,n=,r=abc", "unexpected channel binding flag"),
         (b"n,a=joe,n=,r=abc", "authorization identity is not supported"),
         (b"n,n=,r=abc", "authorization identity is not supported"),
         (b"n,,m=1,n=,r=abc", "mandatory extensions are not supported"),

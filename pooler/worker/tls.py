@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: MIT
+"""TLS as the configuration has it. Worker layer, cold.
+
+A context is made when a worker starts and at each reload, so that certificates which
+have changed meanwhile are those of new connections.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+from pooler.config.kinds import DhParams, TlsMode
+from pooler.config.settings import Settings
+from pooler.config.tls import VERIFIED, tls_ciphers, tls_versions
+from pooler.io.tls_context import TICKET_KEY_BYTES, TlsContext
+from pooler.login.client import ClientTls
+
+CLIENT_TLS = {
+    TlsMode.DISABLE: ClientTls.REFUSED,
+    TlsMode.ALLOW: ClientTls.OFFERED,
+    TlsMode.PREFER: ClientTls.OFFERED,
+    TlsMode.REQUIRE: ClientTls.REQUIRED,
+    TlsMode.VERIFY_CA: ClientTls.REQUIRED,
+    TlsMode.VERIFY_FULL: ClientTls.REQUIRED,
+}
+
+
+def client_context(settings: Settings, mock_key: bytes) -> TlsContext | None:
+    """For connections that clients open; None where TLS is off.
+
+    ``mock_key``: known to all workers and nobody else; the keys of tickets are made of
+    it. ConfigError names the setting and the file that cannot be had.
+    """
+    if settings.client_tls_sslmode is TlsMode.DISABLE:
+        return None
+    groups = settings.client_tls_ecdhcurve
+    return TlsContext(
+        accepts=True,
+        prefix="client_tls",
+        versions=tls_versions(settings.client_tls_protocols),
+        cert_file=settings.client_tls_cert_file,
+        key_file=settings.client_tls_key_file,
+        ca_file=settings.client_tls_ca_file,
+        verify=settings.client_tls_sslmode in VERIFIED,
+        ciphers=tls_ciphers(settings.client_tls_ciphers),
+        suites=settings.client_tls13_ciphers or "",
+        groups="" if groups in ("auto", "none") else groups,
+        dh_auto=settings.client_tls_dheparams is not DhParams.NONE,
+        ticket_keys=hashlib.shake_256(b"tickets\0" + mock_key).digest(TICKET_KEY_BYTES),
+    )
+
+
+def server_context(settings: Settings) -> TlsContext | None:
+    """For connections that we open to servers; None where TLS is off."""
+    mode = settings.server_tls_sslmode
+    if mode is TlsMode.DISABLE:
+        return None
+    return TlsContext(
+        accepts=False,
+        prefix="server_tls",
+        versions=tls_versions(settings.server_tls_protocols),
+        cert_file=settings.server_tls_cert_file,
+        key_file=settings.server_tls_key_file,
+        ca_file=settings.server_tls_ca_file,
+        verify=mode in VERIFIED,
+        checks_host=mode is TlsMode.VERIFY_FULL,
+        ciphers=tls_ciphers(settings.server_tls_ciphers),
+        suites=settings.server_tls13_ciphers or "",
+    )
