@@ -9,8 +9,8 @@ from pooler.relay.server_walk cimport (
 )
 from pooler.session.records cimport ServerSession
 from pooler.session.requests cimport (
-    REQUEST_SKIP, REQUEST_SQL, RequestQueue, request_closes, request_code,
-    request_has_effect, request_is_query, requests_at, requests_first,
+    REQUEST_DESCRIBE, REQUEST_SKIP, REQUEST_SQL, RequestQueue, request_closes,
+    request_code, request_has_effect, request_is_query, requests_at, requests_first,
 )
 from pooler.session.tracking cimport error_is_owed, owe_error, tell_error
 from pooler.statements.effects cimport effects_undo
@@ -57,8 +57,10 @@ cdef uint8_t needs_what_failed(RequestQueue *q) noexcept nogil:
     """
     cdef uint32_t at = q.head
     cdef uint8_t request
+    cdef bint waits = False  # a Bind, for what is described first
     while at != q.tail:
         request = requests_at(q, at)[0]
+        waits = waits or request == (REQUEST_DESCRIBE | REQUEST_SKIP)
         if request & REQUEST_SKIP == 0:
             request = request_code(request)
             return request if at != q.head and (
@@ -67,7 +69,7 @@ cdef uint8_t needs_what_failed(RequestQueue *q) noexcept nogil:
         if request_closes(request):
             return 0
         at += 1
-    return 0
+    return c"B" if waits else 0
 
 
 cdef const char *routine_of(const Walk *w, uint8_t needed_by) noexcept nogil:

@@ -48,7 +48,7 @@ from pooler.tables.server_statements cimport (
 )
 from pooler.tables.texts cimport statement_ref, statement_unref
 from pooler._wire cimport HEADER_BYTES, put_header
-from pooler.session.batch cimport hold_until_settled
+from pooler.session.batch cimport hold_until_settled, transaction_has_failed
 from pooler.session.counters cimport count_bind, count_client_parse, count_server_parse
 from pooler.session.tracking cimport prepare_sent
 
@@ -145,7 +145,7 @@ cdef int add_step(
 
 cdef inline bint is_failed(const ServerSession *s) noexcept nogil:
     """Whether the Query surely comes into a transaction that has failed."""
-    return s.xact_status == c"E" and s.requests.closing_count == 0
+    return transaction_has_failed(s) and not s.batch.unsynced
 
 
 cdef int guard(

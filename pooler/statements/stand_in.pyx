@@ -5,6 +5,7 @@ from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport strlen
 
 from pooler.wire.buffers cimport Output, output_add
+from pooler.session.batch cimport transaction_has_failed
 from pooler.session.records cimport ClientSession, ServerSession, server_has
 from pooler.session.requests cimport REQUEST_SKIP
 from pooler.statements.effects cimport push_with_effect
@@ -84,7 +85,7 @@ cdef const uint8_t *stand_in_for_bind(
     Out:     NULL: nothing, the statement itself is needed
     """
     cdef const uint8_t *types
-    cdef bint failed = s.xact_status == c"E" and s.requests.closing_count == 0
+    cdef bint failed = transaction_has_failed(s)
     if (values < 0 and not failed) or is_there(s, st, born):
         return NULL
     types = types_of(t, st, entry)

@@ -210,6 +210,37 @@ def test_a_statement_that_the_server_lacks(
     compare(make_pooler(default_pool_size=2), rows, steps)
 
 
+def test_a_batch_that_ends_the_failed_transaction(
+    make_pooler: MakePooler, rows: Postgres
+) -> None:
+    """What stands behind its ROLLBACK is carried out: nothing stands in for it."""
+    end = parse("rollback") + bind() + execute()
+    begin = query("begin") + query("select 1/0")
+    run = bind(b"7", b"new", statement="i") + execute()
+    wrong = bind(b"7", statement="i") + execute()
+    steps: list[Step] = [
+        typed_parse("insert into rows values ($1, $2)", "i", INT, TEXT) + SYNC,
+        ELSEWHERE,
+        begin,
+        end + run + SYNC,
+        begin,
+        run + SYNC + end + SYNC + run + SYNC,
+        begin + wrong + SYNC + run + end + SYNC + query("rollback"),
+        query("table rows"),
+    ]
+    compare(make_pooler(default_pool_size=2), rows, steps)
+
+
+def test_a_bind_that_waits_for_a_description(
+    make_pooler: MakePooler, rows: Postgres
+) -> None:
+    """Its client knows the rows already; the transaction has failed meanwhile."""
+    fails = parse("select from where", "x") + SYNC
+    steps: list[Step] = [PARSED + describe("p", "S") + SYNC, ELSEWHERE, query("begin")]
+    steps += [fails + bind(b"1", statement="p") + SYNC, query("rollback")]
+    compare(make_pooler(default_pool_size=2), rows, steps)
+
+
 def test_a_deallocate_needs_the_name_only(
     make_pooler: MakePooler, rows: Postgres
 ) -> None:

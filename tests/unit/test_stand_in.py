@@ -10,7 +10,17 @@ from types import ModuleType
 import pytest
 
 from tests.unit.test_prepare import World
-from tests.wire_client import SYNC, bind, codes, describe, execute, message, query
+from tests.wire_client import (
+    FLUSH,
+    SYNC,
+    bind,
+    codes,
+    describe,
+    execute,
+    message,
+    parse,
+    query,
+)
 from tests.wire_client import text as cstring
 
 Make = Callable[..., World]
@@ -71,6 +81,19 @@ def test_what_may_end_a_failed_transaction_is_prepared(make: Make, sql: str) -> 
     world.ask(0, run())
     [parsed] = [one.body for one in world.sent if one.code == "P"]
     assert sql.encode() in parsed
+
+
+def test_a_bind_behind_what_has_ended_the_failed_transaction(make: Make) -> None:
+    """In one batch: nobody has said yet that it is over."""
+    world = make("one$1", INT, begun=("begin", "fail"))
+    ended = parse("rollback") + bind() + execute()
+    assert b"one$1" in world.ask(0, ended + run(b"1"))
+    world = make("one$1", INT, begun=("begin", "fail"))
+    world.ask(0, ended, FLUSH)  # answered, but for its ReadyForQuery
+    assert b"one$1" in world.ask(0, run(b"1"))
+    world = make("one$1", INT, begun=("begin", "fail"))
+    world.ask(0, ended, FLUSH)
+    assert b"one$1" in world.ask(0, query("execute a"))
 
 
 @pytest.mark.parametrize("types", [(), (0,), (705,)])
