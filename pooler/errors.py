@@ -43,11 +43,17 @@ class ConfigError(PoolerError):
 
 
 class LoginError(PoolerError):
-    """A login that must end: ``message`` goes to the peer as FATAL ``sqlstate``."""
+    """A login that must end: ``message`` goes to the peer as FATAL ``sqlstate``.
 
-    def __init__(self, message: str, sqlstate: str = PROTOCOL_VIOLATION) -> None:
+    ``why`` is for our log alone: what the peer is not told.
+    """
+
+    def __init__(
+        self, message: str, sqlstate: str = PROTOCOL_VIOLATION, *, why: str = ""
+    ) -> None:
         self.message = message
         self.sqlstate = sqlstate
+        self.why = why
         super().__init__(message)
 
 

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 
 from benchmarks.micro import _loops
 from pooler.login import packets
-from pooler.login.client import AuthMethod, ClientLogin, ClientPolicy, LoggedIn
+from pooler.login.client import ClientLogin, LoggedIn
 from pooler.login.md5 import md5_secret
 from pooler.login.packets import message, parameter_status, ready_for_query
+from pooler.login.policy import AuthMethod, ClientPolicy
 from pooler.login.scram import Verifier
 from pooler.login.server import ServerLogin
 from pooler.wire.messages import BY_CODE, Action, Sender

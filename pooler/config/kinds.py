@@ -83,6 +83,7 @@ class AuthType(StrEnum):
     HBA = "hba"
     LDAP = "ldap"
     PAM = "pam"
+    PEER = "peer"
     SCRAM_SHA_256 = "scram-sha-256"
 
 

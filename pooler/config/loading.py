@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, TypeVar
 
+from pooler.config.hba import Hba, read_hba
 from pooler.config.inifile import (
     Entry,
     Section,
@@ -97,6 +98,7 @@ class Config:
     peers: Mapping[int, Peer] = field(default_factory=_empty)
     autodb: Database | None = None
     userlist: Mapping[str, Secret] = field(default_factory=_empty)
+    hba: Hba | None = None  # None: auth_type is another
     warnings: tuple[str, ...] = ()
     # (section, key or entry name) -> where it was said last.
     origins: Mapping[tuple[str, str], Origin] = field(
@@ -305,7 +307,9 @@ class _Loader:
         )
         _check_auth_type(config)
         _check_tls(config)
-        config = dataclasses.replace(config, userlist=self.read_userlist(config))
+        config = dataclasses.replace(
+            config, userlist=self.read_userlist(config), hba=_read_hba(config)
+        )
         warnings = (*self.warnings, *unbuilt_warnings(config), *_check_hosts(config))
         return dataclasses.replace(config, warnings=warnings)
 
@@ -369,7 +373,16 @@ def load(path: str | os.PathLike[str]) -> Config:
 
 # Never ignored: running with another method than the one asked for is no option.
 BUILT_AUTH_TYPES = frozenset(
-    {AuthType.TRUST, AuthType.ANY, AuthType.PLAIN, AuthType.MD5, AuthType.SCRAM_SHA_256}
+    {
+        AuthType.TRUST,
+        AuthType.ANY,
+        AuthType.PLAIN,
+        AuthType.MD5,
+        AuthType.SCRAM_SHA_256,
+        AuthType.HBA,
+        AuthType.CERT,
+        AuthType.PEER,
+    }
 )
 
 
@@ -391,13 +404,33 @@ def _check_tls(config: Config) -> None:
         check_client_tls(config.settings)
         check_server_tls(config.settings)
     except ConfigError as error:
-        where = config.origins.get((MAIN, error.setting or ""))
-        raise ConfigError(
-            error.problem,
-            file=where.file if where else config.path,
-            line=where.line if where else None,
-            setting=error.setting,
-        ) from None
+        raise _at_setting(config, error.setting or "", error.problem) from None
+
+
+def _at_setting(config: Config, name: str, problem: str) -> ConfigError:
+    """What is wrong with a setting, and where it is said."""
+    where = config.origins.get((MAIN, name))
+    return ConfigError(
+        problem,
+        file=where.file if where else config.path,
+        line=where.line if where else None,
+        setting=name,
+    )
+
+
+def _read_hba(config: Config) -> Hba | None:
+    settings = config.settings
+    if settings.auth_type is not AuthType.HBA:
+        return None
+    if not settings.auth_hba_file:
+        raise _at_setting(config, "auth_hba_file", "auth_type = hba needs it")
+    for name, path in (
+        ("auth_hba_file", settings.auth_hba_file),
+        ("auth_ident_file", settings.auth_ident_file),
+    ):
+        if path and not os.access(path, os.R_OK):
+            raise _at_setting(config, name, f"cannot read {path}")
+    return read_hba(settings.auth_hba_file, settings.auth_ident_file)
 
 
 def unbuilt_warnings(config: Config) -> tuple[str, ...]:

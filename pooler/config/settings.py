@@ -72,11 +72,13 @@ class Settings:
     auth_file: str | None = setting(None, PATH,
         "List of users and their secrets.", reload=NEW, built=True)
     auth_hba_file: str = setting("", PATH,
-        "Rules that choose the authentication method when auth_type is hba.",
-        reload=NEW)
+        "Rules that choose the method when auth_type is hba: lines of a pg_hba.conf,"
+        " with the methods trust, reject, md5, password, scram-sha-256, peer, cert. A"
+        " line that cannot be read ends the start.",
+        reload=NEW, built=True)
     auth_ident_file: str | None = setting(None, PATH,
         "Maps from certificate or system names to database users, for auth_type hba.",
-        reload=NEW)
+        reload=NEW, built=True)
     auth_ldap_options: str | None = setting(None, STRING,
         "LDAP options, in the form of an HBA line, when auth_type is ldap.",
         reload=NEW, secret=True)
@@ -84,7 +86,9 @@ class Settings:
         "Query that fetches a user's secret: `$1` is the name; two columns, name and"
         " secret.", reload=NEW)
     auth_type: AuthType = setting(AuthType.MD5, ENUM,
-        "How clients log in. md5 does SCRAM for a user whose secret is a SCRAM one.",
+        "How clients log in. md5 does SCRAM for a user whose secret is a SCRAM one;"
+        " cert takes the common name of the client's certificate for the user; peer, by"
+        " Unix sockets only, the name that the system knows.",
         choices=AuthType, reload=NEW, built=True)
     auth_user: str | None = setting(None, STRING,
         "User who runs auth_query; its own secret comes from auth_file.", reload=NEW)

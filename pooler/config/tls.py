@@ -13,7 +13,7 @@ import os
 import ssl
 from collections.abc import Mapping
 
-from pooler.config.kinds import TlsMode, TlsNegotiation
+from pooler.config.kinds import AuthType, TlsMode, TlsNegotiation
 from pooler.config.settings import Settings
 from pooler.errors import ConfigError
 
@@ -70,6 +70,11 @@ def check_client_tls(settings: Settings) -> None:
     """ConfigError unless clients can be served as the settings say."""
     _check_versions("client_tls_protocols", settings.client_tls_protocols)
     mode = settings.client_tls_sslmode
+    if settings.auth_type is AuthType.CERT and mode is not TlsMode.VERIFY_FULL:
+        raise ConfigError(
+            f"auth_type = cert needs verify-full, not {mode}",
+            setting="client_tls_sslmode",
+        )
     if mode is TlsMode.DISABLE:
         return
     for name in ("client_tls_key_file", "client_tls_cert_file"):

@@ -25,9 +25,11 @@ from pooler.io.poll cimport (
     READY_READ, READY_WRITE, WATCH_READ, WATCH_WRITE, poll_close, watch, watch_python,
 )
 from pooler.io.stats cimport loop_counters, peer_name, pool_counters
-from pooler.io.syscalls cimport ENOMEM, sys_now_us
+from pooler.io.syscalls cimport ENOMEM, sys_now_us, sys_peer_uid
 from pooler.io.tls cimport tls_begin, tls_error, tls_facts, tls_has_come
-from pooler.io.tls_context cimport TlsContext, accepting, connecting, peer_hash
+from pooler.io.tls_context cimport (
+    TlsContext, accepting, connecting, peer_hash, peer_name as certificate_name,
+)
 from pooler.io.transport cimport stream_swallow, stream_write
 from pooler.relay.inquire cimport inquiry_forget, words_forget
 from pooler.relay.step cimport (
@@ -364,6 +366,15 @@ cdef class Engine:
         Empty before the handshake is over.
         """
         return tls_facts(&self.client(handle).conn)
+
+    def client_certificate_name(self, uint64_t handle):
+        """The common name in the certificate that a client has shown; b"": none."""
+        return certificate_name(&self.client(handle).conn)
+
+    def client_os_uid(self, uint64_t handle):
+        """The user id of the process behind a Unix socket; None: there is none."""
+        cdef int uid = sys_peer_uid(self.client(handle).conn.fd)
+        return uid if uid >= 0 else None
 
     def client_close(self, uint64_t handle, int reason, bytes farewell=b""):
         """Close a client, after sending it ``farewell``; ignored when it is gone."""

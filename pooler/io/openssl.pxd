@@ -37,6 +37,14 @@ cdef extern from "<openssl/x509.h>" nogil:
     int X509_digest(const X509 *x, const EVP_MD *md, unsigned char *out, unsigned *n)
     int X509_get_signature_nid(const X509 *x)
     void X509_free(X509 *x)
+    ctypedef struct X509_NAME
+    ctypedef struct X509_NAME_ENTRY
+    ctypedef struct ASN1_STRING
+    X509_NAME *X509_get_subject_name(const X509 *x)
+    int X509_NAME_get_index_by_NID(X509_NAME *name, int nid, int last)
+    X509_NAME_ENTRY *X509_NAME_get_entry(X509_NAME *name, int at)
+    ASN1_STRING *X509_NAME_ENTRY_get_data(X509_NAME_ENTRY *entry)
+    int ASN1_STRING_to_UTF8(unsigned char **out, const ASN1_STRING *text)
     ctypedef struct X509_VERIFY_PARAM
     int X509_VERIFY_PARAM_set1_host(X509_VERIFY_PARAM *p, const char *name, size_t n)
     int X509_VERIFY_PARAM_set1_ip_asc(X509_VERIFY_PARAM *p, const char *address)
@@ -58,7 +66,11 @@ cdef extern from "<openssl/objects.h>" nogil:
         NID_md5
         NID_sha1
         NID_undef
+        NID_commonName
     int OBJ_find_sigid_algs(int signature, int *digest, int *key)
+
+cdef extern from "<openssl/crypto.h>" nogil:
+    void OPENSSL_free(void *p)
 
 cdef extern from "<openssl/err.h>" nogil:
     unsigned long ERR_peek_last_error()

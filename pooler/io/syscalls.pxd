@@ -20,6 +20,7 @@ cdef extern from "<sys/socket.h>" nogil:
         SHUT_RDWR
         SOL_SOCKET
         SO_ERROR
+        SO_PEERCRED
         AF_UNIX
         AF_INET
         AF_INET6
@@ -36,6 +37,16 @@ cdef extern from "<sys/socket.h>" nogil:
     int c_getsockopt "getsockopt"(
         int fd, int level, int name, void *value, socklen_t *n
     )
+
+# <sys/socket.h> has struct ucred only for GNU sources.
+cdef extern from *:
+    """
+    #include <sys/types.h>
+    struct pooler_ucred { pid_t pid; uid_t uid; gid_t gid; };
+    """
+    ctypedef struct ucred "struct pooler_ucred":
+        int pid
+        unsigned int uid
 
 cdef extern from "<netinet/in.h>" nogil:
     struct in_addr:
@@ -125,6 +136,16 @@ cdef inline int sys_socket_error(int fd) noexcept nogil:
     if c_getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &n) < 0:
         return errno
     return error
+
+
+cdef inline int sys_peer_uid(int fd) noexcept nogil:
+    """Who is at the other end of a Unix socket (unix(7)); -1: nobody knows."""
+    cdef ucred peer
+    cdef socklen_t n = sizeof(peer)
+    peer.pid = 0
+    if c_getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &n) < 0 or peer.pid == 0:
+        return -1
+    return <int> peer.uid
 
 
 cdef inline uint64_t sys_now_us() noexcept nogil:

@@ -14,3 +14,4 @@ cdef class TlsContext:
 cdef SSL *accepting(TlsContext context)
 cdef SSL *connecting(TlsContext context, str host, bint direct) except *
 cdef bytes peer_hash(const Conn *conn)
+cdef bytes peer_name(const Conn *conn)

@@ -17,6 +17,7 @@ class TlsContext:
         key_file: str = ...,
         ca_file: str = ...,
         verify: bool = ...,
+        verify_if_shown: bool = ...,
         checks_host: bool = ...,
         ciphers: str = ...,
         suites: str = ...,

@@ -13,9 +13,10 @@ cimport cython
 from cpython.bytes cimport PyBytes_FromStringAndSize
 
 from pooler.io.openssl cimport (
-    ERR_clear_error, ERR_peek_last_error, ERR_reason_error_string, EVP_MAX_MD_SIZE,
-    EVP_MD, EVP_get_digestbynid, EVP_sha256, NID_md5, NID_sha1, NID_undef,
-    OBJ_find_sigid_algs, SSL, SSL_CTX, SSL_CTX_check_private_key, SSL_CTX_free,
+    ASN1_STRING, ASN1_STRING_to_UTF8, ERR_clear_error, ERR_peek_last_error,
+    ERR_reason_error_string, EVP_MAX_MD_SIZE, EVP_MD, EVP_get_digestbynid,
+    EVP_sha256, NID_commonName, NID_md5, NID_sha1, NID_undef, OBJ_find_sigid_algs,
+    OPENSSL_free, SSL, SSL_CTX, SSL_CTX_check_private_key, SSL_CTX_free,
     SSL_CTX_get0_certificate, SSL_CTX_load_verify_locations, SSL_CTX_new,
     SSL_CTX_set1_groups_list, SSL_CTX_set_alpn_select_cb, SSL_CTX_set_cipher_list,
     SSL_CTX_set_ciphersuites, SSL_CTX_set_client_CA_list,
@@ -30,12 +31,14 @@ from pooler.io.openssl cimport (
     SSL_OP_NO_TLSv1_3, SSL_SESS_CACHE_OFF, SSL_TLSEXT_ERR_ALERT_FATAL,
     SSL_TLSEXT_ERR_OK, SSL_VERIFY_FAIL_IF_NO_PEER_CERT, SSL_VERIFY_NONE,
     SSL_VERIFY_PEER, SSL_get0_param, SSL_get_peer_certificate,
-    SSL_load_client_CA_file, SSL_new, SSL_set_accept_state, SSL_set_alpn_protos,
-    SSL_set_connect_state, SSL_set_tlsext_host_name, TLS1_VERSION,
-    TLS_client_method, TLS_server_method, X509,
-    X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS, X509_VERIFY_PARAM,
+    SSL_get_verify_result, SSL_load_client_CA_file, SSL_new, SSL_set_accept_state,
+    SSL_set_alpn_protos, SSL_set_connect_state, SSL_set_tlsext_host_name,
+    TLS1_VERSION, TLS_client_method, TLS_server_method, X509,
+    X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS, X509_NAME, X509_NAME_ENTRY_get_data,
+    X509_NAME_get_entry, X509_NAME_get_index_by_NID, X509_VERIFY_PARAM,
     X509_VERIFY_PARAM_set1_host, X509_VERIFY_PARAM_set1_ip_asc,
-    X509_VERIFY_PARAM_set_hostflags, X509_digest, X509_free, X509_get_signature_nid,
+    X509_VERIFY_PARAM_set_hostflags, X509_V_OK, X509_digest, X509_free,
+    X509_get_signature_nid, X509_get_subject_name,
 )
 from pooler.io.tls cimport tls_of
 
@@ -158,16 +161,11 @@ cdef int set_certificate(
 
 
 cdef int set_verify(
-    SSL_CTX *context, bint accepts, str prefix, str ca_file, bint verify
+    SSL_CTX *context, bint accepts, str prefix, str ca_file, int mode
 ) except -1:
-    SSL_CTX_set_verify(
-        context,
-        SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT if verify
-        else SSL_VERIFY_NONE,
-        NULL,
-    )
+    SSL_CTX_set_verify(context, mode, NULL)
     if not ca_file:
-        if verify:
+        if mode != SSL_VERIFY_NONE:
             SSL_CTX_set_default_verify_paths(context)
         return 0
     _readable(f"{prefix}_ca_file", ca_file)
@@ -224,15 +222,17 @@ cdef class TlsContext:
     ``accepts``: for connections that clients open; else for those that we open.
     ``prefix``: what the names of the settings begin with, for errors. ``verify``: the
     peer must show a certificate that ``ca_file`` vouches for, or for servers the
-    system's authorities. ``checks_host``: and it must be the one of that host.
+    system's authorities; ``verify_if_shown``: or none. ``checks_host``: and it must
+    be the one of that host.
     ``ciphers``, ``suites``, ``groups``: as OpenSSL writes them, empty for its defaults.
     ``ticket_keys``: TICKET_KEY_BYTES that all workers share, or empty: no tickets.
     """
 
     def __cinit__(
         self, *, bint accepts, str prefix, versions, str cert_file="", str key_file="",
-        str ca_file="", bint verify=False, bint checks_host=False, str ciphers="",
-        str suites="", str groups="", bint dh_auto=False, bytes ticket_keys=b"",
+        str ca_file="", bint verify=False, bint verify_if_shown=False,
+        bint checks_host=False, str ciphers="", str suites="", str groups="",
+        bint dh_auto=False, bytes ticket_keys=b"",
     ):
         self.context = SSL_CTX_new(
             TLS_server_method() if accepts else TLS_client_method()
@@ -247,7 +247,12 @@ cdef class TlsContext:
         if cert_file:
             set_certificate(self.context, prefix, cert_file, key_file)
             self.certificate_hash = hash_of(SSL_CTX_get0_certificate(self.context))
-        set_verify(self.context, accepts, prefix, ca_file, verify)
+        set_verify(
+            self.context, accepts, prefix, ca_file,
+            SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT if verify
+            else SSL_VERIFY_PEER if verify_if_shown
+            else SSL_VERIFY_NONE,
+        )
         set_ciphers(self.context, prefix, ciphers, suites, groups, dh_auto)
         if accepts:
             set_tickets(self.context, ticket_keys)
@@ -312,3 +317,37 @@ cdef bytes peer_hash(const Conn *conn):
         return hash_of(certificate)
     finally:
         X509_free(certificate)
+
+
+cdef bytes peer_name(const Conn *conn):
+    """The common name in the certificate that the peer has shown and we have verified.
+
+    b"": it has shown none, or one with no name, with two, or with a zero byte in it.
+    """
+    cdef X509 *certificate = NULL
+    cdef X509_NAME *subject
+    cdef int at
+    if conn.tls != NULL and SSL_get_verify_result(tls_of(conn).ssl) == X509_V_OK:
+        certificate = SSL_get_peer_certificate(tls_of(conn).ssl)
+    if certificate == NULL:
+        return b""
+    try:
+        subject = X509_get_subject_name(certificate)
+        at = X509_NAME_get_index_by_NID(subject, NID_commonName, -1)
+        if at < 0 or X509_NAME_get_index_by_NID(subject, NID_commonName, at) >= 0:
+            return b""
+        name = utf8_of(X509_NAME_ENTRY_get_data(X509_NAME_get_entry(subject, at)))
+        return b"" if b"\0" in name else name
+    finally:
+        X509_free(certificate)
+
+
+cdef bytes utf8_of(const ASN1_STRING *text):
+    cdef unsigned char *out = NULL
+    cdef int n = ASN1_STRING_to_UTF8(&out, text)
+    if n < 0:
+        return b""
+    try:
+        return PyBytes_FromStringAndSize(<const char *> out, n)
+    finally:
+        OPENSSL_free(out)

@@ -33,14 +33,22 @@ from pooler.errors import (
 )
 from pooler.login import packets
 from pooler.login.md5 import md5_response, md5_secret
+from pooler.login.policy import (
+    NOBODY,
+    Asker,
+    AuthMethod,
+    ClientPeer,
+    ClientPolicy,
+    ClientTls,
+    Demand,
+)
 from pooler.login.scram import (
-    DEFAULT_ITERATIONS,
     ScramKeys,
     SecretKind,
     SecureRandom,
     ServerExchange,
     Verifier,
-    VerifierCache,
+    WrongProofError,
     salt_of,
     secret_kind,
 )
@@ -55,56 +63,10 @@ from pooler.login.startup import (
     parse_startup,
     select_parameters,
 )
-from pooler.parameters import TRACKED_PARAMETERS
 
 _MD5_SALT_BYTES = 4
 _NOT_ENCRYPTED = b"N"
 _ENCRYPTED = b"S"
-
-
-class AuthMethod(enum.Enum):
-    """How clients prove who they are; the value is that of ``auth_type``."""
-
-    TRUST = "trust"
-    ANY = "any"
-    PLAIN = "plain"
-    MD5 = "md5"
-    SCRAM = "scram-sha-256"
-
-
-class ClientTls(enum.Enum):
-    """Whether a client may or must speak TLS."""
-
-    REFUSED = enum.auto()
-    OFFERED = enum.auto()
-    REQUIRED = enum.auto()
-
-
-@dataclass(frozen=True, slots=True)
-class ClientPolicy:
-    """What the worker gives to every login; made anew by a reload.
-
-    ``secrets``: user to secret as in auth_file, ``None`` if unknown.
-    ``forced_user``: database to its ``user=`` setting.
-    ``known_users_only``: whether ``trust`` refuses users that ``secrets`` does
-    not know; false when there is no auth_file to be listed in.
-    ``mock_key``: random, the same in every worker, else users can be told apart.
-    ``tracked``: lower-case to canonical name of the parameters kept per client.
-    ``certificate_hash``: of our certificate, to which SCRAM is bound over TLS.
-    """
-
-    method: AuthMethod
-    secrets: Callable[[str], str | None] = field(repr=False)
-    database_exists: Callable[[str], bool]
-    forced_user: Callable[[str], str | None]
-    ignore_startup_parameters: frozenset[str]
-    mock_key: bytes = field(repr=False)
-    scram_iterations: int = DEFAULT_ITERATIONS
-    known_users_only: bool = True
-    tracked: Mapping[str, str] = field(default_factory=lambda: TRACKED_PARAMETERS)
-    verifiers: VerifierCache = field(default_factory=VerifierCache, repr=False)
-    tls: ClientTls = ClientTls.REFUSED
-    certificate_hash: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,11 +154,12 @@ class ClientLogin:
     """One client from its first byte to authenticated."""
 
     __slots__ = (
+        "_demand",
         "_encryption_requests",
         "_exchange",
         "_kind",
-        "_local",
         "_parameters",
+        "_peer",
         "_policy",
         "_random",
         "_salt",
@@ -210,12 +173,13 @@ class ClientLogin:
         self,
         policy: ClientPolicy,
         *,
-        local: bool = False,
+        peer: ClientPeer = NOBODY,
         secure_random: SecureRandom = os.urandom,
     ) -> None:
-        """``local``: it came by a Unix socket, where TLS is no matter."""
+        """``peer``: what is asked of the connection when it matters."""
         self._policy = policy
-        self._local = local
+        self._peer = peer
+        self._demand = Demand(policy.method)
         self._secured = False
         self._random = secure_random
         self._state = _State.STARTUP
@@ -226,6 +190,13 @@ class ClientLogin:
         self._kind: SecretKind | None = None
         self._salt = b""
         self._exchange: ServerExchange | None = None
+
+    @property
+    def asked(self) -> tuple[str, str]:
+        """The database and the user that it has asked for; empty before."""
+        if self._startup is None:
+            return "", ""
+        return self._startup.database, self._startup.user
 
     @property
     def wants_in(self) -> bool:
@@ -285,10 +256,15 @@ class ClientLogin:
             case SSLRequest() | GSSENCRequest():
                 return self._answer_encryption(request)
 
+    @property
+    def _is_local(self) -> bool:
+        """It came by a Unix socket, where TLS is no matter."""
+        return self._peer.address is None
+
     def _may_secure(self) -> bool:
         return (
             self._policy.tls is not ClientTls.REFUSED
-            and not self._local
+            and not self._is_local
             and not self._secured
         )
 
@@ -310,7 +286,7 @@ class ClientLogin:
     def _begin(self, startup: StartupMessage) -> Reply:
         """Check what was asked for and ask for the proof."""
         policy = self._policy
-        if policy.tls is ClientTls.REQUIRED and not (self._secured or self._local):
+        if policy.tls is ClientTls.REQUIRED and not (self._secured or self._is_local):
             raise LoginError("SSL required")
         ignored = policy.ignore_startup_parameters
         if startup.replication:
@@ -320,6 +296,7 @@ class ClientLogin:
             startup.parameters, ignored, policy.tracked
         )
         self._startup = startup
+        self._choose_method(startup)
         negotiation = (
             packets.negotiate_protocol_version(
                 startup.minor_protocol, startup.protocol_options
@@ -331,14 +308,63 @@ class ClientLogin:
         # An empty secret is how a removed user is kept: no password opens it.
         self._secret = secret or None
         self._kind = None if self._secret is None else secret_kind(self._secret)
-        if policy.method is AuthMethod.ANY:
+        check = _UNASKED.get(self._demand.method)
+        if check is not None:
+            check(self, secret is not None or not policy.known_users_only)
             return Reply(startup.consumed, negotiation, self._logged_in())
-        if policy.method is AuthMethod.TRUST:
-            if secret is None and policy.known_users_only:
-                raise LoginError('"trust" authentication failed', INVALID_AUTHORIZATION)
-            return Reply(startup.consumed, negotiation, self._logged_in())
-        challenge = _CHALLENGES[policy.method, self._kind](self)
+        challenge = _CHALLENGES[self._demand.method, self._kind](self)
         return Reply(startup.consumed, negotiation + challenge)
+
+    def _choose_method(self, startup: StartupMessage) -> None:
+        if self._policy.demand is not None:
+            self._demand = self._policy.demand(
+                Asker(
+                    startup.user,
+                    startup.database,
+                    self._peer.address,
+                    self._secured,
+                    startup.replication,
+                )
+            )
+
+    # Proofs that need no question: the connection itself has them.
+
+    def _let_in(self, known: bool) -> None:
+        """Everybody may be anybody."""
+
+    def _check_known(self, known: bool) -> None:
+        if not known:
+            raise LoginError(
+                '"trust" authentication failed',
+                INVALID_AUTHORIZATION,
+                why="no such user",
+            )
+
+    def _check_os_user(self, known: bool) -> None:
+        self._check_system_user(
+            self._peer.os_user(), known, "unix socket login rejected", "system user"
+        )
+
+    def _check_certificate(self, known: bool) -> None:
+        self._check_system_user(
+            self._peer.certificate_name() if self._secured else None,
+            known,
+            "certificate authentication failed",
+            "certificate",
+        )
+
+    def _check_system_user(
+        self, who: str | None, known: bool, message: str, kind: str
+    ) -> None:
+        if who is None:
+            why = f"there is no {kind}"
+        elif not self._demand.is_mapped(who, self._name()):
+            why = f'{kind} "{who}" may not be this user'
+        elif not known:
+            why = "no such user"
+        else:
+            return
+        raise LoginError(message, INVALID_AUTHORIZATION, why=why)
 
     # Challenges: what to ask for, by method and kind of secret.
 
@@ -389,7 +415,7 @@ class ClientLogin:
         password = self._read_password(message)
         check = None if self._kind is None else _PASSWORD_CHECKS[self._kind]
         if check is None or not check(self, password):
-            raise LoginError("password authentication failed", INVALID_PASSWORD)
+            raise self._refused("password authentication failed")
         return Reply(message.end, b"", self._logged_in())
 
     def _take_md5(self, data: bytes) -> Reply | None:
@@ -403,7 +429,7 @@ class ClientLogin:
             secret = md5_secret(secret, self._name())
         same = _same(answer, md5_response(secret, self._salt))
         if not (same and known):
-            raise LoginError("password authentication failed", INVALID_PASSWORD)
+            raise self._refused("password authentication failed")
         return Reply(message.end, b"", self._logged_in())
 
     def _take_sasl_initial(self, data: bytes) -> Reply | None:
@@ -434,7 +460,11 @@ class ClientLogin:
         if message is None:
             return None
         exchange = self._scram()
-        proof = packets.authentication_sasl_final(exchange.final(message.body))
+        try:
+            answer = exchange.final(message.body)
+        except WrongProofError as error:
+            raise self._refused(error.message) from None
+        proof = packets.authentication_sasl_final(answer)
         # Keys of a verifier we made ourselves open no server.
         stored = self._kind is SecretKind.SCRAM
         return Reply(
@@ -471,6 +501,15 @@ class ClientLogin:
         if not password:
             raise LoginError("empty password returned by client", INVALID_PASSWORD)
         return password
+
+    def _refused(self, message: str) -> LoginError:
+        """The client hears what everybody hears; the log, what it was."""
+        why = "wrong password"
+        if self._policy.secrets(self._name()) is None:
+            why = "no such user"
+        elif self._secret is None:
+            why = "the user has no password"
+        return LoginError(message, INVALID_PASSWORD, why=why)
 
     def _check_plain(self, password: str) -> bool:
         return _same(password, self._secret or "")
@@ -552,6 +591,15 @@ _CHALLENGES: Mapping[tuple[AuthMethod, SecretKind | None], _Challenge] = (
             (AuthMethod.SCRAM, SecretKind.SCRAM): ClientLogin._ask_scram_stored,
         }
     )
+)
+
+_UNASKED: Mapping[AuthMethod, Callable[[ClientLogin, bool], None]] = MappingProxyType(
+    {
+        AuthMethod.ANY: ClientLogin._let_in,
+        AuthMethod.TRUST: ClientLogin._check_known,
+        AuthMethod.PEER: ClientLogin._check_os_user,
+        AuthMethod.CERT: ClientLogin._check_certificate,
+    }
 )
 
 _PASSWORD_CHECKS: Mapping[SecretKind, _Check] = MappingProxyType(

@@ -210,6 +210,10 @@ class VerifierCache:
         return made
 
 
+class WrongProofError(LoginError):
+    """The client does not know the password, or there is none."""
+
+
 class ServerExchange:
     """We are the server: check one client against a verifier.
 
@@ -318,7 +322,7 @@ class ServerExchange:
         client_key = _xor(proof, _hmac(verifier.stored_key, auth_message))
         proven = hmac.compare_digest(_hash(client_key), verifier.stored_key)
         if self._doomed or not proven:
-            raise LoginError(_FAILED, INVALID_PASSWORD)
+            raise WrongProofError(_FAILED, INVALID_PASSWORD)
         self.keys = ScramKeys(
             verifier.salt, verifier.iterations, client_key, verifier.server_key
         )

@@ -25,17 +25,11 @@ from pooler.io.engine import Engine
 from pooler.io.tls_context import TlsContext
 from pooler.ipc.board import Board
 from pooler.login import packets
-from pooler.login.client import (
-    AuthMethod,
-    Cancel,
-    ClientLogin,
-    ClientPolicy,
-    Closed,
-    LoggedIn,
-    StartTls,
-)
+from pooler.login.client import Cancel, ClientLogin, Closed, LoggedIn, StartTls
+from pooler.login.policy import AuthMethod, ClientPolicy
 from pooler.session.records import CloseReason
 from pooler.worker.cancel import Cancels
+from pooler.worker.identity import Peer, demand_by
 from pooler.worker.pools import Pool, Pools
 from pooler.worker.tls import CLIENT_TLS, client_context
 from pooler.worker.words import Asked, RefusedValueError
@@ -60,7 +54,8 @@ def make_policy(
 
     settings = config.settings
     return ClientPolicy(
-        method=AuthMethod(settings.auth_type),
+        method=(AuthMethod.SCRAM if config.hba else AuthMethod(settings.auth_type)),
+        demand=demand_by(config.hba) if config.hba else None,
         secrets=secret_of,
         database_exists=lambda name: pools.database(name) is not None,
         forced_user=forced_user,
@@ -171,8 +166,8 @@ class Admission:
             self._forget(handle)  # it closed while it was answered
 
     def _new_arrival(self, handle: int) -> _Arrival:
-        local = self._engine.client_peer(handle)[0] == "unix"
-        return _Arrival(ClientLogin(self._policy, local=local), self._context)
+        peer = Peer(self._engine, handle)
+        return _Arrival(ClientLogin(self._policy, peer=peer), self._context)
 
     def _start_tls(self, handle: int, arrival: _Arrival, direct: bool) -> None:
         assert arrival.context is not None  # noqa: S101 - the policy was made with it
@@ -209,6 +204,9 @@ class Admission:
             self._pools.release_dedicated(arrival.pool)
 
     def _refuse(self, handle: int, error: LoginError) -> None:
+        arrival = self._arrivals.get(handle)
+        database, user = arrival.login.asked if arrival else ("", "")
+        database, user = database or "(nodb)", user or "(nouser)"
         self._forget(handle)
         if self._pools.config.settings.log_pooler_errors:
             try:
@@ -217,8 +215,8 @@ class Admission:
                 return
             log.write(
                 log.WARNING,
-                f"pooler error: {error.message}",
-                tag=f"C-{handle:#x}: (nodb)/(nouser)@{host}:{port}",
+                f"pooler error: {error.message}{f': {error.why}' * bool(error.why)}",
+                tag=f"C-{handle:#x}: {database}/{user}@{host}:{port}",
             )
         self._engine.client_close(
             handle, CloseReason.CLOSE_CLIENT_LOGIN, farewell_of(error)

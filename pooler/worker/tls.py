@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import hashlib
 
-from pooler.config.kinds import DhParams, TlsMode
+from pooler.config.kinds import AuthType, DhParams, TlsMode
 from pooler.config.settings import Settings
 from pooler.config.tls import VERIFIED, tls_ciphers, tls_versions
 from pooler.io.tls_context import TICKET_KEY_BYTES, TlsContext
-from pooler.login.client import ClientTls
+from pooler.login.policy import ClientTls
 
 CLIENT_TLS = {
     TlsMode.DISABLE: ClientTls.REFUSED,
@@ -42,6 +42,9 @@ def client_context(settings: Settings, mock_key: bytes) -> TlsContext | None:
         key_file=settings.client_tls_key_file,
         ca_file=settings.client_tls_ca_file,
         verify=settings.client_tls_sslmode in VERIFIED,
+        # Where lines may ask for one (cert).
+        verify_if_shown=settings.auth_type is AuthType.HBA
+        and bool(settings.client_tls_ca_file),
         ciphers=tls_ciphers(settings.client_tls_ciphers),
         suites=settings.client_tls13_ciphers or "",
         groups="" if groups in ("auto", "none") else groups,

@@ -17,9 +17,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 with atheris.instrument_imports(include=["pooler"]):
     from pooler.errors import LoginError
-    from pooler.login.client import AuthMethod, ClientLogin, ClientPolicy, LoggedIn
+    from pooler.login.client import ClientLogin, LoggedIn
     from pooler.login.md5 import md5_secret
     from pooler.login.packets import MAX_STARTUP_BYTES
+    from pooler.login.policy import AuthMethod, ClientPolicy
     from pooler.login.scram import Verifier
 
 METHODS = tuple(AuthMethod)

@@ -13,18 +13,16 @@ from hypothesis import strategies as st
 
 from pooler.errors import LoginError, SilentLoginError
 from pooler.login import packets
-from pooler.login.client import (
+from pooler.login.client import Cancel, ClientLogin, Closed, LoggedIn, Reply, StartTls
+from pooler.login.md5 import md5_secret
+from pooler.login.policy import (
+    Asker,
     AuthMethod,
-    Cancel,
-    ClientLogin,
     ClientPolicy,
     ClientTls,
-    Closed,
-    LoggedIn,
-    Reply,
-    StartTls,
+    Demand,
+    Nobody,
 )
-from pooler.login.md5 import md5_secret
 from pooler.login.scram import ClientExchange, ScramKeys, Verifier, VerifierCache
 from pooler.login.server import ServerGreeting, ServerLogin, ServerLoginError
 
@@ -47,6 +45,12 @@ POLICY = ClientPolicy(
     mock_key=b"mock",
     scram_iterations=2,
 )
+
+
+# Whose proof the client itself sends, or none.
+BY_THE_CLIENT = [
+    one for one in AuthMethod if one not in (AuthMethod.PEER, AuthMethod.CERT)
+]
 
 
 def policy(method: AuthMethod, **changes: Any) -> ClientPolicy:
@@ -177,7 +181,7 @@ def test_trust_needs_a_listed_user_only_if_there_is_a_list() -> None:
     assert outcome.user == "nobody"
 
 
-@pytest.mark.parametrize("method", AuthMethod)
+@pytest.mark.parametrize("method", BY_THE_CLIENT)
 def test_database_is_checked_after_the_password(method: AuthMethod) -> None:
     with pytest.raises(LoginError) as caught:
         log_in(method, "plain", database="nowhere")
@@ -313,7 +317,7 @@ def test_direct_tls_begins_at_once() -> None:
 def test_in_the_clear_where_tls_is_required() -> None:
     with pytest.raises(LoginError, match="SSL required"):
         ClientLogin(policy(AuthMethod.TRUST, **REQUIRED)).receive(STARTUP)
-    login = ClientLogin(policy(AuthMethod.TRUST, **REQUIRED), local=True)
+    login = ClientLogin(policy(AuthMethod.TRUST, **REQUIRED), peer=Nobody(None))
     assert login.receive(packets.ssl_request()) == Reply(8, b"N")
     assert isinstance(login.receive(STARTUP).outcome, LoggedIn)
     cancel = packets.cancel_request(1, b"keys")
@@ -394,7 +398,7 @@ def test_negotiation_is_sent_once_and_before_the_challenge(
     assert trusted.outcome.minor_protocol == agreed
 
 
-@pytest.mark.parametrize("method", AuthMethod)
+@pytest.mark.parametrize("method", BY_THE_CLIENT)
 def test_grease_of_libpq_in_every_method(method: AuthMethod) -> None:
     grease = packets.startup_message(
         {"user": "scram", "database": "shop", "_pq_.test": "1"},
@@ -665,3 +669,62 @@ def test_a_login_tells_how_much_it_waits_for(cut: int) -> None:
     password = packets.message(b"p", b"x" * 50 + b"\0")
     part = password[: cut % len(password)]
     assert len(part) < login.receive(part).wanted <= len(password)
+
+
+# Proofs that need no question
+
+
+class Known(Nobody):
+    """A client of which the system and a certificate know who it is."""
+
+    def os_user(self) -> str | None:
+        return "plain"
+
+    def certificate_name(self) -> str | None:
+        return "plain"
+
+
+@pytest.mark.parametrize("method", [AuthMethod.PEER, AuthMethod.CERT])
+def test_the_connection_is_the_proof(method: AuthMethod) -> None:
+    def log_in_as(user: str, peer: Nobody, **changes: Any) -> object:
+        login = ClientLogin(policy(method, tls=ClientTls.OFFERED, **changes), peer=peer)
+        if method is AuthMethod.CERT:
+            login.receive(packets.ssl_request())
+            login.secured()
+        raw = packets.startup_message({"user": user, "database": "shop"})
+        return login.receive(raw).outcome
+
+    assert isinstance(log_in_as("plain", Known()), LoggedIn)
+    for user, peer, why in (
+        ("md5", Known(), "may not be this user"),
+        ("plain", Nobody(), "there is no"),
+    ):
+        with pytest.raises(LoginError) as refused:
+            log_in_as(user, peer)
+        assert why in refused.value.why
+        assert refused.value.sqlstate == "28000"
+
+    def anybody(asker: Asker) -> Demand:
+        return Demand(method, lambda system_user, user: system_user == "plain")
+
+    assert isinstance(log_in_as("md5", Known(), demand=anybody), LoggedIn)
+    with pytest.raises(LoginError) as refused:
+        log_in_as("stranger", Known(), demand=anybody)
+    assert refused.value.why == "no such user"
+
+
+def test_a_certificate_in_the_clear_is_none() -> None:
+    login = ClientLogin(policy(AuthMethod.CERT), peer=Known())
+    with pytest.raises(LoginError, match="certificate authentication failed"):
+        login.receive(STARTUP)
+
+
+@pytest.mark.parametrize("user", ["plain", "md5", "scram", "removed", "nobody"])
+@pytest.mark.parametrize("method", [AuthMethod.PLAIN, AuthMethod.MD5, AuthMethod.SCRAM])
+def test_why_is_for_the_log_alone(method: AuthMethod, user: str) -> None:
+    """Whoever is refused hears the same; the log knows what it was."""
+    with pytest.raises(LoginError) as refused:
+        log_in(method, user, "wrong")
+    why = {"nobody": "no such user", "removed": "the user has no password"}
+    assert refused.value.why == why.get(user, "wrong password")
+    assert user not in refused.value.message

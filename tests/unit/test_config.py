@@ -510,12 +510,24 @@ def test_unbuilt_settings_are_named_once_each() -> None:
     )
 
 
-@pytest.mark.parametrize("method", ["cert", "hba", "ldap", "pam"])
+@pytest.mark.parametrize("method", ["ldap", "pam"])
 def test_an_authentication_that_is_not_built_is_refused(method: str) -> None:
     assert problem_of(f"{MAIN}auth_type = {method}") == (
         f"p.ini:3: auth_type: {method} is not built yet;"
-        " use one of any, md5, plain, scram-sha-256, trust"
+        " use one of any, cert, hba, md5, peer, plain, scram-sha-256, trust"
     )
+
+
+@pytest.mark.parametrize(
+    ("said", "problem"),
+    [
+        ("auth_type = cert", "client_tls_sslmode: auth_type = cert needs verify-full"),
+        ("auth_type = hba", "auth_hba_file: auth_type = hba needs it"),
+        ("auth_type = hba\nauth_hba_file = /none", "auth_hba_file: cannot read /none"),
+    ],
+)
+def test_what_an_authentication_needs(said: str, problem: str) -> None:
+    assert problem in problem_of(f"{MAIN}{said}")
 
 
 def test_repeated_sections_and_users() -> None:

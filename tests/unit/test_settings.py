@@ -183,7 +183,7 @@ clean_changed_servers client_tls13_ciphers client_tls_ca_file client_tls_cert_fi
 client_tls_ciphers client_tls_dheparams client_tls_ecdhcurve client_tls_key_file
 client_tls_protocols client_tls_sslmode server_tls13_ciphers server_tls_ca_file
 server_tls_cert_file server_tls_ciphers server_tls_key_file server_tls_protocols
-server_tls_sslmode server_tls_sslnegotiation
+server_tls_sslmode server_tls_sslnegotiation auth_hba_file auth_ident_file
 """
 RECONNECT_KEYS = """
 dbname host port user connect_query auth_dbname auth_query load_balance_hosts

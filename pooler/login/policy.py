@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: MIT
+"""What every login of a client is measured by. Login layer."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from pooler.login.scram import DEFAULT_ITERATIONS, VerifierCache
+from pooler.parameters import TRACKED_PARAMETERS
+
+
+class AuthMethod(enum.Enum):
+    """How clients prove who they are; the value is that of ``auth_type``."""
+
+    TRUST = "trust"
+    ANY = "any"
+    PLAIN = "plain"
+    MD5 = "md5"
+    SCRAM = "scram-sha-256"
+    PEER = "peer"
+    CERT = "cert"
+
+
+class ClientTls(enum.Enum):
+    """Whether a client may or must speak TLS."""
+
+    REFUSED = enum.auto()
+    OFFERED = enum.auto()
+    REQUIRED = enum.auto()
+
+
+class ClientPeer(Protocol):
+    """What the connection itself says of a client."""
+
+    @property
+    def address(self) -> str | None:
+        """Where it came from; None: by a Unix socket."""
+
+    def os_user(self) -> str | None:
+        """Who it is on this machine, by a Unix socket; None: nobody knows."""
+
+    def certificate_name(self) -> str | None:
+        """The common name in its verified certificate, by TLS; None: it has none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Nobody:
+    """A client of which nothing is known but where it came from."""
+
+    address: str | None = "127.0.0.1"
+
+    def os_user(self) -> str | None:
+        """Not known."""
+        return None
+
+    def certificate_name(self) -> str | None:
+        """There is none."""
+        return None
+
+
+NOBODY = Nobody()
+
+
+@dataclass(frozen=True, slots=True)
+class Asker:
+    """A client that has said who it wants to be, before any proof."""
+
+    user: str
+    database: str
+    address: str | None
+    secured: bool
+    replication: str
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """How this client has to prove it.
+
+    ``is_mapped``: whether who the system or a certificate names may be this user.
+    """
+
+    method: AuthMethod
+    is_mapped: Callable[[str, str], bool] = str.__eq__
+
+
+@dataclass(frozen=True, slots=True)
+class ClientPolicy:
+    """What the worker gives to every login; made anew by a reload.
+
+    ``secrets``: user to secret as in auth_file, ``None`` if unknown.
+    ``forced_user``: database to its ``user=`` setting.
+    ``known_users_only``: whether ``trust`` refuses users that ``secrets`` does
+    not know; false when there is no auth_file to be listed in.
+    ``mock_key``: random, the same in every worker, else users can be told apart.
+    ``tracked``: lower-case to canonical name of the parameters kept per client.
+    ``demand``: chooses for each client instead of ``method``; LoginError: none will do.
+    ``certificate_hash``: of our certificate, to which SCRAM is bound over TLS.
+    """
+
+    method: AuthMethod
+    secrets: Callable[[str], str | None] = field(repr=False)
+    database_exists: Callable[[str], bool]
+    forced_user: Callable[[str], str | None]
+    ignore_startup_parameters: frozenset[str]
+    mock_key: bytes = field(repr=False)
+    scram_iterations: int = DEFAULT_ITERATIONS
+    known_users_only: bool = True
+    tracked: Mapping[str, str] = field(default_factory=lambda: TRACKED_PARAMETERS)
+    verifiers: VerifierCache = field(default_factory=VerifierCache, repr=False)
+    tls: ClientTls = ClientTls.REFUSED
+    certificate_hash: bytes = b""
+    demand: Callable[[Asker], Demand] | None = None
