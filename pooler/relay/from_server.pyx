@@ -6,41 +6,38 @@ from libc.stdint cimport uint32_t, uint64_t, uint8_t
 from pooler.relay.align cimport (
     is_going_back, note_parameter, resets_answered, resets_failed, server_aligned,
 )
+from pooler.relay.failures cimport Needed, needs_what_failed, undo_failed
 from pooler.relay.injected cimport answer_fakes
+from pooler.relay.server_walk cimport Walk, body_of, body_size, is_cut, keep_until
 from pooler.relay.shared cimport (
     RELAY_ALIGN_FAILED, RELAY_HOLD, RELAY_NO_MEMORY, RELAY_OK, RELAY_SERVER_DEAD,
     RELAY_SERVER_PROTO, RELAY_STATEMENT_XACT, RELAY_TEST_FAILED,
 )
 from pooler.session.records cimport (
-    CHANGE_TRACKED, COPY_IN_NONE, COPY_IN_OPEN, ClientSession, MODE_SESSION,
-    MODE_STATEMENT,
+    CHANGE_TRACKED, COPY_IN_NONE, COPY_IN_OPEN, MODE_SESSION, MODE_STATEMENT,
 )
 from pooler.session.requests cimport (
-    REQUEST_ALIGN, REQUEST_DESCRIBE, REQUEST_NAMES, REQUEST_SKIP, REQUEST_SQL,
-    request_closes, request_code, request_has_effect, request_is_fake,
-    request_is_query, requests_at, requests_fail, requests_first, requests_last,
-    requests_pop, requests_ready,
+    REQUEST_ALIGN, REQUEST_DESCRIBE, REQUEST_NAMES, REQUEST_SKIP, request_closes,
+    request_code, request_has_effect, request_is_fake, request_is_query,
+    requests_fail, requests_first, requests_last, requests_pop, requests_ready,
 )
 from pooler.statements.effects cimport (
-    effects_commit, effects_undo, note_parameters, note_shape, note_tag,
+    effects_commit, has_notices, note_parameters, note_shape, note_tag, note_types,
     read_otherwise, values_told,
 )
-from pooler.statements.error_text cimport put_refusal, put_renamed_error
 from pooler.statements.install cimport send_again
 from pooler.statements.replay cimport (
     replay_forget, replay_possible, replay_proven, replay_wanted, says_stale,
 )
 from pooler.statements.schema cimport schema_ready, schema_tag
-from pooler.tables.effect_queue cimport (
-    EFFECT_EXECUTES, EFFECT_FAILED, EFFECT_REFUSED, Effect, effects_at,
-)
+from pooler.tables.effect_queue cimport EFFECT_EXECUTES, Effect, effects_at
 from pooler.tables.shapes cimport (
     SHAPE_OF_NOTHING, shape_add, shape_begin, shape_end,
 )
 from pooler.wire.buffers cimport output_add
 from pooler._wire cimport (
     ACTIONS, ACTION_COPY_IN, ACTION_ENDS, ACTION_ERROR, ACTION_PARAMETER,
-    ACTION_PARAMETER_TYPES, ACTION_READY, ACTION_ROWS, ACTION_TAG, Found, HEADER_BYTES,
+    ACTION_PARAMETER_TYPES, ACTION_READY, ACTION_ROWS, ACTION_TAG, HEADER_BYTES,
     IDLE_SERVER_RULES, SCAN_EPROTO, SCAN_MESSAGE, SERVER_RULES, ScanStatus,
     error_is_fatal, load_be32, scan_next, scan_undo,
 )
@@ -48,7 +45,9 @@ from pooler.session.batch cimport batch_fail, batch_open, batch_synced, settled
 from pooler.session.copy_in cimport copy_fail, copy_open
 from pooler.session.counters cimport count_query, count_sent
 from pooler.session.fate cimport mark_obsolete, note_fatal
-from pooler.session.tracking cimport no_prepares, tell_error
+from pooler.session.tracking cimport (
+    error_is_owed, no_prepares, owe_nothing, tell_error,
+)
 from pooler.session.changes cimport change_undone, changes_answered, resets_reached
 from pooler.tables.params cimport (
     ParamSet, params_mean_the_same, params_ref, params_unref,
@@ -59,35 +58,9 @@ from pooler.tables.server_statements cimport (
 
 from pooler.wire.messages import MESSAGES, Action, Sender
 
-cdef extern from "<string.h>" nogil:
-    void *memmem(const void *text, size_t n, const void *part, size_t part_n)
-
 cdef enum:
     ERROR_HELD_BYTES = 16384  # a longer error is shown as it is
     TYPES_HELD_BYTES = 65536  # a longer ParameterDescription is told at once
-    IN_FAILED_BLOCK_BYTES = 8
-
-cdef const char *IN_FAILED_BLOCK = b"\0C25P02\0"
-
-cdef struct Walk:  # over the bytes of one read
-    Relay *r
-    ServerSession *s
-    ClientSession *c  # NULL: nobody gets them
-    const uint8_t *src
-    size_t n
-    size_t start  # first byte that is neither in to_client nor dropped
-    size_t pos
-    uint8_t first  # the request that is being answered
-    bint drop  # what is being answered is not for the client
-    Found found
-
-
-cdef inline void keep_until(Walk *w, size_t end) noexcept nogil:
-    """Everything before ``end`` is dealt with."""
-    if not w.drop and end > w.start:
-        output_add(&w.r.to_client, w.src + w.start, end - w.start)
-    w.start = end
-
 
 cdef inline void next_request(Walk *w) noexcept nogil:
     """Another request is at the head of the queue, at the message boundary pos."""
@@ -106,19 +79,6 @@ cdef void prove(Walk *w) noexcept nogil:
     answer_fakes(w.r, w.s)
     w.first = requests_first(&w.s.requests)
     go_on(w)
-
-
-cdef inline const uint8_t *body_of(const Walk *w) noexcept nogil:
-    return w.src + w.found.start + HEADER_BYTES
-
-
-cdef inline size_t body_size(const Walk *w) noexcept nogil:
-    return w.found.length - 4
-
-
-cdef inline bint is_cut(const Walk *w) noexcept nogil:
-    """Whether more of the message that was found is still to come."""
-    return w.s.scan.body_left != 0
 
 
 cdef RelayStatus give_back(Walk *w) noexcept nogil:
@@ -169,6 +129,7 @@ cdef void count_ready(Walk *w) noexcept nogil:
             server_aligned(w.r, s, w.c)
         return
     tell_error(s, False)
+    owe_nothing(s)
     count_query(s.pool, s.xact_status == c"I")
 
 
@@ -201,6 +162,28 @@ cdef RelayStatus on_ready(Walk *w) noexcept nogil:
 
 # ---------------------------------------------------------------- answers
 
+cdef void tell_notices(Walk *w) noexcept nogil:
+    """What a Parse of ours for the client's sake has been answered so far.
+
+    It is dropped, but for notices. One that is cut by the end of a read is lost.
+    """
+    cdef size_t at = w.start
+    cdef size_t end
+    if (
+        w.c == NULL or not w.drop or w.first != (c"P" | REQUEST_SKIP)
+        or not has_notices(w.s)
+    ):
+        return
+    while at + HEADER_BYTES <= w.pos:
+        end = at + 1 + load_be32(w.src + at + 1)
+        if end > w.pos:
+            break
+        if w.src[at] == c"N":
+            output_add(&w.r.to_client, w.src + at, end - at)
+        at = end
+    w.start = at
+
+
 cdef RelayStatus on_ends(Walk *w) noexcept nogil:
     cdef ServerSession *s = w.s
     if request_is_fake(w.first):
@@ -209,6 +192,7 @@ cdef RelayStatus on_ends(Walk *w) noexcept nogil:
         replay_forget(s)  # the client sees an answer
     if w.found.ends == request_code(w.first):
         if s.tracking.on and request_has_effect(w.first):
+            tell_notices(w)
             effects_commit(&w.r.statements, s, 1)
         requests_pop(&s.requests)
         if not is_cut(w):
@@ -263,6 +247,8 @@ cdef void begin_description(Walk *w) noexcept nogil:
     shape_add(&w.s.shaping, w.src + start, w.pos - start)
     if not is_cut(w):
         end_description(w)
+        if w.found.code == c"t":
+            note_types(&w.r.statements, w.s, body_of(w), body_size(w))
 
 
 cdef RelayStatus on_rows(Walk *w) noexcept nogil:
@@ -361,82 +347,6 @@ cdef RelayStatus on_copy_in(Walk *w) noexcept nogil:
 
 # ---------------------------------------------------------------- ErrorResponse
 
-cdef bint query_is_next(ServerSession *s) noexcept nogil:
-    """Whether a Sync of ours is at the head, and behind it a Query."""
-    cdef uint8_t request
-    if requests_first(&s.requests) != (c"S" | REQUEST_SKIP) or (
-        s.requests.tail - s.requests.head == 1
-    ):
-        return False
-    request = requests_at(&s.requests, s.requests.head + 1)[0] & 0x7F
-    return request_is_query(request)
-
-
-cdef void show_error(Walk *w, const Effect *effect) noexcept nogil:
-    """Let the client see an error as if its own request had failed, and once only.
-
-    ``effect``: of the request that has failed, or NULL. What was skipped behind it is
-    undone, so the client's names are those that this request was sent with.
-    """
-    keep_until(w, w.found.start)
-    if w.s.tracking.error_told:
-        w.drop = True
-    elif effect != NULL and effect.flags & EFFECT_REFUSED:
-        put_refusal(&w.r.to_client, effect.refusal)
-        w.drop = True
-    else:
-        # not dropped, also when we asked for it on the client's behalf
-        w.drop = not is_cut(w) and put_renamed_error(
-            &w.r.to_client, &w.r.statements, w.c, effect,
-            w.src + w.found.start, <size_t> w.found.length + 1,
-        )
-
-
-cdef bint says_again_itself(Walk *w, uint8_t failed) noexcept nogil:
-    """Whether a request of ours was refused because the transaction has failed.
-
-    What the client's own Query behind it has to hear it hears from PostgreSQL, which
-    may find another fault in it first.
-    """
-    return (
-        failed & REQUEST_SKIP != 0
-        and (failed & 0x7F == REQUEST_SQL or query_is_next(w.s))
-        and memmem(body_of(w), min(body_size(w), w.n - w.found.start - HEADER_BYTES),
-                   IN_FAILED_BLOCK, IN_FAILED_BLOCK_BYTES) != NULL
-    )
-
-
-cdef void undo_failed(Walk *w, uint32_t skipped) noexcept nogil:
-    """Take back what PostgreSQL has skipped, and show the error to the client.
-
-    ``skipped``: how many requests that have effects; the failed one is among them.
-    """
-    cdef ServerSession *s = w.s
-    cdef uint8_t failed = w.first
-    cdef Effect *effect = NULL
-    cdef bint told = True
-    if request_has_effect(failed) and s.effects.head != s.effects.tail:
-        if skipped:
-            effects_undo(&w.r.statements, s, 1, skipped - 1)
-        effect = effects_at(&s.effects, s.effects.head)
-    else:
-        effects_undo(&w.r.statements, s, 0, skipped)
-    if w.c != NULL and says_again_itself(w, failed):
-        keep_until(w, w.found.start)
-        w.drop = True
-        told = False
-    elif w.c != NULL and failed:
-        show_error(w, effect)
-    if effect != NULL:
-        effect.flags |= EFFECT_FAILED
-    if skipped and effect != NULL:
-        effects_undo(&w.r.statements, s, 0, 1)
-    if failed & 0x7F == REQUEST_SQL:  # undone at ReadyForQuery
-        tell_error(s, told and failed & REQUEST_SKIP != 0)
-    elif failed & REQUEST_SKIP and query_is_next(s):
-        tell_error(s, told)
-
-
 cdef inline bint owes_nothing(const ServerSession *s) noexcept nogil:
     """It has answered everything, and no transaction, batch or COPY is open."""
     return (
@@ -480,7 +390,9 @@ cdef RelayStatus on_error(Walk *w) noexcept nogil:
         if is_cut(w) and body_size(w) < ERROR_HELD_BYTES:
             return give_back(w)
         if not is_cut(w):
-            if replay_wanted(w.s, body_of(w), body_size(w)):
+            if not error_is_owed(w.s) and replay_wanted(
+                w.s, body_of(w), body_size(w)
+            ):
                 return send_batch_again(w)
             if not looks_at_names(w) and says_stale(
                 &w.r.statements, body_of(w), body_size(w)
@@ -508,6 +420,8 @@ cdef RelayStatus on_client_error(Walk *w) noexcept nogil:
     cdef ServerSession *s = w.s
     cdef bint cut = is_cut(w)
     cdef uint32_t effects = 0
+    cdef Needed needed
+    needs_what_failed(s, &needed)
     if s.copy.state == COPY_IN_OPEN:
         copy_fail(s)
         # how many ReadyForQuery are still to come cannot be known then
@@ -519,7 +433,7 @@ cdef RelayStatus on_client_error(Walk *w) noexcept nogil:
     if s.batch.failed:  # its Query, too, was skipped
         go_on(w)
     if s.tracking.on:
-        undo_failed(w, effects)
+        undo_failed(w, effects, &needed)
     note_fatal(s, cut or error_is_fatal(body_of(w), body_size(w)))
     if cut:
         w.first = requests_first(&s.requests)
@@ -619,6 +533,8 @@ cdef RelayStatus relay_server_bytes(
     w.drop = s.dropping or w.c == NULL
     w.first = requests_first(&s.requests)
     status = walk_messages(&w)
+    if s.tracking.on:
+        tell_notices(&w)
     keep_until(&w, w.pos)
     s.dropping = w.drop
     count_sent(s.pool, r.to_client.n)

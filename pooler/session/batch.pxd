@@ -26,6 +26,17 @@ cdef inline void batch_request(ServerSession *s, uint8_t code) noexcept nogil:
     s.batch.executed = s.batch.open and (s.batch.executed or code == c"E")
 
 
+cdef inline bint transaction_has_failed(const ServerSession *s) noexcept nogil:
+    """Whether the next request surely comes into a transaction that has failed.
+
+    An Execute of the same batch may have ended it, which only ReadyForQuery tells.
+    """
+    return (
+        s.xact_status == c"E" and s.requests.closing_count == 0
+        and not s.batch.executed
+    )
+
+
 cdef inline void batch_open(ServerSession *s, bint still) noexcept nogil:
     """Whether one is open after what we have put in, or what was taken back."""
     s.batch.open = still

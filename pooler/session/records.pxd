@@ -24,7 +24,7 @@ from pooler.tables.client_names cimport ClientStatement, ClientStatements
 from pooler.tables.effect_queue cimport EffectQueue
 from pooler.tables.shapes cimport Shaping
 from pooler.tables.server_statements cimport ServerStatement, ServerStatements
-from pooler.tables.texts cimport Statement
+from pooler.tables.texts cimport SERVER_NAME_BYTES, Statement
 from pooler._wire cimport ScanState
 from pooler.session.requests cimport RequestQueue, batch_unsettled
 
@@ -256,6 +256,10 @@ cdef struct Tracking:  # what is known of its prepared statements; written by tr
     bint stray  # SQL has prepared a name that we do not know
     bint changing  # a command of its open transaction may change what texts mean
     bint error_told  # an error of ours was shown in place of the next Query's own
+    Queue owed_error  # own: a message: why we could not prepare what the next Query
+    # needs; told when that comes to it, or never
+    uint8_t owed_name_n  # of the statement; 0: not known which
+    char owed_name[SERVER_NAME_BYTES]
     uint32_t prepares  # PREPAREs with names of ours whose tags are to come
 
 cdef struct Changes:  # by requests of its clients, or-ed Change; written by changes

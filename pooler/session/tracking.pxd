@@ -6,7 +6,12 @@ Layer session, sans-IO, hot. Writes ``ServerSession.tracking``.
 Source: PostgreSQL documentation, "Extended Query", "PREPARE".
 """
 
+from libc.stdint cimport uint8_t
+from libc.string cimport memcpy
+
 from pooler.session.records cimport ServerSession
+from pooler.tables.texts cimport Statement
+from pooler.wire.buffers cimport queue_add, queue_reset, queue_size
 
 
 cdef inline void tracking_begin(ServerSession *s, bint on) noexcept nogil:
@@ -60,3 +65,30 @@ cdef inline void schema_settled(ServerSession *s) noexcept nogil:
 cdef inline void tell_error(ServerSession *s, bint told) noexcept nogil:
     """Whether the error of the next Query was shown already, for what ran before it."""
     s.tracking.error_told = told
+
+
+cdef inline bint error_is_owed(const ServerSession *s) noexcept nogil:
+    """Whether what the next Query needs could not be prepared in front of it."""
+    return s.tracking.owed_error.cap != 0
+
+
+cdef inline int owe_error(
+    ServerSession *s, const uint8_t *message, size_t n, const Statement *st
+) noexcept nogil:
+    """Keep a copy of an error until the Query comes to what ``st`` was needed for.
+
+    The first of several stays: behind it the Query will come to nothing. -1 without
+    memory.
+    """
+    if error_is_owed(s):
+        return 0
+    s.tracking.owed_name_n = 0
+    if st != NULL:
+        s.tracking.owed_name_n = st.name_n
+        memcpy(s.tracking.owed_name, st.name, st.name_n + 1)
+    return queue_add(&s.tracking.owed_error, message, n)
+
+
+cdef inline void owe_nothing(ServerSession *s) noexcept nogil:
+    """The Query is over, or the server goes."""
+    queue_reset(&s.tracking.owed_error)

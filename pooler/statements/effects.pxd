@@ -17,7 +17,9 @@ from pooler.session.records cimport (
     ClientSession, REPLAY_OFF, REPLAY_OPEN, ServerSession,
 )
 from pooler.session.requests cimport REQUEST_DESCRIBE, requests_push
-from pooler.tables.effect_queue cimport Effect, effects_push
+from pooler.tables.effect_queue cimport (
+    EFFECT_NOTICES, Effect, effects_at, effects_push,
+)
 from pooler.tables.query_names cimport QueryNames
 from pooler.tables.texts cimport StatementTable
 from pooler.statements.replay cimport replay_forget
@@ -42,7 +44,17 @@ cdef void effects_commit(
     StatementTable *t, ServerSession *s, uint32_t count
 ) noexcept nogil
 cdef Effect effects_take(ServerSession *s) noexcept nogil
+
+cdef inline bint has_notices(ServerSession *s) noexcept nogil:
+    """Whether what is answered now is asked for the notices of its answer."""
+    return s.effects.head != s.effects.tail and (
+        effects_at(&s.effects, s.effects.head).flags & EFFECT_NOTICES != 0
+    )
+
 cdef void note_parameters(ServerSession *s, uint64_t shape) noexcept nogil
+cdef void note_types(
+    const StatementTable *t, ServerSession *s, const uint8_t *types, size_t n
+) noexcept nogil
 cdef void note_shape(ServerSession *s, uint64_t shape) noexcept nogil
 cdef void forget_entries(ServerSession *s) noexcept nogil
 cdef void effects_undo(

@@ -27,14 +27,17 @@ from pooler.tables.server_statements cimport (
     server_statements_free,
 )
 from pooler.tables.texts cimport (
-    Statement, schema_count, statement_intern, statement_ref, statement_unref,
+    Statement, schema_count, statement_intern, statement_ref, statement_types,
+    statement_unref,
 )
 from pooler.session.batch cimport batch_bind
 from pooler.session.changes cimport (
     change_undone, changes_discarded, values_were_these,
 )
 from pooler.session.settings_log cimport settings_forgotten
-from pooler.session.tracking cimport no_strays, prepare_answered, unnamed_of_another
+from pooler.session.tracking cimport (
+    no_strays, owe_nothing, prepare_answered, unnamed_of_another,
+)
 
 
 cdef void effect_end(StatementTable *t, Effect *effect) noexcept nogil:
@@ -337,6 +340,7 @@ cdef void session_statements_free(
 ) noexcept nogil:
     """A server goes away. Its client, if any, is going too."""
     effects_undo(t, s, 0, s.effects.tail - s.effects.head)
+    owe_nothing(s)
     free(s.effects.ring)
     s.effects.ring = NULL
     s.effects.mask = s.effects.head = s.effects.tail = 0
@@ -374,12 +378,24 @@ cdef void note_parameters(ServerSession *s, uint64_t shape) noexcept nogil:
         effect.entry.told_parameters = shape
 
 
+cdef void note_types(
+    const StatementTable *t, ServerSession *s, const uint8_t *types, size_t n
+) noexcept nogil:
+    """The ParameterDescription that was noted last; an empty text says nothing new."""
+    cdef ServerStatement *there
+    cdef Effect *effect = described(s, &there)
+    if there != NULL and there.generation == s.statements.generation:
+        statement_types(t, effect.installed, there.parameters, types, n)
+
+
 cdef void note_shape(ServerSession *s, uint64_t shape) noexcept nogil:
     """As note_parameters, for the RowDescription or NoData behind it."""
     cdef ServerStatement *there
     cdef Effect *effect = described(s, &there)
     if there != NULL:
         there.shape = shape
+        if effect.installed.told != NULL:
+            effect.installed.told.shape = shape
     if effect != NULL and effect.entry != NULL:
         effect.entry.told_shape = shape
         if there != NULL:
@@ -498,7 +514,7 @@ cdef void note_tag(
     """
     cdef bint in_query = note_step(t, s, tag, n)
     if n and tag[0] == c"R":
-        if is_tag(tag, n, b"ROLLBACK", 8):
+        if is_tag(tag, n, b"ROLLBACK", 8) and c != NULL:
             change_undone(s)
     elif n and tag[0] == c"P":
         if is_tag(tag, n, b"PREPARE", 7):

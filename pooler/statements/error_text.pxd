@@ -9,12 +9,17 @@ purpose has a text of ours.
 from libc.stdint cimport uint8_t
 
 from pooler.wire.buffers cimport Output
-from pooler.session.records cimport ClientSession
+from pooler.session.records cimport ClientSession, ServerSession
 from pooler.tables.effect_queue cimport Effect
 from pooler.tables.texts cimport StatementTable
 
 cdef void put_refusal(Output *out, uint8_t refusal) noexcept nogil
+cdef void put_our_error(
+    Output *out, const StatementTable *t, const ClientSession *c, Effect *effect,
+    const uint8_t *message, size_t n,
+) noexcept nogil
+cdef void put_owed_error(Output *out, const ServerSession *s) noexcept nogil
 cdef bint put_renamed_error(
     Output *out, const StatementTable *t, const ClientSession *c, const Effect *effect,
-    const uint8_t *message, size_t n,
+    const uint8_t *message, size_t n, const char *routine,
 ) noexcept nogil

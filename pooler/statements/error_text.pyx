@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: MIT
 """Errors in a client's own words; see ``error_text.pxd``."""
 
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport strtol
 from libc.string cimport memchr, memcmp, memcpy, strlen
 
-from pooler.wire.buffers cimport Output, output_room
+from pooler.wire.buffers cimport Output, Queue, output_room, queue_size
 from pooler.session.records cimport Portal
 from pooler.statements.outcomes cimport REFUSED_STALE, refusal_sqlstate, refusal_text
 from pooler.tables.client_names cimport ClientStatement, ClientStatements
@@ -271,11 +271,12 @@ cdef void put_position(
 
 cdef bint put_renamed_error(
     Output *out, const StatementTable *t, const ClientSession *c, const Effect *effect,
-    const uint8_t *message, size_t n,
+    const uint8_t *message, size_t n, const char *routine,
 ) noexcept nogil:
     """An ErrorResponse as it would be if the client's own text had been sent.
 
-    False, and nothing is put, when it is that already.
+    ``routine``: what stands in field R then, NULL: what stands there. False, and
+    nothing is put, when it is that already.
     """
     cdef size_t start = out.n
     cdef size_t at = HEADER_BYTES
@@ -287,7 +288,7 @@ cdef bint put_renamed_error(
         memmem(message, n, t.prefix, t.prefix_n) != NULL
         and names_statement(message, n)
     )
-    if not moved and not named:
+    if not moved and not named and routine == NULL:
         return False
     put_bytes(out, message, HEADER_BYTES)
     while at < n and message[at] != 0:
@@ -297,6 +298,8 @@ cdef bint put_renamed_error(
         put_bytes(out, message + at, 1)
         if moved and message[at] == c"P":
             put_position(out, effect, message + at + 1)
+        elif routine != NULL and message[at] == c"R":
+            put_bytes(out, <const uint8_t *> routine, strlen(routine) + 1)
         elif named and message[at] == c"M":
             put_renamed(
                 out, t, c, effect, message + at + 1, <size_t> (end - message) - at
@@ -310,6 +313,30 @@ cdef bint put_renamed_error(
             out.scratch + start + 1, <uint32_t> (out.n - start - 1)
         )
     return True
+
+
+cdef void put_our_error(
+    Output *out, const StatementTable *t, const ClientSession *c, Effect *effect,
+    const uint8_t *message, size_t n,
+) noexcept nogil:
+    """The error of a request of ours, with the name and the place of its client's.
+
+    ``effect``: of that request, or NULL. PostgreSQL counts from the beginning of the
+    text of the PREPARE, which is taken for one that begins so and names it so.
+    """
+    cdef const Statement *st = effect.installed if effect != NULL else NULL
+    cdef Name name
+    if st != NULL and effect.moved_from != 0:
+        name_of_client(c, NULL, <const uint8_t *> st.name, st.name_n, &name)
+        effect.moved_by = <int32_t> st.name_n + 2 - <int32_t> name.n
+    if not put_renamed_error(out, t, c, effect, message, n, NULL):
+        put_bytes(out, message, n)
+
+
+cdef void put_owed_error(Output *out, const ServerSession *s) noexcept nogil:
+    """What we could not prepare in front of a Query is what fails in it now."""
+    cdef const Queue *owed = &s.tracking.owed_error
+    put_bytes(out, owed.data + owed.start, queue_size(owed))
 
 
 cdef void put_bytes(Output *out, const uint8_t *p, size_t n) noexcept nogil:

@@ -7,7 +7,7 @@ does (``targets``). A Describe of another statement than an EXECUTE passes by he
 Source: PostgreSQL documentation, "EXECUTE", "Extended Query".
 """
 
-from libc.stdint cimport uint8_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint64_t
 
 from pooler._wire cimport Found
 from pooler.session.records cimport ClientSession, Portal, ServerSession
@@ -18,7 +18,7 @@ from pooler.wire.buffers cimport Output
 
 cdef PrepareResult describe_executes(
     const ClientSession *c, ServerSession *s, ClientStatement *entry,
-    const Statement *st,
+    const Statement *st, uint16_t flags,
 ) noexcept nogil
 cdef void runs_bound(
     StatementTable *t, ClientSession *c, ServerSession *s, Statement *st

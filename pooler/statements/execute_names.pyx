@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
 """EXECUTE by the extended protocol, up to its Execute; see ``execute_names.pxd``."""
 
-from libc.stdint cimport uint64_t
+from libc.stdint cimport uint16_t, uint64_t
 
+from pooler.session.batch cimport transaction_has_failed
 from pooler.session.requests cimport REQUEST_DESCRIBE
 from pooler.statements.effects cimport push_with_effect
 from pooler.statements.install cimport ensure_since
@@ -16,23 +17,26 @@ from pooler.statements.targets cimport (
     ensure_as_parsed, ensure_bound, target_meaning, target_now,
 )
 from pooler.tables.client_names cimport client_statement_new
-from pooler.tables.effect_queue cimport EFFECT_DESCRIBES, EFFECT_EXECUTES, Effect
+from pooler.tables.effect_queue cimport (
+    EFFECT_DESCRIBES, EFFECT_EXECUTES, EFFECT_TELLS_TYPES, Effect,
+)
 from pooler.tables.texts cimport statement_executes, statement_ref
 
 
 cdef PrepareResult describe_executes(
     const ClientSession *c, ServerSession *s, ClientStatement *entry,
-    const Statement *st,
+    const Statement *st, uint16_t flags,
 ) noexcept nogil:
     """Queue a Describe of an EXECUTE: an error that names the target shall say what
     its client calls it.
 
-    ``entry``: what its answer is noted for; NULL: it is not.
+    ``entry``: what its answer is noted for; NULL: it is not. ``flags``:
+    EFFECT_TELLS_TYPES, or 0 if it is one of a portal.
     """
     cdef Effect *effect = push_with_effect(s, REQUEST_DESCRIBE)
     if effect == NULL:
         return PREPARE_NO_MEMORY
-    effect.flags = EFFECT_DESCRIBES
+    effect.flags = EFFECT_DESCRIBES | flags
     if target_meaning(c, st) != NULL:
         effect.flags |= EFFECT_EXECUTES
     if entry != NULL:
@@ -40,11 +44,6 @@ cdef PrepareResult describe_executes(
         effect.entry = entry
     effect.called = client_statement_new(st.called, st.called_n, st.target)
     return PREPARE_DONE if effect.called != NULL else PREPARE_NO_MEMORY
-
-
-cdef inline bint is_failed(const ServerSession *s) noexcept nogil:
-    """Whether PostgreSQL surely carries nothing out, nor reads any text."""
-    return s.xact_status == c"E" and s.requests.closing_count == 0
 
 
 cdef void runs_bound(
@@ -80,7 +79,7 @@ cdef int ensure_named(
     """
     if code == c"B" and put_discard_before(t, s, out, st) < 0:
         return -1
-    if not statement_executes(st) or is_failed(s):
+    if not statement_executes(st) or transaction_has_failed(s):
         return ensure_since(t, s, out, st, False, born)
     if code == c"B":
         return ensure_bound(t, c, s, out, st, born)
@@ -92,7 +91,7 @@ cdef inline int look_up(
     const Statement *st,
 ) noexcept nogil:
     """The next message has PostgreSQL look up what an EXECUTE names."""
-    if not statement_executes(st) or is_failed(s):
+    if not statement_executes(st) or transaction_has_failed(s):
         return 0
     return target_now(t, c, s, out, st, False)
 
@@ -111,7 +110,7 @@ cdef PrepareResult own_unnamed(
     if code == c"B":
         runs_bound(t, c, s, st)
     elif statement_executes(st):
-        return describe_executes(c, s, NULL, st)
+        return describe_executes(c, s, NULL, st, EFFECT_TELLS_TYPES)
     return PREPARE_FORWARD
 
 
@@ -139,5 +138,5 @@ cdef PrepareResult describe_or_close_portal(
     if look_up(t, c, s, out, portal.statement) < 0:
         return PREPARE_NO_MEMORY
     return describe_executes(
-        c, s, s.batch.bound if portal.name_n == 0 else NULL, portal.statement
+        c, s, s.batch.bound if portal.name_n == 0 else NULL, portal.statement, 0
     )

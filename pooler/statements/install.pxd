@@ -13,7 +13,9 @@ from libc.string cimport memcmp, memcpy
 
 from pooler.wire.buffers cimport Output
 from pooler.session.records cimport ServerSession
-from pooler.tables.client_names cimport STATEMENT_NAME_BYTES
+from pooler.tables.client_names cimport (
+    STATEMENT_NAME_BYTES, ClientStatement, ClientStatements,
+)
 from pooler.tables.effect_queue cimport Effect
 from pooler.tables.server_statements cimport ServerStatement
 from pooler.tables.texts cimport Statement, StatementTable
@@ -85,12 +87,15 @@ cdef bint meaning_is_lost(
 cdef int taken_name(
     const StatementTable *t, ServerSession *s, Output *out, Statement *st, char *name
 ) noexcept nogil
+cdef int put_taken(
+    const StatementTable *t, ServerSession *s, Output *out, char *name
+) noexcept nogil
 cdef int use_target(
     StatementTable *t, ServerSession *s, Output *out, const Statement *st,
     bint for_query,
 ) noexcept nogil
-cdef ServerStatement *put_stand_in(
-    StatementTable *t, ServerSession *s, Output *out, Statement *st
+cdef ClientStatement *only_name_of(
+    const ClientStatements *names, const Statement *st
 ) noexcept nogil
 cdef Effect *put_scratch(
     const StatementTable *t, ServerSession *s, Output *out, size_t text_n

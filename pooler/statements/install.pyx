@@ -190,6 +190,8 @@ cdef inline void effect_installs(
 ) noexcept nogil:
     """A request of ours gives the server ``st`` by the name of ``place``."""
     effect.installed = statement_ref(place)
+    if st.kind == STATEMENT_SQL:
+        effect.moved_from = <uint32_t> strlen(PREPARE_WORD)
     if st != place:
         effect.flags = EFFECT_STANDS_IN
 
@@ -419,26 +421,6 @@ cdef inline bint is_as_parsed(
     return st.target_use != TARGET_MISSING or entry.named_then == 0
 
 
-cdef ServerStatement *put_stand_in(
-    StatementTable *t, ServerSession *s, Output *out, Statement *st
-) noexcept nogil:
-    """Have the server know the name of a statement, whatever stands behind it.
-
-    Out:     its entry, of which nobody can say what it is; NULL without memory
-    """
-    cdef uint8_t nothing[3]  # an empty text without parameters
-    cdef ServerStatement *entry
-    nothing[:] = [0, 0, 0]
-    if make_room(t, s, out, st) < 0 or push_with_effect(s, c"P" | REQUEST_SKIP) == NULL:
-        return NULL
-    entry = note_installed(t, s, st)
-    if entry == NULL or put_named(out, c"P", NULL, 0, st.name, st.name_n, 3) < 0:
-        return NULL
-    output_add(out, nothing, 3)
-    entry.generation = s.statements.generation - 1
-    return entry if not out.failed else NULL
-
-
 cdef int describe_first(
     StatementTable *t, ServerSession *s, Output *out, Statement *st
 ) noexcept nogil:
@@ -510,12 +492,18 @@ cdef int taken_name(
     can be prepared in a failed transaction as well.
     """
     cdef ServerStatement *there = server_statement_find(&s.statements, st)
-    cdef size_t n
     if server_has(s, there):
         server_statement_use(&s.statements, there)
         memcpy(name, st.name, st.name_n + 1)
         return st.name_n
-    n = own_name(t, TAKEN_SUFFIX, name)
+    return put_taken(t, s, out, name)
+
+
+cdef int put_taken(
+    const StatementTable *t, ServerSession *s, Output *out, char *name
+) noexcept nogil:
+    """As ``taken_name``, for no statement at all."""
+    cdef size_t n = own_name(t, TAKEN_SUFFIX, name)
     if (
         push_with_effect(s, c"C" | REQUEST_SKIP) == NULL
         or put_close(out, c"S", name, n) < 0

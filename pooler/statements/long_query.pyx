@@ -10,6 +10,7 @@ from pooler.session.requests cimport (
 )
 from pooler.statements.effects cimport push_with_effect
 from pooler.statements.install cimport end_own_batch, make_room, note_installed
+from pooler.statements.long_name cimport have_name_noticed
 from pooler.statements.outcomes cimport (
     PREPARE_DONE, PREPARE_FORWARD, PREPARE_NO_MEMORY, PREPARE_WAIT, REFUSED_MEMORY,
     REFUSED_NOT, Refusal,
@@ -234,6 +235,8 @@ cdef PrepareResult rename_first(
     if first.verb == SQL_PREPARE and (
         client_statement_find(c.statements, first.name, first.name_n) == NULL
     ):
+        if have_name_noticed(t, c, s, out, text, first) < 0:
+            return PREPARE_NO_MEMORY
         return begin_draft(t, c, s, out, found, message, here, first, taken)
     renaming_begin(&r, s, sql_flags(t, c))
     result = PREPARE_NO_MEMORY

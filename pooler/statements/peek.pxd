@@ -6,12 +6,16 @@ Statements layer, sans-IO. Every length is a client's word, and checked.
 Source: PostgreSQL documentation, "Message Formats" (Parse, Bind).
 """
 
-from libc.stdint cimport uint8_t
+from libc.stdint cimport int32_t, uint8_t, uint32_t
 
 from pooler.statements.replay cimport REPLAY_MAX_BYTES
 
 cdef enum:
     MARGIN_BYTES = 64
+
+
+cdef inline uint32_t load_be16(const uint8_t *p) noexcept nogil:
+    return (<uint32_t> p[0] << 8) | p[1]
 
 cdef bint types_are_given(
     const uint8_t *text, size_t n, size_t query_n
@@ -20,6 +24,9 @@ cdef bint knows_columns(
     const uint8_t *message, size_t here, size_t length, size_t at
 ) noexcept nogil
 cdef bint sends_binary(
+    const uint8_t *message, size_t here, size_t length, size_t at
+) noexcept nogil
+cdef int32_t bind_values(
     const uint8_t *message, size_t here, size_t length, size_t at
 ) noexcept nogil
 cdef bint bind_is_cut(const uint8_t *message, size_t n) noexcept nogil

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Peeking into Parse and Bind; see ``peek.pxd``."""
 
-from libc.stdint cimport uint32_t, uint8_t
+from libc.stdint cimport int32_t, uint32_t, uint8_t
 from libc.string cimport memchr, memcmp
 
 from pooler._wire cimport HEADER_BYTES, load_be32
@@ -9,10 +9,6 @@ from pooler._wire cimport HEADER_BYTES, load_be32
 cdef enum:
     UNKNOWN_TYPE = 705  # PostgreSQL finds out what it stands for, as for 0
     MOST_PARAMETERS = 65535
-
-
-cdef inline uint32_t load_be16(const uint8_t *p) noexcept nogil:
-    return (<uint32_t> p[0] << 8) | p[1]
 
 
 cdef uint32_t highest_parameter(const uint8_t *text, size_t n) noexcept nogil:
@@ -112,6 +108,17 @@ cdef bint sends_binary(
         if load_be16(message + at + 2 * i) != 0:
             return True
     return False
+
+
+cdef int32_t bind_values(
+    const uint8_t *message, size_t here, size_t length, size_t at
+) noexcept nogil:
+    """How many values a Bind has; -1 if that is not here, or malformed. As above."""
+    cdef size_t end = length + 1 if here > length else here
+    if at + 2 > end:
+        return -1
+    at += 2 + 2 * <size_t> load_be16(message + at)
+    return <int32_t> load_be16(message + at) if at + 2 <= end else -1
 
 
 cdef bint bind_is_cut(const uint8_t *message, size_t n) noexcept nogil:

@@ -90,6 +90,12 @@ cdef bint replay_possible(ServerSession *s) noexcept nogil
 cdef bint replay_wanted(
     ServerSession *s, const uint8_t *body, size_t n
 ) noexcept nogil
+cdef bint says_taken(
+    const StatementTable *t, const uint8_t *body, size_t n
+) noexcept nogil
+cdef bint says_owed(
+    const StatementTable *t, const ServerSession *s, const uint8_t *body, size_t n
+) noexcept nogil
 cdef bint says_stale(
     const StatementTable *t, const uint8_t *body, size_t n
 ) noexcept nogil

@@ -256,6 +256,49 @@ cdef bint says_stale(
     )
 
 
+cdef bint says_taken(
+    const StatementTable *t, const uint8_t *body, size_t n
+) noexcept nogil:
+    """Whether a PREPARE has found the name taken that no statement has (``put_taken``).
+    """
+    cdef ErrorFields found
+    cdef const uint8_t *end = body + n
+    cdef const uint8_t *at
+    read_fields(body, n, &found)
+    if (
+        found.state == NULL or memcmp(found.state, b"42P05", 5) != 0 or found.inside
+        or (found.routine != NULL and strcmp(
+            found.routine, b"StorePreparedStatement"
+        ) != 0)
+    ):
+        return False
+    at = <const uint8_t *> memmem(body, n, t.prefix, t.prefix_n)
+    if at == NULL or at + t.prefix_n + 1 >= end or at[t.prefix_n] != c"0":
+        return False
+    at += t.prefix_n + 1
+    return not (is_letter(at[0]) and at[0] < 0x80) and not c"0" <= at[0] <= c"9"
+
+
+cdef bint says_owed(
+    const StatementTable *t, const ServerSession *s, const uint8_t *body, size_t n
+) noexcept nogil:
+    """Whether an ErrorResponse says that what we could not prepare is missing."""
+    cdef ErrorFields found
+    cdef const uint8_t *name
+    cdef uint8_t following
+    if stale_error(body, n, &found) != STALE_MISSING or found.inside:
+        return False
+    if s.tracking.owed_name_n == 0:
+        return has_name_of_ours(t, body, n)
+    name = <const uint8_t *> memmem(
+        body, n, s.tracking.owed_name, s.tracking.owed_name_n
+    )
+    if name == NULL or name + s.tracking.owed_name_n == body + n:
+        return False
+    following = name[s.tracking.owed_name_n]
+    return not c"0" <= following <= c"9" and following != c"?"
+
+
 # ---------------------------------------------------------------- an EXECUTE
 
 cdef inline bint is_letter(uint8_t byte) noexcept nogil:

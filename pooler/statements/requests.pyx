@@ -35,6 +35,7 @@ from pooler.statements.sql_names cimport (
     is_stable, names_of, over_limit, query_names, sql_flags,
 )
 from pooler.statements.sql_query cimport flush, rename_query, sql_names
+from pooler.statements.stand_in cimport put_stand_in, stand_in_for
 from pooler.statements.outcomes cimport (
     PREPARE_DONE, PREPARE_FORWARD, PREPARE_HOLD, PREPARE_NO_MEMORY, PREPARE_WAIT,
     REFUSED_COUNT, REFUSED_NOT, REFUSED_STALE,
@@ -46,7 +47,7 @@ from pooler.tables.client_names cimport (
     client_statement_new, client_statement_unlink,
 )
 from pooler.tables.effect_queue cimport (
-    EFFECT_DESCRIBES, EFFECT_DROPS_NAME, EFFECT_UNNAMED, Effect,
+    EFFECT_DESCRIBES, EFFECT_DROPS_NAME, EFFECT_TELLS_TYPES, EFFECT_UNNAMED, Effect,
 )
 from pooler.tables.server_statements cimport ServerStatement, server_statement_find
 from pooler.tables.texts cimport (
@@ -177,7 +178,7 @@ cdef PrepareResult put_renamed(
     cdef size_t name_n
     cdef char missing[STATEMENT_NAME_BYTES + 2]
     if found.code == c"D" and statement_executes(st):
-        if describe_executes(c, s, entry, st) != PREPARE_DONE:
+        if describe_executes(c, s, entry, st, EFFECT_TELLS_TYPES) != PREPARE_DONE:
             return PREPARE_NO_MEMORY
     elif found.code == c"D":
         if queue_describe(s, entry) < 0:
@@ -226,6 +227,30 @@ cdef inline bint is_lost_here(
     return s.xact_status != c"E" and meaning_is_lost(s, st, born)
 
 
+cdef PrepareResult see_to(
+    StatementTable *t, ClientSession *c, ServerSession *s, Output *out, uint8_t code,
+    const uint8_t *types, Statement *st, ClientStatement *entry, bint told, bint knows,
+) noexcept nogil:
+    """The server has what a Bind or Describe needs of a statement when it comes to it.
+
+    ``types``: an empty text with these may stand in for it. Else as ``check_shape``.
+    """
+    cdef PrepareResult result
+    if types != NULL:
+        if put_stand_in(t, s, out, st, types) == NULL:
+            return PREPARE_NO_MEMORY
+        return PREPARE_DONE
+    if not told and s.xact_status != c"E":
+        result = check_shape(t, s, out, entry)
+        if result != PREPARE_DONE:
+            return result
+    if ensure_named(t, c, s, out, st, code, born_of(c, entry)) < 0:
+        return PREPARE_NO_MEMORY
+    if told and not knows and not statement_executes(st):  # its name may be missing
+        replay_arm(t, s, out, st)
+    return PREPARE_DONE
+
+
 cdef PrepareResult prepare_named(
     StatementTable *t, ClientSession *c, ServerSession *s, Output *out,
     const Found *found, const uint8_t *message, size_t here, size_t name_at,
@@ -267,17 +292,16 @@ cdef PrepareResult prepare_named(
     if st != NULL and is_lost_here(s, st, born_of(c, entry)):
         return refuse_cut(t, c, s, out, found, here, taken, REFUSED_STALE)
     told = told or entry == NULL or entry.told_shape == 0
-    if not told and s.xact_status != c"E":
-        result = check_shape(t, s, out, entry)
+    if st != NULL:
+        result = see_to(
+            t, c, s, out, found.code,
+            stand_in_for(t, c, s, st, entry, found, message, here, name_end),
+            st, entry, told, knows,
+        )
         if result == PREPARE_FORWARD:
             return refuse_cut(t, c, s, out, found, here, taken, REFUSED_STALE)
         if result != PREPARE_DONE:
             return result
-    if st != NULL:
-        if ensure_named(t, c, s, out, st, found.code, born_of(c, entry)) < 0:
-            return PREPARE_NO_MEMORY
-        if told and not knows and not statement_executes(st):  # its name may be missing
-            replay_arm(t, s, out, st)
     if found.code == c"B" and st != NULL:
         client_statement_bound(t, c.statements, entry)
         runs_bound(t, c, s, st)  # what it changes comes behind what it needed

@@ -5,7 +5,7 @@ from libc.stdint cimport uint8_t, uint16_t
 
 from pooler.statements.effects cimport push_with_effect
 from pooler.statements.install cimport (
-    drop, end_own_batch, make_room, note_installed, put_stand_in,
+    drop, end_own_batch, make_room, note_installed,
 )
 from pooler.statements.outcomes cimport (
     PREPARE_DONE, PREPARE_FORWARD, PREPARE_HOLD, PREPARE_NO_MEMORY, PREPARE_WAIT,
@@ -17,8 +17,9 @@ from pooler.statements.replay cimport replay_forget
 from pooler.statements.runs cimport runs_statement
 from pooler.statements.sql_names cimport names_of, over_limit
 from pooler.statements.sql_query cimport flush
+from pooler.statements.stand_in cimport put_stand_in
 from pooler.statements.targets cimport target_is_now, target_meaning, target_now
-from pooler.session.batch cimport batch_bind
+from pooler.session.batch cimport batch_bind, transaction_has_failed
 from pooler.session.changes cimport meaning_is_unsure
 from pooler.session.counters cimport count_client_parse, count_server_parse
 from pooler.session.records cimport Portal, server_has
@@ -109,7 +110,9 @@ cdef PrepareResult run_prepare(
     cdef Effect *effect
     if client_statement_find(c.statements, st.called, st.called_n) != NULL:
         prepare_sent(s)
-        if not server_has(s, there) and put_stand_in(t, s, out, target) == NULL:
+        if not server_has(s, there) and (
+            put_stand_in(t, s, out, target, NULL) == NULL
+        ):
             return PREPARE_NO_MEMORY
         return run_called(t, s, st, EFFECT_DUPLICATE)
     now = prepared_now(t, c, s, target)
@@ -153,7 +156,7 @@ cdef PrepareResult run_deallocate(
         if there != NULL and not there.closing and make_room(t, s, out, target) < 0:
             return PREPARE_NO_MEMORY
         return run_called(t, s, st, 0)
-    there = put_stand_in(t, s, out, target)
+    there = put_stand_in(t, s, out, target, NULL)
     effect = push_run(s, st)
     if there == NULL or effect == NULL:
         return PREPARE_NO_MEMORY
@@ -200,7 +203,7 @@ cdef PrepareResult run_execute(
 ) noexcept nogil:
     cdef Statement *st = portal.statement
     cdef const Statement *executed = NULL
-    if s.xact_status != c"E" or s.requests.closing_count:
+    if not transaction_has_failed(s):
         if execute_now(t, c, s, out, portal, False) < 0:
             return PREPARE_NO_MEMORY
         executed = target_meaning(c, st)

@@ -32,6 +32,9 @@ cdef struct Renaming:  # of one Query
     QueryNamesRoom room
     uint8_t flags  # SqlFlag
     bint alone  # the Query is one command of these, so its error is that one's
+    bint in_block  # it surely comes into an open transaction block
+    bint guarded  # what is installed for it is between a savepoint and its end
+    bint forgets  # a command that was read has forgotten all names
     bint fails  # the last command that was read will surely fail
     Effect effect
     Statement *executed  # borrow: what the one command executes

@@ -6,10 +6,12 @@ from libc.string cimport memcpy, memset, strlen
 
 from pooler.wire.buffers cimport output_add, output_room
 from pooler.statements.effects cimport push_with_effect, steps_undo
+from pooler.statements.guard cimport guard_begin, guard_end
 from pooler.statements.install cimport (
     OWN_NAME_BYTES, end_own_batch, ensure_since, looks_like_ours, make_room,
-    meaning_is_lost, note_installed, own_name, put_quoted, taken_name,
+    meaning_is_lost, note_installed, own_name, put_quoted, put_taken, taken_name,
 )
+from pooler.statements.long_name cimport have_name_noticed
 from pooler.statements.replay cimport replay_arm_query
 from pooler.statements.targets cimport (
     ensure_in_query, target_in_query, target_meaning,
@@ -23,6 +25,7 @@ from pooler.statements.sql_names cimport (
     count_characters, intern_sql, names_of, over_limit, own_copy, sql_flags,
 )
 from pooler.statements.runs cimport runs_statement
+from pooler.statements.stand_in cimport put_stand_in
 from pooler.statements.sql_text cimport (
     SQL_DEALLOCATE, SQL_EXECUTE, SQL_FORGET_ALL, SQL_PREPARE, SqlText, sql_begin,
     sql_concerns, sql_next,
@@ -37,7 +40,7 @@ from pooler.tables.client_names cimport (
 )
 from pooler.tables.effect_queue cimport (
     EFFECT_ADDS_NAME, EFFECT_DROPS_NAME, EFFECT_DUPLICATE, EFFECT_EXECUTES,
-    EFFECT_REFUSED,
+    EFFECT_LIMITED, EFFECT_REFUSED,
 )
 from pooler.tables.query_names cimport (
     NameStep, RenamedName, STEP_ADDS, STEP_DROPS, STEP_FORGETS, query_names_begin,
@@ -50,7 +53,7 @@ from pooler.tables.server_statements cimport (
 )
 from pooler.tables.texts cimport statement_executes, statement_ref, statement_unref
 from pooler._wire cimport HEADER_BYTES, put_header
-from pooler.session.batch cimport hold_until_settled
+from pooler.session.batch cimport hold_until_settled, transaction_has_failed
 from pooler.session.counters cimport count_bind, count_client_parse, count_server_parse
 from pooler.session.tracking cimport prepare_sent
 
@@ -66,7 +69,10 @@ cdef void renaming_begin(
     """Nothing is renamed yet; ``renaming_end`` has to follow."""
     query_names_begin(&r.names, &r.room)
     r.flags = flags
-    r.alone = r.fails = False
+    r.alone = r.fails = r.forgets = r.guarded = False
+    r.in_block = s.xact_status == c"T" and not s.batch.open and (
+        s.requests.head == s.requests.tail
+    )
     r.executed = NULL
     memset(&r.effect, 0, sizeof(Effect))
     server_statements_read(&s.statements)
@@ -150,15 +156,26 @@ cdef int add_step(
 
 cdef inline bint is_failed(const ServerSession *s) noexcept nogil:
     """Whether the Query surely comes into a transaction that has failed."""
-    return s.xact_status == c"E" and s.requests.closing_count == 0
+    return transaction_has_failed(s) and not s.batch.unsynced
+
+
+cdef int guard(
+    const StatementTable *t, ServerSession *s, Output *out, Renaming *r
+) noexcept nogil:
+    """What is prepared from here on shall not fail the block that the Query is in."""
+    if r.guarded or not r.in_block:
+        return 0
+    r.guarded = True
+    return guard_begin(t, s, out)
 
 
 cdef Statement *use_here(
-    StatementTable *t, ServerSession *s, Output *out, ClientStatement *entry
+    StatementTable *t, ServerSession *s, Output *out, ClientStatement *entry,
+    Renaming *r, uint32_t command,
 ) noexcept nogil:
     """A statement of the client's that the server has at this place of the Query.
 
-    NULL without memory.
+    NULL without memory. ``command``: which of its commands needs it.
     """
     cdef Statement *st = entry.statement
     cdef ServerStatement *there = server_statement_find(&s.statements, st)
@@ -172,6 +189,8 @@ cdef Statement *use_here(
         entry.statement = st
     if is_failed(s) and not server_has(s, there):
         return st  # PostgreSQL carries nothing out, and would not prepare it either
+    if command and not server_has(s, there) and guard(t, s, out, r) < 0:
+        return NULL
     if ensure_since(t, s, out, st, True, entry.born) < 0:
         return NULL
     there = server_statement_find(&s.statements, st)
@@ -202,6 +221,23 @@ cdef void place_changes(
     ):
         st.is_unheard = False
         st.is_lost = True
+
+
+cdef Statement *name_here(
+    StatementTable *t, ServerSession *s, Output *out, ClientStatement *entry,
+    Renaming *r, uint32_t command,
+) noexcept nogil:
+    """As ``use_here``, for a command that needs no more than the name."""
+    cdef ServerStatement *there = server_statement_find(&s.statements, entry.statement)
+    if is_failed(s) or server_has(s, there) or (
+        server_statement_named(&s.statements, there)
+    ):
+        return use_here(t, s, out, entry, r, command)
+    there = put_stand_in(t, s, out, entry.statement, NULL)
+    if there == NULL:
+        return NULL
+    there.named_in = s.statements.reading
+    return entry.statement
 
 
 cdef Statement *new_here(
@@ -249,6 +285,29 @@ cdef int query_taken(
     return add_rename(r, command, name, <size_t> n)
 
 
+cdef int query_refused(
+    StatementTable *t, ServerSession *s, Output *out, const SqlCommand *command,
+    Renaming *r, Refusal why,
+) noexcept nogil:
+    """PREPARE of one statement too many: it finds its name taken, in its turn.
+
+    Behind a DEALLOCATE ALL no name is surely taken: there the whole Query is refused.
+    """
+    cdef char name[OWN_NAME_BYTES]
+    cdef int n
+    r.fails = True
+    r.effect.refusal = <uint8_t> why
+    if r.forgets:
+        r.effect.flags = EFFECT_REFUSED
+        return 0
+    n = put_taken(t, s, out, name)
+    if n < 0:
+        return -1
+    r.effect.flags = EFFECT_LIMITED
+    prepare_sent(s)
+    return add_rename(r, command, name, <size_t> n)
+
+
 cdef int query_prepare(
     StatementTable *t, ClientSession *c, ServerSession *s, Output *out,
     const uint8_t *text, const SqlCommand *command, Renaming *r,
@@ -266,10 +325,9 @@ cdef int query_prepare(
     why = over_limit(t, c.statements, command.end - command.name_end)
     st = new_here(t, c, s, text, command) if why == REFUSED_NOT else NULL
     if st == NULL:
-        r.effect.flags = EFFECT_REFUSED
-        r.effect.refusal = <uint8_t> (why if why != REFUSED_NOT else REFUSED_MEMORY)
-        r.fails = True
-        return 0
+        return query_refused(
+            t, s, out, command, r, why if why != REFUSED_NOT else REFUSED_MEMORY
+        )
     entry = client_statement_new(command.name, command.name_n, st)
     if entry == NULL:
         return -1
@@ -315,9 +373,11 @@ cdef int query_execute(
         if not is_failed(s):
             if not target_in_query(c, s, st, r.names.step_n != 0):
                 return rename_missing(t, r, command, st.called, st.called_n)
+            if command.index and guard(t, s, out, r) < 0:
+                return -1
             if ensure_in_query(t, c, s, out, st, entry.born) < 0:
                 return -1
-    st = use_here(t, s, out, entry)
+    st = use_here(t, s, out, entry, r, command.index)
     if st == NULL:
         return -1
     count_bind(s.pool)
@@ -352,7 +412,7 @@ cdef int query_deallocate(
         if looks_like_ours(t, command.name, command.name_n):
             return rename_missing(t, r, command, command.name, command.name_n)
         return 0
-    st = use_here(t, s, out, entry)
+    st = name_here(t, s, out, entry, r, command.index)
     if st == NULL or add_rename(r, command, st.name, st.name_n) < 0:
         return -1
     if not r.alone:
@@ -377,6 +437,7 @@ cdef int query_forget_all(
     if r.alone:
         hold_until_settled(c)
         return 0
+    r.forgets = True
     if names_of(c) == NULL:
         return -1
     return add_step(
@@ -403,6 +464,8 @@ cdef int query_command(
 
     Out:     out: what the server needs in front of the Query; -1 without memory
     """
+    if have_name_noticed(t, c, s, out, text, command) < 0:
+        return -1
     return ON_COMMAND[command.verb](t, c, s, out, text, command, r)
 
 
@@ -563,6 +626,8 @@ cdef bint needs_more(
     entry = client_statement_find(c.statements, command.name, command.name_n)
     if entry != NULL and statement_executes(entry.statement):
         return True
+    if command.name_whole:
+        return entry != NULL or command.verb == SQL_PREPARE
     if entry != NULL:
         return not server_has(
             s, server_statement_find(&s.statements, entry.statement)
@@ -595,7 +660,7 @@ cdef PrepareResult send_renamed(
     cdef bint refused = r.effect.flags & EFFECT_REFUSED != 0
     if r.names.row_n == 0 and r.names.step_n == 0 and r.effect.flags == 0:
         return PREPARE_FORWARD
-    if end_own_batch(s, out) < 0:
+    if end_own_batch(s, out) < 0 or (r.guarded and guard_end(t, s, out) < 0):
         return PREPARE_NO_MEMORY
     if c.statements != NULL:
         c.statements.names_batch = batch_number(&s.requests)

@@ -22,6 +22,9 @@ cdef enum EffectFlag:
     EFFECT_EXECUTES = 256  # of one EXECUTE of what is there; of a Query, entry: borrow
     EFFECT_FORGETS = 1024  # entry: own, a list of all names that the client had
     EFFECT_STANDS_IN = 512  # the server gets another text under the name of installed
+    EFFECT_NOTICES = 2048  # of a Parse of ours: the client is told its notices
+    EFFECT_LIMITED = 4096  # a name that it finds taken is one too many: so is the error
+    EFFECT_TELLS_TYPES = 8192  # of a Describe of an EXECUTE, not of a portal with one
 
 cdef struct Effect:  # of a request, taken back if PostgreSQL never carries it out
     Statement *installed  # own: one reference

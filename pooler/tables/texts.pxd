@@ -36,6 +36,12 @@ cdef enum Stability:  # whether a text means the same each time it is read
     STABLE
     UNSTABLE
 
+cdef struct Told:
+    uint64_t parameters  # types, as a number
+    uint64_t shape  # of its rows, as a number; 0: none was told yet
+    uint32_t at  # schema_count then
+    uint8_t types[2]  # the same as bytes: count and types, as long as they are
+
 cdef struct Statement:
     Statement *next  # own list of one hash bucket
     ParamSet *context  # own: one reference
@@ -45,8 +51,9 @@ cdef struct Statement:
     uint8_t called_n
     uint32_t moved_from  # characters behind this one stand elsewhere in its client's
     int32_t moved_by  # own text: so many later here
-    const void *parsed_in  # the pool in which a server has accepted it last
-    uint32_t parsed_at  # schema_count then
+    uint32_t parsed_at  # schema_count when a server has accepted it last
+    const void *parsed_in  # the pool in which that was
+    Told *told  # own: what a client was told of it last; NULL: nothing
     uint64_t hash
     uint32_t refs
     uint32_t id  # the number in its name, never 0
@@ -130,6 +137,10 @@ cdef void statement_discard(StatementTable *t, Statement *draft) noexcept nogil
 cdef Statement *statement_intern(
     StatementTable *t, ParamSet *context, uint8_t kind, const uint8_t *text, size_t n,
     uint64_t h, bint shared,
+) noexcept nogil
+cdef void statement_types(
+    const StatementTable *t, Statement *st, uint64_t parameters, const uint8_t *types,
+    size_t n,
 ) noexcept nogil
 cdef void statement_free(StatementTable *t, Statement *st) noexcept nogil
 cdef bint text_seen(StatementTable *t, uint64_t h) noexcept nogil

@@ -183,6 +183,27 @@ cdef Statement *statement_intern(
     return st
 
 
+cdef void statement_types(
+    const StatementTable *t, Statement *st, uint64_t parameters, const uint8_t *types,
+    size_t n,
+) noexcept nogil:
+    """Somebody is told what parameters it has.
+
+    In:      types[0:n) borrowed: a ParameterDescription, ``parameters`` as a number
+    Cost:    O(n) if they are not those that were told last
+    """
+    cdef Told *told = st.told
+    if told == NULL or told.parameters != parameters:
+        told = <Told *> realloc(told, sizeof(Told) + n)
+        if told == NULL:
+            return  # what was told before is still there
+        st.told = told
+        told.parameters = parameters
+        told.shape = 0
+        memcpy(told.types, types, n)
+    told.at = schema_count(t)
+
+
 cdef void statement_free(StatementTable *t, Statement *st) noexcept nogil:
     """Nobody has this statement any more."""
     cdef Statement **at = &t.buckets[st.hash & t.mask]
@@ -194,6 +215,7 @@ cdef void statement_free(StatementTable *t, Statement *st) noexcept nogil:
     t.bytes -= sizeof(Statement) + st.n
     params_unref(t.params, st.context)
     free(st.called)
+    free(st.told)
     free(st)
     if target != NULL:  # a target has no target itself, so this goes one level deep
         target.refs -= 1

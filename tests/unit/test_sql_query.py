@@ -276,14 +276,18 @@ def test_error_names_what_its_own_command_names(
     world = make()
     world.ask(0, query("prepare a as one"))
     world.ask(0, query("prepare b as one"))
-    sent = sent_to_server(world, query(asked)).decode().split('"')
+    raw = sent_to_server(world, query(asked))
+    sent = raw.decode().split('"')
     before = asked.count(";")
     fields = f'SERROR\0C42601\0Mof "{sent[-2]}"\0REvaluateParams\0\0'
-    answer = b"".join(
+    ready = message("Z", b"I")
+    ours = list(messages_in(raw))[:-1]  # PREPAREs in front of it
+    answer = (message("C", b"PREPARE\0") + ready) * len(ours)
+    answer += b"".join(
         message("C", b"DEALLOCATE\0" if "deall" in one else b"SELECT 1\0")
         for one in asked.split(";")[:before]
     )
-    answer += message("E", fields.encode()) + message("Z", b"I")
+    answer += message("E", fields.encode()) + ready
     _, said, _ = world.bench.server_feed(0, answer)
     assert error_of(said)["M"] == f'of "{name}"'
 
@@ -320,8 +324,104 @@ def test_position_of_an_error_is_the_clients(make: Make, asked: str) -> None:
     assert error_of(said)["P"] == str(at + 1)
 
 
+@pytest.mark.parametrize(
+    ("asked", "own", "told"),
+    [
+        ("one; execute a; two", "26000 p_1", "42P01"),
+        ("execute a", "26000 p_1", "42P01"),
+        ("one; execute a", "26000 p_11", "26000"),  # another one
+        ("one; execute a", "26000 p_1?", "26000"),
+        ("fail; execute a", "22012 nothing", "22012"),
+        ("one; execute a", "25P02 block", "42P01"),  # by what has failed in front
+    ],
+)
+def test_what_fails_in_front_is_told_when_the_query_comes_to_it(
+    make: Make, asked: str, own: str, told: str
+) -> None:
+    world = make(servers=2)
+    world.ask(0, parse("one", "a"), SYNC)
+    world.ask(1, query("begin"))  # it takes the server that has it
+    ready = message("Z", b"I")
+    world.bench.client_feed(0, query(asked))
+    state, name = own.split()
+    [(_, server, _)] = world.bench.take_sent()
+    routine = "RFetchPreparedStatement" if state == "26000" else "Rexec_simple_query"
+    errors = [
+        message("E", f"SERROR\0C{fields}\0\0".encode())
+        for fields in ("42P01\0Mno table", f'{state}\0M"{name}"\0{routine}')
+    ]
+    done = message("C", b"SELECT 1\0") * asked.startswith("one")
+    answer = errors[0] + ready + done + errors[1] + ready
+    _, said, _ = world.bench.server_feed(server, answer)
+    assert codes(messages_in(said)) == "C" * asked.startswith("one") + "EZ"
+    assert error_of(said)["C"] == told
+
+
+def test_what_is_prepared_in_a_block_is_guarded(make: Make) -> None:
+    """A failure there shall not fail what the Query does before it comes to it."""
+    world = make(servers=2)
+    for name in "ab":
+        world.ask(0, parse("one", name), SYNC)
+    world.ask(0, parse("two", "c"), SYNC)
+    world.ask(1, query("begin"))  # it takes the server that has them
+    world.ask(0, query("begin"))
+    sent = [
+        one.body for one in messages_in(sent_to_server(world, query("x; execute a")))
+    ]
+    assert sent[0] == b"SAVEPOINT p_guard\0"
+    assert sent[1].startswith(b"p_1\0one\0")
+    assert sent[3:] == [
+        b"ROLLBACK TO p_guard; RELEASE p_guard\0",
+        b'x; execute "p_1"\0',
+    ]
+
+
+@pytest.mark.parametrize("asked", ["execute a", "execute a; x", "x; deallocate a"])
+@pytest.mark.parametrize("begun", [True, False])
+def test_what_needs_no_guard(make: Make, asked: str, begun: bool) -> None:
+    """The first command fails the block as well; outside of one there is none."""
+    world = make(servers=2)
+    world.ask(0, parse("one", "a"), SYNC)
+    world.ask(1, query("begin"))
+    if begun:
+        world.ask(0, query("begin"))
+    else:
+        asked = "x; execute a"
+    assert b"SAVEPOINT" not in sent_to_server(world, query(asked))
+
+
+LONG = "n" * 70
+
+
+@pytest.mark.parametrize(
+    ("asked", "noticed"),
+    [
+        (f"prepare {LONG} as x", 1),
+        (f"prepare b as x; prepare {LONG} as x; execute {LONG}", 2),
+        (f"execute {LONG}", 0),  # not replaced: the Query itself has it read
+        (f"select {LONG}; prepare b as x", 0),
+        (f"prepare {LONG[:63]} as x", 0),
+    ],
+)
+def test_a_name_that_is_cut_is_noticed_by_postgres(
+    make: Make, asked: str, noticed: int
+) -> None:
+    world = make()
+    raw = sent_to_server(world, query(asked))
+    sent = [one.body for one in messages_in(raw)]
+    text = f"p_notice\0ROLLBACK TO {LONG}\0\0\0".encode()
+    assert [one for one in sent if b"p_notice" in one[:8]] == [text] * noticed
+    notice = message("N", b"SNOTICE\0C42622\0Mcut\0\0")
+    ready = message("Z", b"I")
+    said_to = {"P": notice + message("1"), "C": message("3"), "S": ready, "Q": b""}
+    answer = b"".join(said_to[one.code] for one in messages_in(raw))
+    answer += notice + message("E", b"SERROR\0C42601\0Mno\0\0") + ready
+    _, said, _ = world.bench.server_feed(0, answer)
+    assert codes(messages_in(said)) == "N" * noticed + "NEZ"
+
+
 def test_limit_is_met_in_the_middle(make: Make) -> None:
-    """Nothing of the Query is carried out, and no name of it stays."""
+    """What stands before it is carried out, as if its name were taken."""
     world = make()
     world.bench.limit_statements(client_count=2)
     world.ask(0, query("prepare a as one"))
@@ -329,9 +429,47 @@ def test_limit_is_met_in_the_middle(make: Make) -> None:
         0, query("deallocate a; prepare b as x; prepare c as y; prepare d as z")
     )
     assert error_of(said)["C"] == "53400"
+    assert codes(messages_in(said)) == "CCCEZ"
+    assert set(world.bench.client_names(0)) == {b"b", b"c"}
+    assert b"y" in world.ask(0, query("execute c"))
+    said = world.ask(0, query("prepare d as z"))
+    assert error_of(said)["C"] == "53400"
+    assert codes(messages_in(said)) == "EZ"
+    assert codes(messages_in(world.ask(0, query("begin; prepare d as v")))) == "CEZ"
+    assert codes(messages_in(world.ask(0, query("rollback; deallocate c")))) == "CCZ"
+    assert (
+        codes(messages_in(world.ask(0, query("prepare d as z; execute d")))) == "CDCZ"
+    )
+
+
+def test_limit_is_met_behind_all_that_is_forgotten(make: Make) -> None:
+    """No name is surely taken there: nothing of the Query is carried out."""
+    world = make()
+    world.bench.limit_statements(client_count=2)
+    world.ask(0, query("prepare a as one"))
+    said = world.ask(
+        0, query("deallocate all; prepare b as x; prepare c as y; prepare d as z")
+    )
+    assert error_of(said)["C"] == "53400"
+    assert codes(messages_in(said)) == "EZ"
     assert list(world.bench.client_names(0)) == [b"a"]
     assert b"one" in world.ask(0, query("execute a"))
-    assert codes(messages_in(world.ask(0, query("prepare b as x")))) == "CZ"
+
+
+@pytest.mark.parametrize("own", ["42703", "42P05 p_0x", "42P05 x"])
+def test_another_error_than_that_of_the_limit(make: Make, own: str) -> None:
+    world = make()
+    world.bench.limit_statements(client_count=1)
+    world.ask(0, query("prepare a as one"))
+    state, *name = own.split()
+    sent = sent_to_server(world, query("prepare b as x"))
+    assert codes(messages_in(sent)) == "CPSQ"
+    fields = f'SERROR\0C{state}\0M"{"".join(name)}"\0RStorePreparedStatement\0\0'
+    ready = message("Z", b"I")
+    answer = message("3") + message("1") + ready
+    answer += message("E", fields.encode()) + ready
+    _, said, _ = world.bench.server_feed(0, answer)
+    assert error_of(said)["C"] == state
 
 
 def test_tag_that_does_not_fit(make: Make) -> None:
