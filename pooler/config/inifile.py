@@ -100,6 +100,8 @@ def read_text(path: str) -> str:
         raw = _read_bytes(path)
     except OSError as error:
         raise ConfigError(f"cannot read: {error.strerror}", file=path) from None
+    except ValueError as error:  # a zero byte in its name
+        raise ConfigError(f"cannot read: {error}", file=path) from None
     return decode(raw, path)
 
 

@@ -428,8 +428,8 @@ def _read_hba(config: Config) -> Hba | None:
         ("auth_hba_file", settings.auth_hba_file),
         ("auth_ident_file", settings.auth_ident_file),
     ):
-        if path and not os.access(path, os.R_OK):
-            raise _at_setting(config, name, f"cannot read {path}")
+        if path and ("\0" in path or not os.access(path, os.R_OK)):
+            raise _at_setting(config, name, f"cannot read {path!r}")
     return read_hba(settings.auth_hba_file, settings.auth_ident_file)
 
 

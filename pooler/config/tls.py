@@ -154,7 +154,7 @@ def _check_authorities(context: ssl.SSLContext, prefix: str, path: str) -> None:
     _check_readable(f"{prefix}_ca_file", path)
     try:
         context.load_verify_locations(path)
-    except ssl.SSLError as error:
+    except (ssl.SSLError, ValueError) as error:
         raise ConfigError(
             f"{path}: {_reason(error)}", setting=f"{prefix}_ca_file"
         ) from None
@@ -163,7 +163,7 @@ def _check_authorities(context: ssl.SSLContext, prefix: str, path: str) -> None:
 def _check_ciphers(context: ssl.SSLContext, prefix: str, ciphers: str) -> None:
     try:
         context.set_ciphers(tls_ciphers(ciphers) or "DEFAULT")
-    except ssl.SSLError:
+    except (ssl.SSLError, ValueError):  # the latter for a zero byte
         raise ConfigError(
             f"no cipher matches {ciphers!r}", setting=f"{prefix}_ciphers"
         ) from None
@@ -188,6 +188,8 @@ def _check_readable(setting: str, path: str) -> None:
         raise ConfigError(
             f"{path}: {os.strerror(error.errno or 0)}", setting=setting
         ) from None
+    except ValueError as error:  # a zero byte
+        raise ConfigError(f"{path!r}: {error}", setting=setting) from None
 
 
 def _reason(error: Exception) -> str:

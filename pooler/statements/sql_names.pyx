@@ -6,7 +6,7 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memchr, memcmp, memcpy, strlen
 
 from pooler.statements.install cimport looks_like_ours, put_quoted
-from pooler.tables.params cimport ParamSet, ParamValue, params_context, params_index
+from pooler.tables.params cimport ParamSet, ParamValue, params_context
 from pooler.statements.sql_scan cimport (
     SQL_BACKSLASHES, SQL_SHIFTED, SQL_UTF8, sql_end,
 )
@@ -36,9 +36,7 @@ cdef extern from "<strings.h>" nogil:
 cdef enum:
     SHIFTED_COUNT = 7
 
-cdef const char *LITERALS = b"standard_conforming_strings"
 cdef const char *NO_TEXT = b"\0\0\0"  # of a Parse, and no types of parameters
-cdef const char *ENCODING = b"client_encoding"
 # Client encodings in which a byte of ASCII may be half of a character, by how their
 # names begin.
 cdef const char *SHIFTED[SHIFTED_COUNT]
@@ -70,7 +68,7 @@ cdef bint is_warned_of(const StatementTable *t, const Statement *st) noexcept no
     """Whether PostgreSQL may warn each time that it reads a text: of a backslash in a
     literal, if standard_conforming_strings is off (escape_string_warning).
     """
-    cdef int literals = params_index(t.params, <const uint8_t *> LITERALS, 27)
+    cdef int literals = t.params.literals
     return (
         literals >= 0 and value_is(st.context.value[literals], b"off", 3)
         and memchr(st.text, c"\\", st.n) != NULL
@@ -105,8 +103,8 @@ cdef uint8_t sql_flags(const StatementTable *t, const ClientSession *c) noexcept
     It reads a whole Query before it runs any of it, so what counts is the value at its
     beginning.
     """
-    cdef int literals = params_index(t.params, <const uint8_t *> LITERALS, 27)
-    cdef int encoding = params_index(t.params, <const uint8_t *> ENCODING, 15)
+    cdef int literals = t.params.literals
+    cdef int encoding = t.params.encoding
     cdef uint8_t flags = 0
     if literals >= 0 and value_is(c.params.value[literals], b"off", 3):
         flags |= SQL_BACKSLASHES

@@ -36,6 +36,8 @@ cdef struct ParamTable:
     int count
     int label  # index of application_name, which changes no statement's meaning; or -1
     int partial  # index of DateStyle, whose value may say a part only; or -1
+    int literals  # index of standard_conforming_strings; or -1
+    int encoding  # index of client_encoding; or -1
     uint32_t name_n[PARAM_MAX]
     char name[PARAM_MAX][PARAM_NAME_MAX + 1]
     bint is_list[PARAM_MAX]  # reported as a quoted list, which SET would quote again

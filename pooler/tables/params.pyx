@@ -18,7 +18,7 @@ cdef enum:
 
 cdef int params_init(ParamTable *t) except -1:
     memset(t, 0, sizeof(ParamTable))
-    t.label = t.partial = -1
+    t.label = t.partial = t.literals = t.encoding = -1
     t.values = <ParamValue **> calloc(FIRST_BUCKETS, sizeof(ParamValue *))
     t.sets = <ParamSet **> calloc(FIRST_BUCKETS, sizeof(ParamSet *))
     t.value_mask = t.set_mask = FIRST_BUCKETS - 1
@@ -61,6 +61,10 @@ cdef int params_track(ParamTable *t, bytes name, bint is_list) except -1:
         t.label = t.count
     if name.lower() == b"datestyle":
         t.partial = t.count
+    if name.lower() == b"standard_conforming_strings":
+        t.literals = t.count
+    if name.lower() == b"client_encoding":
+        t.encoding = t.count
     t.count += 1
     return 0
 

@@ -523,7 +523,10 @@ def test_an_authentication_that_is_not_built_is_refused(method: str) -> None:
     [
         ("auth_type = cert", "client_tls_sslmode: auth_type = cert needs verify-full"),
         ("auth_type = hba", "auth_hba_file: auth_type = hba needs it"),
-        ("auth_type = hba\nauth_hba_file = /none", "auth_hba_file: cannot read /none"),
+        (
+            "auth_type = hba\nauth_hba_file = /none",
+            "auth_hba_file: cannot read '/none'",
+        ),
     ],
 )
 def test_what_an_authentication_needs(said: str, problem: str) -> None:

@@ -224,6 +224,8 @@ def test_maps(tmp_path: Path) -> None:
         ("include none.conf", "cannot read"),
         ("include_dir none", "cannot read"),
         ("host @none all all trust", "cannot read"),
+        ("host @\0 all all trust", "NUL byte"),
+        ("include \0", "NUL byte"),
         ("include hba.conf", "included more than 10 deep"),
         ("host @hba.conf all all trust", "included too deep"),
     ],
