@@ -99,6 +99,7 @@ EXPECTED_DIFFERENCES = (
             "T -> n",
             "E 26000 in M -> E 26000",
             "E 42601 in CDMR -> E 26000",
+            "E 42703 in CMPR -> E 26000",
             "E 42P05 in CMR -> E 26000",
             "E 54001 in CHMR -> E 26000",
         )
