@@ -41,9 +41,12 @@ cdef inline bint client_may_vanish(const ClientSession *c) noexcept nogil:
     """Whether to look for the end of a client that is not read.
 
     Not behind a goodbye: it may have shut down its side only, and still be there for
-    its answers. That it is not, the sends to it tell.
+    its answers. That it is not, the sends to it tell. But of a replication client: what
+    its server streams has no end.
     """
-    return c.state == CLIENT_WAITING
+    return c.state == CLIENT_WAITING or (
+        c.leaving and c.pool != NULL and c.pool.config.dedicated
+    )
 
 
 cdef inline bint server_held_back(const ServerSession *s) noexcept nogil:
