@@ -212,7 +212,8 @@ cdef bint is_going_back(
         s.defaults.value[index], end + 1, n - <size_t> (end + 1 - body)
     ):
         return False
-    if not s.changes.pending & CHANGE_TRACKED:
+    # of the label no text is told that it sets it
+    if not s.changes.pending & CHANGE_TRACKED and index != r.params.label:
         reset_seen(s, index)
     return resets_reached(s) and (
         (s.changes.reset | s.changes.reset_local) >> index & 1 != 0

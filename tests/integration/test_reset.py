@@ -57,6 +57,7 @@ SCRIPTS: dict[str, list[bytes]] = {
         query("SET application_name = 'you'"),
         query("RESET application_name"),
     ],
+    "application_name to the server's own": [query("SET application_name = ''")],
     "in a transaction": [
         query("BEGIN; SET TimeZone = 'UTC'"),
         query("RESET TimeZone"),
@@ -436,3 +437,18 @@ def test_what_is_reset_is_told_in_postgresqls_order(
             real.send(piece)
             client.send(piece)
             assert client.read_until("Z") == real.read_until("Z")
+
+
+def test_the_servers_own_application_name_is_told(
+    worker_in_process: Callable[..., InProcess],
+) -> None:
+    """One that a text has set, not a RESET that nobody has seen."""
+    worker = worker_in_process(default_pool_size=1)
+    with WireClient(worker.port).login(
+        USER, DATABASE, application_name="two"
+    ) as client:
+        said = client.ask(query("SET application_name = ''"))
+        assert [one.body for one in said if one.code == "S"] == [
+            b"application_name\0\0"
+        ]
+        assert client.value("SHOW application_name") == ""
