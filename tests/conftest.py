@@ -18,8 +18,14 @@ PROBE_HELP = (
     "    .venv/bin/python tests/ext/setup.py -q build_ext --inplace"
 )
 
-settings.register_profile("dev", max_examples=50, deadline=None, print_blob=True)
-settings.register_profile("ci", max_examples=200, deadline=None, print_blob=True)
+# What decides about a change is the same each time; HYPOTHESIS_PROFILE=random explores.
+settings.register_profile(
+    "dev", max_examples=50, deadline=None, print_blob=True, derandomize=True
+)
+settings.register_profile("ci", settings.get_profile("dev"), max_examples=200)
+settings.register_profile(
+    "random", settings.get_profile("dev"), max_examples=300, derandomize=False
+)
 settings.load_profile(
     os.environ.get("HYPOTHESIS_PROFILE")
     or ("ci" if os.environ.get("CI") == "true" else "dev")

@@ -378,7 +378,7 @@ SESSIONS: dict[str, list[bytes]] = {
 }
 
 
-@pytest.mark.parametrize("size", [0, 1, 17])
+@pytest.mark.parametrize("size", [0, pytest.param(1, marks=pytest.mark.full), 17])
 @pytest.mark.parametrize("session", SESSIONS.values(), ids=list(SESSIONS))
 def test_as_straight(
     make_pooler: MakePooler, postgres: Postgres, session: list[bytes], size: int
@@ -386,7 +386,7 @@ def test_as_straight(
     same_as_straight(make_pooler, postgres, session, size)
 
 
-@pytest.mark.parametrize("most", [1, 2, 100])
+@pytest.mark.parametrize("most", [1, pytest.param(2, marks=pytest.mark.full), 100])
 @pytest.mark.parametrize("session", SESSIONS.values(), ids=list(SESSIONS))
 def test_on_servers_that_change(
     make_pooler: MakePooler, postgres: Postgres, session: list[bytes], most: int
