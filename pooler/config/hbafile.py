@@ -55,12 +55,15 @@ def read_lines(path: str, depth: int = 0) -> Iterator[Line]:
         if not fields:
             continue
         line = Line(fields, path, number)
-        included = _INCLUDES.get(fields[0][0].text)
-        if included is None or fields[0][0].quoted:
+        if not fields[0]:
+            raise line.error("begins with an empty file")
+        first = fields[0][0]
+        included = _INCLUDES.get(first.text)
+        if included is None or first.quoted:
             yield line
             continue
         if len(fields) != 2 or len(fields[1]) != 1:
-            raise line.error(f"{fields[0][0].text} takes the name of one file")
+            raise line.error(f"{first.text} takes the name of one file")
         name = _beside(path, fields[1][0].text)
         for file in included(name, line):
             yield from read_lines(file, depth + 1)

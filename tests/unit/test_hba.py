@@ -168,6 +168,16 @@ anybody ann            all
 """
 
 
+def test_a_list_in_an_empty_file(tmp_path: Path) -> None:
+    """Nobody is in it; a line cannot begin with it."""
+    (tmp_path / "empty").write_text("# nobody\n")
+    rules = hba(tmp_path, "host all @empty all trust\n")
+    assert method(rules, TCP) == "none"
+    with pytest.raises(ConfigError, match="begins with an empty file") as raised:
+        hba(tmp_path, "\n@empty all all trust\n")
+    assert raised.value.line == 2
+
+
 def test_maps(tmp_path: Path) -> None:
     rules = hba(
         tmp_path,
