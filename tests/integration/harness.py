@@ -269,6 +269,22 @@ class Pooler:
         return self.wire().login(USER, database, **parameters)
 
 
+def refused_start(directory: Path, settings: Mapping[str, object]) -> str:
+    """Start a pooler that may not start; what it says."""
+    ini = directory / "refused.ini"
+    ini.write_text(ini_text(free_port(), 1, {}, settings))
+    ended = subprocess.run(
+        [sys.executable, "-m", "pooler", str(ini)],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        env=ENVIRONMENT,
+        check=False,
+    )
+    assert ended.returncode != 0
+    return ended.stderr
+
+
 def backends(
     postgres: Postgres, database: str = DATABASE, user: str = USER
 ) -> list[int]:

@@ -6,8 +6,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -20,13 +18,11 @@ from pooler.login.scram import Verifier
 from tests.certificates import Certificates, make_certificates
 from tests.integration.harness import (
     DATABASE,
-    ENVIRONMENT,
     HOST,
     USER,
     MakePooler,
     Pooler,
-    free_port,
-    ini_text,
+    refused_start,
     wait_until,
 )
 from tests.wire_client import SSL_REQUEST, ConnectionEnded, WireClient, startup
@@ -363,16 +359,5 @@ def test_what_cannot_be_had_ends_the_start(
     complaint: str,
 ) -> None:
     """Never without TLS in silence."""
-    ini = tmp_path / "pooler.ini"
     settings = {**tls_settings(certificates, "require"), **changes}
-    ini.write_text(ini_text(free_port(), 1, {}, settings))
-    ended = subprocess.run(
-        [sys.executable, "-m", "pooler", str(ini)],
-        capture_output=True,
-        text=True,
-        timeout=30,
-        env=ENVIRONMENT,
-        check=False,
-    )
-    assert ended.returncode != 0
-    assert complaint in ended.stderr
+    assert complaint in refused_start(tmp_path, settings)
