@@ -21,8 +21,12 @@ class Peer:
     def __init__(self, engine: Engine, handle: int) -> None:
         self._engine = engine
         self._handle = handle
-        host = engine.client_peer(handle)[0]
-        self.address = None if host == "unix" else host
+
+    @property
+    def address(self) -> str | None:
+        """Where it came from; None: by a Unix socket."""
+        host = self._engine.client_peer(self._handle)[0]
+        return None if host == "unix" else host
 
     def os_user(self) -> str | None:
         """Who it is on this machine."""

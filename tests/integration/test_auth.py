@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import psycopg
 import pytest
@@ -16,6 +17,7 @@ from tests.integration.harness import (
     DATABASE,
     HOST,
     USER,
+    InProcess,
     MakePooler,
     Pooler,
     backends,
@@ -396,3 +398,15 @@ def test_bytes_glued_behind_a_request_for_encryption(
             read = client.read_to_end()
             assert codes(read) == "E"
             assert read[0].fields["M"] == said
+
+
+def test_a_client_that_is_gone_when_python_hears_of_it(
+    worker_in_process: Callable[..., InProcess],
+) -> None:
+    """Its notice and that of its end come in one turn."""
+    worker = worker_in_process()
+
+    async def hear_of_nobody() -> None:
+        worker.worker._admission.arrived(0xDEAD_0000_0000)
+
+    asyncio.run_coroutine_threadsafe(hear_of_nobody(), worker.loop).result(10)
