@@ -209,6 +209,32 @@ def test_server_asks_for_a_password(
     assert SERVER_PASSWORD not in pooler.log()
 
 
+def test_tokens_of_64_kib(make_pooler: MakePooler, secured: Postgres) -> None:
+    """From a client, in auth_file, in password=, and to servers."""
+    token = "t'\"" + "k" * 65_527
+    quoted = token.replace("'", "''")
+    for user, kind in (("by_password", "scram-sha-256"), ("by_md5", "md5")):
+        secured.psql(
+            f"SET password_encryption = '{kind}'; ALTER ROLE {user} PASSWORD '{quoted}'"
+        )
+    where = f"host={HOST} port={secured.port} dbname=postgres"
+    forced = f"{where} user=by_md5 password='{quoted}'"
+    pooler = make_pooler(
+        {"listed": where, "forced": forced},
+        userlist({"by_password": token}),
+        auth_type="plain",
+    )
+    for database, user in (("listed", "by_password"), ("forced", "by_md5")):
+        assert user_of(pooler, "by_password", token, database=database) == user
+    assert "failed" in refusal(pooler, "by_password", token[:-1], database="listed")
+    assert token[:20] not in pooler.log()
+    for user, kind in (("by_password", "scram-sha-256"), ("by_md5", "md5")):
+        secured.psql(
+            f"SET password_encryption = '{kind}';"
+            f" ALTER ROLE {user} PASSWORD '{SERVER_PASSWORD}'"
+        )
+
+
 def test_server_that_wants_a_password_nobody_has(
     make_pooler: MakePooler, secured: Postgres
 ) -> None:

@@ -133,6 +133,26 @@ def test_md5(secret: str, piece: int) -> None:
     assert login.greeting is not None
 
 
+TOKEN = "t" * 65_530  # the longest that PostgreSQL takes in the clear
+
+
+def test_a_token_instead_of_a_password() -> None:
+    login = new_login(TOKEN)
+    answers, _ = feed(login, packets.authentication_cleartext_password())
+    assert answers == packets.password_message(TOKEN)
+    assert len(answers) == 1 + 65_535
+    login = new_login(TOKEN)
+    answers, _ = feed(login, packets.authentication_md5_password(b"salt"))
+    expected = md5_response(md5_secret(TOKEN, "joe"), b"salt")
+    assert answers == packets.password_message(expected)
+    login = new_login(TOKEN)
+    exchange = ServerExchange(Verifier.from_password(TOKEN, 2, b"salt" * 4))
+    signature = exchange.final(begin_scram(login, exchange))
+    data = packets.authentication_sasl_final(signature) + packets.authentication_ok()
+    feed(login, data + WELCOME)
+    assert login.greeting is not None
+
+
 def begin_scram(login: ServerLogin, exchange: ServerExchange, piece: int = 0) -> bytes:
     """Go up to our proof; return it."""
     offer = sasl("SCRAM-SHA-256-PLUS", "SCRAM-SHA-256")
