@@ -129,6 +129,13 @@ class Config:
         hosts = (host.strip() for host in listed.split(","))
         return tuple(host for host in hosts if host)
 
+    def server_secrets(self) -> frozenset[str]:
+        """All that may be said to servers."""
+        entries = (*self.databases.values(), self.autodb)
+        passwords = (entry.password for entry in entries if entry is not None)
+        listed = (secret.text for secret in self.userlist.values())
+        return frozenset((*filter(None, passwords), *listed))
+
     def pool_size(self, database: Database, user: str) -> int:
         """Server connections of the pool, over all workers; 0 is no limit.
 

@@ -252,6 +252,11 @@ class Settings:
     scram_iterations: int = setting(4096, INT,
         "Iterations for SCRAM verifiers made from plain passwords.",
         unit="iterations", low=1, high=10_000_000, reload=NEW, off=4096)
+    scram_max_iterations: int = setting(1_000_000, INT,
+        "The most iterations that a server may ask for in a SCRAM login: what a hostile"
+        " one may make us compute. A million are about half a second of one core, once"
+        " for each secret and salt, in a thread. Not a PgBouncer setting.",
+        unit="iterations", low=1, high=INT_MAX, reload=NEW, built=True)
     server_check_delay: float = setting(30.0, TIME,
         "Check a server before use when it was idle this long; 0 is always.",
         unit="s", built=True)

@@ -33,7 +33,10 @@ from pooler.errors import (
 from pooler.login import packets
 from pooler.login.md5 import md5_response, md5_secret
 from pooler.login.scram import (
+    MAX_ITERATIONS,
     ClientExchange,
+    FindKeys,
+    KeyRequest,
     ScramKeys,
     SecretKind,
     SecureRandom,
@@ -106,6 +109,7 @@ class _State(enum.Enum):
     ASKED = enum.auto()
     PASSWORD_SENT = enum.auto()
     SASL_STARTED = enum.auto()
+    SASL_CHALLENGED = enum.auto()
     SASL_PROVEN_BY_US = enum.auto()
     SASL_PROVEN_BY_BOTH = enum.auto()
     AUTHENTICATED = enum.auto()
@@ -117,6 +121,8 @@ _MAY_SAY_OK = frozenset(
     {_State.ASKED, _State.PASSWORD_SENT, _State.SASL_PROVEN_BY_BOTH}
 )
 _BEFORE_READY = frozenset(_State) - {_State.READY}
+# Where nothing is read, whatever has come.
+_STOPS = frozenset({_State.SASL_CHALLENGED, _State.READY})
 
 
 @final
@@ -133,6 +139,10 @@ class ServerLogin:
 
     ``binding``: the hash of the server's certificate, over TLS; SCRAM is bound to it
     if the server offers that, and a removed offer is noticed by the server.
+
+    ``find_keys``: makes or finds the keys of a password for a server's salt. If it has
+    none, ``wanted`` is set and nothing is consumed until ``proceed`` brings them.
+    ``max_iterations``: the most that a server may make us compute.
     """
 
     __slots__ = (
@@ -142,6 +152,8 @@ class ServerLogin:
         "_cancel_key",
         "_database",
         "_exchange",
+        "_find_keys",
+        "_max_iterations",
         "_negotiated_minor",
         "_notices",
         "_parameters",
@@ -168,6 +180,8 @@ class ServerLogin:
         minor: int = packets.NEWEST_MINOR,
         tracked: Mapping[str, str] = TRACKED_PARAMETERS,
         binding: bytes = b"",
+        max_iterations: int = MAX_ITERATIONS,
+        find_keys: FindKeys = KeyRequest.derive,
         secure_random: SecureRandom = os.urandom,
     ) -> None:
         self._user = user
@@ -180,6 +194,8 @@ class ServerLogin:
         self._negotiated_minor: int | None = None
         self._tracked = tracked
         self._binding = binding
+        self._max_iterations = max_iterations
+        self._find_keys = find_keys
         self._random = secure_random
         self._state = _State.ASKED
         self._exchange: ClientExchange | None = None
@@ -189,6 +205,11 @@ class ServerLogin:
         self._cancel_key = b""
         self._total_bytes = 0
         self.greeting: ServerGreeting | None = None
+
+    @property
+    def wanted(self) -> KeyRequest | None:
+        """What ``proceed`` waits for."""
+        return None if self._exchange is None else self._exchange.wanted
 
     def start(self) -> bytes:
         """Return the StartupMessage."""
@@ -209,8 +230,7 @@ class ServerLogin:
         In:      data = all bytes received and not yet consumed
         Out:     bytes consumed, bytes to send
         Errors:  ServerLoginError; the connection must be closed
-        Cost:    one salted password at most (up to a million hashes if the
-                 server asks for that many), else some hashes
+        Cost:    some hashes, and what ``find_keys`` costs
         """
         try:
             return self._receive(data)
@@ -224,7 +244,7 @@ class ServerLogin:
     def _receive(self, data: bytes) -> tuple[int, bytes]:
         consumed = 0
         sent: list[bytes] = []
-        while self._state is not _State.READY:
+        while self._state not in _STOPS:
             message = self._read(data, consumed)
             if message is None:
                 break
@@ -306,6 +326,8 @@ class ServerLogin:
             self._scram_keys,
             binding=self._binding,
             plus_offered=packets.SCRAM_SHA_256_PLUS in mechanisms,
+            max_iterations=self._max_iterations,
+            find_keys=self._find_keys,
             secure_random=self._random,
         )
         self._state = _State.SASL_STARTED
@@ -315,6 +337,19 @@ class ServerLogin:
 
     def _take_sasl_continue(self, body: bytes) -> bytes:
         answer = self._scram().final(body)
+        if self.wanted is not None:
+            self._state = _State.SASL_CHALLENGED
+            return b""
+        return self._prove(answer)
+
+    def proceed(self, keys: ScramKeys) -> bytes:
+        """Go on with the keys that were ``wanted``; returns what to send.
+
+        ``receive`` is due behind it, for what has come meanwhile.
+        """
+        return self._prove(self._scram().proceed(keys))
+
+    def _prove(self, answer: bytes) -> bytes:
         self._state = _State.SASL_PROVEN_BY_US
         return packets.sasl_response(answer)
 

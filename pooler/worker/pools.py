@@ -21,6 +21,7 @@ from pooler.config.settings import Database
 from pooler.errors import (
     CANNOT_CONNECT_NOW,
     CLOSE_REASON_ROWS,
+    INVALID_PASSWORD,
     ConfigError,
     LocalResourceError,
     LoginError,
@@ -188,14 +189,15 @@ def tracked_values(
 def is_hopeless(error: LoginError) -> bool:
     """Whether those who wait for a server should be told now, rather than wait.
 
-    Yes when PostgreSQL refused the login. A server that cannot be reached, or that is
-    starting up (57P03), may come back within ``query_wait_timeout``.
+    Yes when PostgreSQL refused the login, or asks for a secret that we have not. A
+    server that cannot be reached, or that is starting up (57P03), may come back within
+    ``query_wait_timeout``.
     """
-    return (
-        isinstance(error, ServerLoginError)
-        and error.server_message is not None
-        and error.sqlstate != CANNOT_CONNECT_NOW
-    )
+    if not isinstance(error, ServerLoginError):
+        return False
+    if error.server_message is None:
+        return error.sqlstate == INVALID_PASSWORD
+    return error.sqlstate != CANNOT_CONNECT_NOW
 
 
 class Pools:
@@ -288,6 +290,7 @@ class Pools:
 
     def reload(self, config: Config, reconnect: frozenset[str]) -> None:
         """Take over a new configuration; servers of ``reconnect`` are replaced."""
+        secrets = self.config.userlist
         try:
             self.opener.use(config)
         except ConfigError as error:
@@ -299,6 +302,8 @@ class Pools:
         for pool in list(self._by_key.values()):
             pool.words.forget()
             self._engine.pool_learned(pool.pool_id)  # what is on its way, as well
+            if config.userlist.get(pool.user) != secrets.get(pool.user):
+                pool.scram_keys = None  # they were proved by what is no secret any more
             database = self.database(pool.database.name)
             if database is None:
                 continue

@@ -32,6 +32,7 @@ from pooler.io.links import Link, Links
 from pooler.login import packets
 from pooler.login.scram import ScramKeys
 from pooler.login.server import ServerGreeting, ServerLogin, ServerLoginError
+from pooler.worker.keys import KeyRing
 from pooler.worker.server_tls import ATTEMPTS, Attempt, is_worth_another, secure
 from pooler.worker.tls import server_context
 
@@ -92,23 +93,29 @@ async def addresses(host: str, port: int) -> list[Address]:
     return [Address(family, sockaddr) for family, _, _, _, sockaddr in found]
 
 
-async def log_in(link: Link, login: ServerLogin) -> bytes:
+async def log_in(link: Link, login: ServerLogin, keys: KeyRing) -> bytes:
     """Run a login over a link; returns what came behind it. Raises LoginError."""
     link.send(login.start())
     pending = b""
     while login.greeting is None:
-        data = await link.receive()
-        if not data:
-            raise LoginError(
-                "server closed the connection during login",
-                SQLCLIENT_UNABLE_TO_CONNECT,
-            )
-        pending += data
+        if login.wanted is not None:
+            link.send(login.proceed(await keys.get(login.wanted)))
+        else:
+            pending += await _receive(link)
         consumed, answer = login.receive(pending)
         pending = pending[consumed:]
         if answer:
             link.send(answer)
     return pending
+
+
+async def _receive(link: Link) -> bytes:
+    data = await link.receive()
+    if not data:
+        raise LoginError(
+            "server closed the connection during login", SQLCLIENT_UNABLE_TO_CONNECT
+        )
+    return data
 
 
 async def run_query(
@@ -148,6 +155,7 @@ class ServerOpener:
         self, links: Links, config: Config, tracked: Mapping[str, str]
     ) -> None:
         self._links = links
+        self.keys = KeyRing()
         self.use(config)
         self._tracked = tracked
         self._turn = itertools.count()
@@ -161,6 +169,7 @@ class ServerOpener:
         """
         self._context = server_context(config.settings)
         self.config = config
+        self.keys.keep(config.server_secrets())
 
     async def open(
         self,
@@ -257,8 +266,10 @@ class ServerOpener:
                 minor=0 if way.address in self._old else packets.NEWEST_MINOR,
                 tracked=self._tracked,
                 binding=link.certificate_hash,
+                max_iterations=self.config.settings.scram_max_iterations,
+                find_keys=self.keys.find,
             )
-            early = await log_in(link, login)
+            early = await log_in(link, login, self.keys)
             if database.connect_query:
                 early = await self._connect_query(link, early, database, login)
         except BaseException as error:

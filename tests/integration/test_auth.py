@@ -289,6 +289,40 @@ def test_scram_pass_through(make_pooler: MakePooler, secured: Postgres) -> None:
     assert user_of(pooler, users[0], SERVER_PASSWORD, database="postgres") == users[0]
 
 
+def test_keys_of_a_client_go_with_its_secret(
+    make_pooler: MakePooler, secured: Postgres
+) -> None:
+    """What was proved by a secret that is no more opens no server."""
+    pooler = make_pooler(
+        {"*": f"host={HOST} port={secured.port}"},
+        userlist(stored(secured)),
+        auth_type="scram-sha-256",
+        server_login_retry=0,
+    )
+    user = "by_scram"
+    with pooler.connect("postgres", user, password=SERVER_PASSWORD) as stays:
+        stays.autocommit = True
+        assert stays.execute("SELECT 1").fetchone() == (1,)
+        pooler.userlist = userlist({user: Verifier.from_password("new").to_text()})
+        pooler.reload()
+
+        def old_is_refused() -> bool:
+            try:
+                user_of(pooler, user, SERVER_PASSWORD, database="postgres")
+            except psycopg.OperationalError as error:
+                return "SASL authentication failed" in str(error)
+            return False
+
+        wait_until(old_is_refused, "the worker has reloaded", 5)
+        secured.psql(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            f" WHERE usename = '{user}'"
+        )
+        wait_until(lambda: "server connection closed" in pooler.log())
+        with pytest.raises(psycopg.OperationalError, match="a hash that cannot answer"):
+            stays.execute("SELECT 1")
+
+
 def test_stored_secrets_without_a_scram_login(
     make_pooler: MakePooler, secured: Postgres
 ) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pooler.login import packets
 from pooler.login.md5 import md5_response, md5_secret
-from pooler.login.scram import ScramKeys, ServerExchange, Verifier
+from pooler.login.scram import KeyRequest, ScramKeys, ServerExchange, Verifier
 from pooler.login.server import (
     MAX_NOTICES,
     ServerGreeting,
@@ -186,6 +186,40 @@ def test_scram(secret: str | None, keys: ScramKeys | None, piece: int) -> None:
     assert login.greeting.scram_keys == KEYS
 
 
+@PIECES
+def test_keys_that_somebody_else_derives(piece: int) -> None:
+    """Until they are there nothing is read; what has come is not lost."""
+    asked: list[KeyRequest] = []
+    login = ServerLogin("joe", "shop", "secret", {}, find_keys=asked.append)
+    exchange = ServerExchange(VERIFIER)
+    assert begin_scram(login, exchange, piece) == b""
+    assert asked == [login.wanted] == [KeyRequest("secret", VERIFIER.salt, 2)]
+    assert "secret" not in repr(login.wanted)
+    assert login.receive(b"anything") == (0, b"")
+    answer = login.proceed(KEYS)
+    assert login.wanted is None
+    signature = exchange.final(answer[5:])
+    data = packets.authentication_sasl_final(signature) + packets.authentication_ok()
+    feed(login, data + WELCOME, piece)
+    assert login.greeting is not None
+    assert login.greeting.scram_keys == KEYS
+
+
+def test_a_server_that_does_not_wait_for_our_proof() -> None:
+    login = ServerLogin("joe", "shop", "secret", {}, find_keys=lambda _: None)
+    begin_scram(login, ServerExchange(VERIFIER))
+    login.proceed(KEYS)
+    error = refused(login, packets.authentication_sasl_continue(b"r=x,s=YWJj,i=1"))
+    assert "unexpected authentication request 11" in error.message
+
+
+def test_keys_that_are_found_need_no_wait() -> None:
+    login = ServerLogin("joe", "shop", "secret", {}, find_keys=lambda _: KEYS)
+    exchange = ServerExchange(VERIFIER)
+    assert exchange.final(begin_scram(login, exchange))
+    assert login.wanted is None
+
+
 def test_scram_server_that_proves_nothing() -> None:
     login = new_login()
     begin_scram(login, ServerExchange(VERIFIER))
@@ -216,7 +250,17 @@ def test_scram_with_costly_challenge() -> None:
     nonce = answers.partition(b"r=")[2]
     challenge = b"r=" + nonce + b"x,s=YWJj,i=10000000"
     error = refused(login, packets.authentication_sasl_continue(challenge))
-    assert "iteration count is not within 1..1000000" in error.message
+    assert "not within 1..1000000 (scram_max_iterations)" in error.message
+
+
+def test_costly_challenges_that_are_allowed() -> None:
+    login = ServerLogin(
+        "joe", "shop", "secret", {}, max_iterations=7, find_keys=lambda _: None
+    )
+    answers, _ = feed(login, sasl("SCRAM-SHA-256"))
+    nonce = answers.partition(b"r=")[2]
+    feed(login, packets.authentication_sasl_continue(b"r=%bx,s=YWJj,i=7" % nonce))
+    assert login.wanted is not None
 
 
 @pytest.mark.parametrize(
