@@ -47,7 +47,11 @@ from pooler.parameters import TRACKED_PARAMETERS
 MAX_MESSAGE_BYTES = 65_536
 # All messages of one login together: parameters and notices have no other bound.
 MAX_LOGIN_BYTES = 1_048_576
+MAX_LOGIN_MESSAGES = 4_096
+# Parameters are kept, and told to every client.
+MAX_PARAMETER_BYTES = 65_536
 MAX_NOTICES = 16
+MAX_ERROR_CHARACTERS = 1_024
 
 _SQLSTATE = re.compile(r"[0-9A-Z]{5}")
 _QUOTED_BYTES = 200
@@ -62,10 +66,17 @@ _PROTOCOL_REFUSAL = re.compile(
 )
 
 
+def _cut(text: str) -> str:
+    if len(text) <= MAX_ERROR_CHARACTERS:
+        return text
+    return text[:MAX_ERROR_CHARACTERS] + "…"
+
+
 class ServerLoginError(LoginError):
     """The server refused us, or we refuse it.
 
-    ``server_message`` is what the server itself said, without our prefix.
+    ``server_message`` is what the server itself said, without our prefix. Texts are
+    cut at ``MAX_ERROR_CHARACTERS``: they go to every client that waits.
     ``unsupported_protocol``: it stumbled over the minor version we asked for; a
     new connection with ``minor=0`` may succeed. Never true when that was asked.
     """
@@ -78,8 +89,8 @@ class ServerLoginError(LoginError):
         *,
         unsupported_protocol: bool = False,
     ) -> None:
-        super().__init__(message, sqlstate)
-        self.server_message = server_message
+        super().__init__(_cut(message), sqlstate)
+        self.server_message = None if server_message is None else _cut(server_message)
         self.unsupported_protocol = unsupported_protocol
 
 
@@ -156,6 +167,7 @@ class ServerLogin:
         "_max_iterations",
         "_negotiated_minor",
         "_notices",
+        "_parameter_bytes",
         "_parameters",
         "_random",
         "_reported",
@@ -164,6 +176,7 @@ class ServerLogin:
         "_secret_kind",
         "_state",
         "_total_bytes",
+        "_total_messages",
         "_tracked",
         "_user",
         "greeting",
@@ -204,6 +217,8 @@ class ServerLogin:
         self._backend_pid = 0
         self._cancel_key = b""
         self._total_bytes = 0
+        self._total_messages = 0
+        self._parameter_bytes = 0
         self.greeting: ServerGreeting | None = None
 
     @property
@@ -249,7 +264,11 @@ class ServerLogin:
             if message is None:
                 break
             self._total_bytes += message.end - consumed
-            if self._total_bytes > MAX_LOGIN_BYTES:
+            self._total_messages += 1
+            if (
+                self._total_bytes > MAX_LOGIN_BYTES
+                or self._total_messages > MAX_LOGIN_MESSAGES
+            ):
                 raise LoginError("the server's answer is too long")
             consumed = message.end
             sent.append(self._take(message))
@@ -283,7 +302,9 @@ class ServerLogin:
             name = _UNSUPPORTED.get(code, "unknown")
             raise LoginError(f"unsupported authentication request {code} ({name})")
         if self._state not in allowed:
-            raise LoginError(f"unexpected authentication request {code} from server")
+            raise LoginError(
+                f"unexpected authentication request {code} ({_NAMES[code]}) from server"
+            )
         return handler(self, reader.rest())
 
     def _take_ok(self, body: bytes) -> bytes:
@@ -410,6 +431,9 @@ class ServerLogin:
 
     def _take_parameter(self, body: bytes) -> bytes:
         name, value = packets.read_parameter_status(body)
+        self._parameter_bytes += len(body)
+        if self._parameter_bytes > MAX_PARAMETER_BYTES:
+            raise LoginError("the server reports too many parameters")
         self._reported[self._tracked.get(name.lower(), name)] = value
         return b""
 
@@ -494,5 +518,23 @@ _AUTHENTICATION: _Table = MappingProxyType(
 )
 
 _UNSUPPORTED: Mapping[int, str] = MappingProxyType(
-    {2: "Kerberos V5", 6: "SCM", 7: "GSSAPI", 8: "GSSAPI", 9: "SSPI"}
+    {
+        1: "Kerberos V4",
+        2: "Kerberos V5",
+        4: "crypt",
+        6: "SCM",
+        7: "GSSAPI",
+        8: "GSSAPI",
+        9: "SSPI",
+    }
+)
+_NAMES: Mapping[int, str] = MappingProxyType(
+    {
+        packets.AUTH_OK: "AuthenticationOk",
+        packets.AUTH_CLEARTEXT: "password in the clear",
+        packets.AUTH_MD5: "md5",
+        packets.AUTH_SASL: "SASL",
+        packets.AUTH_SASL_CONTINUE: "SASL challenge",
+        packets.AUTH_SASL_FINAL: "SASL outcome",
+    }
 )

@@ -31,12 +31,18 @@ from pooler.errors import (
 from pooler.io.links import Link, Links
 from pooler.login import packets
 from pooler.login.scram import ScramKeys
-from pooler.login.server import ServerGreeting, ServerLogin, ServerLoginError
+from pooler.login.server import (
+    MAX_PARAMETER_BYTES,
+    ServerGreeting,
+    ServerLogin,
+    ServerLoginError,
+)
 from pooler.worker.keys import KeyRing
 from pooler.worker.server_tls import ATTEMPTS, Attempt, is_worth_another, secure
 from pooler.worker.tls import server_context
 
 MAX_ANSWER_BYTES = 1_048_576
+MAX_TOLD_ERRORS = 16
 LOCAL_SHORTAGES = frozenset(
     {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL}
 )
@@ -124,19 +130,26 @@ async def run_query(
     """Run ``connect_query`` on a fresh server; returns what came behind its answer.
 
     ``parameters`` of the greeting take over what the query changes. An error is logged
-    and otherwise ignored. LoginError when a transaction stays open.
+    and otherwise ignored. LoginError when a transaction stays open, or a server tells
+    more parameters than a login may.
     """
     link.send(packets.message(b"Q", packets.cstring(sql)))
+    errors = parameter_bytes = 0
     while True:
         at = 0
         while message := packets.read_message(pending, at, MAX_ANSWER_BYTES):
             at = message.end
             if message.kind == b"S":
+                parameter_bytes += len(message.body)
+                if parameter_bytes > MAX_PARAMETER_BYTES:
+                    raise LoginError("connect_query changes too many parameters")
                 name, value = packets.read_parameter_status(message.body)
                 parameters[name] = value
             elif message.kind == b"E":
-                text = packets.read_report(message.body).get("M", "")
-                log.write(log.WARNING, f"exec_on_connect query failed: {text}")
+                errors += 1
+                if errors <= MAX_TOLD_ERRORS:
+                    text = packets.read_report(message.body).get("M", "")
+                    log.write(log.WARNING, f"exec_on_connect query failed: {text}")
             elif message.kind == b"Z":
                 if message.body != b"I":
                     raise LoginError("connect_query has left a transaction open")

@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Iterator
 
 import pytest
 
+from pooler import log
 from pooler.login import packets
 from pooler.login.scram import KeyRequest, ScramKeys, ServerExchange, Verifier
 from tests.integration.fake_server import (
@@ -129,3 +131,85 @@ def test_a_server_that_leaves_while_keys_are_derived(
     again.read_greeting()
     assert len(derivations.asked) == 1
     again.close()
+
+
+def hostile(backend: FakeBackend, talk: bytes) -> None:
+    """Say it in answer to a startup packet; the pooler may hang up meanwhile."""
+    backend.read_startup()
+    with contextlib.suppress(ConnectionError):
+        backend.send(talk)
+
+
+OK = packets.authentication_ok()
+NOTICE = packets.notice_response("NOTICE", "00000", "n" * 60_000)
+
+
+@pytest.mark.parametrize(
+    ("talk", "told"),
+    [
+        (packets.message(b"R", b"\0\0\0\7"), "unsupported authentication request 7"),
+        (NOTICE * 20, "the server's answer is too long"),
+        (packets.message(b"N", b"\0") * 5_000, "the server's answer is too long"),
+        (OK + packets.message(b"S", b"a\0b\0") * 5_000, "answer is too long"),
+        (
+            OK + packets.parameter_status("a", "v" * 60_000) * 2,
+            "the server reports too many parameters",
+        ),
+        (OK + packets.backend_key_data(1, bytes(257)), "malformed BackendKeyData"),
+        (packets.authentication_sasl(["SCRAM-SHA-256"]) * 2, "request 10 (SASL)"),
+        (
+            packets.authentication_sasl(["SCRAM-SHA-256"]) + OK,
+            "request 0 (AuthenticationOk)",
+        ),
+        (packets.error_response("FATAL", "57P03", "e" * 60_000), "FATAL: eee"),
+        (b"R\xff\xff\xff\xff", "bad packet header"),
+    ],
+)
+def test_hostile_logins(
+    listed: InProcess, server: FakeServer, talk: bytes, told: str
+) -> None:
+    """Each ends with an error that says what it was; the worker goes on."""
+    client = ask_for(listed, "hostile")
+    hostile(server.accept(), talk)
+    said = client.read_fatal()["M"]
+    assert told in said
+    assert len(said) < 1_100
+    with begin(listed) as other:
+        server.accept().greet()
+        other.read_greeting()
+    client.close()
+
+
+def test_a_server_that_does_not_know_the_password(
+    listed: InProcess, server: FakeServer
+) -> None:
+    client = ask_for(listed, "impostor")
+    challenge(backend := server.accept())
+    backend.read()
+    wrong = packets.authentication_sasl_final(b"v=" + b"A" * 43 + b"=")
+    backend.send(wrong, backend.greeting())
+    assert "the server does not know the password" in client.read_fatal()["M"]
+    client.close()
+
+
+def test_an_endless_answer_to_connect_query(
+    worker_in_process: Callable[..., InProcess],
+    server: FakeServer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lines: list[str] = []
+    monkeypatch.setattr(log, "write", lambda _, line, **__: lines.append(line))
+    worker = worker_in_process(server_port=server.port, server_login_retry=0)
+    entry = worker.worker._pools.config.autodb
+    object.__setattr__(entry, "connect_query", "SELECT 1")
+    client = ask_for(worker, "hostile")
+    backend = server.accept().greet()
+    backend.read()
+    errors = packets.error_response("ERROR", "22012", "e") * 1_000
+    parameter = packets.parameter_status("a", "v" * 30_000)
+    with contextlib.suppress(ConnectionError):
+        backend.send(errors, parameter * 3)
+    assert "connect_query changes too many parameters" in client.read_fatal()["M"]
+    failed = [line for line in lines if line.startswith("exec_on_connect")]
+    assert len(failed) == 16
+    client.close()

@@ -225,7 +225,8 @@ def test_scram_server_that_proves_nothing() -> None:
     begin_scram(login, ServerExchange(VERIFIER))
     error = refused(login, packets.authentication_ok())
     assert error.message == (
-        "server login failed: unexpected authentication request 0 from server"
+        "server login failed: unexpected authentication request 0 (AuthenticationOk)"
+        " from server"
     )
 
 
@@ -277,6 +278,8 @@ def test_costly_challenges_that_are_allowed() -> None:
         ("secret", sasl("SCRAM-SHA-1", "OAUTHBEARER"), "no supported SASL mechanism"),
         ("secret", sasl(), "no supported SASL mechanism"),
         ("secret", b"R\0\0\0\x08\0\0\0\x07", r"request 7 \(GSSAPI\)"),
+        ("secret", b"R\0\0\0\x08\0\0\0\x09", r"request 9 \(SSPI\)"),
+        ("secret", b"R\0\0\0\x08\0\0\0\x04", r"request 4 \(crypt\)"),
         ("secret", b"R\0\0\0\x08\0\0\0\x63", r"request 99 \(unknown\)"),
         ("secret", b"R\0\0\0\x08\0\0\0\x0c", "unexpected authentication request 12"),
         ("secret", b"R\0\0\0\x04", "malformed Authentication message"),
@@ -534,6 +537,86 @@ def test_malformed_after_authentication(message: bytes) -> None:
 def test_length_is_judged_by_the_header(kind: bytes, length: int) -> None:
     error = refused(new_login(), kind + struct.pack("!I", length))
     assert f"length {length} is outside 4..65540" in error.message
+
+
+SECOND_QUESTIONS = [
+    (sasl("SCRAM-SHA-256"), "10 (SASL)"),
+    (packets.authentication_cleartext_password(), "3 (password in the clear)"),
+    (packets.authentication_md5_password(b"salt"), "5 (md5)"),
+]
+
+
+@pytest.mark.parametrize("first", SECOND_QUESTIONS)
+@pytest.mark.parametrize("second", SECOND_QUESTIONS)
+def test_one_question_is_all_that_a_server_has(
+    first: tuple[bytes, str], second: tuple[bytes, str]
+) -> None:
+    """Not another proof by a weaker method, whichever the first was."""
+    login = new_login()
+    feed(login, first[0])
+    error = refused(login, second[0])
+    assert f"unexpected authentication request {second[1]} from server" in error.message
+
+
+@pytest.mark.parametrize("second", SECOND_QUESTIONS)
+def test_no_question_behind_our_proof(second: tuple[bytes, str]) -> None:
+    login = new_login()
+    begin_scram(login, ServerExchange(VERIFIER))
+    assert "unexpected" in refused(login, second[0]).message
+
+
+@pytest.mark.parametrize("secret", [VERIFIER.to_text(), None])
+@pytest.mark.parametrize("question", SECOND_QUESTIONS[1:])
+def test_keys_are_no_answer_to_a_weaker_question(
+    secret: str | None, question: tuple[bytes, str]
+) -> None:
+    error = refused(new_login(secret, KEYS), question[0])
+    assert error.sqlstate == "28P01"
+    if secret is not None:
+        assert secret not in error.message
+
+
+def test_the_last_key_counts() -> None:
+    """As with libpq; it is never longer than any version allows."""
+    login = new_login(None)
+    first = packets.backend_key_data(1, b"first")
+    feed(login, packets.authentication_ok() + first + WELCOME)
+    assert login.greeting is not None
+    assert (login.greeting.backend_pid, login.greeting.cancel_key) == (
+        0x80000001,
+        b"keys",
+    )
+
+
+@pytest.mark.parametrize("kind", [b"N", b"S"])
+def test_endless_little_messages(kind: bytes) -> None:
+    login = new_login(None)
+    feed(login, packets.authentication_ok())
+    with pytest.raises(ServerLoginError, match="answer is too long"):
+        feed(login, packets.message(kind, b"a\0b\0") * 5_000)
+
+
+def test_endless_parameters() -> None:
+    login = new_login(None)
+    feed(login, packets.authentication_ok())
+    many = [packets.parameter_status(f"a{n}", "x" * 1_000) for n in range(80)]
+    with pytest.raises(ServerLoginError, match="too many parameters"):
+        feed(login, b"".join(many))
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        packets.error_response("FATAL", "28000", "x" * 60_000),
+        packets.error_response("F" * 60_000, "28000", "x"),
+        sasl("SCRAM-SHA-1", "x" * 60_000),
+        b"E\0\2\0\0" + b"x" * 60_000,
+    ],
+)
+def test_what_is_said_of_a_server_is_bounded(hostile: bytes) -> None:
+    error = refused(new_login(), hostile)
+    assert len(error.message) <= 1_025
+    assert len(error.server_message or "") <= 1_025
 
 
 def test_endless_answer() -> None:
