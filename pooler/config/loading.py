@@ -51,7 +51,12 @@ from pooler.config.settings import (
     rows,
     rows_by_name,
 )
-from pooler.config.tls import check_client_tls, check_server_tls
+from pooler.config.tls import (
+    ServerTls,
+    check_client_tls,
+    check_server_tls,
+    server_tls_of,
+)
 from pooler.config.userlist import Secret, parse_userlist
 from pooler.errors import ConfigError
 
@@ -129,10 +134,17 @@ class Config:
         hosts = (host.strip() for host in listed.split(","))
         return tuple(host for host in hosts if host)
 
+    def server_tls(self, database: Database) -> ServerTls:
+        """TLS towards the servers of the database."""
+        return server_tls_of(self.settings, database)
+
+    def all_server_tls(self) -> frozenset[ServerTls]:
+        """Each that some database has."""
+        return frozenset(map(self.server_tls, _all_databases(self).values()))
+
     def server_secrets(self) -> frozenset[str]:
         """All that may be said to servers."""
-        entries = (*self.databases.values(), self.autodb)
-        passwords = (entry.password for entry in entries if entry is not None)
+        passwords = (entry.password for entry in _all_databases(self).values())
         listed = (secret.text for secret in self.userlist.values())
         return frozenset((*filter(None, passwords), *listed))
 
@@ -409,9 +421,26 @@ def _check_auth_type(config: Config) -> None:
 def _check_tls(config: Config) -> None:
     try:
         check_client_tls(config.settings)
-        check_server_tls(config.settings)
+        check_server_tls(server_tls_of(config.settings))
     except ConfigError as error:
         raise _at_setting(config, error.setting or "", error.problem) from None
+    checked = {server_tls_of(config.settings)}
+    for database in _all_databases(config).values():
+        tls = config.server_tls(database)
+        if tls in checked:
+            continue
+        checked.add(tls)
+        try:
+            check_server_tls(tls)
+        except ConfigError as error:
+            where = config.origins[DATABASES, database.name]
+            owner = f"[{DATABASES}] {printable(database.name)}"
+            raise ConfigError(
+                error.problem,
+                file=where.file,
+                line=where.line,
+                setting=f"{owner}: {error.setting}",
+            ) from None
 
 
 def _at_setting(config: Config, name: str, problem: str) -> ConfigError:

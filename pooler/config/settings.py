@@ -417,6 +417,25 @@ class Database:
     load_balance_hosts: LoadBalance = setting(LoadBalance.ROUND_ROBIN, ENUM,
         "round-robin over the hosts, or disable: stay until a connect fails.",
         choices=LoadBalance, reload=NEW, off=LoadBalance.ROUND_ROBIN, reconnect=True)
+    server_tls_sslmode: TlsMode | None = setting(None, ENUM,
+        "Instead of the global server_tls_sslmode. Not a PgBouncer setting, as those"
+        " below.", choices=TlsMode, reload=NEW, built=True, reconnect=True)
+    server_tls_sslnegotiation: TlsNegotiation | None = setting(None, ENUM,
+        "Instead of the global one.", choices=TlsNegotiation, reload=NEW, built=True,
+        reconnect=True)
+    server_tls_ca_file: str | None = setting(None, PATH,
+        "Instead of the global one.", reload=NEW, built=True, reconnect=True)
+    server_tls_cert_file: str | None = setting(None, PATH,
+        "Instead of the global one; give server_tls_key_file as well.",
+        reload=NEW, built=True, reconnect=True)
+    server_tls_key_file: str | None = setting(None, PATH,
+        "Instead of the global one.", reload=NEW, built=True, reconnect=True)
+    server_tls_protocols: str | None = setting(None, STRING,
+        "Instead of the global one.", reload=NEW, built=True, reconnect=True)
+    server_tls_ciphers: str | None = setting(None, STRING,
+        "Instead of the global one.", reload=NEW, built=True, reconnect=True)
+    server_tls13_ciphers: str | None = setting(None, STRING,
+        "Instead of the global one.", reload=NEW, built=True, reconnect=True)
     client_encoding: str | None = setting(None, STRING,
         "Put into the server's startup packet.", reload=NEW, built=True)
     datestyle: str | None = setting(None, STRING,

@@ -20,11 +20,11 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from pooler import log
-from pooler.config.kinds import TlsNegotiation
 from pooler.config.loading import Config
 from pooler.config.settings import Database
 from pooler.errors import (
     SQLCLIENT_UNABLE_TO_CONNECT,
+    ConfigError,
     LocalResourceError,
     LoginError,
 )
@@ -38,7 +38,13 @@ from pooler.login.server import (
     ServerLoginError,
 )
 from pooler.worker.keys import KeyRing
-from pooler.worker.server_tls import ATTEMPTS, Attempt, is_worth_another, secure
+from pooler.worker.server_tls import (
+    ATTEMPTS,
+    Attempt,
+    Security,
+    is_worth_another,
+    secure,
+)
 from pooler.worker.tls import server_context
 
 MAX_ANSWER_BYTES = 1_048_576
@@ -69,6 +75,7 @@ class Way:
     address: Address
     host: str  # as the configuration names it
     attempt: Attempt = Attempt.PLAIN
+    security: Security | None = None  # None: nothing but the clear
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +168,18 @@ async def run_query(
         pending += data
 
 
+async def _secure(link: Link, way: Way) -> Way:
+    """Speak TLS on a fresh link if it is to be; how the server is reached then."""
+    security = way.security
+    if security is None or security.context is None or way.attempt is Attempt.PLAIN:
+        return dataclasses.replace(way, attempt=Attempt.PLAIN)
+    await secure(
+        link, security.context, way.host, way.attempt, direct=security.tls.is_direct
+    )
+    attempt = Attempt.TLS if link.is_secure else Attempt.PLAIN
+    return dataclasses.replace(way, attempt=attempt)
+
+
 class ServerOpener:
     """Opens servers of database entries; hosts of one entry take turns."""
 
@@ -180,7 +199,9 @@ class ServerOpener:
 
         ConfigError names what TLS cannot have; then all stays as it was.
         """
-        self._context = server_context(config.settings)
+        self._security = {
+            tls: Security(tls, server_context(tls)) for tls in config.all_server_tls()
+        }
         self.config = config
         self.keys.keep(config.server_secrets())
 
@@ -241,22 +262,8 @@ class ServerOpener:
     def _attempts(self, way: Way) -> tuple[Attempt, ...]:
         if way.address.family == socket.AF_UNIX:
             return (Attempt.PLAIN,)
-        return ATTEMPTS[self.config.settings.server_tls_sslmode]
-
-    async def secure(self, link: Link, way: Way) -> Way:
-        """Speak TLS on a fresh link if it is to be; how the server is reached then."""
-        if self._context is None or way.attempt is Attempt.PLAIN:
-            return dataclasses.replace(way, attempt=Attempt.PLAIN)
-        await secure(
-            link,
-            self._context,
-            way.host,
-            way.attempt,
-            direct=self.config.settings.server_tls_sslnegotiation
-            is TlsNegotiation.DIRECT,
-        )
-        attempt = Attempt.TLS if link.is_secure else Attempt.PLAIN
-        return dataclasses.replace(way, attempt=attempt)
+        assert way.security is not None  # noqa: S101 - given by _connect
+        return ATTEMPTS[way.security.tls.sslmode]
 
     async def _log_in(
         self,
@@ -269,7 +276,7 @@ class ServerOpener:
     ) -> ReadyServer:
         """Log in on a fresh link, which is closed if that fails."""
         try:
-            way = await self.secure(link, way)
+            way = await _secure(link, way)
             login = ServerLogin(
                 user,
                 database.dbname or database.name,
@@ -302,12 +309,14 @@ class ServerOpener:
                 " unix_socket_dir is empty",
                 SQLCLIENT_UNABLE_TO_CONNECT,
             )
+        security = self._security_of(database)
         first = next(self._turn) % len(hosts)
         reason = "no address"
         for host in hosts[first:] + hosts[:first]:
             for address in await addresses(host, database.port):
                 try:
-                    return await self._links.dial(*address), Way(address, host)
+                    link = await self._links.dial(*address)
+                    return link, Way(address, host, security=security)
                 except OSError as error:
                     if error.errno in LOCAL_SHORTAGES:
                         raise LocalResourceError(
@@ -326,6 +335,21 @@ class ServerOpener:
             link, early, database.connect_query, login.greeting.parameters
         )
 
+    def _security_of(self, database: Database) -> Security:
+        tls = self.config.server_tls(database)
+        known = self._security.get(tls)
+        if known is not None:
+            return known
+        # Of an entry that a reload has removed, or whose files have gone meanwhile.
+        try:
+            made = self._security[tls] = Security(tls, server_context(tls))
+        except ConfigError as error:
+            log.write(log.ERROR, f"TLS for database {database.name}: {error}")
+            raise LoginError(
+                "TLS towards the server cannot be had", SQLCLIENT_UNABLE_TO_CONNECT
+            ) from None
+        return made
+
     def _secret(self, database: Database, user: str) -> str | None:
         if database.password is not None:
             return database.password
@@ -338,17 +362,15 @@ async def send_cancel(
     way: Way,
     backend_pid: int,
     key: bytes,
-    opener: ServerOpener | None = None,
 ) -> None:
     """Ask the server to cancel; returns when it has closed the connection.
 
-    By TLS if the server was reached by it, which ``opener`` then knows about. By then
-    PostgreSQL has sent the signal. Raises OSError, LoginError.
+    By TLS if the server was reached by it. By then PostgreSQL has sent the signal.
+    Raises OSError, LoginError.
     """
     link = await links.dial(*way.address)
     try:
-        if opener is not None:
-            await opener.secure(link, way)
+        await _secure(link, way)
         link.send(packets.cancel_request(backend_pid, key))
         with contextlib.suppress(ConnectionResetError):  # as good as an end of file
             while await link.receive():

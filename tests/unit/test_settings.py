@@ -163,6 +163,8 @@ dbname host port user password auth_user auth_query auth_dbname pool_size
 min_pool_size reserve_pool_size reserve_pool pool_mode max_db_connections
 max_db_client_connections server_lifetime query_wait_timeout connect_query
 load_balance_hosts client_encoding datestyle timezone application_name
+server_tls_sslmode server_tls_sslnegotiation server_tls_ca_file server_tls_cert_file
+server_tls_key_file server_tls_protocols server_tls_ciphers server_tls13_ciphers
 """
 USER_KEYS = """
 pool_mode pool_size reserve_pool_size max_user_connections
@@ -189,6 +191,8 @@ scram_max_iterations
 """
 RECONNECT_KEYS = """
 dbname host port user connect_query auth_dbname auth_query load_balance_hosts
+server_tls_sslmode server_tls_sslnegotiation server_tls_ca_file server_tls_cert_file
+server_tls_key_file server_tls_protocols server_tls_ciphers server_tls13_ciphers
 """
 
 
