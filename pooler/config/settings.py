@@ -156,6 +156,12 @@ class Settings:
     dns_zone_check_period: float = setting(0.0, TIME,
         "Look for a new serial number of the DNS zone this often; 0 is off.",
         unit="s")
+    failed_login_delay: float = setting(1.0, TIME,
+        "A client that could not prove who it is hears of it so much later; 0 is at"
+        " once. It costs a place and no thread: at most a quarter of max_client_conn,"
+        " and 256 for each worker, wait like this at a time; when there are more, the"
+        " first one hears of it. Nobody else waits, nor who comes by a Unix socket."
+        " Not a PgBouncer setting.", unit="s", built=True)
     idle_transaction_timeout: float = setting(0.0, TIME,
         "Close client and server when idle in a transaction this long; 0 is off.",
         unit="s")
@@ -199,6 +205,13 @@ class Settings:
     max_db_connections: int = setting(0, INT,
         "Server connections of one database over all users; 0 is no limit.",
         unit="connections")
+    max_failed_logins: int = setting(0, INT,
+        "Failed logins of one address (IPv6: of a /64) in a minute, over all workers;"
+        " then logins from there are refused before their proof is looked at, until"
+        " failures are left again. 0, the default, is no limit: behind a load balancer"
+        " or NAT all clients have one address, and one that fails would shut out"
+        " everybody. Unix sockets are exempt. Not a PgBouncer setting.",
+        unit="logins", built=True)
     max_packet_size: int = setting(INT_MAX, INT,
         "Longest message that is passed on.",
         unit="bytes", low=1, high=UINT_MAX, off=INT_MAX, built=True)

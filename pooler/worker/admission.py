@@ -9,6 +9,7 @@ what the welcome is, admitted. From then on Python does not see the client again
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -16,8 +17,10 @@ from pooler import log
 from pooler.errors import (
     CLOSE_REASON_ROWS,
     INTERNAL_ERROR,
+    INVALID_AUTHORIZATION,
     INVALID_CATALOG_NAME,
     INVALID_PARAMETER_VALUE,
+    INVALID_PASSWORD,
     TOO_MANY_CONNECTIONS,
     ConfigError,
     LoginError,
@@ -43,6 +46,7 @@ from pooler.session.records import CloseReason
 from pooler.worker.cancel import Cancels
 from pooler.worker.identity import Peer, demand_by
 from pooler.worker.pools import Pool, Pools
+from pooler.worker.refusals import Refusals
 from pooler.worker.tls import CLIENT_TLS, client_context
 from pooler.worker.words import Asked, RefusedValueError
 
@@ -53,6 +57,11 @@ Judge = Callable[[NeedVerdict, str], Awaitable[str]]
 # User and database asked for to the secret, None if nobody knows the user, and its name
 # for servers, empty if it is the same.
 FindSecret = Callable[[str, str], Awaitable[tuple[str | None, str]]]
+
+# Who is sent away with these has not proved who it is.
+UNPROVEN = frozenset({INVALID_PASSWORD, INVALID_AUTHORIZATION})
+NOBODY_YET = "(nodb)/(nouser)"
+TOO_LATE = CloseReason.CLOSE_LOGIN_TIMEOUT
 
 REPLICATION_WORDS = {"logical": "database", "physical": "true"}
 MAX_PARAMETER_BYTES = 4096
@@ -110,6 +119,12 @@ def farewell_of(error: LoginError) -> bytes:
     return packets.error_response("FATAL", error.sqlstate, error.message)
 
 
+def _who(arrival: _Arrival | None) -> str:
+    """How a log line names a client that is not admitted."""
+    database, user = arrival.login.asked if arrival else ("", "")
+    return f"{database or '(nodb)'}/{user or '(nouser)'}"
+
+
 @dataclass(slots=True)
 class _Arrival:
     """A client that is logging in."""
@@ -119,6 +134,7 @@ class _Arrival:
     direct: bool = False  # its first byte was one of TLS
     # Asks for what the login waits for: what comes meanwhile stays unread.
     pending: asyncio.Task[None] | None = None
+    checked: bool = False  # whether its address may try at all
     accepted: LoggedIn | None = None
     pool: Pool | None = None  # of a replication client, its own
 
@@ -145,6 +161,7 @@ class Admission:
         self._tasks: set[asyncio.Task[None]] = set()
         self.judges: dict[AuthMethod, Judge] = {}
         self.find_secret: FindSecret = _nobody_knows
+        self._refusals = Refusals(engine, lambda: pools.config.settings, pools.workers)
         self._context = client_context(pools.config.settings, mock_key)
         self._policy = make_policy(pools, mock_key, self._context)
 
@@ -160,12 +177,18 @@ class Admission:
             log.write(log.ERROR, f"reload: {error}; TLS stays as it was")
         self._policy = make_policy(self._pools, self._mock_key, self._context)
 
+    def end(self) -> None:
+        """The worker ends."""
+        self._refusals.end()
+
     # ------------------------------------------------------------ arriving
 
     def arrived(self, handle: int) -> None:
         """A client in login has sent something."""
         arrival = self._arrivals.get(handle)
         if arrival is None:
+            if self._refusals.holds(handle):
+                return
             arrival = self._arrivals[handle] = self._new_arrival(handle)
         if arrival.accepted is not None or arrival.pending is not None:
             return  # its next words wait with it
@@ -182,6 +205,9 @@ class Admission:
         """Do what a step of the login came to; LookupError when the client has gone."""
         if arrival.login.wants_in:
             self._check_room()
+            if not arrival.checked:
+                arrival.checked = True
+                self._refusals.check_address(handle)
         if reply.send:
             self._engine.client_send(handle, reply.send)
         self._engine.login_consume(handle, reply.consumed, reply.wanted)
@@ -284,22 +310,16 @@ class Admission:
 
     def _refuse(self, handle: int, error: LoginError) -> None:
         arrival = self._arrivals.get(handle)
-        database, user = arrival.login.asked if arrival else ("", "")
-        database, user = database or "(nodb)", user or "(nouser)"
-        self._forget(handle)
-        if self._pools.config.settings.log_pooler_errors:
-            try:
-                host, port = self._engine.client_peer(handle)
-            except LookupError:
-                return
-            log.write(
-                log.WARNING,
-                f"pooler error: {error.message}{f': {error.why}' * bool(error.why)}",
-                tag=f"C-{handle:#x}: {database}/{user}@{host}:{port}",
-            )
-        self._engine.client_close(
-            handle, CloseReason.CLOSE_CLIENT_LOGIN, farewell_of(error)
+        failed = (
+            arrival is not None
+            and arrival.accepted is None
+            and error.sqlstate in UNPROVEN
         )
+        self._forget(handle)
+        with contextlib.suppress(LookupError):  # it has gone
+            self._refusals.refuse(
+                handle, error, _who(arrival), farewell_of(error), failed=failed
+            )
 
     # ------------------------------------------------------------ admitting
 
@@ -447,14 +467,15 @@ class Admission:
 
         ``detail``: why TLS has failed; empty: it has not.
         """
+        arrival = self._arrivals.get(handle)
         self._forget(handle)
         host, port = peer if isinstance(peer, tuple) else ("?", 0)
-        if detail and self._pools.config.settings.log_pooler_errors:
-            log.write(
-                log.WARNING,
-                f"TLS handshake error: {detail}",
-                tag=f"C-{handle:#x}: (nodb)/(nouser)@{host}:{port}",
-            )
+        if detail:
+            line = f"TLS handshake error: {detail}"
+            self._refusals.write(line, handle, NOBODY_YET, (host, port))
+        elif not self._refusals.forget(handle) and reason == TOO_LATE:
+            line = f"pooler error: {CLOSE_REASON_ROWS[reason][1]}"
+            self._refusals.write(line, handle, _who(arrival), (host, port))
         self._board.set(self._slot, "clients", self._engine.client_count)
         pool = self._pools.by_id(pool_id)
         if pool is not None:

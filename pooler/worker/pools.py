@@ -208,7 +208,7 @@ class Pools:
     ) -> None:
         self._engine = engine
         self._slot = slot
-        self._workers = workers
+        self.workers = workers
         self.tracked = tracked_parameters(config)
         self.tracked_names = tuple(self.tracked.values())
         self.opener = ServerOpener(links, config, self.tracked)
@@ -321,7 +321,7 @@ class Pools:
         self._engine.limit_statements(
             max_client_count=settings.max_client_prepared_statements,
             max_client_bytes=settings.max_client_prepared_bytes,
-            max_bytes=-(-settings.max_prepared_memory // self._workers),
+            max_bytes=-(-settings.max_prepared_memory // self.workers),
             cache_unnamed=settings.cache_unnamed_statements,
         )
 
@@ -348,7 +348,7 @@ class Pools:
 
     def _size(self, database: Database, user: str) -> int:
         total = self.config.pool_size(database, user)
-        return share_of(total, self._slot, self._workers)
+        return share_of(total, self._slot, self.workers)
 
     # ------------------------------------------------------------ welcome
 

@@ -157,6 +157,7 @@ class Worker:
         try:
             return await self._end
         finally:
+            self._admission.end()
             self._pools.opener.keys.close()
 
     def _listen(self, listener: socket.socket, *, shared: bool) -> None:

@@ -87,6 +87,7 @@ def ini_text(
         "default_pool_size": 5,
         "max_client_conn": 5000,
         "workers": 1,
+        "failed_login_delay": 0,
         **settings,
     }
     lines = ["[databases]"]
