@@ -144,6 +144,11 @@ class Settings:
     conffile: str | None = setting(None, PATH,
         "The file that the next reload reads; unset is the one of the command line.",
         built=True)
+    core_dumps: bool = setting(False, BOOL,
+        "0: no process of the pooler leaves a core dump, and only root can debug or"
+        " trace it (PR_SET_DUMPABLE), for passwords and data of clients stand in its"
+        " memory; 1: as the system has it. Not a PgBouncer setting.",
+        reload=RESTART, built=True)
     default_pool_size: int = setting(20, INT,
         "Server connections for each database and user, over all workers; 0 is no"
         " limit.", unit="connections", built=True)

@@ -88,6 +88,7 @@ def ini_text(
         "max_client_conn": 5000,
         "workers": 1,
         "failed_login_delay": 0,
+        "core_dumps": 1,  # or tests that are not root's could not look into /proc
         **settings,
     }
     lines = ["[databases]"]

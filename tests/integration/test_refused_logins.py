@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import re
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,16 +15,20 @@ import psutil
 import psycopg
 import pytest
 
+from pooler.config.settings import Settings
+from pooler.demo.postgres import Postgres
 from pooler.login.md5 import md5_secret
 from pooler.login.scram import Verifier
 from tests.integration.harness import (
     DATABASE,
+    ENVIRONMENT,
     HOST,
     USER,
     InProcess,
     MakePooler,
     Pooler,
     free_port,
+    ini_text,
     wait_until,
 )
 from tests.wire_client import message, startup, text
@@ -149,6 +155,35 @@ def test_no_secret_anywhere(pooler: Pooler) -> None:
         places += [" ".join(process.cmdline()), process.name(), str(process.environ())]
     for secret in secrets:
         assert not any(secret in place for place in places)
+
+
+@pytest.mark.parametrize("core_dumps", [0, 1])
+def test_no_secret_in_core_dumps(
+    postgres: Postgres, tmp_path: Path, core_dumps: int
+) -> None:
+    """What the master is by the time it forks its workers, they are."""
+    code = f"""
+import ctypes, sys
+from pooler import cli
+from pooler.master.dumpable import PR_GET_DUMPABLE
+from pooler.master.process import Master
+Master._fork = lambda *_: print(ctypes.CDLL(None).prctl(PR_GET_DUMPABLE, 0, 0, 0, 0))
+Master._loop = lambda _: None
+cli.start(cli.Options({str(tmp_path / "pooler.ini")!r}))
+"""
+    (tmp_path / "pooler.ini").write_text(
+        ini_text(free_port(), postgres.port, {}, {"core_dumps": core_dumps})
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        env=ENVIRONMENT,
+        check=True,
+    )
+    assert ended.stdout == f"{core_dumps}\n", ended.stderr
+    assert Settings().core_dumps is False
 
 
 # ------------------------------------------------------------ late answers

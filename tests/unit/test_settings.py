@@ -151,6 +151,7 @@ OUR_OWN_KEYS = {
     "workers",
     "cancel_abandoned",
     "clean_changed_servers",
+    "core_dumps",
     "failed_login_delay",
     "max_failed_logins",
     "scram_max_iterations",
@@ -189,7 +190,7 @@ client_tls_ciphers client_tls_dheparams client_tls_ecdhcurve client_tls_key_file
 client_tls_protocols client_tls_sslmode server_tls13_ciphers server_tls_ca_file
 server_tls_cert_file server_tls_ciphers server_tls_key_file server_tls_protocols
 server_tls_sslmode server_tls_sslnegotiation auth_hba_file auth_ident_file
-scram_max_iterations failed_login_delay max_failed_logins
+scram_max_iterations failed_login_delay max_failed_logins core_dumps
 """
 RECONNECT_KEYS = """
 dbname host port user connect_query auth_dbname auth_query load_balance_hosts
