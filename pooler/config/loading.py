@@ -306,6 +306,7 @@ class _Loader:
             origins=MappingProxyType(self.origins),
         )
         _check_auth_type(config)
+        _check_auth_dbname(config)
         _check_tls(config)
         config = dataclasses.replace(
             config, userlist=self.read_userlist(config), hba=_read_hba(config)
@@ -397,6 +398,15 @@ def _check_auth_type(config: Config) -> None:
         line=where.line,
         setting="auth_type",
     )
+
+
+def _check_auth_dbname(config: Config) -> None:
+    problem = f'the reserved "{RESERVED_DATABASE}" database cannot be auth_dbname'
+    if config.settings.auth_dbname == RESERVED_DATABASE:
+        raise _at_setting(config, "auth_dbname", problem)
+    for entry in _all_databases(config).values():
+        if entry.auth_dbname == RESERVED_DATABASE:
+            raise ConfigError(f"{_where(config, DATABASES, entry.name)}: {problem}")
 
 
 def _check_tls(config: Config) -> None:
