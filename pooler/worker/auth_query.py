@@ -28,8 +28,8 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from pooler import log
-from pooler.config.loading import RESERVED_DATABASE
-from pooler.config.settings import Database
+from pooler.config.loading import RESERVED_AUTH_DBNAME, RESERVED_DATABASE
+from pooler.config.settings import Database, Settings
 from pooler.errors import (
     QUERY_CANCELED,
     SQLCLIENT_UNABLE_TO_CONNECT,
@@ -50,7 +50,6 @@ TARGETS_KEPT = 256
 NO_CONVERSION = "SQL_ASCII"
 SEARCH_PATH = "pg_catalog, public"
 _NAME_UNKNOWN_IN_ENCODING = "22021"
-_CONFIG_ERROR = "bouncer config error"
 _UNEXPECTED = "unexpected response from auth_query"
 
 
@@ -77,6 +76,11 @@ class Question(NamedTuple):
     user: str
 
 
+def _misconfigured(why: str) -> LoginError:
+    """PgBouncer's word for all of it; ours alone says why."""
+    return LoginError("bouncer config error", why=why)
+
+
 def read_answer(answer: Answer) -> Found:
     """What an answer says of the user; LoginError if it is none.
 
@@ -85,22 +89,23 @@ def read_answer(answer: Answer) -> Found:
     if answer.error.get("C") == _NAME_UNKNOWN_IN_ENCODING:
         return NOBODY
     if answer.error:
-        raise LoginError(
-            "error response from auth_query", why=answer.error.get("M", "no reason")
-        )
+        why = answer.error.get("M", "no reason")
+        raise _misconfigured(f"error response from auth_query: {why}")
     if answer.columns is None:
-        raise LoginError(_UNEXPECTED, why="it returns no rows")
+        raise _misconfigured(f"{_UNEXPECTED}: it returns no rows")
     if answer.columns != 2:
-        raise LoginError(f"expected 2 columns from auth_query, not {answer.columns}")
+        raise _misconfigured(
+            f"expected 2 columns from auth_query, not {answer.columns}"
+        )
     if not answer.rows:
         return NOBODY
     if len(answer.rows) > 1:
-        raise LoginError(_UNEXPECTED, why="it returns more than one row")
+        raise _misconfigured(f"{_UNEXPECTED}: it returns more than one row")
     [(name, secret)] = answer.rows
     if name is None:
-        raise LoginError("auth_query response contained null user name")
+        raise _misconfigured("auth_query response contained null user name")
     if secret is not None and len(packets.encode(secret)) > packets.MAX_PASSWORD_BYTES:
-        raise LoginError(_UNEXPECTED, why="the secret is too long")
+        raise _misconfigured(f"{_UNEXPECTED}: the secret is too long")
     return Found(secret or "", name)
 
 
@@ -228,9 +233,14 @@ class AuthQuery:
         self._queued = {}
 
     def can_ask(self, database: str) -> bool:
-        """Whether there is somebody to ask about users of this database."""
+        """Whether there is somebody to ask about users of this database.
+
+        Those of the console are asked for by the global settings.
+        """
         entry = self._pools.database(database)
-        return entry is not None and bool(self._auth_user(entry))
+        if entry is None and database != RESERVED_DATABASE:
+            return False
+        return bool(self._auth_user(entry))
 
     def forget(self, user: str, database: str) -> None:
         """A login has failed: the secret may be another by now.
@@ -256,19 +266,20 @@ class AuthQuery:
 
     # ------------------------------------------------------------ who is asked
 
-    def _auth_user(self, entry: Database) -> str | None:
-        return entry.auth_user or self._pools.config.settings.auth_user
+    def _auth_user(self, entry: Database | None) -> str | None:
+        own = None if entry is None else entry.auth_user
+        return own or self._pools.config.settings.auth_user
 
     def _question(self, user: str, database: str) -> Question:
-        settings = self._pools.config.settings
+        wide = self._pools.config.settings
         entry = self._pools.database(database)
-        assert entry is not None  # noqa: S101 - can_ask has said so
         auth_user = self._auth_user(entry)
         assert auth_user  # noqa: S101 - can_ask has said so
+        own: Database | Settings = wide if entry is None else entry
         return Question(
-            entry.auth_dbname or settings.auth_dbname or database,
+            own.auth_dbname or wide.auth_dbname or database,
             auth_user,
-            settings.auth_query if entry.auth_query is None else entry.auth_query,
+            wide.auth_query if own.auth_query is None else own.auth_query,
             user,
         )
 
@@ -279,10 +290,11 @@ class AuthQuery:
             database = self._pools.database(question.auth_database)
             if database is None:
                 shown = question.auth_database
-                why = f'authentication database "{shown}" is not configured'
-                if shown == RESERVED_DATABASE:
-                    why = f'the reserved "{shown}" database cannot be auth_dbname'
-                raise LoginError(_CONFIG_ERROR, why=why)
+                raise _misconfigured(
+                    RESERVED_AUTH_DBNAME
+                    if shown == RESERVED_DATABASE
+                    else f'authentication database "{shown}" is not configured'
+                )
             target = Target(self._pools, database, question.auth_user)
             self._targets[key] = target
             if len(self._targets) > TARGETS_KEPT:
@@ -348,11 +360,10 @@ class AuthQuery:
                 "auth_query timeout", QUERY_CANCELED, why=f"{where}: auth_query_timeout"
             ) from None
         except LoginError as error:
-            message, why = error.message, error.why
-            if isinstance(error, LostError):
-                message, why = "error response from auth_query", error.message
+            if not error.why:  # it is about the connection or what came over it
+                error = _cannot_connect(error.message)
             raise LoginError(
-                message, error.sqlstate, why=f"{where}{f': {why}' if why else ''}"
+                error.message, error.sqlstate, why=f"{where}: {error.why}"
             ) from None
         ttl_s = (
             settings.auth_query_negative_ttl

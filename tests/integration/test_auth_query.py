@@ -250,25 +250,20 @@ def test_what_a_query_may_answer(make_pooler: MakePooler, secured: Postgres) -> 
 
     # Columns of another type, and a name that the server is told instead.
     assert said("as_another", "whoever", r"\x736563726574") == WRONG_SERVER_PASSWORD
-    for database, answer in {
-        "two_rows": "unexpected response from auth_query",
-        "one_column": "expected 2 columns from auth_query, not 1",
-        "three_columns": "expected 2 columns from auth_query, not 3",
-        "null_name": "auth_query response contained null user name",
-        "no_rows": "unexpected response from auth_query",
-        "no_value": "error response from auth_query",
-        "broken": "error response from auth_query",
-        "nobody_there": "cannot connect",
-        "wrong_asker": "cannot connect",
-        "dead": "cannot connect",
-        "nowhere": "bouncer config error",
-    }.items():
+    answers = dict.fromkeys(QUERIES, "bouncer config error")
+    del answers["default_query"], answers["as_another"]
+    answers |= dict.fromkeys(("nobody_there", "wrong_asker", "dead"), "cannot connect")
+    answers["nowhere"] = "bouncer config error"
+    for database, answer in answers.items():
         assert said(database) == answer, database
         assert said(database, "by_md5", PASSWORD) == answer, database
     for why in (
         "it returns more than one row",
         "it returns no rows",
-        "function nothing(unknown) does not exist",
+        "expected 2 columns from auth_query, not 1",
+        "expected 2 columns from auth_query, not 3",
+        "auth_query response contained null user name",
+        "error response from auth_query: function nothing(unknown) does not exist",
         'authentication database "not_configured" is not configured',
         'password authentication failed for user "fallen"',
         "(server_login_retry)",

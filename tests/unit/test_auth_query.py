@@ -164,7 +164,7 @@ def test_a_client_that_leaves_takes_no_answer_away() -> None:
     ("error", "told"),
     [
         (LoginError("cannot connect", why="refused"), "cannot connect"),
-        (LostError("gone"), "error response from auth_query"),
+        (LostError("gone"), "cannot connect"),
     ],
 )
 def test_a_failure_is_told_to_those_who_asked_and_not_kept(
@@ -284,34 +284,43 @@ def test_who_is_asked() -> None:
     assert asks._question("joe", "own") == Question(
         "shop", "other", "SELECT 1, $1", "joe"
     )
-    assert [asks.can_ask(name) for name in ("shop", "own", "nowhere", "pgbouncer")] == [
-        True,
-        True,
-        False,
-        False,
-    ]
+    names = ("shop", "own", "nowhere", "pgbouncer")
+    assert [asks.can_ask(name) for name in names] == [True, True, False, True]
     world.pools.config = load_text(INI.replace("auth_user = asker", ""), "p.ini")
-    assert [asks.can_ask(name) for name in ("shop", "own")] == [False, True]
+    assert [asks.can_ask(name) for name in names] == [False, True, False, False]
+    world.pools.config = load_text(INI + "auth_dbname = shop", "p.ini")
+    assert asks._question("root", "pgbouncer") == Question(
+        "shop", "asker", "SELECT 2, $1", "root"
+    )
+
+
+def test_the_console_is_no_auth_dbname() -> None:
+    with pytest.raises(ConfigError, match="cannot use the reserved"):
+        load_text(INI + "auth_dbname = pgbouncer\n", "p.ini")
 
 
 @pytest.mark.parametrize(
-    "text",
+    ("text", "database", "why"),
     [
-        INI + "auth_dbname = pgbouncer\n",
-        INI.replace("auth_dbname=shop", "auth_dbname=pgbouncer"),
+        (INI + "auth_dbname = missing\n", "shop", '"missing" is not configured'),
+        (
+            INI.replace("auth_dbname=shop", "auth_dbname=pgbouncer"),
+            "own",
+            'cannot use the reserved "pgbouncer" database as an auth_dbname',
+        ),
+        (INI, "pgbouncer", "cannot use the reserved"),
     ],
 )
-def test_the_console_is_no_auth_dbname(text: str) -> None:
-    with pytest.raises(ConfigError, match="cannot be auth_dbname"):
-        load_text(text, "p.ini")
+def test_a_database_that_cannot_be_asked(text: str, database: str, why: str) -> None:
+    """PgBouncer starts with it, so does this; it says so, if it is written there."""
 
-
-def test_a_database_that_is_not_configured() -> None:
     async def play(world: World) -> None:
-        world.pools.config = load_text(INI + "auth_dbname = missing\n", "p.ini")
+        world.pools.config = load_text(text, "p.ini")
+        warned = any("auth_dbname: " in one for one in world.pools.config.warnings)
+        assert warned == (text != INI)
         with pytest.raises(LoginError) as caught:
-            await world.auth_query.find("joe", "shop")
+            await world.auth_query.find("joe", database)
         assert caught.value.message == "bouncer config error"
-        assert '"missing" is not configured' in caught.value.why
+        assert why in caught.value.why
 
     run(play)

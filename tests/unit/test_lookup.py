@@ -108,28 +108,26 @@ def test_who_is_found(said: bytes, found: Found) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "message", "why"),
+    ("said", "why"),
     [
-        (described(3) + row(b"", b"", b""), "expected 2 columns", ""),
-        (described(1), "expected 2 columns from auth_query, not 1", ""),
-        (described(2) + row(b"a", b"b") * 2, "unexpected", "more than one row"),
-        (described(2) + row(None, b"b"), "contained null user name", ""),
-        (described(2) + row(b"a", b"x" * 65532), "unexpected", "secret is too long"),
-        (message(b"n"), "unexpected response", "no rows"),
-        (message(b"n") + message(b"I"), "unexpected response", "no rows"),
+        (described(3) + row(b"", b"", b""), "expected 2 columns"),
+        (described(1), "expected 2 columns from auth_query, not 1"),
+        (described(2) + row(b"a", b"b") * 2, "more than one row"),
+        (described(2) + row(None, b"b"), "contained null user name"),
+        (described(2) + row(b"a", b"x" * 65532), "the secret is too long"),
+        (message(b"n"), "no rows"),
+        (message(b"n") + message(b"I"), "no rows"),
         (
             described(2) + packets.error_response("ERROR", "42P01", "no table"),
-            "error response from auth_query",
-            "no table",
+            "error response from auth_query: no table",
         ),
     ],
 )
-def test_what_is_no_answer(said: bytes, message: str, why: str) -> None:
+def test_what_is_no_answer(said: bytes, why: str) -> None:
     with pytest.raises(LoginError) as caught:
         read_answer(ask(BEGIN + said + DONE))
-    assert message in caught.value.message
+    assert caught.value.message == "bouncer config error"
     assert why in caught.value.why
-    assert (why == "") == (caught.value.why == "")
 
 
 @pytest.mark.parametrize(
