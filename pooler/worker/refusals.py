@@ -28,8 +28,9 @@ from pooler.session.records import CloseReason
 HELD_MAX = 256
 # The part of max_client_conn that may be held, as a divisor.
 HELD_PART = 4
-LINES_IN_A_PERIOD = 20
-PERIOD_S = 1.0
+LINES_AT_ONCE = 100
+LINES_IN_A_SECOND = 10
+COUNT_PERIOD_S = 1.0
 MAX_ADDRESSES = 10_000
 MINUTE_S = 60.0
 IPV6_SITE_BITS = 64
@@ -41,29 +42,30 @@ class TooManyFailuresError(LoginError):
 
 
 class FloodLog:
-    """Lines of which there may be thousands: some in each period, then their count."""
+    """Lines of which there may be thousands: so many at once and in a second; of the
+    others the count, once a second.
+    """
 
     def __init__(self, what: str) -> None:
         self._what = what
-        self._since_s = 0.0
-        self._written = 0
+        self._room = float(LINES_AT_ONCE)
+        self._at_s = time.monotonic()
         self._left_out = 0
         self._timer: asyncio.TimerHandle | None = None
 
     def write(self, line: str, *, tag: str) -> None:
         """Log a line as WARNING, or count it."""
         now_s = time.monotonic()
-        if now_s - self._since_s >= PERIOD_S:
-            self.flush()
-            self._since_s, self._written = now_s, 0
-        if self._written < LINES_IN_A_PERIOD:
-            self._written += 1
+        more = (now_s - self._at_s) * LINES_IN_A_SECOND
+        self._room, self._at_s = min(LINES_AT_ONCE, self._room + more), now_s
+        if self._room >= 1:
+            self._room -= 1
             log.write(log.WARNING, line, tag=tag)
             return
         self._left_out += 1
         if self._timer is None:
-            rest_s = self._since_s + PERIOD_S - now_s
-            self._timer = asyncio.get_running_loop().call_later(rest_s, self.flush)
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(COUNT_PERIOD_S, self.flush)
 
     def flush(self) -> None:
         """Say how many lines were left out."""
