@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from pooler import log
+from pooler.config.userlist import SecretKind
 from pooler.errors import (
     CLOSE_REASON_ROWS,
     INTERNAL_ERROR,
@@ -41,7 +42,7 @@ from pooler.login.outcomes import (
     Reply,
     StartTls,
 )
-from pooler.login.policy import AuthMethod, ClientPolicy
+from pooler.login.policy import AuthMethod, ClientPolicy, kind_by_name
 from pooler.session.records import CloseReason
 from pooler.worker.auth_query import AuthQuery
 from pooler.worker.cancel import Cancels
@@ -83,6 +84,10 @@ def make_policy(
         return None if database is None else database.user
 
     settings = config.settings
+    kinds = [one.kind for one in config.userlist.values() if not one.is_empty]
+    scram_count = kinds.count(SecretKind.SCRAM)
+    askers = [settings.auth_user, *(one.auth_user for one in config.databases.values())]
+    asks = any(askers)  # what auth_query finds may be SCRAM's
     return ClientPolicy(
         method=(AuthMethod.SCRAM if config.hba else AuthMethod(settings.auth_type)),
         demand=demand_by(config.hba) if config.hba else None,
@@ -92,6 +97,8 @@ def make_policy(
         tracked=pools.tracked,
         ignore_startup_parameters=frozenset(settings.ignore_startup_parameters),
         mock_key=mock_key,
+        mock_kind=kind_by_name(scram_count, len(kinds), mock_key),
+        hashes_passwords=scram_count > 0 or asks,
         known_users_only=bool(settings.auth_file),
         tls=CLIENT_TLS[settings.client_tls_sslmode],
         certificate_hash=b"" if context is None else context.certificate_hash,

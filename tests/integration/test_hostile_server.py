@@ -11,7 +11,7 @@ import pytest
 
 from pooler import log
 from pooler.login import packets
-from pooler.login.scram import KeyRequest, ScramKeys, ServerExchange, Verifier
+from pooler.login.scram import KeyRequest, ScramKeys, Verifier
 from tests.integration.fake_server import (
     SELECT,
     FakeBackend,
@@ -19,6 +19,7 @@ from tests.integration.fake_server import (
     begin,
 )
 from tests.integration.harness import USER, InProcess, wait_until
+from tests.server_exchange import ServerExchange
 from tests.wire_client import WireClient, codes, startup
 
 pytestmark = pytest.mark.timeout(30)
