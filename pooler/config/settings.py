@@ -284,7 +284,7 @@ class Settings:
         unit="rounds", off=5)
     scram_iterations: int = setting(4096, INT,
         "Iterations for SCRAM verifiers made from plain passwords.",
-        unit="iterations", low=1, high=10_000_000, reload=NEW, off=4096)
+        unit="iterations", low=1, high=10_000_000, reload=NEW, built=True)
     scram_max_iterations: int = setting(1_000_000, INT,
         "The most iterations that a server may ask for in a SCRAM login: what a hostile"
         " one may make us compute. A million are about half a second of one core, once"

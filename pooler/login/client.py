@@ -36,6 +36,7 @@ from pooler.login.md5 import md5_secret
 from pooler.login.outcomes import Cancel as Cancel
 from pooler.login.outcomes import Closed as Closed
 from pooler.login.outcomes import LoggedIn as LoggedIn
+from pooler.login.outcomes import NeedKeys as NeedKeys
 from pooler.login.outcomes import NeedSecret as NeedSecret
 from pooler.login.outcomes import NeedVerdict as NeedVerdict
 from pooler.login.outcomes import Outcome, Pending
@@ -51,6 +52,7 @@ from pooler.login.policy import (
     Demand,
 )
 from pooler.login.scram import (
+    KeyRequest,
     ScramKeys,
     SecretKind,
     SecureRandom,
@@ -74,11 +76,12 @@ _ENCRYPTED = b"S"
 
 
 class _State(enum.Enum):
-    """What is awaited from the client; from elsewhere in SECRET and VERDICT."""
+    """What is awaited from the client; from elsewhere in SECRET, VERDICT and KEYS."""
 
     STARTUP = enum.auto()
     SECRET = enum.auto()
     VERDICT = enum.auto()
+    KEYS = enum.auto()
     PROOF = enum.auto()
     DONE = enum.auto()
 
@@ -105,6 +108,7 @@ class ClientLogin:
         "_startup",
         "_state",
         "_verifier",
+        "_with_keys",
     )
 
     def __init__(
@@ -132,6 +136,7 @@ class ClientLogin:
         self._server_secret: str | None = None
         self._proof: Proof | None = None
         self._verifier: Verifier | None = None
+        self._with_keys: _WithKeys | None = None
 
     @property
     def asked(self) -> tuple[str, str]:
@@ -157,8 +162,8 @@ class ClientLogin:
                  incomplete packet (at most 64 KiB)
         Errors:  LoginError: tell the client, unless it is a SilentLoginError, and
                  close
-        Cost:    one salted password (``scram_iterations`` hashes) for a plain
-                 secret under SCRAM, once per user; else some hashes
+        Cost:    some hashes, and what ``find_keys`` costs: for a plain secret under
+                 SCRAM once per user, for a password and a SCRAM secret each time
         """
         consumed = 0
         sent: list[bytes] = []
@@ -205,6 +210,24 @@ class ClientLogin:
         reply = Reply(0, b"", self._logged_in())
         self._state = _State.DONE
         return reply
+
+    def keys_found(self, keys: ScramKeys) -> Reply:
+        """Answer NeedKeys. Out and Errors are those of ``secret_found``."""
+        then, self._with_keys = self._with_keys, None
+        assert then is not None  # noqa: S101 - one answer to one question
+        reply = then(self, keys)
+        if reply.outcome is not None:
+            self._come_to(reply.outcome)
+        return reply
+
+    def _seek_keys(self, request: KeyRequest, then: _WithKeys) -> Reply:
+        """Go on with the keys at once, or when somebody else has derived them."""
+        keys = self._policy.find_keys(request)
+        if keys is not None:
+            return then(self, keys)
+        self._with_keys = then
+        self._state = _State.KEYS
+        return Reply(0, b"", NeedKeys(request))
 
     def _wanted(self, data: bytes) -> int:
         """How many bytes the packet has that begins here; its length was judged."""
@@ -302,6 +325,12 @@ class ClientLogin:
         if check is not None:
             check(self, known)
             return Reply(0, self._negotiation, self._logged_in())
+        request = self._missing_verifier()
+        if request is not None:
+            return self._seek_keys(request, ClientLogin._keep_verifier)
+        return self._ask_for_proof()
+
+    def _ask_for_proof(self) -> Reply:
         challenge = _CHALLENGES[self._demand.method, self._kind](self)
         return Reply(0, self._negotiation + challenge)
 
@@ -403,13 +432,31 @@ class ClientLogin:
     def _ask_scram_stored(self) -> bytes:
         return self._ask_scram(Verifier.parse(self._secret or ""))
 
+    def _verifier_request(self) -> KeyRequest:
+        """What the verifier of a plain secret is made of."""
+        policy = self._policy
+        salt = salt_of(self._name(), policy.mock_key)
+        return KeyRequest(self._secret or "", salt, policy.scram_iterations)
+
+    def _missing_verifier(self) -> KeyRequest | None:
+        """What has to be derived before SCRAM can be offered."""
+        if (self._demand.method, self._kind) != (AuthMethod.SCRAM, SecretKind.PLAIN):
+            return None
+        request = self._verifier_request()
+        known = self._policy.verifiers.find(
+            self._name(), request.password, request.salt, request.iterations
+        )
+        return None if known is not None else request
+
+    def _keep_verifier(self, keys: ScramKeys) -> Reply:
+        verifier = Verifier.from_keys(keys)
+        self._policy.verifiers.keep(self._name(), self._secret or "", verifier)
+        return self._ask_for_proof()
+
     def _ask_scram_plain(self) -> bytes:
-        policy, user = self._policy, self._name()
-        verifier = policy.verifiers.get(
-            user,
-            self._secret or "",
-            salt_of(user, policy.mock_key),
-            policy.scram_iterations,
+        request = self._verifier_request()
+        verifier = self._policy.verifiers.find(
+            self._name(), request.password, request.salt, request.iterations
         )
         return self._ask_scram(verifier)
 
@@ -433,7 +480,9 @@ class ClientLogin:
         try:
             code, consumed, password = proof.take(data)
         except WrongProofError as error:
-            raise self._refused(error, data) from None
+            if self._demand.method is AuthMethod.PLAIN:
+                return self._refuse_hashed(data)
+            raise self._why(error) from None
         if code == ProofCode.PROOF_MORE:
             return None
         if code == ProofCode.PROOF_ANSWERED:
@@ -450,9 +499,17 @@ class ClientLogin:
             verdict = NeedVerdict(self._demand.method, self._name(), password)
             return Reply(consumed, b"", verdict)
         verifier = Verifier.parse(self._secret or "")
-        if verifier is None or not verifier.matches(password):
-            raise self._why(proof_error(ProofCode.PROOF_WRONG, Question.ASK_PASSWORD))
-        return Reply(consumed, b"", self._logged_in())
+        assert verifier is not None  # noqa: S101 - or there was something to compare
+        request = KeyRequest(password, verifier.salt, verifier.iterations)
+        self._verifier = verifier
+        reply = self._seek_keys(request, ClientLogin._compare_keys)
+        return Reply(consumed, reply.send, reply.outcome)
+
+    def _compare_keys(self, keys: ScramKeys) -> Reply:
+        verifier = self._verifier
+        if verifier is None or not verifier.is_of(keys):
+            return self._refuse_password(keys)
+        return Reply(0, b"", self._logged_in())
 
     def _proven_keys(self, proof: Proof) -> ScramKeys | None:
         """Keys of a verifier we made ourselves open no server."""
@@ -465,12 +522,17 @@ class ClientLogin:
 
     # Parts of steps.
 
-    def _refused(self, error: LoginError, data: bytes) -> LoginError:
+    def _refuse_hashed(self, data: bytes) -> Reply:
         """A wrong password takes as long as that of a user whose secret is SCRAM's."""
-        if self._demand.method is AuthMethod.PLAIN and self._policy.hashes_passwords:
-            password = packets.read_password(data[5:])
-            self._policy.mock_verifier.matches(password)
-        return self._why(error)
+        mock = self._policy.mock_verifier
+        if not self._policy.hashes_passwords:
+            return self._refuse_password(None)
+        password = packets.read_password(data[5:])
+        request = KeyRequest(password, mock.salt, mock.iterations)
+        return self._seek_keys(request, ClientLogin._refuse_password)
+
+    def _refuse_password(self, _keys: ScramKeys | None) -> Reply:
+        raise self._why(proof_error(ProofCode.PROOF_WRONG, Question.ASK_PASSWORD))
 
     def _why(self, error: LoginError) -> LoginError:
         """The client hears what everybody hears; the log, what it was."""
@@ -512,6 +574,7 @@ class ClientLogin:
 
 _Step = Callable[[ClientLogin, bytes], Reply | None]
 _Challenge = Callable[[ClientLogin], bytes]
+_WithKeys = Callable[[ClientLogin, ScramKeys], Reply]
 
 _STEPS: Mapping[_State, _Step] = MappingProxyType(
     {

@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from pooler.login.policy import AuthMethod
-from pooler.login.scram import ScramKeys
+from pooler.login.scram import KeyRequest, ScramKeys
 from pooler.login.startup import Replication
 
 
@@ -83,7 +83,14 @@ class NeedVerdict:
     password: str = field(repr=False)
 
 
-Pending = NeedSecret | NeedVerdict
+@dataclass(frozen=True, slots=True)
+class NeedKeys:
+    """Pending: keys that cost many hashes. ``ClientLogin.keys_found`` is due."""
+
+    request: KeyRequest
+
+
+Pending = NeedSecret | NeedVerdict | NeedKeys
 Outcome = LoggedIn | Cancel | Closed | StartTls | Pending
 
 

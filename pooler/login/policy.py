@@ -12,6 +12,8 @@ from typing import Protocol
 from pooler.login.packets import encode
 from pooler.login.scram import (
     DEFAULT_ITERATIONS,
+    FindKeys,
+    KeyRequest,
     SecretKind,
     Verifier,
     VerifierCache,
@@ -112,6 +114,7 @@ class ClientPolicy:
     ``tracked``: lower-case to canonical name of the parameters kept per client.
     ``demand``: chooses for each client instead of ``method``; LoginError: none will do.
     ``certificate_hash``: of our certificate, to which SCRAM is bound over TLS.
+    ``find_keys``: makes keys, which costs many hashes; None: the login has to wait.
     """
 
     method: AuthMethod
@@ -133,6 +136,7 @@ class ClientPolicy:
     certificate_hash: bytes = b""
     can_ask: Callable[[str], bool] = lambda database: False
     demand: Callable[[Asker], Demand] | None = None
+    find_keys: FindKeys = KeyRequest.derive
 
 
 def kind_by_name(

@@ -185,6 +185,10 @@ class Verifier:
     def matches(self, password: str) -> bool:
         """Tell whether this is the password; costs ``iterations`` hashes."""
         keys = ScramKeys.from_password(password, self.salt, self.iterations)
+        return self.is_of(keys)
+
+    def is_of(self, keys: ScramKeys) -> bool:
+        """Tell whether these are the keys of this verifier."""
         return hmac.compare_digest(keys.server_key, self.server_key)
 
     def to_text(self) -> str:
@@ -221,8 +225,10 @@ class VerifierCache:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def get(self, user: str, password: str, salt: bytes, iterations: int) -> Verifier:
-        """Return the verifier of this password, made now if need be."""
+    def find(
+        self, user: str, password: str, salt: bytes, iterations: int
+    ) -> Verifier | None:
+        """Return the verifier of this password, if it was made."""
         known, verifier = self._entries.get(user, ("", None))
         if (
             verifier is not None
@@ -230,12 +236,14 @@ class VerifierCache:
             and (verifier.salt, verifier.iterations) == (salt, iterations)
         ):
             return verifier
-        made = Verifier.from_password(password, iterations, salt)
+        return None
+
+    def keep(self, user: str, password: str, verifier: Verifier) -> None:
+        """Remember the verifier of a password."""
         self._entries.pop(user, None)
         if len(self._entries) >= self._max_count:
             del self._entries[next(iter(self._entries))]
-        self._entries[user] = (password, made)
-        return made
+        self._entries[user] = (password, verifier)
 
 
 class ClientExchange:

@@ -36,6 +36,7 @@ from pooler.login.outcomes import (
     Cancel,
     Closed,
     LoggedIn,
+    NeedKeys,
     NeedSecret,
     NeedVerdict,
     Pending,
@@ -47,6 +48,7 @@ from pooler.session.records import CloseReason
 from pooler.worker.auth_query import AuthQuery
 from pooler.worker.cancel import Cancels
 from pooler.worker.identity import Peer, demand_by
+from pooler.worker.keys import KeyRing
 from pooler.worker.pools import Pool, Pools
 from pooler.worker.refusals import Refusals
 from pooler.worker.tls import CLIENT_TLS, client_context
@@ -103,6 +105,8 @@ def make_policy(
         tls=CLIENT_TLS[settings.client_tls_sslmode],
         certificate_hash=b"" if context is None else context.certificate_hash,
         can_ask=can_ask,
+        scram_iterations=settings.scram_iterations,
+        find_keys=lambda _: None,  # nobody waits for the hashes of others
     )
 
 
@@ -166,6 +170,7 @@ class Admission:
         self._tasks: set[asyncio.Task[None]] = set()
         self.judges: dict[AuthMethod, Judge] = {}
         self._auth_query = AuthQuery(pools)
+        self._hashes = KeyRing()
         self._refusals = Refusals(engine, lambda: pools.config.settings, pools.workers)
         self._context = client_context(pools.config.settings, mock_key)
         self._policy = self._make_policy()
@@ -191,6 +196,7 @@ class Admission:
     def end(self) -> None:
         """The worker ends."""
         self._refusals.end()
+        self._hashes.close()
 
     # ------------------------------------------------------------ arriving
 
@@ -233,7 +239,7 @@ class Admission:
                 self._engine.client_close(handle, CloseReason.CLOSE_CLIENT_REQUEST)
             case StartTls(direct):
                 self._start_tls(handle, arrival, direct)
-            case NeedSecret() | NeedVerdict():
+            case NeedSecret() | NeedVerdict() | NeedKeys():
                 task = asyncio.get_running_loop().create_task(
                     self._pend(handle, arrival, reply.outcome)
                 )
@@ -276,6 +282,9 @@ class Admission:
             case NeedSecret(user, database):
                 found = await self._auth_query.find(user, database)
                 return arrival.login.secret_found(found.secret, found.server_user)
+            case NeedKeys(request):
+                keys = await self._hashes.get(request, keep=False)
+                return arrival.login.keys_found(keys)
             case NeedVerdict(method):
                 judge = self.judges[method]
                 host, _ = self._engine.client_peer(handle)

@@ -56,8 +56,11 @@ class KeyRing:
             of_secret.move_to_end(request)
         return keys
 
-    async def get(self, request: KeyRequest) -> ScramKeys:
-        """The keys, once they are there; who gives up waiting disturbs nobody."""
+    async def get(self, request: KeyRequest, *, keep: bool = True) -> ScramKeys:
+        """The keys, once they are there; who gives up waiting disturbs nobody.
+
+        ``keep``: not what a client says, which may be anything.
+        """
         keys = self.find(request)
         if keys is not None:
             return keys
@@ -66,12 +69,16 @@ class KeyRing:
             loop = asyncio.get_running_loop()
             under_way = loop.run_in_executor(self._thread, request.derive)
             self._under_way[request] = under_way
-            under_way.add_done_callback(lambda done: self._derived(request, done))
+            under_way.add_done_callback(
+                lambda done: self._derived(request, done, keep=keep)
+            )
         return await asyncio.shield(under_way)
 
-    def _derived(self, request: KeyRequest, done: asyncio.Future[ScramKeys]) -> None:
+    def _derived(
+        self, request: KeyRequest, done: asyncio.Future[ScramKeys], *, keep: bool
+    ) -> None:
         del self._under_way[request]
-        if done.cancelled() or done.exception() is not None:
+        if done.cancelled() or done.exception() is not None or not keep:
             return  # those who wait for it hear of it
         of_secret = self._known.setdefault(request.password, OrderedDict())
         of_secret[request] = done.result()

@@ -358,7 +358,7 @@ SERVER_WAYS = {
 def test_every_secret_every_way(
     make_pooler: MakePooler, secured: Postgres, tmp_path: Path, kind: str
 ) -> None:
-    """Methods of clients × methods of servers, also with a forced user."""
+    """Methods of clients by methods of servers, also with a forced user."""
     other = Verifier.from_password(SERVER_PASSWORD, 4096).to_text()
     kept = stored(secured)
     secrets = {

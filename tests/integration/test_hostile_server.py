@@ -4,21 +4,20 @@
 from __future__ import annotations
 
 import contextlib
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
 from pooler import log
 from pooler.login import packets
-from pooler.login.scram import KeyRequest, ScramKeys, Verifier
+from pooler.login.scram import KeyRequest, Verifier
 from tests.integration.fake_server import (
     SELECT,
     FakeBackend,
     FakeServer,
     begin,
 )
-from tests.integration.harness import USER, InProcess, wait_until
+from tests.integration.harness import USER, Derivations, InProcess, wait_until
 from tests.server_exchange import ServerExchange
 from tests.wire_client import WireClient, codes, startup
 
@@ -43,28 +42,6 @@ def listed(
         auth_file=auth_file,
         server_login_retry=0,
     )
-
-
-class Derivations:
-    """All derivations of keys stand still until they are let go."""
-
-    def __init__(self) -> None:
-        self.asked: list[KeyRequest] = []
-        self.may_go = threading.Event()
-        self._derive = KeyRequest.derive
-
-    def derive(self, request: KeyRequest) -> ScramKeys:
-        self.asked.append(request)
-        assert self.may_go.wait(20)
-        return self._derive(request)
-
-
-@pytest.fixture
-def derivations(monkeypatch: pytest.MonkeyPatch) -> Iterator[Derivations]:
-    made = Derivations()
-    monkeypatch.setattr(KeyRequest, "derive", lambda request: made.derive(request))
-    yield made
-    made.may_go.set()
 
 
 def challenge(backend: FakeBackend) -> ServerExchange:
