@@ -16,6 +16,7 @@ import pytest
 from pooler.config.settings import SQL_AUTH_QUERY
 from pooler.demo.postgres import Postgres
 from pooler.login.md5 import md5_secret
+from tests.certificates import make_certificates
 from tests.integration.harness import HOST, MakePooler, Pooler, wait_until
 from tests.wire_client import message, startup, text
 
@@ -27,7 +28,7 @@ ODD = "o'd\"d \\ ü"
 HBA = f"""
 local all all trust
 host all {ASKER} {HOST}/32 md5
-host all by_md5,changing {HOST}/32 md5
+host all by_md5,changing,copier {HOST}/32 md5
 host all all {HOST}/32 scram-sha-256
 """
 # Who may look secrets up, as documented; it tells us how often it was asked.
@@ -87,6 +88,7 @@ def secured() -> Iterator[Postgres]:
         add_user(server, "by_md5", kind="md5")
         for user in ("by_scram", "lazy_one", "slow_one", ODD):
             add_user(server, user)
+        add_user(server, "copier", kind="md5", more="REPLICATION")
         add_user(server, "expired", more="VALID UNTIL '2000-01-01'")
         server.psql("CREATE ROLE no_password LOGIN")
         yield server
@@ -210,6 +212,29 @@ def test_known_and_unknown_are_asked_alike(
     known, nobody = heard
     assert known[0] == nobody[0]
     assert len(known[1].body) == len(nobody[1].body)
+
+
+def test_over_tls_and_for_replication(
+    make_pooler: MakePooler, secured: Postgres, tmp_path: Path
+) -> None:
+    certificates = make_certificates(tmp_path / "tls")
+    pooler = start(
+        make_pooler,
+        secured,
+        client_tls_sslmode="require",
+        client_tls_cert_file=certificates.cert_file,
+        client_tls_key_file=certificates.key_file,
+    )
+    for user in ("by_md5", "by_scram"):
+        assert log_in(pooler, user, sslmode="require") == user
+    options: dict[str, Any] = {"replication": "database", "sslmode": "require"}
+    with pooler.connect("postgres", "copier", password=PASSWORD, **options) as link:
+        assert link.info.parameter_status("is_superuser") == "off"
+        assert secured.psql(
+            "SELECT backend_type FROM pg_stat_activity WHERE usename = 'copier'"
+        ) == [("walsender",)]
+    with pytest.raises(psycopg.OperationalError, match="authentication failed"):
+        pooler.connect("postgres", "copier", password="wrong", **options)
 
 
 def test_a_new_password_counts_at_once(

@@ -9,6 +9,8 @@ from collections.abc import Coroutine
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pooler.errors import LoginError
 from pooler.login import packets
@@ -167,6 +169,19 @@ def test_a_connection_that_is_of_no_more_use(said: bytes) -> None:
 def test_a_hostile_answer(said: bytes) -> None:
     with pytest.raises(LoginError):
         ask(said + DONE)
+
+
+@given(st.binary(max_size=60), st.integers(1, 60))
+def test_any_bytes(said: bytes, piece: int) -> None:
+    """End in an answer or an error, whole or in pieces."""
+
+    def outcome(piece: int) -> object:
+        try:
+            return ask(BEGIN + described(2) + said + DONE, piece)
+        except LoginError as error:
+            return type(error)
+
+    assert outcome(piece) == outcome(1 << 20)
 
 
 def test_what_came_behind_the_login_is_read_first() -> None:
