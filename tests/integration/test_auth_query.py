@@ -354,6 +354,28 @@ def test_nothing_of_a_client_reaches_the_question(
     assert names == [("auth_query",)]
 
 
+def test_behind_another_pooler(make_pooler: MakePooler, secured: Postgres) -> None:
+    """Which takes no search_path at its login, and shares its servers."""
+    where = f"host={HOST} port={secured.port} dbname=postgres"
+    other = make_pooler({"postgres": where}, userlist(), auth_type="trust")
+    pooler = make_pooler(
+        {
+            "postgres": f"{where} auth_dbname=beyond",
+            "beyond": f"host={HOST} port={other.port} dbname=postgres",
+        },
+        userlist(),
+        auth_type="md5",
+        auth_user=ASKER,
+        auth_query=LOOKUP,
+    )
+    count = asked(secured, "by_md5")
+    assert log_in(pooler, "by_md5") == "by_md5"
+    assert asked(secured, "by_md5") == count + 1
+    with other.connect("postgres", ASKER) as link:
+        row = link.execute("SHOW search_path").fetchone()
+        assert row == ('"$user", public',)  # nothing is left in its server
+
+
 def storm(pooler: Pooler, user: str, count: int) -> list[str]:
     """Log in many times at once."""
     ends: list[str] = []
