@@ -274,7 +274,8 @@ class AuthQuery:
         wide = self._pools.config.settings
         entry = self._pools.database(database)
         auth_user = self._auth_user(entry)
-        assert auth_user  # noqa: S101 - can_ask has said so
+        if not auth_user:
+            raise _misconfigured("a reload has taken auth_user away")
         own: Database | Settings = wide if entry is None else entry
         return Question(
             own.auth_dbname or wide.auth_dbname or database,
