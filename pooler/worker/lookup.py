@@ -10,6 +10,7 @@ Source: PostgreSQL documentation, "Message Flow", "Extended Query".
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from pooler.errors import LoginError
@@ -42,22 +43,40 @@ class Answer:
     error: dict[str, str] = field(default_factory=dict)
 
 
-def question(sql: str, value: str) -> bytes:
+def question(sql: str, value: str, settings: Mapping[str, str]) -> bytes:
     """The messages that ask ``sql`` with ``value`` for its only parameter.
 
-    The value travels apart from the text, as the bytes that a client has sent.
+    The value travels apart from the text, as the bytes that a client has sent. The
+    ``settings`` are those of this question only: up to its Sync all is one transaction.
+    So they hold behind another pooler too, which would take none at the login.
     """
-    raw = packets.encode(value)
+    texts = [text for item in settings.items() for text in item]
+    calls = ", ".join(
+        f"pg_catalog.set_config(${at}, ${at + 1}, true)"
+        for at in range(1, len(texts), 2)
+    )
     return b"".join(
         (
-            packets.message(b"P", b"\0" + packets.cstring(sql) + bytes(2)),
-            packets.message(
-                b"B", bytes(4) + struct.pack("!hi", 1, len(raw)) + raw + bytes(2)
-            ),
+            *_bound(f"SELECT {calls}", *texts),
+            packets.message(b"E", bytes(5)),
+            *_bound(sql, value),
             packets.message(b"D", b"P\0"),
             packets.message(b"E", b"\0" + struct.pack("!i", MAX_ROWS)),
             packets.message(b"S"),
         )
+    )
+
+
+def _bound(sql: str, *values: str) -> tuple[bytes, bytes]:
+    """Parse and Bind, without names."""
+    parameters = b"".join(
+        struct.pack("!i", len(raw)) + raw for raw in map(packets.encode, values)
+    )
+    return (
+        packets.message(b"P", b"\0" + packets.cstring(sql) + bytes(2)),
+        packets.message(
+            b"B", bytes(4) + struct.pack("!h", len(values)) + parameters + bytes(2)
+        ),
     )
 
 
@@ -70,8 +89,9 @@ def take(answer: Answer, message: packets.Message) -> bool:
     if message.kind == b"T":
         answer.columns = _int16(reader)
     elif message.kind == b"D":
-        sizes = range(_int16(reader))
-        answer.rows.append(tuple(_value(reader) for _ in sizes))
+        row = tuple(_value(reader) for _ in range(_int16(reader)))
+        if answer.columns is not None:  # else it is that of the settings
+            answer.rows.append(row)
     elif message.kind == b"E":
         answer.error = packets.read_report(message.body)
         if answer.error.get("V", answer.error.get("S")) != "ERROR":
@@ -97,13 +117,14 @@ def _value(reader: packets.Reader) -> str | None:
 class Lookup:
     """A connection that looks things up, one at a time; its user closes it."""
 
-    def __init__(self, link: Link, early: bytes) -> None:
+    def __init__(self, link: Link, early: bytes, settings: Mapping[str, str]) -> None:
         self._link = link
         self._pending = early
+        self._settings = settings
 
     async def ask(self, sql: str, value: str) -> Answer:
         """Ask and return the whole answer; LostError: close it, ask another one."""
-        self._link.send(question(sql, value))
+        self._link.send(question(sql, value, self._settings))
         answer = Answer()
         room = MAX_ANSWER_BYTES
         while True:
