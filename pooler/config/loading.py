@@ -65,6 +65,9 @@ SECTIONS = (MAIN, DATABASES, USERS, PEERS)
 
 # The console is reached under this name, so no entry and no `*` may take it.
 RESERVED_DATABASE = "pgbouncer"
+RESERVED_AUTH_DBNAME = (
+    f'cannot use the reserved "{RESERVED_DATABASE}" database as an auth_dbname'
+)
 FALLBACK_DATABASE = "*"
 MAX_PEER_ID = 65535
 
@@ -306,11 +309,17 @@ class _Loader:
             origins=MappingProxyType(self.origins),
         )
         _check_auth_type(config)
+        _check_auth_dbname(config)
         _check_tls(config)
         config = dataclasses.replace(
             config, userlist=self.read_userlist(config), hba=_read_hba(config)
         )
-        warnings = (*self.warnings, *unbuilt_warnings(config), *_check_hosts(config))
+        warnings = (
+            *self.warnings,
+            *unbuilt_warnings(config),
+            *_check_hosts(config),
+            *_warn_auth_dbname(config),
+        )
         return dataclasses.replace(config, warnings=warnings)
 
     def read_userlist(self, config: Config) -> Mapping[str, Secret]:
@@ -397,6 +406,26 @@ def _check_auth_type(config: Config) -> None:
         line=where.line,
         setting="auth_type",
     )
+
+
+def _check_auth_dbname(config: Config) -> None:
+    if config.settings.auth_dbname == RESERVED_DATABASE:
+        raise _at_setting(config, "auth_dbname", RESERVED_AUTH_DBNAME)
+
+
+def _warn_auth_dbname(config: Config) -> Iterator[str]:
+    """Who needs a database that cannot be asked is refused at its login."""
+    wide = config.settings.auth_dbname
+    if wide and config.database(wide) is None:
+        where = config.origins.get((MAIN, "auth_dbname"), config.path)
+        yield f"{where}: auth_dbname: there is no database {printable(wide)}"
+    for entry in _all_databases(config).values():
+        own = entry.auth_dbname
+        if own and config.database(own) is None:
+            yield (
+                f"{_where(config, DATABASES, entry.name)}: auth_dbname: there is no"
+                f" database {printable(own)} to ask"
+            )
 
 
 def _check_tls(config: Config) -> None:
