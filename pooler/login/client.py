@@ -35,10 +35,10 @@ from pooler.login import packets
 from pooler.login.md5 import md5_secret
 from pooler.login.outcomes import Cancel as Cancel
 from pooler.login.outcomes import Closed as Closed
+from pooler.login.outcomes import LedElsewhere, Outcome, Pending, Remembered
 from pooler.login.outcomes import LoggedIn as LoggedIn
 from pooler.login.outcomes import NeedSecret as NeedSecret
 from pooler.login.outcomes import NeedVerdict as NeedVerdict
-from pooler.login.outcomes import Outcome, Pending
 from pooler.login.outcomes import Reply as Reply
 from pooler.login.outcomes import StartTls as StartTls
 from pooler.login.policy import (
@@ -89,10 +89,12 @@ class ClientLogin:
 
     __slots__ = (
         "_demand",
+        "_elsewhere",
         "_encryption_requests",
         "_kind",
         "_known",
         "_negotiation",
+        "_packet",
         "_parameters",
         "_peer",
         "_policy",
@@ -104,6 +106,7 @@ class ClientLogin:
         "_server_user",
         "_startup",
         "_state",
+        "_stored",
         "_verifier",
     )
 
@@ -130,7 +133,10 @@ class ClientLogin:
         self._negotiation = b""
         self._server_user = ""
         self._server_secret: str | None = None
+        self._packet = b""
         self._proof: Proof | None = None
+        self._stored: StoredSecret | None = None
+        self._elsewhere = False
         self._verifier: Verifier | None = None
 
     @property
@@ -184,6 +190,7 @@ class ClientLogin:
         are those of ``receive``, which goes on with the bytes that have come meanwhile.
         """
         assert self._state is _State.SECRET  # noqa: S101 - one answer to one question
+        self._elsewhere = True
         self._server_user = server_user
         self._server_secret = secret
         reply = self._challenge(secret, known=secret is not None)
@@ -206,6 +213,53 @@ class ClientLogin:
         self._state = _State.DONE
         return reply
 
+    def resumed(self, *, asked_tls: bool, secured: bool) -> None:
+        """The engine has answered SSLRequest, and TLS may have begun."""
+        if asked_tls:
+            self._encryption_requests.add(SSLRequest)
+        self._secured = secured
+
+    def remembered(self) -> Remembered | None:
+        """What this login was; None: it tells nothing of the next one.
+
+        So it does when somebody else than our configuration has judged it.
+        """
+        startup, method = self._startup_message(), self._demand.method
+        if self._elsewhere or startup.replication:
+            return None
+        if self._proof is not None:
+            return Remembered(
+                self._packet, self._negotiation, self._proof.question, self._stored
+            )
+        if method not in (AuthMethod.TRUST, AuthMethod.ANY):
+            return None
+        return Remembered(self._packet, self._negotiation, 0, None)
+
+    def take_over(self, led: LedElsewhere) -> Reply:
+        """Go on with a login that the engine has led up to the end of its proof.
+
+        What was sent is not sent again. The proof counts if the same is asked by the
+        same secret today. Out and Errors are those of ``receive``.
+        """
+        reply = self.receive(led.packet)
+        if led.code >= ProofCode.PROOF_WRONG:
+            raise self._failed(
+                proof_error(led.code, led.question, led.kind, led.length)
+            )
+        if isinstance(reply.outcome, LoggedIn):
+            return Reply(0, led.answer, reply.outcome)
+        proof, stored = self._proof, self._stored
+        if (
+            proof is None
+            or stored is None
+            or proof.question != led.question
+            or not stored.same(led.secret)
+        ):
+            raise self._failed(proof_error(ProofCode.PROOF_WRONG, led.question))
+        self._state = _State.DONE
+        keys = self._proven_keys(led.client_key)
+        return Reply(0, led.answer, self._logged_in(keys))
+
     def _wanted(self, data: bytes) -> int:
         """How many bytes the packet has that begins here; its length was judged."""
         if self._state is _State.STARTUP:
@@ -226,6 +280,7 @@ class ClientLogin:
             case CancelRequest(key, consumed):
                 return Reply(consumed, b"", Cancel(key))
             case StartupMessage():
+                self._packet = data[: request.consumed]
                 return self._begin(request)
             case SSLRequest() | GSSENCRequest():
                 return self._answer_encryption(request)
@@ -360,6 +415,7 @@ class ClientLogin:
 
     def _ask(self, question: Question, secret: StoredSecret) -> bytes:
         """Begin the proof."""
+        self._stored = secret
         self._proof = Proof(
             question,
             secret,
@@ -370,6 +426,7 @@ class ClientLogin:
         return self._proof.answer
 
     def _ask_password(self) -> bytes:
+        self._elsewhere = True
         return self._ask(Question.ASK_PASSWORD, StoredSecret.elsewhere())
 
     def _ask_password_mock(self) -> bytes:
@@ -433,14 +490,15 @@ class ClientLogin:
         try:
             code, consumed, password = proof.take(data)
         except WrongProofError as error:
-            raise self._refused(error, data) from None
+            raise self._failed(error) from None
         if code == ProofCode.PROOF_MORE:
             return None
         if code == ProofCode.PROOF_ANSWERED:
             return Reply(consumed, proof.answer)
         if password is not None:
             return self._judge(consumed, packets.decode(password))
-        return Reply(consumed, proof.answer, self._logged_in(self._proven_keys(proof)))
+        keys = self._proven_keys(proof.client_key)
+        return Reply(consumed, proof.answer, self._logged_in(keys))
 
     def _judge(self, consumed: int, password: str) -> Reply:
         """A password of which we have no hash to compare."""
@@ -451,25 +509,27 @@ class ClientLogin:
             return Reply(consumed, b"", verdict)
         verifier = Verifier.parse(self._secret or "")
         if verifier is None or not verifier.matches(password):
-            raise self._why(proof_error(ProofCode.PROOF_WRONG, Question.ASK_PASSWORD))
+            error = proof_error(ProofCode.PROOF_WRONG, Question.ASK_PASSWORD)
+            raise self._why(error)
         return Reply(consumed, b"", self._logged_in())
 
-    def _proven_keys(self, proof: Proof) -> ScramKeys | None:
+    def _proven_keys(self, client_key: bytes) -> ScramKeys | None:
         """Keys of a verifier we made ourselves open no server."""
         verifier = self._verifier
         if self._kind is not SecretKind.SCRAM or verifier is None:
             return None
         return ScramKeys(
-            verifier.salt, verifier.iterations, proof.client_key, verifier.server_key
+            verifier.salt, verifier.iterations, client_key, verifier.server_key
         )
 
     # Parts of steps.
 
-    def _refused(self, error: LoginError, data: bytes) -> LoginError:
+    def _failed(self, error: LoginError) -> LoginError:
         """A wrong password takes as long as that of a user whose secret is SCRAM's."""
+        if not isinstance(error, WrongProofError):
+            return error
         if self._demand.method is AuthMethod.PLAIN and self._policy.hashes_passwords:
-            password = packets.read_password(data[5:])
-            self._policy.mock_verifier.matches(password)
+            self._policy.mock_verifier.matches("wrong")
         return self._why(error)
 
     def _why(self, error: LoginError) -> LoginError:
@@ -526,6 +586,7 @@ _CHALLENGES: Mapping[tuple[AuthMethod, SecretKind | None], _Challenge] = (
             (AuthMethod.PLAIN, None): ClientLogin._ask_password_mock,
             (AuthMethod.PLAIN, SecretKind.PLAIN): ClientLogin._ask_password_plain,
             (AuthMethod.PLAIN, SecretKind.MD5): ClientLogin._ask_password_md5,
+            # It has to be hashed many times, which the engine would wait for.
             (AuthMethod.PLAIN, SecretKind.SCRAM): ClientLogin._ask_password,
             (AuthMethod.MD5, None): ClientLogin._ask_md5_mock,
             (AuthMethod.MD5, SecretKind.PLAIN): ClientLogin._ask_md5_plain,
