@@ -34,6 +34,7 @@ CFLAGS = [
 LIBRARIES = {
     "pooler.auth.exchange": ["crypto"],
     "pooler.auth.secrets": ["crypto"],
+    "pooler.io.logins": ["crypto"],
     "pooler.io.tls": ["ssl", "crypto"],
     "pooler.io.tls_context": ["ssl", "crypto"],
 }

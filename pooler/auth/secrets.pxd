@@ -46,3 +46,5 @@ cdef inline Secret *secret_ref(Secret *s) noexcept nogil:
 cdef class StoredSecret:
     """Python's hold on a secret."""
     cdef Secret *secret  # own: one reference
+
+cdef StoredSecret stored_secret(Secret *secret)

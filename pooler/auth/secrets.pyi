@@ -10,6 +10,7 @@ class SecretForm(enum.IntEnum):
 
 @final
 class StoredSecret:
+    def same(self, other: StoredSecret) -> bool: ...
     @staticmethod
     def plain(password: bytes) -> StoredSecret: ...
     @staticmethod

@@ -7,7 +7,7 @@ from libc.stdint cimport uint8_t, uint32_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
-from pooler.auth.crypto cimport OPENSSL_cleanse
+from pooler.auth.crypto cimport CRYPTO_memcmp, OPENSSL_cleanse
 
 cdef enum:
     SECRET_MAX_BYTES = 1048576
@@ -48,6 +48,18 @@ cdef class StoredSecret:
 
     def __dealloc__(self):
         secret_unref(self.secret)
+
+    def same(self, StoredSecret other not None):
+        """Whether both are the same secret; the time tells nothing of them."""
+        cdef const Secret *a = self.secret
+        cdef const Secret *b = other.secret
+        return (
+            a.form == b.form and a.doomed == b.doomed and a.iterations == b.iterations
+            and a.n == b.n and a.user_n == b.user_n
+            and CRYPTO_memcmp(a.stored_key, b.stored_key, KEY_BYTES) == 0
+            and CRYPTO_memcmp(a.server_key, b.server_key, KEY_BYTES) == 0
+            and CRYPTO_memcmp(a.bytes, b.bytes, a.n + a.user_n) == 0
+        )
 
     @staticmethod
     def plain(bytes password):
@@ -104,4 +116,11 @@ cdef StoredSecret made(SecretForm form, bytes what, bytes user):
     )
     if self.secret == NULL:
         raise MemoryError
+    return self
+
+
+cdef StoredSecret stored_secret(Secret *secret):
+    """Another hold on a secret."""
+    cdef StoredSecret self = StoredSecret()
+    self.secret = secret_ref(secret)
     return self

@@ -35,11 +35,11 @@ from pooler.login import packets
 from pooler.login.md5 import md5_secret
 from pooler.login.outcomes import Cancel as Cancel
 from pooler.login.outcomes import Closed as Closed
+from pooler.login.outcomes import LedElsewhere, Outcome, Pending, Remembered
 from pooler.login.outcomes import LoggedIn as LoggedIn
 from pooler.login.outcomes import NeedKeys as NeedKeys
 from pooler.login.outcomes import NeedSecret as NeedSecret
 from pooler.login.outcomes import NeedVerdict as NeedVerdict
-from pooler.login.outcomes import Outcome, Pending
 from pooler.login.outcomes import Reply as Reply
 from pooler.login.outcomes import StartTls as StartTls
 from pooler.login.policy import (
@@ -92,10 +92,12 @@ class ClientLogin:
 
     __slots__ = (
         "_demand",
+        "_elsewhere",
         "_encryption_requests",
         "_kind",
         "_known",
         "_negotiation",
+        "_packet",
         "_parameters",
         "_peer",
         "_policy",
@@ -107,6 +109,7 @@ class ClientLogin:
         "_server_user",
         "_startup",
         "_state",
+        "_stored",
         "_verifier",
         "_with_keys",
     )
@@ -134,7 +137,10 @@ class ClientLogin:
         self._negotiation = b""
         self._server_user = ""
         self._server_secret: str | None = None
+        self._packet = b""
         self._proof: Proof | None = None
+        self._stored: StoredSecret | None = None
+        self._elsewhere = False
         self._verifier: Verifier | None = None
         self._with_keys: _WithKeys | None = None
 
@@ -189,6 +195,7 @@ class ClientLogin:
         are those of ``receive``, which goes on with the bytes that have come meanwhile.
         """
         assert self._state is _State.SECRET  # noqa: S101 - one answer to one question
+        self._elsewhere = True
         self._server_user = server_user
         self._server_secret = secret
         reply = self._challenge(secret, known=secret is not None)
@@ -227,7 +234,56 @@ class ClientLogin:
             return then(self, keys)
         self._with_keys = then
         self._state = _State.KEYS
-        return Reply(0, b"", NeedKeys(request))
+        return Reply(0, b"", NeedKeys(request, request.password == self._secret))
+
+    def resumed(self, *, asked_tls: bool, secured: bool) -> None:
+        """The engine has answered SSLRequest, and TLS may have begun."""
+        if asked_tls:
+            self._encryption_requests.add(SSLRequest)
+        self._secured = secured
+
+    def remembered(self) -> Remembered | None:
+        """What this login was; None: it tells nothing of the next one.
+
+        So it does when somebody else than our configuration has judged it.
+        """
+        startup, method = self._startup_message(), self._demand.method
+        if self._elsewhere or startup.replication:
+            return None
+        if self._proof is not None:
+            return Remembered(
+                self._packet, self._negotiation, self._proof.question, self._stored
+            )
+        if method not in (AuthMethod.TRUST, AuthMethod.ANY):
+            return None
+        return Remembered(self._packet, self._negotiation, 0, None)
+
+    def take_over(self, led: LedElsewhere) -> Reply:
+        """Go on with a login that the engine has led up to the end of its proof.
+
+        What was sent is not sent again. The proof counts if the same is asked by the
+        same secret today. Out and Errors are those of ``receive``.
+        """
+        reply = self.receive(led.packet)
+        if isinstance(reply.outcome, NeedKeys):  # a reload came in between
+            reply = self.keys_found(reply.outcome.request.derive())
+        if led.code >= ProofCode.PROOF_WRONG:
+            error = proof_error(led.code, led.question, led.kind, led.length)
+            return self._refuse_proof(error)
+        if isinstance(reply.outcome, LoggedIn):
+            return Reply(0, led.answer, reply.outcome)
+        proof, stored = self._proof, self._stored
+        if (
+            proof is None
+            or stored is None
+            or proof.question != led.question
+            or not stored.same(led.secret)
+        ):
+            error = proof_error(ProofCode.PROOF_WRONG, led.question)
+            return self._refuse_proof(error)
+        self._state = _State.DONE
+        keys = self._proven_keys(led.client_key)
+        return Reply(0, led.answer, self._logged_in(keys))
 
     def _wanted(self, data: bytes) -> int:
         """How many bytes the packet has that begins here; its length was judged."""
@@ -249,6 +305,7 @@ class ClientLogin:
             case CancelRequest(key, consumed):
                 return Reply(consumed, b"", Cancel(key))
             case StartupMessage():
+                self._packet = data[: request.consumed]
                 return self._begin(request)
             case SSLRequest() | GSSENCRequest():
                 return self._answer_encryption(request)
@@ -391,6 +448,7 @@ class ClientLogin:
 
     def _ask(self, question: Question, secret: StoredSecret) -> bytes:
         """Begin the proof."""
+        self._stored = secret
         self._proof = Proof(
             question,
             secret,
@@ -401,6 +459,7 @@ class ClientLogin:
         return self._proof.answer
 
     def _ask_password(self) -> bytes:
+        self._elsewhere = True
         return self._ask(Question.ASK_PASSWORD, StoredSecret.elsewhere())
 
     def _ask_password_mock(self) -> bytes:
@@ -482,16 +541,15 @@ class ClientLogin:
         try:
             code, consumed, password = proof.take(data)
         except WrongProofError as error:
-            if self._demand.method is AuthMethod.PLAIN:
-                return self._refuse_hashed(data)
-            raise self._why(error) from None
+            return self._refuse_proof(error)
         if code == ProofCode.PROOF_MORE:
             return None
         if code == ProofCode.PROOF_ANSWERED:
             return Reply(consumed, proof.answer)
         if password is not None:
             return self._judge(consumed, packets.decode(password))
-        return Reply(consumed, proof.answer, self._logged_in(self._proven_keys(proof)))
+        keys = self._proven_keys(proof.client_key)
+        return Reply(consumed, proof.answer, self._logged_in(keys))
 
     def _judge(self, consumed: int, password: str) -> Reply:
         """A password of which we have no hash to compare."""
@@ -513,27 +571,28 @@ class ClientLogin:
             return self._refuse_password(keys)
         return Reply(0, b"", self._logged_in())
 
-    def _proven_keys(self, proof: Proof) -> ScramKeys | None:
+    def _proven_keys(self, client_key: bytes) -> ScramKeys | None:
         """Keys of a verifier we made ourselves open no server."""
         verifier = self._verifier
         if self._kind is not SecretKind.SCRAM or verifier is None:
             return None
         return ScramKeys(
-            verifier.salt, verifier.iterations, proof.client_key, verifier.server_key
+            verifier.salt, verifier.iterations, client_key, verifier.server_key
         )
 
     # Parts of steps.
 
-    def _refuse_hashed(self, data: bytes) -> Reply:
+    def _refuse_proof(self, error: LoginError) -> Reply:
         """A wrong password takes as long as that of a user whose secret is SCRAM's."""
-        mock = self._policy.mock_verifier
-        if not self._policy.hashes_passwords:
-            return self._refuse_password(None)
-        password = packets.read_password(data[5:])
-        request = KeyRequest(password, mock.salt, mock.iterations)
-        return self._seek_keys(request, ClientLogin._refuse_password)
+        if not isinstance(error, WrongProofError):
+            raise error
+        if self._demand.method is AuthMethod.PLAIN and self._policy.hashes_passwords:
+            mock = self._policy.mock_verifier
+            request = KeyRequest("wrong", mock.salt, mock.iterations)
+            return self._seek_keys(request, ClientLogin._refuse_password)
+        raise self._why(error)
 
-    def _refuse_password(self, _keys: ScramKeys | None) -> Reply:
+    def _refuse_password(self, _keys: ScramKeys) -> Reply:
         raise self._why(proof_error(ProofCode.PROOF_WRONG, Question.ASK_PASSWORD))
 
     def _why(self, error: LoginError) -> LoginError:
@@ -591,6 +650,7 @@ _CHALLENGES: Mapping[tuple[AuthMethod, SecretKind | None], _Challenge] = (
             (AuthMethod.PLAIN, None): ClientLogin._ask_password_mock,
             (AuthMethod.PLAIN, SecretKind.PLAIN): ClientLogin._ask_password_plain,
             (AuthMethod.PLAIN, SecretKind.MD5): ClientLogin._ask_password_md5,
+            # It has to be hashed many times, which the engine would wait for.
             (AuthMethod.PLAIN, SecretKind.SCRAM): ClientLogin._ask_password,
             (AuthMethod.MD5, None): ClientLogin._ask_md5_mock,
             (AuthMethod.MD5, SecretKind.PLAIN): ClientLogin._ask_md5_plain,

@@ -35,6 +35,7 @@ from pooler.login.client import ClientLogin
 from pooler.login.outcomes import (
     Cancel,
     Closed,
+    LedElsewhere,
     LoggedIn,
     NeedKeys,
     NeedSecret,
@@ -49,6 +50,7 @@ from pooler.worker.auth_query import AuthQuery
 from pooler.worker.cancel import Cancels
 from pooler.worker.identity import Peer, demand_by
 from pooler.worker.keys import KeyRing
+from pooler.worker.known import KnownLogins, log_login
 from pooler.worker.pools import Pool, Pools
 from pooler.worker.refusals import Refusals
 from pooler.worker.tls import CLIENT_TLS, client_context
@@ -163,7 +165,6 @@ class Admission:
         self._engine = engine
         self._pools = pools
         self._board = board
-        self._slot = slot
         self._mock_key = mock_key
         self._cancels = cancels
         self._arrivals: dict[int, _Arrival] = {}
@@ -174,6 +175,8 @@ class Admission:
         self._refusals = Refusals(engine, lambda: pools.config.settings, pools.workers)
         self._context = client_context(pools.config.settings, mock_key)
         self._policy = self._make_policy()
+        self._known = KnownLogins(engine, board, slot)
+        self._known.configure(pools.config.settings, self._context)
 
     def _make_policy(self) -> ClientPolicy:
         return make_policy(
@@ -192,6 +195,7 @@ class Admission:
             log.write(log.ERROR, f"reload: {error}; TLS stays as it was")
         self._auth_query.reload()
         self._policy = self._make_policy()
+        self._known.configure(self._pools.config.settings, self._context)
 
     def end(self) -> None:
         """The worker ends."""
@@ -207,6 +211,10 @@ class Admission:
             if self._refusals.holds(handle):
                 return
             arrival = self._arrivals[handle] = self._new_arrival(handle)
+            led = self._known.led(handle, arrival.login)
+            if led is not None:
+                self._take_over(handle, arrival, led)
+                return
         if arrival.accepted is not None or arrival.pending is not None:
             return  # its next words wait with it
         try:
@@ -217,6 +225,17 @@ class Admission:
             self._refuse(handle, error)
         except LookupError:
             self._forget(handle)  # it closed while it was answered
+
+    def _take_over(self, handle: int, arrival: _Arrival, led: LedElsewhere) -> None:
+        """Go on with a login that the engine has led up to the end of its proof."""
+        try:
+            self._carry_out(handle, arrival, arrival.login.take_over(led))
+        except LoginError as error:
+            self._refuse(handle, error)
+
+    def led_by_engine(self, handle: int, number: int, peer: object) -> None:
+        """The engine has let a client in of which Python has not heard."""
+        self._known.log_login(handle, number, peer)
 
     def _carry_out(self, handle: int, arrival: _Arrival, reply: Reply) -> None:
         """Do what a step of the login came to; LookupError when the client has gone."""
@@ -282,9 +301,9 @@ class Admission:
             case NeedSecret(user, database):
                 found = await self._auth_query.find(user, database)
                 return arrival.login.secret_found(found.secret, found.server_user)
-            case NeedKeys(request):
-                keys = await self._hashes.get(request, keep=False)
-                return arrival.login.keys_found(keys)
+            case NeedKeys(request, is_ours):
+                derive = self._hashes.get if is_ours else self._hashes.once
+                return arrival.login.keys_found(await derive(request))
             case NeedVerdict(method):
                 judge = self.judges[method]
                 host, _ = self._engine.client_peer(handle)
@@ -311,7 +330,6 @@ class Admission:
 
     def _check_room(self) -> None:
         """Refuse a client above ``max_client_conn``; all workers count together."""
-        self._board.set(self._slot, "clients", self._engine.client_count)
         limit = self._pools.config.settings.max_client_conn
         if self._board.total("clients") > limit:
             raise LoginError(
@@ -445,18 +463,22 @@ class Admission:
     ) -> None:
         """Let a client in, in the server's words; LoginError if one was refused."""
         told, notice = pool.in_words(values)
-        del self._arrivals[handle]
-        settings = self._pools.config.settings
-        if settings.log_connections:
+        arrival = self._arrivals.pop(handle)
+        if self._pools.config.settings.log_connections:
             host, port = self._engine.client_peer(handle)
-            log.write(
-                log.LOG,
-                f"login attempt: db={accepted.database} user={accepted.user}"
-                f" tls={self._tls_words(handle)}"
-                f" replication={accepted.replication or 'none'}",
-                tag=f"C-{handle:#x}: {accepted.database}/{accepted.user}@{host}:{port}",
+            log_login(
+                self._engine,
+                handle,
+                accepted.database,
+                accepted.user,
+                f"{host}:{port}",
+                accepted.replication,
             )
         greeting = pool.greeting(told, self._pools.tracked_names)
+        if not pool.words.unknown(values, pool.welcome or {}):
+            self._known.remember(
+                handle, arrival.login, accepted, pool, greeting, notice
+            )
         key = self._cancels.new_key(accepted.minor_protocol)
         self._engine.client_admit(
             handle,
@@ -472,10 +494,6 @@ class Admission:
                 )
             ),
         )
-
-    def _tls_words(self, handle: int) -> str:
-        facts = self._engine.client_tls(handle)
-        return "no" if facts is None else f"{facts[0]}/{facts[1]}"
 
     # ------------------------------------------------------------ leaving
 
@@ -501,7 +519,6 @@ class Admission:
         elif not self._refusals.forget(handle) and reason == TOO_LATE:
             line = f"pooler error: {CLOSE_REASON_ROWS[reason][1]}"
             self._refusals.write(line, handle, _who(arrival), (host, port))
-        self._board.set(self._slot, "clients", self._engine.client_count)
         pool = self._pools.by_id(pool_id)
         if pool is not None:
             self._pools.release_dedicated(pool)

@@ -43,6 +43,7 @@ class KeyRing:
             OrderedDict()
         )
         self._under_way: dict[KeyRequest, asyncio.Future[ScramKeys]] = {}
+        self._begun: set[asyncio.Future[ScramKeys]] = set()
         self._thread = ThreadPoolExecutor(
             1, thread_name_prefix="keys", initializer=_become_modest
         )
@@ -56,29 +57,32 @@ class KeyRing:
             of_secret.move_to_end(request)
         return keys
 
-    async def get(self, request: KeyRequest, *, keep: bool = True) -> ScramKeys:
-        """The keys, once they are there; who gives up waiting disturbs nobody.
-
-        ``keep``: not what a client says, which may be anything.
-        """
+    async def get(self, request: KeyRequest) -> ScramKeys:
+        """The keys, once they are there; who gives up waiting disturbs nobody."""
         keys = self.find(request)
         if keys is not None:
             return keys
         under_way = self._under_way.get(request)
         if under_way is None:
-            loop = asyncio.get_running_loop()
-            under_way = loop.run_in_executor(self._thread, request.derive)
+            under_way = self._begin(request)
             self._under_way[request] = under_way
-            under_way.add_done_callback(
-                lambda done: self._derived(request, done, keep=keep)
-            )
+            under_way.add_done_callback(lambda done: self._derived(request, done))
         return await asyncio.shield(under_way)
 
-    def _derived(
-        self, request: KeyRequest, done: asyncio.Future[ScramKeys], *, keep: bool
-    ) -> None:
+    async def once(self, request: KeyRequest) -> ScramKeys:
+        """The keys of what a client says: for it alone, and not kept."""
+        return await self._begin(request)
+
+    def _begin(self, request: KeyRequest) -> asyncio.Future[ScramKeys]:
+        loop = asyncio.get_running_loop()
+        begun = loop.run_in_executor(self._thread, request.derive)
+        self._begun.add(begun)
+        begun.add_done_callback(self._begun.discard)
+        return begun
+
+    def _derived(self, request: KeyRequest, done: asyncio.Future[ScramKeys]) -> None:
         del self._under_way[request]
-        if done.cancelled() or done.exception() is not None or not keep:
+        if done.cancelled() or done.exception() is not None:
             return  # those who wait for it hear of it
         of_secret = self._known.setdefault(request.password, OrderedDict())
         of_secret[request] = done.result()
@@ -95,6 +99,6 @@ class KeyRing:
 
     def close(self) -> None:
         """The worker ends: nobody waits any more."""
-        for under_way in self._under_way.values():
-            under_way.cancel()
+        for begun in self._begun:
+            begun.cancel()
         self._thread.shutdown(wait=False, cancel_futures=True)

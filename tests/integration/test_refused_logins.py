@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 import psycopg
@@ -240,18 +241,19 @@ def test_who_waits_for_a_refusal_takes_few_places(
 def test_too_many_failures_of_an_address(listed: Callable[..., InProcess]) -> None:
     """Then a right password is not looked at either, so nothing is learnt of it."""
     worker = listed(max_failed_logins=3)
+    right: dict[str, Any] = {
+        "host": HOST,
+        "port": worker.port,
+        "user": USER,
+        "dbname": DATABASE,
+    }
+    psycopg.connect(**right, password=PASSWORD).close()
     for _ in range(3):
         with fail(worker.port) as link:
             assert b"password authentication failed" in link.recv(1000)
     for password in (PASSWORD, WRONG):
         with pytest.raises(psycopg.OperationalError, match="too many failed logins"):
-            psycopg.connect(
-                host=HOST,
-                port=worker.port,
-                user=USER,
-                password=password,
-                dbname=DATABASE,
-            )
+            psycopg.connect(**right, password=password)
 
 
 # ------------------------------------------------------------ floods

@@ -135,6 +135,7 @@ def test_no_secret_is_read_back() -> None:
         "md5",
         "nobody",
         "plain",
+        "same",
         "scram",
     ]
 
