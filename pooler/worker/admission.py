@@ -317,6 +317,7 @@ class Admission:
         database, user = arrival.login.asked if arrival else ("", "")
         if error.sqlstate == INVALID_PASSWORD:
             self._auth_query.forget(user, database)
+            self._known.forget(user)
         database, user = database or "(nodb)", user or "(nouser)"
         self._forget(handle)
         if self._pools.config.settings.log_pooler_errors:
@@ -448,7 +449,13 @@ class Admission:
         greeting = pool.greeting(told, self._pools.tracked_names)
         if not pool.words.unknown(values, pool.welcome or {}):
             self._known.remember(
-                handle, arrival.login, accepted, pool, greeting, notice
+                handle,
+                arrival.login,
+                accepted,
+                pool,
+                greeting,
+                notice,
+                self._auth_query.kept_for_s,
             )
         key = self._cancels.new_key(accepted.minor_protocol)
         self._engine.client_admit(
