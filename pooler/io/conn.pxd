@@ -80,6 +80,7 @@ cdef struct KnownLogin:  # a startup packet that was let in, and what it has com
     bint secured  # it came by TLS
     uint8_t question  # Question, if there is a secret
     Secret *secret  # own: one reference; NULL: nothing is asked
+    uint64_t until_us  # when the secret has to be asked for anew; 0: it has not
     uint32_t pool_id
     ParamSet *values  # own: one reference
     uint8_t key_n  # of the cancel key that it gets

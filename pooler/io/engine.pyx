@@ -23,8 +23,8 @@ from pooler.io.link cimport (
     close_link, link_becomes_server, link_listen, link_send, open_link,
 )
 from pooler.io.logins cimport (
-    admit, count_clients, login_end, login_known, login_remember, logins_forget,
-    logins_free,
+    admit, count_clients, login_end, login_forget, login_known, login_remember,
+    logins_forget, logins_free,
 )
 from pooler.io.loop cimport loop_free, loop_init, loop_now, loop_run
 from pooler.io.poll cimport (
@@ -329,16 +329,21 @@ cdef class Engine:
         """Something has changed that a known login depends on."""
         logins_forget(&self.loop)
 
+    def login_forget(self, uint32_t number):
+        """What ``login_remember`` has returned is not known any more."""
+        login_forget(&self.loop, number)
+
     def login_remember(
         self, uint64_t handle, bytes packet, uint32_t pool_id, parameters,
         bytes greeting, *, bytes before=b"", int question=0, StoredSecret secret=None,
-        uint8_t key_bytes=CANCEL_KEY_MIN_BYTES,
+        uint64_t valid_us=0, uint8_t key_bytes=CANCEL_KEY_MIN_BYTES,
     ):
         """A client that is about to be admitted: others like it need no Python.
 
         ``packet``: its startup packet. ``before``: what it was told in front of the
         question, ``secret``: what its answer was measured by; None: nothing was asked.
-        ``greeting``: all it is told, up to the cancel key of ``key_bytes``. Returns the
+        ``valid_us``: for how long, 0 for ever. ``greeting``: all it is told, up to the
+        cancel key of ``key_bytes``. Returns the
         number by which NOTICE_LOGGED_IN names them, 0 if nothing is kept.
         """
         cdef ClientConn *cc = self.client(handle)
@@ -359,6 +364,9 @@ cdef class Engine:
             raise
         known.pool_id = pool_id
         known.key_n = key_bytes
+        if valid_us:
+            loop_now(&self.loop)
+            known.until_us = self.loop.relay.now_us + valid_us
         known.question = <uint8_t> question
         if secret is not None:
             known.secret = secret_ref(secret.secret)

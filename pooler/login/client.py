@@ -94,6 +94,7 @@ class ClientLogin:
         "_demand",
         "_elsewhere",
         "_encryption_requests",
+        "_found",
         "_kind",
         "_known",
         "_negotiation",
@@ -141,6 +142,7 @@ class ClientLogin:
         self._proof: Proof | None = None
         self._stored: StoredSecret | None = None
         self._elsewhere = False
+        self._found = False
         self._verifier: Verifier | None = None
         self._with_keys: _WithKeys | None = None
 
@@ -195,7 +197,7 @@ class ClientLogin:
         are those of ``receive``, which goes on with the bytes that have come meanwhile.
         """
         assert self._state is _State.SECRET  # noqa: S101 - one answer to one question
-        self._elsewhere = True
+        self._found = True
         self._server_user = server_user
         self._server_secret = secret
         reply = self._challenge(secret, known=secret is not None)
@@ -252,11 +254,15 @@ class ClientLogin:
             return None
         if self._proof is not None:
             return Remembered(
-                self._packet, self._negotiation, self._proof.question, self._stored
+                self._packet,
+                self._negotiation,
+                self._proof.question,
+                self._stored,
+                self._found,
             )
         if method not in (AuthMethod.TRUST, AuthMethod.ANY):
             return None
-        return Remembered(self._packet, self._negotiation, 0, None)
+        return Remembered(self._packet, self._negotiation, 0, None, self._found)
 
     def take_over(self, led: LedElsewhere) -> Reply:
         """Go on with a login that the engine has led up to the end of its proof.

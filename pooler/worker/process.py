@@ -168,12 +168,13 @@ class Worker:
     # ------------------------------------------------------------ notices
 
     def _on_notices(self) -> None:
-        for row in self._engine.take_notices():
-            try:
-                self._notices[row[0]](row)
-            except Exception:
-                # one client's trouble must not become everybody's
-                log.write_exception(f"notice {row[0]} failed")
+        with log.together():
+            for row in self._engine.take_notices():
+                try:
+                    self._notices[row[0]](row)
+                except Exception:
+                    # one client's trouble must not become everybody's
+                    log.write_exception(f"notice {row[0]} failed")
         self._check_leaving()
 
     def _on_login(self, row: NoticeRow) -> None:
