@@ -513,10 +513,11 @@ class Admission:
         arrival = self._arrivals.get(handle)
         self._forget(handle)
         host, port = peer if isinstance(peer, tuple) else ("?", 0)
+        was_refused = self._refusals.forget(handle)
         if detail:
             line = f"TLS handshake error: {detail}"
             self._refusals.write(line, handle, NOBODY_YET, (host, port))
-        elif not self._refusals.forget(handle) and reason == TOO_LATE:
+        elif reason == TOO_LATE and not was_refused:
             line = f"pooler error: {CLOSE_REASON_ROWS[reason][1]}"
             self._refusals.write(line, handle, _who(arrival), (host, port))
         pool = self._pools.by_id(pool_id)
