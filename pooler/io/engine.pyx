@@ -211,8 +211,9 @@ cdef class Engine:
         """Return and forget what was left for Python, the oldest first.
 
         No more than what keeps others waiting for a moment only: what is left is told
-        after the next turn. Rows are (Notice, handle, argument, pool id or -1, age in us, peer, detail);
-        what a kind fills in is said at ``Notice``.
+        after the next turn. Rows are (Notice, handle, argument, pool id or -1, age in
+        us, peer, detail); what a kind fills in is said at
+        ``Notice``.
         """
         cdef uint32_t count = min(self.loop.notice_count, <uint32_t> NOTICES_AT_ONCE)
         cdef uint32_t i
