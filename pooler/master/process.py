@@ -36,6 +36,7 @@ from pooler.ipc.bus import MASTER, Bus
 from pooler.ipc.signals import ENDS, SignalPipe, leave_at_once
 from pooler.ipc.worker_start import EXIT_BOOT_FAILURE, EXIT_FAILED, READY, WorkerStart
 from pooler.master import listeners, rlimit
+from pooler.master.children import Child, Pipe, Slot
 from pooler.master.pidfile import PidFile
 
 WorkerMain = Callable[[WorkerStart], int]
@@ -61,43 +62,6 @@ class Phase(enum.IntEnum):
     DRAINING = 1
     # Immediate: SIGQUIT is out, SIGKILL follows.
     STOPPING = 2
-
-
-@dataclass(slots=True)
-class _Worker:
-    """A living child."""
-
-    pid: int
-    started_s: float
-    # Own, closed when the byte or the end of file came.
-    ready_fd: int | None
-    ready: bool = False
-
-
-@dataclass(slots=True)
-class _Slot:
-    """A place for a worker; empty between a death and the next birth."""
-
-    index: int
-    worker: _Worker | None = None
-    # Deaths at birth in a row; they set the next pause.
-    failures: int = 0
-    restart_at_s: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Pipe:
-    read_fd: int
-    write_fd: int
-
-    @classmethod
-    def open(cls) -> _Pipe:
-        return cls(*os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK))
-
-    def close(self) -> None:
-        for fd in (self.read_fd, self.write_fd):
-            with contextlib.suppress(OSError):
-                os.close(fd)
 
 
 def run_worker(start: WorkerStart) -> int:
@@ -131,7 +95,7 @@ class Master:
         self._on_up: Callable[[], None] = _nothing
         self._timing = timing
         self._workers = config.worker_count
-        self._slots = [_Slot(index) for index in range(self._workers)]
+        self._slots = [Slot(index, f"worker {index}") for index in range(self._workers)]
         self._phase = Phase.RUNNING
         self._farewell = ""
         self._was_up = False
@@ -140,7 +104,7 @@ class Master:
         self._bus = Bus.for_slots(self._workers)
         self._board = Board.for_slots(self._workers)
         # The workers hold the reading end: its end of file is the master's death.
-        self._life = _Pipe.open()
+        self._life = Pipe.open()
         self._signals = SignalPipe()
         self._listeners: listeners.Listeners | None = None
         self._handlers: dict[signal.Signals, Callable[[], None]] = {
@@ -231,8 +195,8 @@ class Master:
                 for signum in self._signals.pending():
                     self._handlers[signum]()
             for slot in self._slots:
-                if slot.worker is not None and slot.worker.ready_fd in ready:
-                    self._on_ready_fd(slot.worker)
+                if slot.child is not None and slot.child.ready_fd in ready:
+                    self._on_ready_fd(slot.child)
             if self._bus.fileno(MASTER) in ready:
                 self._read_inbox()
             self._on_time(time.monotonic())
@@ -245,8 +209,8 @@ class Master:
         poll.register(self._signals.fileno(), select.POLLIN)
         poll.register(self._bus.fileno(MASTER), select.POLLIN)
         for slot in self._slots:
-            if slot.worker is not None and slot.worker.ready_fd is not None:
-                poll.register(slot.worker.ready_fd, select.POLLIN)
+            if slot.child is not None and slot.child.ready_fd is not None:
+                poll.register(slot.child.ready_fd, select.POLLIN)
         deadlines = [slot.restart_at_s for slot in self._slots]
         due_s = min(
             (at for at in (*deadlines, self._kill_at_s) if at is not None), default=None
@@ -282,12 +246,12 @@ class Master:
 
     # Births and deaths
 
-    def _fork(self, slot: _Slot) -> None:
+    def _fork(self, slot: Slot) -> None:
         """Start a worker in ``slot``; a fork that fails counts as a death at birth."""
         try:
-            ready = _Pipe.open()
+            ready = Pipe.open()
         except OSError as error:
-            self._schedule(slot, f"could not start worker {slot.index}: {error}")
+            self._schedule(slot, f"could not start {slot.title}: {error}")
             return
         sys.stdout.flush()
         sys.stderr.flush()
@@ -300,16 +264,16 @@ class Master:
                 self._child(slot, ready, blocked)
         except OSError as error:
             ready.close()
-            self._schedule(slot, f"could not start worker {slot.index}: {error}")
+            self._schedule(slot, f"could not start {slot.title}: {error}")
             return
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         os.close(ready.write_fd)
-        slot.worker = _Worker(pid, time.monotonic(), ready.read_fd)
-        log.write(log.DEBUG, f"worker {slot.index} started (pid {pid})")
+        slot.child = Child(pid, time.monotonic(), ready.read_fd)
+        log.write(log.DEBUG, f"{slot.title} started (pid {pid})")
 
     def _child(
-        self, slot: _Slot, ready: _Pipe, unblock: set[int | signal.Signals]
+        self, slot: Slot, ready: Pipe, unblock: set[int | signal.Signals]
     ) -> NoReturn:
         """Become the worker in ``slot``. Never returns into the master's code."""
         code = EXIT_FAILED
@@ -319,7 +283,7 @@ class Master:
         except SystemExit as leave:
             code = leave.code if isinstance(leave.code, int) else EXIT_FAILED
         except BaseException:
-            log.write_exception(f"worker {slot.index} failed")
+            log.write_exception(f"{slot.title} failed")
         finally:
             with contextlib.suppress(Exception):
                 logging.shutdown()
@@ -329,7 +293,7 @@ class Master:
             os._exit(code)
 
     def _become_worker(
-        self, slot: _Slot, ready: _Pipe, unblock: set[int | signal.Signals]
+        self, slot: Slot, ready: Pipe, unblock: set[int | signal.Signals]
     ) -> WorkerStart:
         self._signals.leave_to_parent()
         # A hang-up of the terminal reaches the whole group and must not kill a worker;
@@ -343,8 +307,8 @@ class Master:
         os.close(self._life.write_fd)
         os.close(ready.read_fd)
         for other in self._slots:
-            if other.worker is not None and other.worker.ready_fd is not None:
-                os.close(other.worker.ready_fd)
+            if other.child is not None and other.child.ready_fd is not None:
+                os.close(other.child.ready_fd)
         listeners = self.listeners
         listeners.close_other_slots(slot.index)
         board = self._board
@@ -364,7 +328,7 @@ class Master:
             mock_key=self._mock_key,
         )
 
-    def _on_ready_fd(self, worker: _Worker) -> None:
+    def _on_ready_fd(self, worker: Child) -> None:
         if worker.ready_fd is None:
             return
         with contextlib.suppress(BlockingIOError):
@@ -372,7 +336,7 @@ class Master:
             os.close(worker.ready_fd)
             worker.ready_fd = None
         if not self._was_up and all(
-            slot.worker is not None and slot.worker.ready for slot in self._slots
+            slot.child is not None and slot.child.ready for slot in self._slots
         ):
             self._was_up = True
             log.write(
@@ -392,28 +356,28 @@ class Master:
             if pid == 0:
                 return
             for slot in self._slots:
-                if slot.worker is not None and slot.worker.pid == pid:
-                    self._on_death(slot, slot.worker, os.waitstatus_to_exitcode(status))
+                if slot.child is not None and slot.child.pid == pid:
+                    self._on_death(slot, slot.child, os.waitstatus_to_exitcode(status))
 
-    def _on_death(self, slot: _Slot, worker: _Worker, code: int) -> None:
+    def _on_death(self, slot: Slot, worker: Child, code: int) -> None:
         # Its last byte may still be in the pipe when the death is seen first.
         self._on_ready_fd(worker)
-        slot.worker = None
+        slot.child = None
         self._board.clear(slot.index)
         level = log.WARNING
         if self._phase is not Phase.RUNNING:
             level = log.DEBUG if code == 0 or self._kill_at_s is not None else level
-            log.write(level, _obituary(slot, worker, code))
+            log.write(level, slot.obituary(worker, code))
             return
         if code == EXIT_BOOT_FAILURE and not self._was_up:
             log.write(
                 log.FATAL,
-                f"worker {slot.index} cannot work with this configuration, giving up",
+                f"{slot.title} cannot work with this configuration, giving up",
             )
             self._exit_code = 1
             self._stop()
             return
-        log.write(level, _obituary(slot, worker, code))
+        log.write(level, slot.obituary(worker, code))
         lived_s = time.monotonic() - worker.started_s
         if worker.ready and lived_s >= self._timing.birth_s:
             slot.failures = 0
@@ -421,7 +385,7 @@ class Master:
         else:
             self._schedule(slot)
 
-    def _schedule(self, slot: _Slot, problem: str = "") -> None:
+    def _schedule(self, slot: Slot, problem: str = "") -> None:
         """Start the next worker of ``slot`` after a pause that doubles each time."""
         if problem:
             log.write(log.ERROR, problem)
@@ -433,10 +397,10 @@ class Master:
         )
         slot.failures += 1
         slot.restart_at_s = time.monotonic() + pause_s
-        log.write(log.LOG, f"worker {slot.index} starts again in {pause_s:.1f} s")
+        log.write(log.LOG, f"{slot.title} starts again in {pause_s:.1f} s")
 
-    def _alive(self) -> list[_Worker]:
-        return [slot.worker for slot in self._slots if slot.worker is not None]
+    def _alive(self) -> list[Child]:
+        return [slot.child for slot in self._slots if slot.child is not None]
 
     # Signals
 
@@ -478,7 +442,7 @@ class Master:
             if not self._bus.send(slot.index, "reload", payload):
                 log.write(
                     log.ERROR,
-                    f"worker {slot.index} does not read its inbox: not reloaded",
+                    f"{slot.title} does not read its inbox: not reloaded",
                 )
 
     def _on_sigusr1(self) -> None:
@@ -524,19 +488,6 @@ class Master:
                 os.kill(worker.pid, signal.SIGKILL)
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(worker.pid, 0)
-
-
-def _obituary(slot: _Slot, worker: _Worker, code: int) -> str:
-    if code == EXIT_BOOT_FAILURE:
-        cause = "cannot work with this configuration"
-    elif code < 0:
-        try:
-            cause = f"killed by {signal.Signals(-code).name}"
-        except ValueError:
-            cause = f"killed by signal {-code}"
-    else:
-        cause = f"exited with code {code}"
-    return f"worker {slot.index} (pid {worker.pid}) {cause}"
 
 
 def _nothing() -> None:
