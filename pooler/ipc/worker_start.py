@@ -35,8 +35,10 @@ class WorkerStart:
     process, the master forwards as well): a worker does not count them. SIGQUIT
     asks for an immediate end.
 
-    A reload comes as bus message ``reload``: read ``config.settings.conffile`` again,
-    then ``log.reopen(payload["logfile"])`` and ``log.set_verbose(payload["verbose"])``.
+    A reload comes as bus message ``reload``, with the configuration to run beside it
+    (``config/travel``): take it over, then ``log.reopen(payload["logfile"])`` and
+    ``log.set_verbose(payload["verbose"])``, and tell the master ``reloaded`` with
+    ``payload["number"]``.
     """
 
     slot: int

@@ -32,12 +32,13 @@ from pooler.config import loading
 from pooler.config.loading import Config
 from pooler.errors import ConfigError
 from pooler.ipc.board import Board
-from pooler.ipc.bus import MASTER, Bus
+from pooler.ipc.bus import MASTER, Bus, BusMessage
 from pooler.ipc.signals import ENDS, SignalPipe, leave_at_once
 from pooler.ipc.worker_start import EXIT_BOOT_FAILURE, EXIT_FAILED, READY, WorkerStart
 from pooler.master import listeners, rlimit
 from pooler.master.children import Child, Pipe, Slot
 from pooler.master.pidfile import PidFile
+from pooler.master.rollout import Rollouts
 
 WorkerMain = Callable[[WorkerStart], int]
 
@@ -103,6 +104,7 @@ class Master:
         self._kill_at_s: float | None = None
         self._bus = Bus.for_slots(self._workers)
         self._board = Board.for_slots(self._workers)
+        self._rollouts = Rollouts(self._bus)
         # The workers hold the reading end: its end of file is the master's death.
         self._life = Pipe.open()
         self._signals = SignalPipe()
@@ -115,6 +117,9 @@ class Master:
             signal.SIGUSR1: self._on_sigusr1,
             signal.SIGUSR2: self._on_sigusr2,
             signal.SIGCHLD: self._reap,
+        }
+        self._messages: dict[str, Callable[[BusMessage], None]] = {
+            "reloaded": self._on_reloaded,
         }
 
     @property
@@ -212,9 +217,8 @@ class Master:
             if slot.child is not None and slot.child.ready_fd is not None:
                 poll.register(slot.child.ready_fd, select.POLLIN)
         deadlines = [slot.restart_at_s for slot in self._slots]
-        due_s = min(
-            (at for at in (*deadlines, self._kill_at_s) if at is not None), default=None
-        )
+        deadlines += [self._kill_at_s, self._rollouts.due_s]
+        due_s = min((at for at in deadlines if at is not None), default=None)
         if due_s is None:
             timeout_ms = None
         else:
@@ -223,6 +227,7 @@ class Master:
         return {fd for fd, _ in poll.poll(timeout_ms)}
 
     def _on_time(self, now_s: float) -> None:
+        self._rollouts.on_time(now_s)
         if self._kill_at_s is not None and now_s >= self._kill_at_s:
             self._kill_at_s = None
             for worker in self._alive():
@@ -237,12 +242,18 @@ class Master:
 
     def _read_inbox(self) -> None:
         while (message := self._bus.receive(MASTER)) is not None:
-            # The workers have nothing to tell the master that it must act on; the
-            # inbox is emptied so that a sender is never held up by it.
             message.close_fds()
-            log.write(
-                log.DEBUG, f"bus: {message.kind!r} from slot {message.sender} ignored"
-            )
+            handler = self._messages.get(message.kind)
+            if handler is None:
+                log.write(
+                    log.DEBUG,
+                    f"bus: {message.kind!r} from slot {message.sender} ignored",
+                )
+            else:
+                handler(message)
+
+    def _on_reloaded(self, message: BusMessage) -> None:
+        self._rollouts.answered(message.sender, message.payload.get("number"))
 
     # Births and deaths
 
@@ -364,6 +375,7 @@ class Master:
         self._on_ready_fd(worker)
         slot.child = None
         self._board.clear(slot.index)
+        self._rollouts.gone(slot.index)
         level = log.WARNING
         if self._phase is not Phase.RUNNING:
             level = log.DEBUG if code == 0 or self._kill_at_s is not None else level
@@ -424,26 +436,32 @@ class Master:
 
     def _on_sighup(self) -> None:
         log.write(log.LOG, "got SIGHUP, re-reading config")
+        self._reload(_nothing)
+
+    def _reload(self, done: Callable[[], None]) -> bool:
+        """Read the files again; ``done`` follows when all children run what they say.
+
+        False: they cannot be used. The log says why, and nothing changes.
+        """
         try:
             new = self._load(self._config.settings.conffile or self._config.path)
         except ConfigError as error:
             log.write(log.ERROR, f"{error}; the running configuration is kept")
-            return
+            return False
         for warning in new.warnings:
             log.write(log.WARNING, warning)
         for name in loading.diff(self._config, new).restart:
             log.write(log.WARNING, f"{name}: a change needs a restart, ignored")
-        self._config = loading.reloaded(self._config, new)
-        verbose = max(self._verbose, new.settings.verbose)
-        log.reopen(new.settings.logfile)
+        self._run_with(loading.reloaded(self._config, new), done)
+        return True
+
+    def _run_with(self, config: Config, done: Callable[[], None]) -> None:
+        """Change over to a configuration, all processes together."""
+        self._config = config
+        verbose = max(self._verbose, config.settings.verbose)
+        log.reopen(config.settings.logfile)
         log.set_verbose(verbose)
-        payload = {"logfile": new.settings.logfile, "verbose": verbose}
-        for slot in self._slots:
-            if not self._bus.send(slot.index, "reload", payload):
-                log.write(
-                    log.ERROR,
-                    f"{slot.title} does not read its inbox: not reloaded",
-                )
+        self._rollouts.send(config, verbose, self._slots, done)
 
     def _on_sigusr1(self) -> None:
         log.write(log.WARNING, "got SIGUSR1, but PAUSE is not available, ignoring")
