@@ -32,15 +32,23 @@ from pooler.config import loading
 from pooler.config.loading import Config
 from pooler.errors import ConfigError
 from pooler.ipc.board import Board
-from pooler.ipc.bus import MASTER, Bus, BusMessage
+from pooler.ipc.bus import CONSOLE, MASTER, Bus, BusMessage
 from pooler.ipc.signals import ENDS, SignalPipe, leave_at_once
-from pooler.ipc.worker_start import EXIT_BOOT_FAILURE, EXIT_FAILED, READY, WorkerStart
+from pooler.ipc.worker_start import (
+    EXIT_BOOT_FAILURE,
+    EXIT_FAILED,
+    READY,
+    ConsoleStart,
+    WorkerStart,
+)
 from pooler.master import listeners, rlimit
-from pooler.master.children import Child, Pipe, Slot
+from pooler.master.children import Child, Pipe, Slot, name_process
 from pooler.master.pidfile import PidFile
 from pooler.master.rollout import Rollouts
+from pooler.master.wishes import DRAINS, Drain, Wishes
 
 WorkerMain = Callable[[WorkerStart], int]
+ConsoleMain = Callable[[ConsoleStart], int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +80,13 @@ def run_worker(start: WorkerStart) -> int:
     return process.run(start)
 
 
+def run_console(start: ConsoleStart) -> int:
+    """Run the real console; it is not needed here."""
+    from pooler.console import process
+
+    return process.run(start)
+
+
 class Master:
     """One running pooler: ``bind()``, then ``run()`` until it ends."""
 
@@ -80,6 +95,7 @@ class Master:
         config: Config,
         *,
         worker_main: WorkerMain = run_worker,
+        console_main: ConsoleMain = run_console,
         load: Callable[[str], Config] = loading.load,
         verbose: int = 0,
         timing: Timing = Timing(),
@@ -91,12 +107,14 @@ class Master:
         self._config = config
         self._mock_key = os.urandom(32)
         self._worker_main = worker_main
+        self._console_main = console_main
         self._load = load
         self._verbose = verbose
         self._on_up: Callable[[], None] = _nothing
         self._timing = timing
         self._workers = config.worker_count
         self._slots = [Slot(index, f"worker {index}") for index in range(self._workers)]
+        self._console = Slot(CONSOLE, "console")
         self._phase = Phase.RUNNING
         self._farewell = ""
         self._was_up = False
@@ -120,7 +138,23 @@ class Master:
         }
         self._messages: dict[str, Callable[[BusMessage], None]] = {
             "reloaded": self._on_reloaded,
+            **Wishes(self, self._bus).messages,
         }
+
+    @property
+    def config(self) -> Config:
+        """What runs now."""
+        return self._config
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether the end has begun."""
+        return self._phase is not Phase.RUNNING
+
+    @property
+    def _children(self) -> list[Slot]:
+        """Every place for a child."""
+        return [*self._slots, self._console]
 
     @property
     def listeners(self) -> listeners.Listeners:
@@ -186,7 +220,7 @@ class Master:
             # there would copy every page it touches.
             gc.collect()
             gc.freeze()
-            for slot in self._slots:
+            for slot in self._children:
                 self._fork(slot)
             self._loop()
         return self._exit_code
@@ -199,7 +233,7 @@ class Master:
             if self._signals.fileno() in ready:
                 for signum in self._signals.pending():
                     self._handlers[signum]()
-            for slot in self._slots:
+            for slot in self._children:
                 if slot.child is not None and slot.child.ready_fd in ready:
                     self._on_ready_fd(slot.child)
             if self._bus.fileno(MASTER) in ready:
@@ -213,10 +247,10 @@ class Master:
         poll = select.poll()
         poll.register(self._signals.fileno(), select.POLLIN)
         poll.register(self._bus.fileno(MASTER), select.POLLIN)
-        for slot in self._slots:
+        for slot in self._children:
             if slot.child is not None and slot.child.ready_fd is not None:
                 poll.register(slot.child.ready_fd, select.POLLIN)
-        deadlines = [slot.restart_at_s for slot in self._slots]
+        deadlines = [slot.restart_at_s for slot in self._children]
         deadlines += [self._kill_at_s, self._rollouts.due_s]
         due_s = min((at for at in deadlines if at is not None), default=None)
         if due_s is None:
@@ -235,7 +269,7 @@ class Master:
                     log.WARNING, f"worker (pid {worker.pid}) does not end, killing it"
                 )
                 os.kill(worker.pid, signal.SIGKILL)
-        for slot in self._slots:
+        for slot in self._children:
             if slot.restart_at_s is not None and now_s >= slot.restart_at_s:
                 slot.restart_at_s = None
                 self._fork(slot)
@@ -286,11 +320,14 @@ class Master:
     def _child(
         self, slot: Slot, ready: Pipe, unblock: set[int | signal.Signals]
     ) -> NoReturn:
-        """Become the worker in ``slot``. Never returns into the master's code."""
+        """Become the child in ``slot``. Never returns into the master's code."""
         code = EXIT_FAILED
         try:
-            start = self._become_worker(slot, ready, unblock)
-            code = self._worker_main(start)
+            self._leave_to_master(slot, ready, unblock)
+            if slot is self._console:
+                code = self._console_main(self._console_start(ready))
+            else:
+                code = self._worker_main(self._worker_start(slot, ready))
         except SystemExit as leave:
             code = leave.code if isinstance(leave.code, int) else EXIT_FAILED
         except BaseException:
@@ -303,25 +340,28 @@ class Master:
             # Not sys.exit: the master's cleanup is on this stack as well.
             os._exit(code)
 
-    def _become_worker(
+    def _leave_to_master(
         self, slot: Slot, ready: Pipe, unblock: set[int | signal.Signals]
-    ) -> WorkerStart:
+    ) -> None:
+        """Let go of what is the master's, and of the other children's."""
+        name_process(f"pooler {slot.title}")
         self._signals.leave_to_parent()
-        # A hang-up of the terminal reaches the whole group and must not kill a worker;
+        # A hang-up of the terminal reaches the whole group and must not kill a child;
         # reload and pause come by the bus.
         for signum in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
             signal.signal(signum, signal.SIG_IGN)
-        # Until the worker has handlers of its own, which takes a few imports.
+        # Until the child has handlers of its own, which takes a few imports.
         for signum in ENDS:
             signal.signal(signum, leave_at_once)
         signal.pthread_sigmask(signal.SIG_SETMASK, unblock)
         os.close(self._life.write_fd)
         os.close(ready.read_fd)
-        for other in self._slots:
+        for other in self._children:
             if other.child is not None and other.child.ready_fd is not None:
                 os.close(other.child.ready_fd)
-        listeners = self.listeners
-        listeners.close_other_slots(slot.index)
+        self.listeners.close_other_slots(slot.index)
+
+    def _worker_start(self, slot: Slot, ready: Pipe) -> WorkerStart:
         board = self._board
         board.clear(slot.index)
         board.set(slot.index, "pid", os.getpid())
@@ -330,13 +370,25 @@ class Master:
             slot=slot.index,
             workers=self._workers,
             config=self._config,
-            tcp_listeners=listeners.tcp[slot.index],
-            unix_listener=listeners.unix_listener,
+            tcp_listeners=self.listeners.tcp[slot.index],
+            unix_listener=self.listeners.unix_listener,
             ready_fd=ready.write_fd,
             master_fd=self._life.read_fd,
             bus=self._bus.claim(slot.index),
             board=board,
             mock_key=self._mock_key,
+        )
+
+    def _console_start(self, ready: Pipe) -> ConsoleStart:
+        unix = self.listeners.unix_listener
+        if unix is not None:
+            unix.close()
+        return ConsoleStart(
+            config=self._config,
+            ready_fd=ready.write_fd,
+            master_fd=self._life.read_fd,
+            bus=self._bus.claim(CONSOLE),
+            board=self._board,
         )
 
     def _on_ready_fd(self, worker: Child) -> None:
@@ -347,7 +399,7 @@ class Master:
             os.close(worker.ready_fd)
             worker.ready_fd = None
         if not self._was_up and all(
-            slot.child is not None and slot.child.ready for slot in self._slots
+            slot.child is not None and slot.child.ready for slot in self._children
         ):
             self._was_up = True
             log.write(
@@ -366,7 +418,7 @@ class Master:
                 return
             if pid == 0:
                 return
-            for slot in self._slots:
+            for slot in self._children:
                 if slot.child is not None and slot.child.pid == pid:
                     self._on_death(slot, slot.child, os.waitstatus_to_exitcode(status))
 
@@ -374,7 +426,8 @@ class Master:
         # Its last byte may still be in the pipe when the death is seen first.
         self._on_ready_fd(worker)
         slot.child = None
-        self._board.clear(slot.index)
+        if slot is not self._console:
+            self._board.clear(slot.index)
         self._rollouts.gone(slot.index)
         level = log.WARNING
         if self._phase is not Phase.RUNNING:
@@ -387,7 +440,7 @@ class Master:
                 f"{slot.title} cannot work with this configuration, giving up",
             )
             self._exit_code = 1
-            self._stop()
+            self.stop()
             return
         log.write(level, slot.obituary(worker, code))
         lived_s = time.monotonic() - worker.started_s
@@ -417,28 +470,20 @@ class Master:
     # Signals
 
     def _on_sigterm(self) -> None:
-        self._shut_down(
-            signal.SIGTERM,
-            "waiting for all clients disconnect",
-            "client connections dropped, exiting",
-        )
+        self._shut_down(signal.SIGTERM)
 
     def _on_sigint(self) -> None:
-        self._shut_down(
-            signal.SIGINT,
-            "waiting for all servers connections to be released",
-            "server connections dropped, exiting",
-        )
+        self._shut_down(signal.SIGINT)
 
     def _on_sigquit(self) -> None:
         log.write(log.LOG, "got SIGQUIT, fast exit")
-        self._stop()
+        self.stop()
 
     def _on_sighup(self) -> None:
         log.write(log.LOG, "got SIGHUP, re-reading config")
-        self._reload(_nothing)
+        self.reload(_nothing)
 
-    def _reload(self, done: Callable[[], None]) -> bool:
+    def reload(self, done: Callable[[], None]) -> bool:
         """Read the files again; ``done`` follows when all children run what they say.
 
         False: they cannot be used. The log says why, and nothing changes.
@@ -452,16 +497,16 @@ class Master:
             log.write(log.WARNING, warning)
         for name in loading.diff(self._config, new).restart:
             log.write(log.WARNING, f"{name}: a change needs a restart, ignored")
-        self._run_with(loading.reloaded(self._config, new), done)
+        self.run_with(loading.reloaded(self._config, new), done)
         return True
 
-    def _run_with(self, config: Config, done: Callable[[], None]) -> None:
+    def run_with(self, config: Config, done: Callable[[], None]) -> None:
         """Change over to a configuration, all processes together."""
         self._config = config
         verbose = max(self._verbose, config.settings.verbose)
         log.reopen(config.settings.logfile)
         log.set_verbose(verbose)
-        self._rollouts.send(config, verbose, self._slots, done)
+        self._rollouts.send(config, verbose, self._children, done)
 
     def _on_sigusr1(self) -> None:
         log.write(log.WARNING, "got SIGUSR1, but PAUSE is not available, ignoring")
@@ -471,20 +516,25 @@ class Master:
 
     # The end
 
-    def _shut_down(self, signum: signal.Signals, wait: str, farewell: str) -> None:
+    def _shut_down(self, signum: signal.Signals) -> None:
         if self._phase is not Phase.RUNNING:
             log.write(log.LOG, f"got {signum.name} while shutting down, fast exit")
-            self._stop()
+            self.stop()
             return
-        log.write(log.LOG, f"got {signum.name}, shutting down, {wait}")
+        drain = next(one for one in DRAINS.values() if one.signum == signum)
+        log.write(log.LOG, f"got {signum.name}, shutting down, {drain.wait}")
+        self.drain(drain)
+
+    def drain(self, drain: Drain) -> None:
+        """Take no new clients, and end when the workers have ended."""
         self._phase = Phase.DRAINING
-        self._farewell = farewell
+        self._farewell = drain.farewell
         self._no_more_births()
         self.listeners.close_tcp()
         for worker in self._alive():
-            os.kill(worker.pid, signum)
+            os.kill(worker.pid, drain.signum)
 
-    def _stop(self) -> None:
+    def stop(self) -> None:
         """End at once: SIGQUIT to the workers now, SIGKILL when that does not help."""
         if self._phase is Phase.STOPPING:
             return
@@ -496,16 +546,18 @@ class Master:
             os.kill(worker.pid, signal.SIGQUIT)
 
     def _no_more_births(self) -> None:
-        for slot in self._slots:
+        for slot in self._children:
             slot.restart_at_s = None
 
     def _kill_all(self) -> None:
-        """Leave no child behind when the loop itself has failed."""
-        for worker in self._alive():
+        """Leave no child behind: the console, or all when the loop has failed."""
+        for child in (slot.child for slot in self._children):
+            if child is None:
+                continue
             with contextlib.suppress(ProcessLookupError):
-                os.kill(worker.pid, signal.SIGKILL)
+                os.kill(child.pid, signal.SIGKILL)
             with contextlib.suppress(ChildProcessError):
-                os.waitpid(worker.pid, 0)
+                os.waitpid(child.pid, 0)
 
 
 def _nothing() -> None:

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from pooler import log
+from pooler.config.loading import RESERVED_DATABASE
 from pooler.errors import (
     CLOSE_REASON_ROWS,
     INTERNAL_ERROR,
@@ -41,6 +42,8 @@ from pooler.login.outcomes import (
 from pooler.login.policy import AuthMethod, ClientPolicy
 from pooler.session.records import CloseReason
 from pooler.worker.cancel import Cancels
+from pooler.worker.console import DATABASE as CONSOLE_DATABASE
+from pooler.worker.console import startup_of
 from pooler.worker.identity import Peer, demand_by
 from pooler.worker.pools import Pool, Pools
 from pooler.worker.tls import CLIENT_TLS, client_context
@@ -77,13 +80,17 @@ def make_policy(
         method=(AuthMethod.SCRAM if config.hba else AuthMethod(settings.auth_type)),
         demand=demand_by(config.hba) if config.hba else None,
         secrets=secret_of,
-        database_exists=lambda name: pools.database(name) is not None,
+        database_exists=lambda name: (
+            name == RESERVED_DATABASE or pools.database(name) is not None
+        ),
+        console=RESERVED_DATABASE,
         forced_user=forced_user,
         tracked=pools.tracked,
         ignore_startup_parameters=frozenset(settings.ignore_startup_parameters),
         mock_key=mock_key,
         known_users_only=bool(settings.auth_file),
         tls=CLIENT_TLS[settings.client_tls_sslmode],
+        can_secure=context is not None,
         certificate_hash=b"" if context is None else context.certificate_hash,
     )
 
@@ -142,6 +149,7 @@ class Admission:
         self._mock_key = mock_key
         self._cancels = cancels
         self._arrivals: dict[int, _Arrival] = {}
+        self._operators: set[int] = set()  # on the console, or on their way there
         self._tasks: set[asyncio.Task[None]] = set()
         self.judges: dict[AuthMethod, Judge] = {}
         self.find_secret: FindSecret = _nobody_knows
@@ -180,7 +188,7 @@ class Admission:
 
     def _carry_out(self, handle: int, arrival: _Arrival, reply: Reply) -> None:
         """Do what a step of the login came to; LookupError when the client has gone."""
-        if arrival.login.wants_in:
+        if arrival.login.wants_in and arrival.login.asked[0] != RESERVED_DATABASE:
             self._check_room()
         if reply.send:
             self._engine.client_send(handle, reply.send)
@@ -265,15 +273,22 @@ class Admission:
 
     def _check_room(self) -> None:
         """Refuse a client above ``max_client_conn``; all workers count together."""
-        self._board.set(self._slot, "clients", self._engine.client_count)
+        self._count_clients()
         limit = self._pools.config.settings.max_client_conn
         if self._board.total("clients") > limit:
             raise LoginError(
                 "no more connections allowed (max_client_conn)", TOO_MANY_CONNECTIONS
             )
 
+    def _count_clients(self) -> None:
+        """Show all but those of the console, which is there when all is full."""
+        # An operator may have closed whose notice is still on its way.
+        count = max(0, self._engine.client_count - len(self._operators))
+        self._board.set(self._slot, "clients", count)
+
     def _forget(self, handle: int) -> None:
         """A client will not be admitted."""
+        self._operators.discard(handle)
         arrival = self._arrivals.pop(handle, None)
         if arrival is None:
             return
@@ -306,6 +321,9 @@ class Admission:
     def _await_welcome(
         self, handle: int, arrival: _Arrival, accepted: LoggedIn
     ) -> None:
+        if accepted.database == RESERVED_DATABASE:
+            self._enter_console(handle, arrival, accepted)
+            return
         database = self._pools.database(accepted.database)
         if database is None:
             raise LoginError(
@@ -325,6 +343,18 @@ class Admission:
         if accepted.scram_keys is not None:
             pool.scram_keys = accepted.scram_keys
         self._choose_words(handle, accepted, pool, values)
+
+    def _enter_console(
+        self, handle: int, arrival: _Arrival, accepted: LoggedIn
+    ) -> None:
+        if accepted.replication:
+            raise LoginError("not allowed", why="the console replicates nothing")
+        is_own = Peer(self._engine, handle).is_own()
+        startup = startup_of(self._pools.config, accepted.user, is_own=is_own)
+        pool = self._pools.dedicated(CONSOLE_DATABASE, accepted.user, startup)
+        arrival.pool = pool
+        self._operators.add(handle)
+        self._choose_words(handle, accepted, pool, {})
 
     def _choose_words(
         self, handle: int, accepted: LoggedIn, pool: Pool, values: dict[str, str]
@@ -455,7 +485,7 @@ class Admission:
                 f"TLS handshake error: {detail}",
                 tag=f"C-{handle:#x}: (nodb)/(nouser)@{host}:{port}",
             )
-        self._board.set(self._slot, "clients", self._engine.client_count)
+        self._count_clients()
         pool = self._pools.by_id(pool_id)
         if pool is not None:
             self._pools.release_dedicated(pool)

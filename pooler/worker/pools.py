@@ -33,6 +33,8 @@ from pooler.login.server import ServerLoginError
 from pooler.parameters import TRACKED_PARAMETERS
 from pooler.session.records import Change, CloseReason
 from pooler.session.records import PoolMode as EngineMode
+from pooler.worker.console import DATABASE as CONSOLE_DATABASE
+from pooler.worker.console import ConsoleDoor
 from pooler.worker.servers import Address, ReadyServer, ServerOpener, Way
 from pooler.worker.words import LABEL, Questions, Words, label
 
@@ -91,6 +93,11 @@ class Pool:
     told_left: int = 0  # of LEFT_TEXTS, what the log has said
     words: Words = field(default_factory=Words)
     questions: Questions | None = None  # None: of a replication client
+
+    @property
+    def is_console(self) -> bool:
+        """Whether its one server is the console."""
+        return self.database is CONSOLE_DATABASE
 
     @property
     def tag(self) -> str:
@@ -202,14 +209,21 @@ class Pools:
     """All pools of a worker; made on first use, kept until the worker ends."""
 
     def __init__(
-        self, engine: Engine, links: Links, config: Config, slot: int, workers: int
+        self,
+        engine: Engine,
+        links: Links,
+        config: Config,
+        slot: int,
+        workers: int,
+        door: ConsoleDoor,
     ) -> None:
         self._engine = engine
         self._slot = slot
         self._workers = workers
         self.tracked = tracked_parameters(config)
         self.tracked_names = tuple(self.tracked.values())
-        self.opener = ServerOpener(links, config, self.tracked)
+        self.opener = ServerOpener(links, config, self.tracked, door)
+        self.door = door
         self._leaving = False
         self._dedicated_ids: list[int] = []  # of the engine's pools, to be used again
         self._by_key: dict[tuple[str, str], Pool] = {}
@@ -463,7 +477,7 @@ class Pools:
 
     def _adopt(self, pool: Pool, ready: ReadyServer) -> None:
         greeting = ready.greeting
-        if self.config.settings.log_connections:
+        if self.config.settings.log_connections and not pool.is_console:
             family, local = ready.way.address.family, ready.link.local_address
             unix = family == socket.AF_UNIX
             origin = "" if unix else f" (from {Address(family, local)})"
@@ -527,6 +541,8 @@ class Pools:
                 self._pause(server.pool, LoginError(CLOSE_REASON_ROWS[reason][1]))
             self._seek_welcome(server.pool)
         if server is None or not self.config.settings.log_disconnections:
+            return
+        if server.pool.is_console:
             return
         text = CLOSE_REASON_ROWS[reason][1]
         log.write(

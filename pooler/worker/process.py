@@ -28,6 +28,7 @@ from pooler.ipc.signals import ENDS, SignalPipe
 from pooler.ipc.worker_start import EXIT_BOOT_FAILURE, EXIT_OK, READY, WorkerStart
 from pooler.worker.admission import Admission
 from pooler.worker.cancel import Cancels
+from pooler.worker.console import ConsoleDoor
 from pooler.worker.pools import Pools, tracked_parameters
 
 # Notice, handle, argument, pool id or -1, age in us, peer, detail; see
@@ -87,8 +88,9 @@ class Worker:
         self._loop = loop
         self._end: asyncio.Future[int] = loop.create_future()
         self._links = Links(engine)
+        door = ConsoleDoor(start.bus, self._links)
         self._pools = Pools(
-            engine, self._links, start.config, start.slot, start.workers
+            engine, self._links, start.config, start.slot, start.workers, door
         )
         self._cancels = Cancels(
             engine, self._links, self._pools, start.bus, start.slot, start.workers
