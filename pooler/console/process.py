@@ -23,6 +23,7 @@ from pooler.config.travel import unpack
 from pooler.console.answers import ConsoleError
 from pooler.console.commands import CommandTable
 from pooler.console.session import EndOfSession, Session
+from pooler.console.workers import ask_workers
 from pooler.errors import LoginError
 from pooler.ipc.bus import CONSOLE, MASTER, BusMessage
 from pooler.ipc.signals import SignalPipe
@@ -145,6 +146,10 @@ class Console:
             raise ConsoleError("the master does not answer") from None
         finally:
             del self._asked[number]
+
+    async def ask_workers(self, kind: str, **payload: str) -> list[Any]:
+        """Have every worker do or tell something; the answers of those that live."""
+        return await ask_workers(self._start.bus, kind, payload)
 
     # ------------------------------------------------------------ sessions
 

@@ -300,6 +300,28 @@ class Pools:
         """Return every pool."""
         return list(self._by_id.values())
 
+    def stats(self, pool: Pool) -> dict[str, int]:
+        """Counts and totals of a pool; see ``Engine.pool_stats``."""
+        found: dict[str, int] = self._engine.pool_stats(pool.pool_id)
+        return found
+
+    def reconnect(self, name: str) -> bool:
+        """Replace the servers of a database as they become free; "": of all.
+
+        False: there is no such database.
+        """
+        if name and self.database(name) is None:
+            return False
+        for pool in self._by_key.values():
+            if name in ("", pool.database.name):
+                self._replace_servers(pool)
+        return True
+
+    def _replace_servers(self, pool: Pool) -> None:
+        pool.learn(None)
+        pool.failure = None
+        self._engine.pool_retire(pool.pool_id, False)
+
     def reload(self, config: Config, reconnect: frozenset[str]) -> None:
         """Take over a new configuration; servers of ``reconnect`` are replaced."""
         try:
@@ -312,6 +334,7 @@ class Pools:
         self._databases.clear()
         for pool in list(self._by_key.values()):
             pool.words.forget()
+            pool.failure = None  # what was wrong may be right by now
             self._engine.pool_learned(pool.pool_id)  # what is on its way, as well
             database = self.database(pool.database.name)
             if database is None:
@@ -320,8 +343,7 @@ class Pools:
             self._configure(pool)
             self._engine.pool_resize(pool.pool_id, self._size(database, pool.user))
             if pool.database.name in reconnect or "*" in reconnect:
-                pool.learn(None)
-                self._engine.pool_retire(pool.pool_id, False)
+                self._replace_servers(pool)
 
     def _limit(self) -> None:
         """Tell the engine what clients may do, whatever their pool."""

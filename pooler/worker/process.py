@@ -30,6 +30,7 @@ from pooler.worker.admission import Admission
 from pooler.worker.cancel import Cancels
 from pooler.worker.console import ConsoleDoor
 from pooler.worker.pools import Pools, tracked_parameters
+from pooler.worker.report import Reports
 
 # Notice, handle, argument, pool id or -1, age in us, peer, detail; see
 # Engine.take_notices.
@@ -121,6 +122,7 @@ class Worker:
             "reload": self._on_reload,
             "cancel": self._cancels.heard,
             "cancelled": self._cancels.answered,
+            "ask": Reports(self._pools).asked,
         }
 
     def handle_signals(self, signals: SignalPipe) -> None:

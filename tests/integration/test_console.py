@@ -17,7 +17,13 @@ import pytest
 
 from pooler import VERSION_TEXT
 from pooler.demo.postgres import Postgres
-from tests.integration.harness import MakePooler, Pooler, is_console, wait_until
+from tests.integration.harness import (
+    DATABASE,
+    MakePooler,
+    Pooler,
+    is_console,
+    wait_until,
+)
 
 CONSOLE = "pgbouncer"
 USERS = '"chief" "x"\n"watcher" "x"\n"other" "x"\n"app" "x"\n'
@@ -175,6 +181,53 @@ def test_tls_that_does_not_fit_leaves_the_old(pooler: Pooler) -> None:
     with pytest.raises(psycopg.OperationalError, match="SSL"):
         pooler.connect(sslmode="require")
     assert "TLS settings could not be applied" in pooler.log()
+
+
+def pid_of(connection: psycopg.Connection[tuple[Any, ...]]) -> int:
+    row = connection.execute("select pg_backend_pid()").fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def test_reconnect_replaces_servers(pooler: Pooler) -> None:
+    with console(pooler) as operator, pooler.connect() as client:
+        client.autocommit = True
+        before = pid_of(client)
+        operator.execute("reconnect")
+        assert pid_of(client) != before
+        before = pid_of(client)
+        operator.execute("reconnect bench")
+        assert pid_of(client) != before
+        with pytest.raises(psycopg.Error, match="no such database: nope"):
+            operator.execute("reconnect nope")
+
+
+def test_what_the_pools_do(pooler: Pooler) -> None:
+    with console(pooler) as operator, pooler.connect() as client:
+        client.execute("select 1")  # and a transaction is open
+        (row,) = operator.execute("show pools").fetchall()
+        assert row[:4] == ("bench", "app", 1, 0)
+        assert row[6] == 1
+        first, last = operator.execute("show databases").fetchall()
+        assert (first[0], first[12], first[14]) == ("bench", 1, 1)
+        assert last[0] == CONSOLE
+        users = {row[0]: row for row in operator.execute("show users").fetchall()}
+        assert (users["app"][5], users["chief"][5]) == (1, 0)
+
+
+def test_a_failed_login_is_tried_again_after_a_change(
+    make_pooler: MakePooler, postgres: Postgres
+) -> None:
+    """Not after server_login_retry: somebody may just have put it right."""
+    pooler = make_pooler({"bench": "dbname=nowhere"}, admin_users="chief")
+    with pytest.raises(psycopg.OperationalError, match="nowhere"):
+        pooler.connect()
+    pooler.databases = {"bench": f"dbname={DATABASE}"}
+    pooler.write()
+    with console(pooler) as operator:
+        operator.execute("reload")
+    with pooler.connect() as client:
+        client.execute("select 1")
 
 
 def test_its_death_costs_no_query(pooler: Pooler) -> None:

@@ -9,6 +9,7 @@ import struct
 from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -19,7 +20,8 @@ from psycopg.pq import Format
 from pooler.config import loading
 from pooler.config.loading import Config
 from pooler.console.answers import Answer, ConsoleError, Type, columns, data_row
-from pooler.console.commands import CONTROLS, SHOWS, CommandTable
+from pooler.console.commands import SHOWS, CommandTable
+from pooler.console.controls import CONTROLS
 from pooler.console.grammar import Command, parse
 from pooler.console.session import EndOfSession, Session
 from pooler.login import packets
@@ -95,10 +97,15 @@ class FakeConsole:
         )
         self.asked: list[tuple[str, dict[str, str]]] = []
         self.problem = ""
+        self.answers: list[Any] = []
 
     async def ask_master(self, kind: str, **payload: str) -> str:
         self.asked.append((kind, payload))
         return self.problem
+
+    async def ask_workers(self, kind: str, **payload: str) -> list[Any]:
+        self.asked.append((kind, payload))
+        return self.answers
 
 
 TABLE = CommandTable(FakeConsole())
@@ -133,6 +140,21 @@ def split(data: bytes) -> list[tuple[bytes, bytes]]:
 
 def kinds(answer: list[tuple[bytes, bytes]]) -> bytes:
     return b"".join(kind for kind, _ in answer)
+
+
+def values(answer: list[tuple[bytes, bytes]]) -> list[list[Any]]:
+    """The rows of an answer, as texts."""
+    rows = []
+    for kind, body in answer:
+        if kind == b"D":
+            reader = packets.Reader(body[2:], "DataRow")
+            rows.append([_value(reader) for _ in range(body[1])])
+    return rows
+
+
+def _value(reader: packets.Reader) -> str | None:
+    size = reader.int32()
+    return None if size < 0 else reader.raw(size).decode()
 
 
 def query(text: str) -> bytes:
@@ -332,6 +354,54 @@ def test_config_shows_no_secret(tmp_path: Path) -> None:
     shown = b"".join(body for _, body in answer)
     assert b"secret'" not in shown
     assert b"511" in shown
+
+
+POOL = {
+    "database": "a",
+    "user": "u",
+    "clients": 5,
+    "waiting": 2,
+    "waiting_since_us": 1,
+    "active": 3,
+    "idle": 1,
+    "tested": 0,
+    "connecting": 1,
+    "servers": 4,
+}
+
+
+def test_pools_are_summed_over_workers() -> None:
+    talk = Talk()
+    second = {**POOL, "waiting_since_us": 0, "waiting": 0}
+    talk.console.answers = [[POOL], [second, {**second, "user": "b"}]]
+    rows = values(talk.query("show pools"))
+    assert [row[:4] for row in rows] == [["a", "b", "5", "0"], ["a", "u", "8", "2"]]
+    assert rows[1][6:13] == ["6", "0", "0", "2", "0", "0", "2"]
+    assert int(rows[1][13]) > 0  # the longest wait of both
+    assert rows[0][13:] == ["0", "0", "session", None]
+
+
+def test_databases_and_users() -> None:
+    talk = Talk()
+    talk.console.answers = [[POOL], [POOL]]
+    first, last = values(talk.query("show databases"))
+    assert first[:5] == ["a", "h", "5432", "a", None]
+    assert (first[12], first[14]) == ("10", "10")
+    assert last[0] == "pgbouncer"
+    assert values(talk.query("show users")) == [
+        ["u", "", "", None, "0", "10", "0", "10"]
+    ]
+
+
+def test_reconnect() -> None:
+    talk = Talk()
+    talk.console.answers = [True, False]
+    assert talk.query("reconnect")[0] == (b"C", b"RECONNECT\0")
+    assert talk.query("reconnect a")[0] == (b"C", b"RECONNECT\0")
+    assert [payload["database"] for _, payload in talk.console.asked] == ["", "a"]
+    talk.console.answers = [False]
+    assert kinds(talk.query("reconnect b")) == b"EZ"
+    assert kinds(talk.query("reconnect pgbouncer")) == b"EZ"
 
 
 # Values
