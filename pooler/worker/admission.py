@@ -118,6 +118,7 @@ class _Arrival:
     direct: bool = False  # its first byte was one of TLS
     # Asks for what the login waits for: what comes meanwhile stays unread.
     pending: asyncio.Task[None] | None = None
+    asked: bool = False  # a database, for the secret
     accepted: LoggedIn | None = None
     pool: Pool | None = None  # of a replication client, its own
 
@@ -242,6 +243,7 @@ class Admission:
         """What a login goes on with; LoginError if it cannot."""
         match question:
             case NeedSecret(user, database):
+                arrival.asked = True
                 found = await self._auth_query.find(user, database)
                 return arrival.login.secret_found(found.secret, found.server_user)
             case NeedVerdict(method):
@@ -332,7 +334,7 @@ class Admission:
         if accepted.scram_keys is not None:
             pool.scram_keys = accepted.scram_keys
         if accepted.secret is not None or pool.user in self._pools.config.userlist:
-            pool.learn_secret(accepted.secret)
+            self._pools.learn_secret(pool, accepted.secret, stored=arrival.asked)
         self._choose_words(handle, accepted, pool, values)
 
     def _choose_words(
