@@ -14,7 +14,7 @@ from pooler.config.kinds import Reload, parse_value
 from pooler.config.loading import (
     MAIN,
     Config,
-    check_auth_type,
+    check_auth,
     check_tls,
     with_files,
 )
@@ -47,7 +47,7 @@ def with_setting(config: Config, name: str, text: str) -> Config:
         origins=MappingProxyType(origins),
         warnings=(),
     )
-    check_auth_type(new)
+    check_auth(new)
     if row.name in _OF_FILES:
         new = with_files(new)
     if "_tls" in row.name:

@@ -65,6 +65,9 @@ SECTIONS = (MAIN, DATABASES, USERS, PEERS)
 
 # The console is reached under this name, so no entry and no `*` may take it.
 RESERVED_DATABASE = "pgbouncer"
+RESERVED_AUTH_DBNAME = (
+    f'cannot use the reserved "{RESERVED_DATABASE}" database as an auth_dbname'
+)
 FALLBACK_DATABASE = "*"
 MAX_PEER_ID = 65535
 
@@ -312,7 +315,7 @@ class _Loader:
 
 def completed(config: Config) -> Config:
     """With what its settings name read as well; ConfigError if that cannot be used."""
-    check_auth_type(config)
+    check_auth(config)
     check_tls(config)
     return with_files(config)
 
@@ -326,6 +329,7 @@ def with_files(config: Config) -> Config:
         *problems,
         *unbuilt_warnings(config),
         *_check_hosts(config),
+        *_warn_auth_dbname(config),
     )
     return dataclasses.replace(config, warnings=warnings)
 
@@ -401,14 +405,31 @@ BUILT_AUTH_TYPES = frozenset(
 )
 
 
-def check_auth_type(config: Config) -> None:
-    """ConfigError for an auth_type that cannot be had."""
+def check_auth(config: Config) -> None:
+    """ConfigError for an auth_type or an auth_dbname that cannot be had."""
     wanted = config.settings.auth_type
     if wanted not in BUILT_AUTH_TYPES:
         built = ", ".join(sorted(BUILT_AUTH_TYPES))
         raise _at_setting(
             config, "auth_type", f"{wanted} is not built yet; use one of {built}"
         )
+    if config.settings.auth_dbname == RESERVED_DATABASE:
+        raise _at_setting(config, "auth_dbname", RESERVED_AUTH_DBNAME)
+
+
+def _warn_auth_dbname(config: Config) -> Iterator[str]:
+    """Who needs a database that cannot be asked is refused at its login."""
+    wide = config.settings.auth_dbname
+    if wide and config.database(wide) is None:
+        where = config.origins.get((MAIN, "auth_dbname"), config.path)
+        yield f"{where}: auth_dbname: there is no database {printable(wide)}"
+    for entry in _all_databases(config).values():
+        own = entry.auth_dbname
+        if own and config.database(own) is None:
+            yield (
+                f"{_where(config, DATABASES, entry.name)}: auth_dbname: there is no"
+                f" database {printable(own)} to ask"
+            )
 
 
 def check_tls(config: Config) -> None:

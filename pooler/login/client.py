@@ -291,6 +291,8 @@ class ClientLogin:
             and method is not AuthMethod.ANY
             and policy.can_ask(startup.database)
         ):
+            if method in _UNASKED:
+                _UNASKED[method](self, True)  # nobody is asked without a proof
             self._state = _State.SECRET
             return Reply(
                 startup.consumed, b"", NeedSecret(startup.user, startup.database)

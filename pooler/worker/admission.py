@@ -19,6 +19,7 @@ from pooler.errors import (
     INTERNAL_ERROR,
     INVALID_CATALOG_NAME,
     INVALID_PARAMETER_VALUE,
+    INVALID_PASSWORD,
     TOO_MANY_CONNECTIONS,
     ConfigError,
     LoginError,
@@ -41,6 +42,7 @@ from pooler.login.outcomes import (
 )
 from pooler.login.policy import AuthMethod, ClientPolicy
 from pooler.session.records import CloseReason
+from pooler.worker.auth_query import AuthQuery
 from pooler.worker.cancel import Cancels
 from pooler.worker.console import DATABASE as CONSOLE_DATABASE
 from pooler.worker.console import startup_of
@@ -53,16 +55,16 @@ from pooler.worker.words import Asked, RefusedValueError
 # ("unix" for a Unix socket) to why it is not right, empty if it is. LoginError: nobody
 # can say.
 Judge = Callable[[NeedVerdict, str], Awaitable[str]]
-# User and database asked for to the secret, None if nobody knows the user, and its name
-# for servers, empty if it is the same.
-FindSecret = Callable[[str, str], Awaitable[tuple[str | None, str]]]
 
 REPLICATION_WORDS = {"logical": "database", "physical": "true"}
 MAX_PARAMETER_BYTES = 4096
 
 
 def make_policy(
-    pools: Pools, mock_key: bytes, context: TlsContext | None
+    pools: Pools,
+    mock_key: bytes,
+    context: TlsContext | None,
+    can_ask: Callable[[str], bool],
 ) -> ClientPolicy:
     """What the running configuration says about who may log in and how."""
     config = pools.config
@@ -92,11 +94,8 @@ def make_policy(
         tls=CLIENT_TLS[settings.client_tls_sslmode],
         can_secure=context is not None,
         certificate_hash=b"" if context is None else context.certificate_hash,
+        can_ask=can_ask,
     )
-
-
-async def _nobody_knows(user: str, database: str) -> tuple[str | None, str]:
-    return None, ""
 
 
 def check_values(given: dict[str, str]) -> None:
@@ -126,6 +125,7 @@ class _Arrival:
     direct: bool = False  # its first byte was one of TLS
     # Asks for what the login waits for: what comes meanwhile stays unread.
     pending: asyncio.Task[None] | None = None
+    asked: bool = False  # a database, for the secret
     accepted: LoggedIn | None = None
     pool: Pool | None = None  # of a replication client, its own
 
@@ -152,9 +152,14 @@ class Admission:
         self._operators: set[int] = set()  # on the console, or on their way there
         self._tasks: set[asyncio.Task[None]] = set()
         self.judges: dict[AuthMethod, Judge] = {}
-        self.find_secret: FindSecret = _nobody_knows
+        self._auth_query = AuthQuery(pools)
         self._context = client_context(pools.config.settings, mock_key)
-        self._policy = make_policy(pools, mock_key, self._context)
+        self._policy = self._make_policy()
+
+    def _make_policy(self) -> ClientPolicy:
+        return make_policy(
+            self._pools, self._mock_key, self._context, self._auth_query.can_ask
+        )
 
     def reload(self) -> None:
         """New logins follow the new configuration; those under way the old one.
@@ -166,7 +171,8 @@ class Admission:
             self._context = client_context(self._pools.config.settings, self._mock_key)
         except ConfigError as error:
             log.write(log.ERROR, f"reload: {error}; TLS stays as it was")
-        self._policy = make_policy(self._pools, self._mock_key, self._context)
+        self._auth_query.reload()
+        self._policy = self._make_policy()
 
     # ------------------------------------------------------------ arriving
 
@@ -245,8 +251,9 @@ class Admission:
         """What a login goes on with; LoginError if it cannot."""
         match question:
             case NeedSecret(user, database):
-                found = await self.find_secret(user, database)
-                return arrival.login.secret_found(*found)
+                arrival.asked = True
+                found = await self._auth_query.find(user, database)
+                return arrival.login.secret_found(found.secret, found.server_user)
             case NeedVerdict(method):
                 judge = self.judges[method]
                 host, _ = self._engine.client_peer(handle)
@@ -300,6 +307,8 @@ class Admission:
     def _refuse(self, handle: int, error: LoginError) -> None:
         arrival = self._arrivals.get(handle)
         database, user = arrival.login.asked if arrival else ("", "")
+        if error.sqlstate == INVALID_PASSWORD:
+            self._auth_query.forget(user, database)
         database, user = database or "(nodb)", user or "(nouser)"
         self._forget(handle)
         if self._pools.config.settings.log_pooler_errors:
@@ -342,6 +351,8 @@ class Admission:
             pool = self._pools.get(database, accepted.server_user)
         if accepted.scram_keys is not None:
             pool.scram_keys = accepted.scram_keys
+        if accepted.secret is not None or pool.user in self._pools.config.userlist:
+            self._pools.learn_secret(pool, accepted.secret, stored=arrival.asked)
         self._choose_words(handle, accepted, pool, values)
 
     def _enter_console(

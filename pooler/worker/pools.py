@@ -9,6 +9,7 @@ welcome that every client gets) and what went wrong last.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import socket
 import time
 from collections.abc import Callable, Mapping
@@ -86,6 +87,8 @@ class Pool:
     retry_at_s: float = 0.0
     retry: asyncio.TimerHandle | None = None
     scram_keys: ScramKeys | None = field(default=None, repr=False)
+    # What the login of a client has found: auth_file does not know the user.
+    secret: str | None = field(default=None, repr=False)
     on_welcome: list[Callable[[], None]] = field(default_factory=list)
     # Of a replication client: what its own server is started with.
     startup: Mapping[str, str] | None = None
@@ -103,6 +106,19 @@ class Pool:
     def tag(self) -> str:
         """How log lines name the pool."""
         return f"{self.database.name}/{self.user}"
+
+    @property
+    def entry(self) -> Database:
+        """The database, with the secret by which its servers are logged in to."""
+        if self.secret is None or self.database.password is not None:
+            return self.database
+        return dataclasses.replace(self.database, password=self.secret)
+
+    def learn_secret(self, secret: str | None) -> None:
+        """Take over what the newest login has found; it has not failed yet."""
+        if secret != self.secret:
+            self.secret = secret
+            self.failure = None
 
     def learn(self, welcome: dict[str, str] | None) -> None:
         """Take over what the newest server said at its login; None forgets it."""
@@ -292,6 +308,18 @@ class Pools:
         del self._by_id[pool.pool_id]
         self._dedicated_ids.append(pool.pool_id)
 
+    def learn_secret(self, pool: Pool, secret: str | None, *, stored: bool) -> None:
+        """Take over what the newest login of a pool has found.
+
+        ``stored``: by a database, for the role. If it is another one the role may be
+        another, too, of the same name, and would be a stranger in its servers: those
+        are replaced as they become free.
+        """
+        if stored and pool.secret not in (None, secret):
+            pool.learn(None)
+            self._engine.pool_retire(pool.pool_id, False)
+        pool.learn_secret(secret)
+
     def by_id(self, pool_id: int) -> Pool | None:
         """Return the pool with the engine's id."""
         return self._by_id.get(pool_id)
@@ -425,7 +453,7 @@ class Pools:
 
         async def log_in(name: str, value: str) -> str | None:
             ready = await self.opener.open(
-                pool.database, pool.user, pool.scram_keys, {name: value}
+                pool.entry, pool.user, pool.scram_keys, {name: value}
             )
             ready.link.close()
             return ready.greeting.parameters.get(name)
@@ -485,7 +513,7 @@ class Pools:
         """Open one server that the engine counts as connecting."""
         try:
             ready = await self.opener.open(
-                pool.database, pool.user, pool.scram_keys, pool.startup or {}
+                pool.entry, pool.user, pool.scram_keys, pool.startup or {}
             )
         except LoginError as error:
             self._failed(pool, error)

@@ -149,6 +149,9 @@ verbose 0
 """
 OUR_OWN_KEYS = {
     "workers",
+    "auth_query_cache_ttl",
+    "auth_query_negative_ttl",
+    "auth_query_timeout",
     "cancel_abandoned",
     "clean_changed_servers",
     "server_tls_sslnegotiation",
@@ -185,6 +188,8 @@ client_tls_ciphers client_tls_dheparams client_tls_ecdhcurve client_tls_key_file
 client_tls_protocols client_tls_sslmode server_tls13_ciphers server_tls_ca_file
 server_tls_cert_file server_tls_ciphers server_tls_key_file server_tls_protocols
 server_tls_sslmode server_tls_sslnegotiation auth_hba_file auth_ident_file
+auth_user auth_query auth_dbname auth_query_cache_ttl auth_query_negative_ttl
+auth_query_timeout
 """
 RECONNECT_KEYS = """
 dbname host port user connect_query auth_dbname auth_query load_balance_hosts
