@@ -495,6 +495,13 @@ cdef class Engine:
         """The common name in the certificate that a client has shown; b"": none."""
         return certificate_name(&self.client(handle).conn)
 
+    def client_uncounted(self, uint64_t handle):
+        """A client takes no place of ``max_client_conn``."""
+        cdef ClientConn *cc = self.client(handle)
+        self.loop.uncounted_count += not cc.uncounted
+        cc.uncounted = True
+        count_clients(&self.loop)
+
     def client_os_uid(self, uint64_t handle):
         """The user id of the process behind a Unix socket; None: there is none."""
         cdef int uid = sys_peer_uid(self.client(handle).conn.fd)

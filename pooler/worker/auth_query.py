@@ -132,7 +132,7 @@ class Target:
         )
         self._user = user
         self._retry_s = settings.server_login_retry
-        self._parameters: Mapping[str, str] = MappingProxyType(
+        self._settings: Mapping[str, str] = MappingProxyType(
             {
                 "search_path": SEARCH_PATH,
                 "statement_timeout": str(math.ceil(settings.auth_query_timeout * 1000)),
@@ -183,7 +183,7 @@ class Target:
             raise _cannot_connect(f"{self._failure} (server_login_retry)")
         try:
             ready = await self._pools.opener.open(
-                self._database, self._user, self._scram_keys, self._parameters
+                self._database, self._user, self._scram_keys
             )
         except LoginError as error:
             if is_hopeless(error):
@@ -197,7 +197,7 @@ class Target:
                 "new connection to server for auth_query",
                 tag=f"S-{ready.greeting.backend_pid}: {self.tag}@{ready.way.address}",
             )
-        return Lookup(ready.link, ready.early)
+        return Lookup(ready.link, ready.early, self._settings)
 
     @property
     def tag(self) -> str:
@@ -279,7 +279,8 @@ class AuthQuery:
         wide = self._pools.config.settings
         entry = self._pools.database(database)
         auth_user = self._auth_user(entry)
-        assert auth_user  # noqa: S101 - can_ask has said so
+        if not auth_user:
+            raise _misconfigured("a reload has taken auth_user away")
         own: Database | Settings = wide if entry is None else entry
         return Question(
             own.auth_dbname or wide.auth_dbname or database,

@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import pytest
 from pooler.config.settings import SQL_AUTH_QUERY
 from pooler.demo.postgres import Postgres
 from pooler.login.md5 import md5_secret
+from tests.certificates import make_certificates
 from tests.integration.harness import HOST, MakePooler, Pooler, wait_until
 from tests.wire_client import message, startup, text
 
@@ -23,11 +24,12 @@ pytestmark = pytest.mark.timeout(60)
 
 PASSWORD = "pass wörd 'quoted' \\"
 ASKER = "asker"
+LAZY_S = 0.3  # how long the server thinks about some users
 ODD = "o'd\"d \\ ü"
 HBA = f"""
 local all all trust
 host all {ASKER} {HOST}/32 md5
-host all by_md5,changing {HOST}/32 md5
+host all by_md5,changing,copier {HOST}/32 md5
 host all all {HOST}/32 scram-sha-256
 """
 # Who may look secrets up, as documented; it tells us how often it was asked.
@@ -45,7 +47,7 @@ BEGIN
   INSERT INTO auth.asked VALUES (
     who, current_setting('search_path'), current_setting('client_encoding'));
   IF who LIKE 'slow%' THEN PERFORM pg_catalog.pg_sleep(30); END IF;
-  IF who LIKE 'lazy%' THEN PERFORM pg_catalog.pg_sleep(0.3); END IF;
+  IF who LIKE 'lazy%' THEN PERFORM pg_catalog.pg_sleep({LAZY_S}); END IF;
   RETURN QUERY SELECT rolname::text,
     CASE WHEN rolvaliduntil < pg_catalog.now() THEN NULL ELSE rolpassword END
     FROM pg_catalog.pg_authid WHERE rolname = who AND rolcanlogin;
@@ -87,6 +89,7 @@ def secured() -> Iterator[Postgres]:
         add_user(server, "by_md5", kind="md5")
         for user in ("by_scram", "lazy_one", "slow_one", ODD):
             add_user(server, user)
+        add_user(server, "copier", kind="md5", more="REPLICATION")
         add_user(server, "expired", more="VALID UNTIL '2000-01-01'")
         server.psql("CREATE ROLE no_password LOGIN")
         yield server
@@ -125,26 +128,55 @@ def userlist() -> str:
     )
 
 
-def start(make_pooler: MakePooler, secured: Postgres, **settings: Any) -> Pooler:
+def databases(secured: Postgres) -> dict[str, str]:
     where = f"host={HOST} port={secured.port}"
-    databases = {
+    entries = {
         name: entry if "host=" in entry else f"{where} {entry}"
         for name, entry in ENTRIES.items()
     }
     for name, sql in QUERIES.items():
         user = "root_asker" if sql == SQL_AUTH_QUERY else ASKER
         doubled = sql.replace("'", "''")
-        databases[name] = (
+        entries[name] = (
             f"{where} dbname=postgres auth_user={user} auth_query='{doubled}'"
         )
-    settings = {
-        "auth_type": "md5",
-        "auth_user": ASKER,
-        "auth_query": LOOKUP,
-        "default_pool_size": 2,
-        **settings,
-    }
-    return make_pooler(databases, userlist(), **settings)
+    return entries
+
+
+SETTINGS = {
+    "auth_type": "md5",
+    "auth_user": ASKER,
+    "auth_query": LOOKUP,
+    "default_pool_size": 2,
+}
+
+
+def start(make_pooler: MakePooler, secured: Postgres, **settings: Any) -> Pooler:
+    return make_pooler(databases(secured), userlist(), **{**SETTINGS, **settings})
+
+
+@pytest.fixture(scope="module")
+def pooler_with(
+    secured: Postgres, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[[str], Pooler]]:
+    """One pooler of each ``auth_type``, for all tests that need no other settings."""
+    made: dict[str, Pooler] = {}
+
+    def make(method: str) -> Pooler:
+        if method not in made:
+            made[method] = Pooler(
+                tmp_path_factory.mktemp("pooler"),
+                secured.port,
+                databases(secured),
+                {**SETTINGS, "auth_type": method},
+                userlist(),
+            )
+            made[method].start()
+        return made[method]
+
+    yield make
+    for pooler in made.values():
+        pooler.finish()
 
 
 def log_in(pooler: Pooler, user: str, password: str = PASSWORD, **more: Any) -> str:
@@ -177,9 +209,9 @@ WELCOME = {
 
 @pytest.mark.parametrize("method", FAILED)
 def test_secrets_of_every_kind(
-    make_pooler: MakePooler, secured: Postgres, method: str
+    pooler_with: Callable[[str], Pooler], secured: Postgres, method: str
 ) -> None:
-    pooler = start(make_pooler, secured, auth_type=method)
+    pooler = pooler_with(method)
     for user in WELCOME[method]:
         assert log_in(pooler, user) == user
     wrong = {(user, PASSWORD + "x") for user in ("by_scram", "by_md5", ODD)}
@@ -196,9 +228,9 @@ def test_secrets_of_every_kind(
 
 
 def test_known_and_unknown_are_asked_alike(
-    make_pooler: MakePooler, secured: Postgres
+    pooler_with: Callable[[str], Pooler], secured: Postgres
 ) -> None:
-    pooler = start(make_pooler, secured, auth_type="scram-sha-256")
+    pooler = pooler_with("scram-sha-256")
     first = message(
         "p", text("SCRAM-SHA-256") + (12).to_bytes(4, "big") + b"n,,n=,r=abcd"
     )
@@ -212,11 +244,34 @@ def test_known_and_unknown_are_asked_alike(
     assert len(known[1].body) == len(nobody[1].body)
 
 
+def test_over_tls_and_for_replication(
+    make_pooler: MakePooler, secured: Postgres, tmp_path: Path
+) -> None:
+    certificates = make_certificates(tmp_path / "tls")
+    pooler = start(
+        make_pooler,
+        secured,
+        client_tls_sslmode="require",
+        client_tls_cert_file=certificates.cert_file,
+        client_tls_key_file=certificates.key_file,
+    )
+    for user in ("by_md5", "by_scram"):
+        assert log_in(pooler, user, sslmode="require") == user
+    options: dict[str, Any] = {"replication": "database", "sslmode": "require"}
+    with pooler.connect("postgres", "copier", password=PASSWORD, **options) as link:
+        assert link.info.parameter_status("is_superuser") == "off"
+        assert secured.psql(
+            "SELECT backend_type FROM pg_stat_activity WHERE usename = 'copier'"
+        ) == [("walsender",)]
+    with pytest.raises(psycopg.OperationalError, match="authentication failed"):
+        pooler.connect("postgres", "copier", password="wrong", **options)
+
+
 def test_a_new_password_counts_at_once(
-    make_pooler: MakePooler, secured: Postgres
+    pooler_with: Callable[[str], Pooler], secured: Postgres
 ) -> None:
     """As does whatever else may happen to a role."""
-    pooler = start(make_pooler, secured)
+    pooler = pooler_with("md5")
     assert log_in(pooler, "changing", "one") == FAILED["md5"]
     create = "CREATE"
     for kind in ("scram-sha-256", "md5", "scram-sha-256"):
@@ -242,8 +297,29 @@ def test_a_new_password_counts_at_once(
     assert log_in(pooler, "changing", "three") == "changing"
 
 
-def test_what_a_query_may_answer(make_pooler: MakePooler, secured: Postgres) -> None:
-    pooler = start(make_pooler, secured, auth_type="plain")
+def test_a_role_that_is_made_anew_gets_no_server_of_the_old_one(
+    pooler_with: Callable[[str], Pooler], secured: Postgres
+) -> None:
+    """PostgreSQL knows a session's role by its number, not by its name."""
+    pooler = pooler_with("md5")
+    for password in ("one", "two", "two"):
+        add_user(secured, "reborn", password)
+        for _ in range(2):
+            assert log_in(pooler, "reborn", password) == "reborn"
+        secured.psql("DROP ROLE reborn")
+        assert log_in(pooler, "reborn", password) == FAILED["md5"]
+    add_user(secured, "reborn")
+    with pooler.connect("postgres", "reborn", password=PASSWORD) as stays:
+        [(backend,)] = stays.execute("SELECT pg_backend_pid()").fetchall()
+        assert log_in(pooler, "reborn") == "reborn"
+        # Nothing has changed, so nothing is opened anew.
+        assert stays.execute("SELECT pg_backend_pid()").fetchall() == [(backend,)]
+
+
+def test_what_a_query_may_answer(
+    pooler_with: Callable[[str], Pooler], secured: Postgres
+) -> None:
+    pooler = pooler_with("plain")
 
     def said(database: str, user: str = "whoever", password: str = "secret") -> str:
         return log_in(pooler, user, password, database=database)
@@ -285,8 +361,10 @@ WRONG_SERVER_PASSWORD = (
 )
 
 
-def test_a_name_that_is_no_text(make_pooler: MakePooler, secured: Postgres) -> None:
-    pooler = start(make_pooler, secured, auth_type="plain")
+def test_a_name_that_is_no_text(
+    pooler_with: Callable[[str], Pooler], secured: Postgres
+) -> None:
+    pooler = pooler_with("plain")
     with pooler.wire() as client:
         client.send(startup("by_XX", "postgres").replace(b"XX", b"\xff\xfe"))
         assert client.read().code == "R"
@@ -329,54 +407,86 @@ def test_nothing_of_a_client_reaches_the_question(
     assert names == [("auth_query",)]
 
 
-def storm(pooler: Pooler, user: str, count: int) -> list[str]:
-    """Log in many times at once."""
+def test_behind_another_pooler(make_pooler: MakePooler, secured: Postgres) -> None:
+    """Which takes no search_path at its login, and shares its servers."""
+    where = f"host={HOST} port={secured.port} dbname=postgres"
+    other = make_pooler({"postgres": where}, userlist(), auth_type="trust")
+    pooler = make_pooler(
+        {
+            "postgres": f"{where} auth_dbname=beyond",
+            "beyond": f"host={HOST} port={other.port} dbname=postgres",
+        },
+        userlist(),
+        auth_type="md5",
+        auth_user=ASKER,
+        auth_query=LOOKUP,
+    )
+    count = asked(secured, "by_md5")
+    assert log_in(pooler, "by_md5") == "by_md5"
+    assert asked(secured, "by_md5") == count + 1
+    with other.connect("postgres", ASKER) as link:
+        row = link.execute("SHOW search_path").fetchone()
+        assert row == ('"$user", public',)  # nothing is left in its server
+
+
+def storm(pooler: Pooler, user: str, count: int) -> tuple[list[str], float]:
+    """Log in many times at once; what came of it, and the seconds that it took."""
     ends: list[str] = []
     threads = [
         threading.Thread(target=lambda: ends.append(log_in(pooler, user)))
         for _ in range(count)
     ]
+    began_s = time.monotonic()
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    return ends
+    return ends, time.monotonic() - began_s
 
 
+@pytest.mark.parametrize(
+    ("user", "end"), [("lazy_one", "lazy_one"), ("lazy_two", FAILED["md5"])]
+)
 def test_many_at_once_are_few_questions(
-    make_pooler: MakePooler, secured: Postgres
+    pooler_with: Callable[[str], Pooler], secured: Postgres, user: str, end: str
 ) -> None:
-    pooler = start(make_pooler, secured)
-    assert storm(pooler, "lazy_one", 20) == ["lazy_one"] * 20
-    # One that is under way, one for all who came meanwhile, and those who came later.
-    assert 2 <= asked(secured, "lazy_one") <= 6
-    assert asked(secured, "lazy_two") == 0
-    assert set(storm(pooler, "lazy_two", 20)) == {FAILED["md5"]}
-    assert 2 <= asked(secured, "lazy_two") <= 6
-    connections = secured.psql(
-        f"SELECT count(*) FROM pg_stat_activity WHERE usename = '{ASKER}'"
-    )
-    assert connections[0][0] <= 2
+    """One is on its way at a time, each for all who came before it."""
+    ends, seconds = storm(pooler_with("md5"), user, 20)
+    assert ends == [end] * 20
+    assert 2 <= asked(secured, user) <= 2 + seconds / LAZY_S
 
 
 def test_a_question_that_takes_long_is_in_nobodys_way(
-    make_pooler: MakePooler, secured: Postgres
+    pooler_with: Callable[[str], Pooler], secured: Postgres
 ) -> None:
-    pooler = start(make_pooler, secured, auth_query_timeout=2)
+    pooler = pooler_with("md5")
     with pooler.wire() as slow, pooler.wire() as leaves:
-        began_s = time.monotonic()
         slow.send(startup("slow_one", "postgres"))
         leaves.send(startup("slow_two", "postgres"))
         wait_until(lambda: len(active_questions(secured)) == 2, "both are asked")
-        assert log_in(pooler, "by_md5") == "by_md5"
         leaves.close()
-        assert time.monotonic() - began_s < 2
+        assert log_in(pooler, "by_md5") == "by_md5"
+        assert len(active_questions(secured)) == 2
+        secured.psql(
+            "SELECT pg_cancel_backend(pid) FROM pg_stat_activity"
+            f" WHERE state = 'active' AND usename = '{ASKER}'"
+        )
+        assert slow.read_fatal()["M"] == "bouncer config error"
+    pooler.wait_log("canceling statement due to user request")
+    assert log_in(pooler, "by_md5") == "by_md5"
+
+
+def test_a_question_that_takes_too_long(
+    make_pooler: MakePooler, secured: Postgres
+) -> None:
+    pooler = start(make_pooler, secured, auth_query_timeout=0.5)
+    with pooler.wire() as slow:
+        slow.send(startup("slow_one", "postgres"))
         said = slow.read_fatal()
         assert (said["M"], said["C"]) == ("auth_query timeout", "57014")
     pooler.wait_log("auth_query_timeout")
     # Nor does the server go on with it.
     wait_until(lambda: not active_questions(secured), "the server has stopped")
-    assert log_in(pooler, "by_md5") == "by_md5"
 
 
 def active_questions(server: Postgres) -> list[Any]:
@@ -387,9 +497,11 @@ def active_questions(server: Postgres) -> list[Any]:
 
 
 def test_a_lost_connection_is_opened_again(
-    make_pooler: MakePooler, secured: Postgres
+    pooler_with: Callable[[str], Pooler], secured: Postgres
 ) -> None:
-    pooler = start(make_pooler, secured)
+    pooler = pooler_with("md5")
+    assert log_in(pooler, "by_md5") == "by_md5"
+    count = pooler.log().count("for auth_query")
     for _ in range(3):
         assert log_in(pooler, "by_md5") == "by_md5"
         secured.psql(
@@ -397,7 +509,7 @@ def test_a_lost_connection_is_opened_again(
             f" WHERE usename = '{ASKER}'"
         )
     assert log_in(pooler, "by_md5") == "by_md5"
-    assert pooler.log().count("for auth_query") == 4
+    assert pooler.log().count("for auth_query") == count + 3
 
 
 def test_answers_are_kept_if_that_is_wanted(

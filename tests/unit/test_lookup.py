@@ -9,16 +9,26 @@ from collections.abc import Coroutine
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pooler.errors import LoginError
 from pooler.login import packets
 from pooler.login.packets import message
 from pooler.worker.auth_query import NOBODY, Found, read_answer
-from pooler.worker.lookup import MAX_ANSWER_BYTES, Answer, Lookup, LostError, question
+from pooler.worker.lookup import (
+    MAX_ANSWER_BYTES,
+    Answer,
+    Lookup,
+    LostError,
+    question,
+    settings_of,
+)
 
+SETTINGS = {"search_path": "pg_catalog", "statement_timeout": "10"}
 READY = packets.ready_for_query()
 DONE = message(b"C", b"SELECT 1\0") + READY
-BEGIN = message(b"1") + message(b"2")
+PARSED = message(b"1") + message(b"2")
 NOTICES = (
     packets.notice_response("NOTICE", "00000", "hello")
     + packets.parameter_status("TimeZone", "UTC")
@@ -37,6 +47,10 @@ def row(*values: bytes | None) -> bytes:
         parts.append(struct.pack("!i", -1 if value is None else len(value)))
         parts.append(value or b"")
     return message(b"D", b"".join(parts))
+
+
+# What the settings of the question are answered with.
+BEGIN = PARSED + row(b"pg_catalog", b"10ms") + message(b"C", b"SELECT 1\0") + PARSED
 
 
 class FakeLink:
@@ -63,7 +77,7 @@ def run(what: Coroutine[Any, Any, Any]) -> Any:
 
 def ask(said: bytes, piece: int = 1 << 20, early: bytes = b"") -> Answer:
     link: Any = FakeLink(said, piece)
-    answer = run(Lookup(link, early).ask("SELECT $1", "joe"))
+    answer = run(Lookup(link, early, SETTINGS).ask("SELECT $1", "joe"))
     assert isinstance(answer, Answer)
     return answer
 
@@ -71,15 +85,17 @@ def ask(said: bytes, piece: int = 1 << 20, early: bytes = b"") -> Answer:
 def test_the_question() -> None:
     """The name is a value: bytes that no text is made of."""
     name = "o'x\udcff"
-    asked = question("SELECT name, secret FROM f($1)", name)
-    kinds = []
+    asked = settings_of(SETTINGS) + question("SELECT name, secret FROM f($1)", name)
+    kinds, bodies = [], []
     at = 0
     while read := packets.read_message(asked, at, 65536):
         kinds.append(read.kind)
         at = read.end
-        if read.kind == b"B":
-            assert b"\0\x01\0\0\0\x04o'x\xff\0\0" in read.body
-    assert b"".join(kinds) == b"PBDES"
+        bodies.append(read.body)
+    assert b"".join(kinds) == b"PBEPBDES"  # one transaction, up to its Sync
+    assert b"pg_catalog.set_config($3, $4, true)" in bodies[0]
+    assert b"statement_timeout\0\0\0\x0210\0\0" in bodies[1]
+    assert b"\0\x01\0\0\0\x04o'x\xff\0\0" in bodies[4]
     assert at == len(asked)
 
 
@@ -167,6 +183,28 @@ def test_a_connection_that_is_of_no_more_use(said: bytes) -> None:
 def test_a_hostile_answer(said: bytes) -> None:
     with pytest.raises(LoginError):
         ask(said + DONE)
+
+
+@given(st.binary(max_size=60), st.integers(1, 60))
+def test_any_bytes(said: bytes, piece: int) -> None:
+    """End in an answer or an error, whole or in pieces."""
+
+    def outcome(piece: int) -> object:
+        try:
+            return ask(BEGIN + described(2) + said + DONE, piece)
+        except LoginError as error:
+            return type(error)
+
+    assert outcome(piece) == outcome(1 << 20)
+
+
+@pytest.mark.parametrize(
+    "unasked", [DONE, NOTICES + READY, described(2) + row(b"joe", b"old") + DONE]
+)
+def test_an_answer_that_came_unasked_answers_nothing(unasked: bytes) -> None:
+    """Else each question would get the answer of the one before it."""
+    with pytest.raises(LostError):
+        ask(BEGIN + described(2) + DONE, early=unasked)
 
 
 def test_what_came_behind_the_login_is_read_first() -> None:
