@@ -198,9 +198,9 @@ cdef uint32_t login_remember(Loop *L, KnownLogin *known) noexcept nogil:
 # ---------------------------------------------------------------- parts of a login
 
 cdef void count_clients(Loop *L) noexcept nogil:
-    """Show on the board how many clients this worker has."""
+    """Show on the board how many places of max_client_conn are taken here."""
     if L.logins.clients != NULL:
-        L.logins.clients[0] = L.client_count
+        L.logins.clients[0] = L.client_count - L.uncounted_count
 
 
 cdef bint is_full(const Logins *logins) noexcept nogil:

