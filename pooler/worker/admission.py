@@ -34,7 +34,6 @@ from pooler.login.client import ClientLogin
 from pooler.login.outcomes import (
     Cancel,
     Closed,
-    LedElsewhere,
     LoggedIn,
     NeedSecret,
     NeedVerdict,
@@ -189,29 +188,23 @@ class Admission:
     def arrived(self, handle: int) -> None:
         """A client in login has sent something."""
         arrival = self._arrivals.get(handle)
-        if arrival is None:
-            arrival = self._arrivals[handle] = self._new_arrival(handle)
-            led = self._known.led(handle, arrival.login)
-            if led is not None:
-                self._take_over(handle, arrival, led)
-                return
-        if arrival.accepted is not None or arrival.pending is not None:
-            return  # its next words wait with it
+        led = None
         try:
-            self._check_protocol(handle, arrival)
-            reply = arrival.login.receive(self._engine.login_bytes(handle))
+            if arrival is None:
+                arrival = self._arrivals[handle] = self._new_arrival(handle)
+                led = self._known.led(handle, arrival.login)
+            elif arrival.accepted is not None or arrival.pending is not None:
+                return  # its next words wait with it
+            if led is not None:
+                reply = arrival.login.take_over(led)
+            else:
+                self._check_protocol(handle, arrival)
+                reply = arrival.login.receive(self._engine.login_bytes(handle))
             self._carry_out(handle, arrival, reply)
         except LoginError as error:
             self._refuse(handle, error)
         except LookupError:
-            self._forget(handle)  # it closed while it was answered
-
-    def _take_over(self, handle: int, arrival: _Arrival, led: LedElsewhere) -> None:
-        """Go on with a login that the engine has led up to the end of its proof."""
-        try:
-            self._carry_out(handle, arrival, arrival.login.take_over(led))
-        except LoginError as error:
-            self._refuse(handle, error)
+            self._forget(handle)  # it has closed meanwhile
 
     def led_by_engine(self, handle: int, number: int, peer: object) -> None:
         """The engine has let a client in of which Python has not heard."""
