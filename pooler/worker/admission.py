@@ -524,4 +524,5 @@ class Admission:
             log.LOG,
             f"closing because: {text} (age={age_us // 1_000_000}s)",
             tag=f"C-{handle:#x}: {pool.tag}@{host}:{port}",
+            later=True,
         )
