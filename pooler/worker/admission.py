@@ -378,6 +378,8 @@ class Admission:
             raise LoginError(
                 f"no such database: {accepted.database}", INVALID_CATALOG_NAME
             )
+        if accepted.database in self._pools.config.state.disabled:
+            raise LoginError(f'database "{accepted.database}" is disabled')
         values: dict[str, str] = {}
         if accepted.replication:
             startup = accepted.startup_parameters | {
@@ -555,4 +557,5 @@ class Admission:
             log.LOG,
             f"closing because: {text} (age={age_us // 1_000_000}s)",
             tag=f"C-{handle:#x}: {pool.tag}@{host}:{port}",
+            later=True,
         )
