@@ -432,6 +432,10 @@ cdef class Engine:
         """(address, port) of a client; a Unix socket has ("unix", 0)."""
         return peer_name(&self.client(handle).peer)
 
+    def client_age_us(self, uint64_t handle):
+        """How long ago a client was accepted."""
+        return self.loop.relay.now_us - self.client(handle).session.opened_us
+
     def client_send(self, uint64_t handle, bytes data):
         """Send bytes to a client that is not attached to a server."""
         cdef ClientConn *cc = self.client(handle)
