@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """TLS as a transport; see ``tls.pxd``."""
 
-from libc.stdint cimport uint8_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 
@@ -30,6 +30,13 @@ cdef enum:
     CAME_BYTES = 65536  # one receive, as many records as fit
     SENT_MOST_BYTES = 262144  # of plain bytes in one send
     READ_MOST_BYTES = 0x40000000
+    # A reader can do nothing with a part of a record. So a run of bytes begins with
+    # records that one TCP segment holds, as many as TCP sends before it hears of the
+    # first; who still reads then has few big ones, which cost less.
+    SMALL_RECORD_BYTES = 1350
+    SMALL_RUN_BYTES = 10 * SMALL_RECORD_BYTES
+    RUN_PAUSE_US = 200000  # after this TCP begins small as well
+    OWED_MOST_BYTES = 2 * SENT_MOST_BYTES  # of records that nobody takes
 
 
 # ---------------------------------------------------------------- OpenSSL's socket
@@ -145,22 +152,43 @@ cdef int tls_flush(Conn *conn) noexcept nogil:
     return 0 if t.out.cap == 0 else -EAGAIN
 
 
+cdef ssize_t write_records(Tls *t, const uint8_t *src, size_t n) noexcept nogil:
+    """Make records of n bytes, small ones at the beginning of a run; n, or -EPROTO."""
+    cdef uint64_t now_us = t.loop.relay.now_us
+    cdef size_t done = 0
+    cdef size_t most
+    cdef int written
+    if now_us - t.sent_us >= RUN_PAUSE_US:
+        t.run_bytes = 0
+    t.sent_us = now_us
+    ERR_clear_error()
+    while done < n:
+        most = n - done
+        if t.run_bytes < SMALL_RUN_BYTES:
+            if most > SMALL_RECORD_BYTES:
+                most = SMALL_RECORD_BYTES
+            t.run_bytes += <uint32_t> most
+        written = SSL_write(t.ssl, src + done, <int> most)
+        if written <= 0:
+            return fail(t)
+        done += <size_t> written
+    return <ssize_t> n
+
+
 cdef ssize_t tls_send(Conn *conn, const uint8_t *src, size_t n) noexcept nogil:
     cdef Tls *t = tls_of(conn)
-    cdef size_t most = n if n < SENT_MOST_BYTES else SENT_MOST_BYTES
-    cdef int written
+    cdef ssize_t written
     cdef int code
     if t.failed or not t.established:
         return -EPROTO
     code = tls_flush(conn)
     if code < 0:
         return code
-    ERR_clear_error()
-    written = SSL_write(t.ssl, src, <int> most)
-    if written <= 0:
-        return fail(t)
+    written = write_records(t, src, n if n < SENT_MOST_BYTES else SENT_MOST_BYTES)
+    if written < 0:
+        return written
     code = send_records(conn, t)
-    return <ssize_t> written if code == 0 else code
+    return written if code == 0 else code
 
 
 # ---------------------------------------------------------------- the way in
@@ -228,6 +256,10 @@ cdef ssize_t tls_receive(Conn *conn, uint8_t *into, size_t n) noexcept nogil:
     if keep_rest(t) < 0:
         return -ENOMEM
     code = send_records(conn, t)  # of the handshake, an alert, a new key
+    if queue_size(&t.out) > OWED_MOST_BYTES and not t.failed:
+        t.error = b"asks for new keys and does not read them"
+        t.failed = t.more = True
+        code = -EPROTO
     if got == -EAGAIN and code < 0:
         return code
     if t.more:
