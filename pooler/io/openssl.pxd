@@ -78,6 +78,16 @@ cdef extern from "<openssl/err.h>" nogil:
     void ERR_error_string_n(unsigned long code, char *text, size_t n)
     const char *ERR_reason_error_string(unsigned long code)
 
+cdef extern from *:
+    """
+    #include <openssl/ssl.h>
+    #ifndef SSL_OP_CLEANSE_PLAINTEXT /* OpenSSL 3.0 and newer */
+    #define SSL_OP_CLEANSE_PLAINTEXT 0
+    #endif
+    """
+    enum:
+        SSL_OP_CLEANSE_PLAINTEXT
+
 cdef extern from "<openssl/ssl.h>" nogil:
     ctypedef struct SSL
     ctypedef struct SSL_CTX
