@@ -22,18 +22,18 @@ class Recorded:
     answered: bytearray = field(default_factory=bytearray)
 
 
-def in_the_clear(raw: bytes) -> bytes:
+def in_the_clear(raw: bytes | bytearray) -> bytes:
     """What was said before TLS began; AssertionError if something follows it."""
     at = next(
         (i for i in range(len(raw)) if raw[i] == 22 and raw[i + 1 : i + 2] == b"\3"),
         len(raw),
     )
-    before = raw[:at]
+    before = bytes(raw[:at])
     while at < len(raw):
         assert raw[at] in RECORD_KINDS, raw[at : at + 40]
         assert raw[at + 1 : at + 2] in (b"", b"\3"), raw[at : at + 40]
         at += HEADER_BYTES + int.from_bytes(raw[at + 3 : at + 5], "big")
-    return bytes(before)
+    return before
 
 
 class Recorder:
