@@ -155,6 +155,8 @@ cdef extern from "<openssl/ssl.h>" nogil:
     X509 *SSL_CTX_get0_certificate(const SSL_CTX *ctx)
     SSL *SSL_new(SSL_CTX *ctx)
     void SSL_free(SSL *ssl)
+    uint64_t SSL_set_options(SSL *ssl, uint64_t options)
+    uint64_t SSL_clear_options(SSL *ssl, uint64_t options)
     void SSL_set_bio(SSL *ssl, BIO *into, BIO *out)
     void SSL_set_accept_state(SSL *ssl)
     void SSL_set_connect_state(SSL *ssl)

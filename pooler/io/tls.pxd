@@ -33,6 +33,7 @@ cdef struct Tls:  # own of a connection
     Queue out  # records that the kernel has not taken
     uint64_t sent_us  # when something was sent last
     uint32_t run_bytes  # sent without a pause, as far as it matters for their records
+    bint wipes  # what comes may be a password, which OpenSSL would keep a copy of
     bint more  # plain bytes wait in OpenSSL
     bint established  # the handshake is over
     bint ended  # the peer has said that nothing follows

@@ -5,22 +5,25 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 
+from pooler.io.conn cimport ClientConn, KIND_CLIENT
 from pooler.io.openssl cimport (
     BIO, BIO_CTRL_FLUSH, BIO_METHOD, BIO_TYPE_SOURCE_SINK, BIO_clear_retry_flags,
     BIO_free, BIO_get_data, BIO_get_new_index, BIO_meth_new, BIO_meth_set_ctrl,
     BIO_meth_set_read, BIO_meth_set_write, BIO_new, BIO_set_data, BIO_set_init,
     BIO_set_retry_read, ERR_clear_error, ERR_peek_last_error,
     ERR_reason_error_string, SSL_CIPHER_get_name, SSL_ERROR_WANT_READ,
-    SSL_ERROR_ZERO_RETURN, SSL_do_handshake, SSL_free, SSL_get0_alpn_selected,
-    SSL_get_current_cipher, SSL_get_error, SSL_get_verify_result, SSL_get_version,
-    SSL_is_init_finished, SSL_is_server, SSL_pending, SSL_read, SSL_set_bio,
-    SSL_shutdown, SSL_write, X509_V_OK, X509_verify_cert_error_string,
+    SSL_ERROR_ZERO_RETURN, SSL_OP_CLEANSE_PLAINTEXT, SSL_clear_options,
+    SSL_do_handshake, SSL_free, SSL_get0_alpn_selected, SSL_get_current_cipher,
+    SSL_get_error, SSL_get_verify_result, SSL_get_version, SSL_is_init_finished,
+    SSL_is_server, SSL_pending, SSL_read, SSL_set_bio, SSL_set_options, SSL_shutdown,
+    SSL_write, X509_V_OK, X509_verify_cert_error_string,
 )
 from pooler.io.poll cimport WATCH_WRITE, more_waits, watch_also
 from pooler.io.syscalls cimport (
     EAGAIN, ENOMEM, EPROTO, SHUT_RDWR, c_close, shutdown, sys_recv, sys_send,
     sys_socket_error,
 )
+from pooler.session.records cimport CLIENT_LOGIN
 from pooler.wire.buffers cimport (
     output_clear, output_join, queue_add, queue_drop, queue_reset,
     queue_size,
@@ -214,6 +217,8 @@ cdef ssize_t read_records(Tls *t, uint8_t *into, size_t n) noexcept nogil:
         code = SSL_read(t.ssl, into + got, <int> room)
         if code > 0:
             got += <size_t> code
+            if t.came_n == 0 and t.held.cap == 0 and SSL_pending(t.ssl) == 0:
+                break  # another call would only say so
             continue
         code = SSL_get_error(t.ssl, code)
         if code == SSL_ERROR_ZERO_RETURN:
@@ -245,6 +250,9 @@ cdef ssize_t tls_receive(Conn *conn, uint8_t *into, size_t n) noexcept nogil:
         return -EPROTO
     if t.ended:
         return 0
+    if t.wipes and (<const ClientConn *> conn).session.state != CLIENT_LOGIN:
+        t.wipes = False  # it costs a buffer of 16 KiB for each receive
+        SSL_clear_options(t.ssl, SSL_OP_CLEANSE_PLAINTEXT)
     if not t.more:
         got = sys_recv(conn.fd, t.loop.came, CAME_BYTES)
         if got <= 0:
@@ -337,6 +345,9 @@ cdef int tls_begin(Loop *L, Conn *conn, SSL *ssl) noexcept nogil:
     conn.tls = t
     conn.transport = &TLS
     if SSL_is_server(ssl):
+        t.wipes = conn.kind == KIND_CLIENT
+        if t.wipes:
+            SSL_set_options(ssl, SSL_OP_CLEANSE_PLAINTEXT)
         return 0
     ERR_clear_error()
     SSL_do_handshake(ssl)

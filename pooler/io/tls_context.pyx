@@ -26,8 +26,7 @@ from pooler.io.openssl cimport (
     SSL_CTX_set_session_id_context, SSL_CTX_set_tlsext_ticket_keys,
     SSL_CTX_set_verify, SSL_CTX_use_PrivateKey_file,
     SSL_CTX_use_certificate_chain_file, SSL_FILETYPE_PEM, SSL_MODE_RELEASE_BUFFERS,
-    SSL_OP_CIPHER_SERVER_PREFERENCE, SSL_OP_CLEANSE_PLAINTEXT,
-    SSL_OP_NO_COMPRESSION, SSL_OP_NO_RENEGOTIATION,
+    SSL_OP_CIPHER_SERVER_PREFERENCE, SSL_OP_NO_COMPRESSION, SSL_OP_NO_RENEGOTIATION,
     SSL_OP_NO_TICKET, SSL_OP_NO_TLSv1, SSL_OP_NO_TLSv1_1, SSL_OP_NO_TLSv1_2,
     SSL_OP_NO_TLSv1_3, SSL_SESS_CACHE_OFF, SSL_TLSEXT_ERR_ALERT_FATAL,
     SSL_TLSEXT_ERR_OK, SSL_VERIFY_FAIL_IF_NO_PEER_CERT, SSL_VERIFY_NONE,
@@ -136,8 +135,6 @@ cdef int set_versions(SSL_CTX *context, bint accepts, versions) except -1:
     SSL_CTX_set_mode(context, SSL_MODE_RELEASE_BUFFERS)
     SSL_CTX_set_session_cache_mode(context, SSL_SESS_CACHE_OFF)
     if accepts:
-        # what a client sends may be a password, which OpenSSL would keep a copy of
-        SSL_CTX_set_options(context, SSL_OP_CLEANSE_PLAINTEXT)
         SSL_CTX_set_alpn_select_cb(context, choose_protocol, NULL)
     return 0
 
