@@ -2,7 +2,8 @@
 """A reload as a difference of two configurations. Config layer.
 
 ``diff`` says what a reload would change, and ``reloaded`` gives the configuration that
-runs after it, in which what needs a restart keeps its old value.
+runs after it, in which what needs a restart keeps its old value, and
+what the operator has changed by hand stays so.
 """
 
 from __future__ import annotations
@@ -102,4 +103,4 @@ def reloaded(old: Config, new: Config) -> Config:
         if row.reload is Reload.RESTART
     }
     settings = dataclasses.replace(new.settings, **kept)
-    return dataclasses.replace(new, settings=settings)
+    return dataclasses.replace(new, settings=settings, state=old.state)

@@ -88,8 +88,21 @@ class Origin:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RunState:
+    """What an operator has changed on the console; no file says it.
+
+    ``disabled``: databases that take no new clients.
+    """
+
+    disabled: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    """All that the files say. ``autodb`` is the ``*`` entry, with its name ``*``."""
+    """All that the files say, and the operator since.
+
+    ``autodb`` is the ``*`` entry, with its name ``*``.
+    """
 
     path: str
     settings: Settings = field(default_factory=Settings)
@@ -99,6 +112,7 @@ class Config:
     autodb: Database | None = None
     userlist: Mapping[str, Secret] = field(default_factory=_empty)
     hba: Hba | None = None  # None: auth_type is another
+    state: RunState = RunState()
     warnings: tuple[str, ...] = ()
     # (section, key or entry name) -> where it was said last.
     origins: Mapping[tuple[str, str], Origin] = field(
