@@ -29,7 +29,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Self
 
-from pooler.errors import INVALID_AUTHORIZATION, INVALID_PASSWORD, LoginError
+from pooler.auth.secrets import StoredSecret
+from pooler.errors import INVALID_PASSWORD, LoginError
 from pooler.login.md5 import is_md5_secret
 from pooler.login.packets import (
     SCRAM_SHA_256,
@@ -145,13 +146,23 @@ class Verifier:
     ) -> Self:
         """Return a verifier for nobody: steady per user, and without a password.
 
-        Use it with ``ServerExchange(..., doomed=True)``.
+        Its ``stored_secret`` is to be ``doomed``.
         """
         return cls(
             iterations,
             salt_of(user, mock_key),
             _hmac(mock_key, b"stored\0" + encode(user)),
             _hmac(mock_key, b"server\0" + encode(user)),
+        )
+
+    def stored_secret(self, *, doomed: bool = False) -> StoredSecret:
+        """Return what an exchange measures a client by."""
+        return StoredSecret.scram(
+            self.iterations,
+            self.salt,
+            self.stored_key,
+            self.server_key,
+            doomed=doomed,
         )
 
     def matches(self, password: str) -> bool:
@@ -208,136 +219,6 @@ class VerifierCache:
             del self._entries[next(iter(self._entries))]
         self._entries[user] = (password, made)
         return made
-
-
-class WrongProofError(LoginError):
-    """The client does not know the password, or there is none."""
-
-
-class ServerExchange:
-    """We are the server: check one client against a verifier.
-
-    ``choose``, ``first``, then ``final``. A ``doomed`` exchange looks like any other
-    and fails at its end. ``keys`` holds what the client proved to own.
-
-    ``binding``: the hash of our certificate, over TLS; then SCRAM-SHA-256-PLUS is
-    offered, and a client that believes it was not is refused: somebody in between has
-    removed the offer.
-    """
-
-    __slots__ = (
-        "_binding",
-        "_client_first_bare",
-        "_doomed",
-        "_gs2_header",
-        "_mechanism",
-        "_nonce",
-        "_random",
-        "_server_first",
-        "_verifier",
-        "keys",
-    )
-
-    def __init__(
-        self,
-        verifier: Verifier,
-        *,
-        doomed: bool = False,
-        binding: bytes = b"",
-        secure_random: SecureRandom = os.urandom,
-    ) -> None:
-        self._verifier = verifier
-        self._doomed = doomed
-        self._binding = binding
-        self._mechanism = SCRAM_SHA_256
-        self._random = secure_random
-        self._gs2_header = b""
-        self._client_first_bare = b""
-        self._nonce = b""
-        self._server_first = b""
-        self.keys: ScramKeys | None = None
-
-    @property
-    def mechanisms(self) -> list[str]:
-        """What is offered, the best first."""
-        return [SCRAM_SHA_256_PLUS] * bool(self._binding) + [SCRAM_SHA_256]
-
-    def choose(self, mechanism: str) -> None:
-        """The client's choice; LoginError unless it was offered."""
-        if mechanism not in self.mechanisms:
-            raise LoginError("client selected an invalid SASL authentication mechanism")
-        self._mechanism = mechanism
-
-    def first(self, message: bytes) -> bytes:
-        """Take client-first-message, return server-first-message.
-
-        The name in it is ignored, as in PostgreSQL: StartupMessage has it.
-        """
-        _check_size(message)
-        flag, _, after_flag = message.partition(b",")
-        header = _GS2_HEADERS[self._mechanism].get(flag)
-        if header is None:
-            raise _malformed(f"unexpected channel binding flag for {self._mechanism}")
-        if flag == b"y" and self._binding:
-            raise LoginError(
-                "SCRAM channel binding negotiation error", INVALID_AUTHORIZATION
-            )
-        if not after_flag.startswith(b","):
-            raise _malformed("authorization identity is not supported")
-        bare = after_flag[1:]
-        parts = bare.split(b",")
-        if parts[0].startswith(b"m="):
-            raise _malformed("mandatory extensions are not supported")
-        if len(parts) < 2 or not parts[0].startswith(b"n="):
-            raise _malformed("no user name")
-        client_nonce = _decode_nonce(parts[1], MAX_NONCE_BYTES)
-        self._gs2_header = header
-        self._client_first_bare = bare
-        self._nonce = client_nonce + _make_nonce(self._random)
-        self._server_first = b"r=%b,s=%b,i=%d" % (
-            self._nonce,
-            _encode_base64(self._verifier.salt),
-            self._verifier.iterations,
-        )
-        return self._server_first
-
-    def final(self, message: bytes) -> bytes:
-        """Take client-final-message, return server-final-message."""
-        _check_size(message)
-        parts = message.split(b",")
-        if len(parts) < 3:
-            raise _malformed("incomplete client-final-message")
-        binding = _attribute(parts[0], b"c=")
-        nonce = _attribute(parts[1], b"r=")
-        encoded_proof = _attribute(parts[-1], b"p=")
-        proof = _field(encoded_proof, _KEY_BYTES, _KEY_BYTES, "proof")
-        self._check_binding(binding)
-        if not self._nonce or not hmac.compare_digest(nonce, self._nonce):
-            raise _malformed("nonce does not match")
-        without_proof = message[: -len(parts[-1]) - 1]
-        auth_message = b",".join(
-            (self._client_first_bare, self._server_first, without_proof)
-        )
-        verifier = self._verifier
-        client_key = _xor(proof, _hmac(verifier.stored_key, auth_message))
-        proven = hmac.compare_digest(_hash(client_key), verifier.stored_key)
-        if self._doomed or not proven:
-            raise WrongProofError(_FAILED, INVALID_PASSWORD)
-        self.keys = ScramKeys(
-            verifier.salt, verifier.iterations, client_key, verifier.server_key
-        )
-        return b"v=" + _encode_base64(_hmac(verifier.server_key, auth_message))
-
-    def _check_binding(self, given: bytes) -> None:
-        """The client means this TLS connection, not one to somebody in between."""
-        if self._mechanism == SCRAM_SHA_256_PLUS:
-            expected = _encode_base64(self._gs2_header + self._binding)
-            if not hmac.compare_digest(given, expected):
-                raise LoginError(
-                    "SCRAM channel binding check failed", INVALID_AUTHORIZATION
-                )
-        elif given != _encode_base64(self._gs2_header):
-            raise _malformed("unexpected channel binding data")
 
 
 class ClientExchange:

@@ -270,6 +270,7 @@ class Pools:
             pool_id = self._engine.pool_create(self._size(database, user))
             pool = self._by_key[key] = Pool(database, user, pool_id)
             self._by_id[pool_id] = pool
+            pool.words.changed = self._engine.logins_forget
             self._prepare_questions(pool)
             self._configure(pool)
         return pool

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pooler.login import packets
 from pooler.login.md5 import md5_response, md5_secret
-from pooler.login.scram import ScramKeys, ServerExchange, Verifier
+from pooler.login.scram import ScramKeys, Verifier
 from pooler.login.server import (
     MAX_NOTICES,
     ServerGreeting,
@@ -19,6 +19,7 @@ from pooler.login.server import (
     ServerLoginError,
 )
 from pooler.login.startup import StartupMessage, parse_startup
+from tests.server_exchange import ServerExchange
 
 VERIFIER = Verifier.from_password("secret", 2, b"salt" * 4)
 KEYS = ScramKeys.from_password("secret", VERIFIER.salt, VERIFIER.iterations)
