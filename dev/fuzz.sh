@@ -3,7 +3,8 @@
 # Fuzz for so many seconds in all: fuzz.sh SECONDS [FOLDER]
 #
 # By libFuzzer with AddressSanitizer and UndefinedBehaviorSanitizer: the scanner, the
-# relay without and with prepared statements, the SQL that it reads, and TLS; by atheris:
+# relay without and with prepared statements, the SQL that it reads, TLS, and the proofs
+# of clients; by atheris:
 # a client's login, and ours to a server. First the canaries, each of which must be found, else the job proves
 # nothing. Prints the number of executions. With POOLER_FUZZ_RUNS=N in the environment
 # the inputs are the same each time: N for the slowest target, whatever time it takes
@@ -111,7 +112,8 @@ fuzz scan 1 50 core scan
 fuzz relay 1 2 core relay
 fuzz statements 3 1 core statements
 fuzz sql 1 20 core sql
-fuzz tls 2 1 core tls
+fuzz tls 1 1 core tls
+fuzz auth 1 20 core auth
 fuzz login 1 5 login
 fuzz server_login 1 5 server_login
 exit $failed

@@ -22,7 +22,15 @@ from Cython.Compiler.Main import compile_single
 from Cython.Compiler.Options import CompilationOptions, get_directive_defaults
 
 ROOT = Path(__file__).resolve().parents[2]
-LAYERS = ("base", "wire", "tables", "session", "statements", "relay")  # no socket
+LAYERS = (
+    "base",
+    "auth",
+    "wire",
+    "tables",
+    "session",
+    "statements",
+    "relay",
+)  # no socket
 TLS = ("io.conn", "io.poll", "io.tls", "io.tls_context", "io.transport")
 DEADLINE_S = 300
 SANITIZE = (
@@ -107,6 +115,10 @@ def make_certificates(folder: Path) -> None:
     made.private_key_pem.write_to_path(folder / "server.key")
 
 
+def uses_openssl(source: Path) -> bool:
+    return "tls" in source.stem or "auth" in source.stem or source.parent.name == "auth"
+
+
 def build(folder: Path) -> Path:
     """Build into a folder; returns the program."""
     clang = compiler()
@@ -132,7 +144,7 @@ def build(folder: Path) -> Path:
     commands: list[list[str | Path]] = [
         [clang, *CFLAGS, "-fsanitize=fuzzer-no-link", "-fPIC", "-shared", include,
          source, "-o", source.with_suffix(".so"),
-         *(("-lssl", "-lcrypto") if "tls" in source.stem else ())]
+         *(("-lssl", "-lcrypto") if uses_openssl(source) else ())]
         for source in generated
     ]  # fmt: skip
     commands.append(

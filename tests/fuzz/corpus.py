@@ -570,6 +570,37 @@ def proven_logins() -> Iterator[bytes]:
             )
 
 
+def auths() -> Iterator[bytes]:
+    """Answers to a question, behind the byte of options (``_auth.pyx``)."""
+    password, md5, scram = range(3)
+    binding, doomed, right, other = 4, 8, 16, 32
+    for more in (0, doomed, other, other | doomed):
+        yield bytes((password | more,)) + message("p", text("secret"))
+        yield bytes((password | more,)) + message("p", b"\0") + message("p", b"x\0y\0")
+        yield bytes((md5 | more,)) + message("p", text("md5" + "0" * 32))
+    for header, name in (
+        (b"n,,", b"SCRAM-SHA-256"),
+        (b"y,,", b"SCRAM-SHA-256"),
+        (b"p=tls-server-end-point,,", b"SCRAM-SHA-256-PLUS"),
+    ):
+        bound = header + b"\2" * 32 if header[:1] == b"p" else header
+        first = header + b"n=,r=abcdefgh"
+        final = (
+            b"c="
+            + base64.b64encode(bound)
+            + b",r=abcdefgh"
+            + base64.b64encode(bytes(18))[:24]
+            + b",p="
+            + base64.b64encode(bytes(32))
+        )
+        size = struct.pack("!I", len(first))
+        whole = message("p", name + b"\0" + size + first)
+        held = message("p", name + b"\0" + b"\xff" * 4) + message("p", first)
+        for more in (0, binding, right, right | binding, right | other, right | doomed):
+            for begin in (whole, held):
+                yield bytes((scram | more,)) + begin + message("p", final)
+
+
 def server_logins() -> Iterator[bytes]:
     """What servers say, behind the byte that chooses what is known of the user."""
     welcome = (
@@ -676,6 +707,7 @@ def write(folder: Path) -> int:
         ("statements", statements()),
         ("sql", texts()),
         ("tls", tls_plays()),
+        ("auth", auths()),
         ("login", logins()),
         ("login", proven_logins()),
         ("server_login", server_logins()),

@@ -24,6 +24,7 @@ FEWEST = {
     "statements": 500,
     "sql": 1000,
     "tls": 300,
+    "auth": 1000,
     "login": 300,
     "server_login": 300,
 }
