@@ -12,22 +12,29 @@ import socket
 import subprocess
 import sys
 import time
+from array import array
 from collections.abc import Callable, Iterator
 
 import pytest
 
+from pooler.auth.exchange import Question
+from pooler.auth.secrets import StoredSecret
 from pooler.io.engine import Engine
 from pooler.session.records import CloseReason
 from tests.certificates import Certificates, make_certificates
 from tests.unit.test_tls import make_context
+from tests.wire_client import message, startup
 
 DEADLINE_S = 20.0
 PR_SET_PTRACER = 0x59616D61
 SECRET_BYTES = 48
+TAIL = (20, SECRET_BYTES)  # the allocator writes into the head of what is free
+GREETING = message("R", bytes(4))
 
-# Sends a secret as it is told (in how many pieces, by TLS or not), and counts it.
+# Sends a secret as it is told (in pieces, by TLS or not; or logs in with it by another
+# connection), and counts it.
 OBSERVER = """
-import os, re, socket, ssl, sys
+import hashlib, os, re, socket, ssl, struct, sys
 secret = os.urandom(24).hex().encode()
 link = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
 link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -40,6 +47,17 @@ if sys.argv[2] == "tls":
 print("ready", flush=True)
 for line in sys.stdin:
     word, start, end = line.split()
+    if word == "stored":
+        print(hashlib.md5(secret + b"joe").hexdigest(), flush=True)
+        continue
+    if word == "login":
+        again = socket.create_connection(link.getpeername())
+        again.sendall(bytes.fromhex(start))
+        asked = again.recv(9, socket.MSG_WAITALL)
+        again.sendall(b"p" + struct.pack("!I", len(secret) + 5) + secret + b"\\0")
+        came = again.recv(9, socket.MSG_WAITALL)
+        print(asked.hex(), came.hex(), flush=True)
+        continue
     if word == "send":
         link.sendall(secret[int(start) : int(end)])
         print("sent", flush=True)
@@ -155,7 +173,7 @@ def test_what_a_login_has_consumed(observed: Observed) -> None:
     observed.send(0, SECRET_BYTES)
     assert observed.copies() == 1
     observed.engine.login_consume(observed.handle, SECRET_BYTES)
-    assert observed.copies() == 0
+    assert observed.copies(*TAIL) == 0
 
 
 def test_what_came_in_pieces(observed: Observed) -> None:
@@ -176,4 +194,31 @@ def test_what_nobody_has_consumed(observed: Observed) -> None:
     assert observed.copies() == 1
     observed.engine.client_close(observed.handle, CloseReason.CLOSE_CLIENT_REQUEST, b"")
     observed.turn()
-    assert observed.copies() == 0
+    assert observed.copies(*TAIL) == 0
+
+
+@pytest.mark.parametrize("observed", ["plain"], indirect=True)
+def test_what_a_known_login_has_sent(observed: Observed) -> None:
+    """It is looked at without Python; what is stored of it is a hash."""
+    engine = observed.engine
+    observed.tell("stored 0 0")
+    stored = observed.hear()
+    packet = startup("joe", "shop")
+    cells = memoryview(array("Q", [0]))
+    engine.logins_configure(client_cells=cells, slot=0, max_clients=10)
+    observed.until(lambda: observed.handle or engine.client_count)
+    observed.send(0, 1)  # so that there is a client that is about to be admitted
+    assert engine.login_remember(
+        observed.handle,
+        packet,
+        engine.pool_create(1),
+        [None],
+        GREETING,
+        question=Question.ASK_PASSWORD,
+        secret=StoredSecret.md5(stored.encode(), b"joe"),
+    )
+    observed.tell(f"login {packet.hex()} 0")
+    asked, came = observed.hear().split()
+    assert asked == message("R", (3).to_bytes(4)).hex()
+    assert came == GREETING.hex()
+    assert observed.copies(*TAIL) == 0
