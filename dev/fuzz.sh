@@ -5,7 +5,8 @@
 # By libFuzzer with AddressSanitizer and UndefinedBehaviorSanitizer: the scanner, the
 # relay without and with prepared statements, the SQL that it reads, TLS, and the proofs
 # of clients; by atheris: a client's login, and ours to a server. First the canaries,
-# each of which must be found, else the job proves nothing. Prints the number of executions. With POOLER_FUZZ_RUNS=N in the environment
+# each of which must be found, else the job proves nothing. Prints the number of
+# executions. With POOLER_FUZZ_RUNS=N in the environment
 # the inputs are the same each time: N for the slowest target, whatever time it takes
 # (up to SECONDS for each), so that a check does not depend on luck. What is found lies in
 # FOLDER/found (play it again with FOLDER/fuzzer, POOLER_FUZZ_TARGET and
