@@ -37,6 +37,7 @@ from pooler.login.outcomes import Cancel as Cancel
 from pooler.login.outcomes import Closed as Closed
 from pooler.login.outcomes import LedElsewhere, Outcome, Pending, Remembered
 from pooler.login.outcomes import LoggedIn as LoggedIn
+from pooler.login.outcomes import NeedKeys as NeedKeys
 from pooler.login.outcomes import NeedSecret as NeedSecret
 from pooler.login.outcomes import NeedVerdict as NeedVerdict
 from pooler.login.outcomes import Reply as Reply
@@ -51,6 +52,7 @@ from pooler.login.policy import (
     Demand,
 )
 from pooler.login.scram import (
+    KeyRequest,
     ScramKeys,
     SecretKind,
     SecureRandom,
@@ -74,11 +76,12 @@ _ENCRYPTED = b"S"
 
 
 class _State(enum.Enum):
-    """What is awaited from the client; from elsewhere in SECRET and VERDICT."""
+    """What is awaited from the client; from elsewhere in SECRET, VERDICT and KEYS."""
 
     STARTUP = enum.auto()
     SECRET = enum.auto()
     VERDICT = enum.auto()
+    KEYS = enum.auto()
     PROOF = enum.auto()
     DONE = enum.auto()
 
@@ -109,6 +112,7 @@ class ClientLogin:
         "_state",
         "_stored",
         "_verifier",
+        "_with_keys",
     )
 
     def __init__(
@@ -140,6 +144,7 @@ class ClientLogin:
         self._elsewhere = False
         self._found = False
         self._verifier: Verifier | None = None
+        self._with_keys: _WithKeys | None = None
 
     @property
     def asked(self) -> tuple[str, str]:
@@ -165,8 +170,8 @@ class ClientLogin:
                  incomplete packet (at most 64 KiB)
         Errors:  LoginError: tell the client, unless it is a SilentLoginError, and
                  close
-        Cost:    one salted password (``scram_iterations`` hashes) for a plain
-                 secret under SCRAM, once per user; else some hashes
+        Cost:    some hashes, and what ``find_keys`` costs: for a plain secret under
+                 SCRAM once per user, for a password and a SCRAM secret each time
         """
         consumed = 0
         sent: list[bytes] = []
@@ -215,6 +220,24 @@ class ClientLogin:
         self._state = _State.DONE
         return reply
 
+    def keys_found(self, keys: ScramKeys) -> Reply:
+        """Answer NeedKeys. Out and Errors are those of ``secret_found``."""
+        then, self._with_keys = self._with_keys, None
+        assert then is not None  # noqa: S101 - one answer to one question
+        reply = then(self, keys)
+        if reply.outcome is not None:
+            self._come_to(reply.outcome)
+        return reply
+
+    def _seek_keys(self, request: KeyRequest, then: _WithKeys) -> Reply:
+        """Go on with the keys at once, or when somebody else has derived them."""
+        keys = self._policy.find_keys(request)
+        if keys is not None:
+            return then(self, keys)
+        self._with_keys = then
+        self._state = _State.KEYS
+        return Reply(0, b"", NeedKeys(request, request.password == self._secret))
+
     def resumed(self, *, asked_tls: bool, secured: bool) -> None:
         """The engine has answered SSLRequest, and TLS may have begun."""
         if asked_tls:
@@ -248,10 +271,11 @@ class ClientLogin:
         same secret today. Out and Errors are those of ``receive``.
         """
         reply = self.receive(led.packet)
+        if isinstance(reply.outcome, NeedKeys):  # a reload came in between
+            reply = self.keys_found(reply.outcome.request.derive())
         if led.code >= ProofCode.PROOF_WRONG:
-            raise self._failed(
-                proof_error(led.code, led.question, led.kind, led.length)
-            )
+            error = proof_error(led.code, led.question, led.kind, led.length)
+            return self._refuse_proof(error)
         if isinstance(reply.outcome, LoggedIn):
             return Reply(0, led.answer, reply.outcome)
         proof, stored = self._proof, self._stored
@@ -261,7 +285,8 @@ class ClientLogin:
             or proof.question != led.question
             or not stored.same(led.secret)
         ):
-            raise self._failed(proof_error(ProofCode.PROOF_WRONG, led.question))
+            error = proof_error(ProofCode.PROOF_WRONG, led.question)
+            return self._refuse_proof(error)
         self._state = _State.DONE
         keys = self._proven_keys(led.client_key)
         return Reply(0, led.answer, self._logged_in(keys))
@@ -366,6 +391,12 @@ class ClientLogin:
         if check is not None:
             check(self, known)
             return Reply(0, self._negotiation, self._logged_in())
+        request = self._missing_verifier()
+        if request is not None:
+            return self._seek_keys(request, ClientLogin._keep_verifier)
+        return self._ask_for_proof()
+
+    def _ask_for_proof(self) -> Reply:
         challenge = _CHALLENGES[self._demand.method, self._kind](self)
         return Reply(0, self._negotiation + challenge)
 
@@ -393,11 +424,16 @@ class ClientLogin:
         """Everybody may be anybody."""
 
     def _check_known(self, known: bool) -> None:
+        """PgBouncer's words, which differ when auth_query was asked.
+
+        Where there is no password to guess they tell nothing more.
+        """
         if not known:
+            reason = "no such user"
+            if self._found:
+                raise LoginError(reason, INVALID_AUTHORIZATION)
             raise LoginError(
-                '"trust" authentication failed',
-                INVALID_AUTHORIZATION,
-                why="no such user",
+                '"trust" authentication failed', INVALID_AUTHORIZATION, why=reason
             )
 
     def _check_os_user(self, known: bool) -> None:
@@ -475,13 +511,31 @@ class ClientLogin:
     def _ask_scram_stored(self) -> bytes:
         return self._ask_scram(Verifier.parse(self._secret or ""))
 
+    def _verifier_request(self) -> KeyRequest:
+        """What the verifier of a plain secret is made of."""
+        policy = self._policy
+        salt = salt_of(self._name(), policy.mock_key)
+        return KeyRequest(self._secret or "", salt, policy.scram_iterations)
+
+    def _missing_verifier(self) -> KeyRequest | None:
+        """What has to be derived before SCRAM can be offered."""
+        if (self._demand.method, self._kind) != (AuthMethod.SCRAM, SecretKind.PLAIN):
+            return None
+        request = self._verifier_request()
+        known = self._policy.verifiers.find(
+            self._name(), request.password, request.salt, request.iterations
+        )
+        return None if known is not None else request
+
+    def _keep_verifier(self, keys: ScramKeys) -> Reply:
+        verifier = Verifier.from_keys(keys)
+        self._policy.verifiers.keep(self._name(), self._secret or "", verifier)
+        return self._ask_for_proof()
+
     def _ask_scram_plain(self) -> bytes:
-        policy, user = self._policy, self._name()
-        verifier = policy.verifiers.get(
-            user,
-            self._secret or "",
-            salt_of(user, policy.mock_key),
-            policy.scram_iterations,
+        request = self._verifier_request()
+        verifier = self._policy.verifiers.find(
+            self._name(), request.password, request.salt, request.iterations
         )
         return self._ask_scram(verifier)
 
@@ -505,7 +559,7 @@ class ClientLogin:
         try:
             code, consumed, password = proof.take(data)
         except WrongProofError as error:
-            raise self._failed(error) from None
+            return self._refuse_proof(error)
         if code == ProofCode.PROOF_MORE:
             return None
         if code == ProofCode.PROOF_ANSWERED:
@@ -523,10 +577,17 @@ class ClientLogin:
             verdict = NeedVerdict(self._demand.method, self._name(), password)
             return Reply(consumed, b"", verdict)
         verifier = Verifier.parse(self._secret or "")
-        if verifier is None or not verifier.matches(password):
-            error = proof_error(ProofCode.PROOF_WRONG, Question.ASK_PASSWORD)
-            raise self._why(error)
-        return Reply(consumed, b"", self._logged_in())
+        assert verifier is not None  # noqa: S101 - or there was something to compare
+        request = KeyRequest(password, verifier.salt, verifier.iterations)
+        self._verifier = verifier
+        reply = self._seek_keys(request, ClientLogin._compare_keys)
+        return Reply(consumed, reply.send, reply.outcome)
+
+    def _compare_keys(self, keys: ScramKeys) -> Reply:
+        verifier = self._verifier
+        if verifier is None or not verifier.is_of(keys):
+            return self._refuse_password(keys)
+        return Reply(0, b"", self._logged_in())
 
     def _proven_keys(self, client_key: bytes) -> ScramKeys | None:
         """Keys of a verifier we made ourselves open no server."""
@@ -539,13 +600,18 @@ class ClientLogin:
 
     # Parts of steps.
 
-    def _failed(self, error: LoginError) -> LoginError:
+    def _refuse_proof(self, error: LoginError) -> Reply:
         """A wrong password takes as long as that of a user whose secret is SCRAM's."""
         if not isinstance(error, WrongProofError):
-            return error
+            raise error
         if self._demand.method is AuthMethod.PLAIN and self._policy.hashes_passwords:
-            self._policy.mock_verifier.matches("wrong")
-        return self._why(error)
+            mock = self._policy.mock_verifier
+            request = KeyRequest("wrong", mock.salt, mock.iterations)
+            return self._seek_keys(request, ClientLogin._refuse_password)
+        raise self._why(error)
+
+    def _refuse_password(self, _keys: ScramKeys) -> Reply:
+        raise self._why(proof_error(ProofCode.PROOF_WRONG, Question.ASK_PASSWORD))
 
     def _why(self, error: LoginError) -> LoginError:
         """The client hears what everybody hears; the log, what it was."""
@@ -587,6 +653,7 @@ class ClientLogin:
 
 _Step = Callable[[ClientLogin, bytes], Reply | None]
 _Challenge = Callable[[ClientLogin], bytes]
+_WithKeys = Callable[[ClientLogin, ScramKeys], Reply]
 
 _STEPS: Mapping[_State, _Step] = MappingProxyType(
     {

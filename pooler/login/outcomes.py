@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from pooler.auth.secrets import StoredSecret
 from pooler.login.policy import AuthMethod
-from pooler.login.scram import ScramKeys
+from pooler.login.scram import KeyRequest, ScramKeys
 from pooler.login.startup import Replication
 
 
@@ -85,6 +85,18 @@ class NeedVerdict:
 
 
 @dataclass(frozen=True, slots=True)
+class NeedKeys:
+    """Pending: keys that cost many hashes. ``ClientLogin.keys_found`` is due.
+
+    ``is_ours``: they are those of a secret of ours, so that who asks for the same may
+    share them. What clients say is hashed for each, or a refusal would tell of others.
+    """
+
+    request: KeyRequest
+    is_ours: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Remembered:
     """What a login was, for those who send the same packet from the same place.
 
@@ -117,7 +129,7 @@ class LedElsewhere:
     answer: bytes
 
 
-Pending = NeedSecret | NeedVerdict
+Pending = NeedSecret | NeedVerdict | NeedKeys
 Outcome = LoggedIn | Cancel | Closed | StartTls | Pending
 
 

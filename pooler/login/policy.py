@@ -12,6 +12,8 @@ from typing import Protocol
 from pooler.login.packets import encode
 from pooler.login.scram import (
     DEFAULT_ITERATIONS,
+    FindKeys,
+    KeyRequest,
     SecretKind,
     Verifier,
     VerifierCache,
@@ -122,6 +124,7 @@ class ClientPolicy:
     ``demand``: chooses for each client instead of ``method``; LoginError: none will do.
     ``can_secure``: whether there is a certificate to speak TLS with.
     ``certificate_hash``: of our certificate, to which SCRAM is bound over TLS.
+    ``find_keys``: makes keys, which costs many hashes; None: the login has to wait.
     """
 
     method: AuthMethod
@@ -145,6 +148,7 @@ class ClientPolicy:
     certificate_hash: bytes = b""
     can_ask: Callable[[str], bool] = lambda database: False
     demand: Callable[[Asker], Demand] | None = None
+    find_keys: FindKeys = KeyRequest.derive
 
 
 def kind_by_name(

@@ -9,7 +9,8 @@ what the welcome is, admitted. From then on Python does not see the client again
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import contextlib
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 from pooler import log
@@ -18,6 +19,7 @@ from pooler.config.userlist import SecretKind
 from pooler.errors import (
     CLOSE_REASON_ROWS,
     INTERNAL_ERROR,
+    INVALID_AUTHORIZATION,
     INVALID_CATALOG_NAME,
     INVALID_PARAMETER_VALUE,
     INVALID_PASSWORD,
@@ -35,6 +37,7 @@ from pooler.login.outcomes import (
     Cancel,
     Closed,
     LoggedIn,
+    NeedKeys,
     NeedSecret,
     NeedVerdict,
     Pending,
@@ -48,8 +51,10 @@ from pooler.worker.cancel import Cancels
 from pooler.worker.console import DATABASE as CONSOLE_DATABASE
 from pooler.worker.console import startup_of
 from pooler.worker.identity import Peer, demand_by
+from pooler.worker.keys import KeyRing
 from pooler.worker.known import KnownLogins, log_login
 from pooler.worker.pools import Pool, Pools
+from pooler.worker.refusals import Refusals
 from pooler.worker.tls import CLIENT_TLS, client_context
 from pooler.worker.words import Asked, RefusedValueError
 
@@ -57,6 +62,11 @@ from pooler.worker.words import Asked, RefusedValueError
 # ("unix" for a Unix socket) to why it is not right, empty if it is. LoginError: nobody
 # can say.
 Judge = Callable[[NeedVerdict, str], Awaitable[str]]
+
+# Who is sent away with these has not proved who it is.
+UNPROVEN = frozenset({INVALID_PASSWORD, INVALID_AUTHORIZATION})
+# What ends a login of which Python has not heard.
+ENDED: Mapping[int, str] = {CloseReason.CLOSE_LOGIN_TIMEOUT: "client_login_timeout"}
 
 REPLICATION_WORDS = {"logical": "database", "physical": "true"}
 MAX_PARAMETER_BYTES = 4096
@@ -103,6 +113,8 @@ def make_policy(
         can_secure=context is not None,
         certificate_hash=b"" if context is None else context.certificate_hash,
         can_ask=can_ask,
+        scram_iterations=settings.scram_iterations,
+        find_keys=lambda _: None,  # nobody waits for the hashes of others
     )
 
 
@@ -124,6 +136,12 @@ def farewell_of(error: LoginError) -> bytes:
     return packets.error_response("FATAL", error.sqlstate, error.message)
 
 
+def _who(arrival: _Arrival | None) -> str:
+    """How a log line names a client that is not admitted."""
+    database, user = arrival.login.asked if arrival else ("", "")
+    return f"{database or '(nodb)'}/{user or '(nouser)'}"
+
+
 @dataclass(slots=True)
 class _Arrival:
     """A client that is logging in."""
@@ -133,6 +151,7 @@ class _Arrival:
     direct: bool = False  # its first byte was one of TLS
     # Asks for what the login waits for: what comes meanwhile stays unread.
     pending: asyncio.Task[None] | None = None
+    checked: bool = False  # whether its address may try at all
     asked: bool = False  # a database, for the secret
     accepted: LoggedIn | None = None
     pool: Pool | None = None  # of a replication client, its own
@@ -159,6 +178,8 @@ class Admission:
         self._tasks: set[asyncio.Task[None]] = set()
         self.judges: dict[AuthMethod, Judge] = {}
         self._auth_query = AuthQuery(pools)
+        self._hashes = KeyRing()
+        self._refusals = Refusals(engine, lambda: pools.config.settings, pools.workers)
         self._context = client_context(pools.config.settings, mock_key)
         self._policy = self._make_policy()
         self._known = KnownLogins(engine, board, slot)
@@ -183,6 +204,11 @@ class Admission:
         self._policy = self._make_policy()
         self._known.configure(self._pools.config.settings, self._context)
 
+    def end(self) -> None:
+        """The worker ends."""
+        self._refusals.end()
+        self._hashes.close()
+
     # ------------------------------------------------------------ arriving
 
     def arrived(self, handle: int) -> None:
@@ -191,6 +217,8 @@ class Admission:
         led = None
         try:
             if arrival is None:
+                if self._refusals.holds(handle):
+                    return
                 arrival = self._arrivals[handle] = self._new_arrival(handle)
                 led = self._known.led(handle, arrival.login)
             elif arrival.accepted is not None or arrival.pending is not None:
@@ -214,6 +242,9 @@ class Admission:
         """Do what a step of the login came to; LookupError when the client has gone."""
         if arrival.login.wants_in and arrival.login.asked[0] != RESERVED_DATABASE:
             self._check_room()
+            if not arrival.checked:
+                arrival.checked = True
+                self._refusals.check_address(handle)
         if reply.send:
             self._engine.client_send(handle, reply.send)
         self._engine.login_consume(handle, reply.consumed, reply.wanted)
@@ -228,7 +259,7 @@ class Admission:
                 self._engine.client_close(handle, CloseReason.CLOSE_CLIENT_REQUEST)
             case StartTls(direct):
                 self._start_tls(handle, arrival, direct)
-            case NeedSecret() | NeedVerdict():
+            case NeedSecret() | NeedVerdict() | NeedKeys():
                 task = asyncio.get_running_loop().create_task(
                     self._pend(handle, arrival, reply.outcome)
                 )
@@ -272,6 +303,9 @@ class Admission:
                 arrival.asked = True
                 found = await self._auth_query.find(user, database)
                 return arrival.login.secret_found(found.secret, found.server_user)
+            case NeedKeys(request, is_ours):
+                derive = self._hashes.get if is_ours else self._hashes.once
+                return arrival.login.keys_found(await derive(request))
             case NeedVerdict(method):
                 judge = self.judges[method]
                 host, _ = self._engine.client_peer(handle)
@@ -316,25 +350,20 @@ class Admission:
 
     def _refuse(self, handle: int, error: LoginError) -> None:
         arrival = self._arrivals.get(handle)
-        database, user = arrival.login.asked if arrival else ("", "")
-        if error.sqlstate == INVALID_PASSWORD:
+        failed = (
+            arrival is not None
+            and arrival.accepted is None
+            and error.sqlstate in UNPROVEN
+        )
+        if arrival is not None and error.sqlstate == INVALID_PASSWORD:
+            database, user = arrival.login.asked
             self._auth_query.forget(user, database)
             self._known.forget(user)
-        database, user = database or "(nodb)", user or "(nouser)"
         self._forget(handle)
-        if self._pools.config.settings.log_pooler_errors:
-            try:
-                host, port = self._engine.client_peer(handle)
-            except LookupError:
-                return
-            log.write(
-                log.WARNING,
-                f"pooler error: {error.message}{f': {error.why}' * bool(error.why)}",
-                tag=f"C-{handle:#x}: {database}/{user}@{host}:{port}",
+        with contextlib.suppress(LookupError):  # it has gone
+            self._refusals.refuse(
+                handle, error, _who(arrival), farewell_of(error), failed=failed
             )
-        self._engine.client_close(
-            handle, CloseReason.CLOSE_CLIENT_LOGIN, farewell_of(error)
-        )
 
     # ------------------------------------------------------------ admitting
 
@@ -508,19 +537,17 @@ class Admission:
 
         ``detail``: why TLS has failed; empty: it has not.
         """
+        arrival = self._arrivals.get(handle)
         self._forget(handle)
         host, port = peer if isinstance(peer, tuple) else ("?", 0)
-        if detail and self._pools.config.settings.log_pooler_errors:
-            log.write(
-                log.WARNING,
-                f"TLS handshake error: {detail}",
-                tag=f"C-{handle:#x}: (nodb)/(nouser)@{host}:{port}",
-            )
         pool = self._pools.by_id(pool_id)
-        if pool is not None:
-            self._pools.release_dedicated(pool)
-        if pool is None or not self._pools.config.settings.log_disconnections:
-            return  # a probe that never logged in is not worth a line
+        if pool is None:
+            why = f"TLS handshake error: {detail}" if detail else ENDED.get(reason, "")
+            self._refusals.closed(handle, _who(arrival), (host, port), age_us, why)
+            return  # a probe that just left is not worth a line
+        self._pools.release_dedicated(pool)
+        if not self._pools.config.settings.log_disconnections:
+            return
         text = CLOSE_REASON_ROWS[reason][1]
         log.write(
             log.LOG,

@@ -31,12 +31,17 @@ class KnownLogins:
         self._engine = engine
         self._board = board
         self._slot = slot
+        self._remembers = True
         self._names: dict[int, tuple[str, str]] = {}  # by number: database and user
         self._found: dict[str, list[int]] = {}  # numbers by user that was asked for
         self._found_count = 0
 
     def configure(self, settings: Settings, context: TlsContext | None) -> None:
-        """Forget all; from now on logins follow this configuration."""
+        """Forget all; from now on logins follow this configuration.
+
+        Where an address may not fail too often, Python has to be asked each time.
+        """
+        self._remembers = not settings.max_failed_logins
         self._found.clear()
         self._engine.logins_configure(
             client_cells=self._board.column("clients"),
@@ -62,7 +67,7 @@ class KnownLogins:
 
         ``kept_for_s``: how long the secret that was found of a user counts.
         """
-        known = login.remembered()
+        known = login.remembered() if self._remembers else None
         if known is None or len(known.packet) > MOST_PACKET_BYTES:
             return
         valid_us = 0

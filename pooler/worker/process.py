@@ -160,7 +160,11 @@ class Worker:
         gc.freeze()
         os.write(start.ready_fd, READY)
         os.close(start.ready_fd)
-        return await self._end
+        try:
+            return await self._end
+        finally:
+            self._admission.end()
+            self._pools.opener.keys.close()
 
     def _listen(self, listener: socket.socket, *, shared: bool) -> None:
         self._listeners.append(self._engine.add_listener(listener.fileno(), shared))

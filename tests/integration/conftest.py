@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from pooler.demo.postgres import Postgres
+from pooler.login.scram import KeyRequest
 from tests.certificates import Certificates, make_certificates
 from tests.integration.fake_server import FakeServer
 from tests.integration.harness import (
@@ -19,6 +20,7 @@ from tests.integration.harness import (
     HOST,
     SERVER_PASSWORD,
     USER,
+    Derivations,
     InProcess,
     MakePooler,
     Pooler,
@@ -159,3 +161,11 @@ def worker(
 ) -> InProcess:
     """A worker in front of it, with one server per pool."""
     return worker_in_process(server_port=server.port, default_pool_size=1)
+
+
+@pytest.fixture
+def derivations(monkeypatch: pytest.MonkeyPatch) -> Iterator[Derivations]:
+    made = Derivations()
+    monkeypatch.setattr(KeyRequest, "derive", lambda request: made.derive(request))
+    yield made
+    made.may_go.set()

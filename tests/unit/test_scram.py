@@ -382,14 +382,17 @@ def test_mock_verifier_is_steady_per_user() -> None:
 
 def test_verifier_cache() -> None:
     cache = VerifierCache(max_count=2)
-    made = cache.get("joe", "secret", b"salt", 1)
-    assert cache.get("joe", "secret", b"salt", 1) is made
-    assert cache.get("joe", "changed", b"salt", 1) != made
-    assert cache.get("joe", "secret", b"salt", 2).iterations == 2
-    assert cache.get("joe", "secret", b"other", 2).salt == b"other"
+    made = Verifier.from_password("secret", 1, b"salt")
+    assert cache.find("joe", "secret", b"salt", 1) is None
+    cache.keep("joe", "secret", made)
+    assert cache.find("joe", "secret", b"salt", 1) is made
+    assert cache.find("joe", "changed", b"salt", 1) is None
+    assert cache.find("joe", "secret", b"salt", 2) is None
+    assert cache.find("joe", "secret", b"other", 1) is None
     for user in ("ann", "bob", "eve"):
-        cache.get(user, "secret", b"salt", 1)
+        cache.keep(user, "secret", made)
     assert len(cache) == 2
+    assert cache.find("joe", "secret", b"salt", 1) is None
 
 
 # RFC 4013, "Examples", and where PostgreSQL departs from it.
