@@ -82,7 +82,13 @@ class Middleman:
                 if not ready:
                     return
                 for one in ready:
-                    data = one.recv(65536)
+                    one.setblocking(False)
+                    try:
+                        data = one.recv(65536)
+                    except ssl.SSLWantReadError:  # a ticket, or a part of a record
+                        continue
+                    finally:
+                        one.settimeout(TIMEOUT_S)
                     if not data:
                         return
                     if one is near:
