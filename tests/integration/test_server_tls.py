@@ -266,11 +266,11 @@ def test_a_change_of_mode_replaces_the_servers(
 def test_databases_have_their_own_settings(
     make_pooler: MakePooler,
     secure_postgres: Postgres,
-    certificates: Certificates,
+    server_certificates: Certificates,
     tmp_path: Path,
 ) -> None:
     """Mode, authority and certificate of one are no other's; a cancel goes along."""
-    cert_file, key_file = certificates.of_client("by_certificate", tmp_path)
+    cert_file, key_file = server_certificates.of_client("by_certificate", tmp_path)
     stranger = make_certificates(tmp_path / "stranger")
     where = entry(secure_postgres, dbname=DATABASE)[DATABASE]
     forced = f"{where} user=by_certificate server_tls_sslmode=require"
@@ -280,7 +280,7 @@ def test_databases_have_their_own_settings(
             "clear": f"{where} server_tls_sslmode=disable",
             "old": f"{where} server_tls_protocols=tlsv1.2",
             "strict": f"{where} server_tls_sslmode=verify-full"
-            f" server_tls_ca_file={certificates.ca_file}",
+            f" server_tls_ca_file={server_certificates.ca_file}",
             "strange": f"{where} server_tls_sslmode=verify-ca"
             f" server_tls_ca_file={stranger.ca_file}",
             "shown": f"{forced} server_tls_cert_file={cert_file}"
