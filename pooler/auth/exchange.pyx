@@ -7,8 +7,9 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memchr, memcmp, memcpy, memset, strlen
 
 from pooler.auth.crypto cimport (
-    CRYPTO_memcmp, EVP_Digest, EVP_EncodeBlock, EVP_MD, EVP_md5, EVP_sha256, HMAC,
-    OPENSSL_cleanse,
+    CRYPTO_memcmp, EVP_Digest, EVP_DigestFinal_ex, EVP_DigestInit_ex,
+    EVP_DigestUpdate, EVP_EncodeBlock, EVP_MD, EVP_MD_CTX, EVP_MD_CTX_free,
+    EVP_MD_CTX_new, EVP_md5, EVP_sha256, OPENSSL_cleanse,
 )
 from pooler.auth.secrets cimport (
     FORM_ELSEWHERE, FORM_MD5, FORM_PLAIN, FORM_SCRAM, MD5_HEX_BYTES, secret_ref,
@@ -23,6 +24,7 @@ cdef enum:
     AUTH_SASL_FINAL = 12
     PROOF_TEXT_BYTES = 44  # 32 bytes in base64
     MD5_BYTES = 16
+    BLOCK_BYTES = 64  # of SHA-256
     HEADER_MAX_BYTES = 32  # of GS2, before the binding
     BOUND_TEXT_BYTES = 132  # of header and binding in base64, and a terminator
     MD5_ANSWER_BYTES = 35
@@ -99,6 +101,42 @@ cdef bint digest(
     const EVP_MD *md, const uint8_t *src, size_t n, uint8_t *out
 ) noexcept nogil:
     return EVP_Digest(src, n, out, NULL, md, NULL) == 1
+
+
+cdef bint sha256(
+    EVP_MD_CTX *ctx, const uint8_t *first, size_t first_n, const uint8_t *src,
+    size_t n, uint8_t *out,
+) noexcept nogil:
+    """The hash of two parts; the digest of ctx is set, which costs more than this."""
+    return (
+        EVP_DigestInit_ex(ctx, NULL, NULL) == 1
+        and EVP_DigestUpdate(ctx, first, first_n) == 1
+        and EVP_DigestUpdate(ctx, src, n) == 1
+        and EVP_DigestFinal_ex(ctx, out, NULL) == 1
+    )
+
+
+cdef bint hmac(
+    EVP_MD_CTX *ctx, const uint8_t *key, const uint8_t *src, size_t n, uint8_t *out
+) noexcept nogil:
+    """HMAC-SHA-256 by a key of KEY_BYTES (RFC 2104).
+
+    OpenSSL's own looks up its algorithm and makes contexts anew at each call: three
+    quarters of what a login in C would cost.
+    """
+    cdef uint8_t pad[BLOCK_BYTES]
+    cdef uint8_t inner[KEY_BYTES]
+    cdef bint made
+    cdef int i
+    memset(pad, 0x36, BLOCK_BYTES)
+    for i in range(KEY_BYTES):
+        pad[i] ^= key[i]
+    made = sha256(ctx, pad, BLOCK_BYTES, src, n, inner)
+    for i in range(BLOCK_BYTES):
+        pad[i] ^= 0x36 ^ 0x5C
+    made = sha256(ctx, pad, BLOCK_BYTES, inner, KEY_BYTES, out) and made
+    OPENSSL_cleanse(pad, BLOCK_BYTES)
+    return made
 
 
 cdef bint md5_hex(
@@ -480,22 +518,23 @@ cdef ProofCode check_proof(
     cdef const Secret *secret = x.secret
     cdef size_t n = x.said_n + 1 + without_proof.n
     cdef uint8_t *all = <uint8_t *> malloc(n)
+    cdef EVP_MD_CTX *ctx = EVP_MD_CTX_new()
     cdef bint made
     cdef int i
-    if all == NULL:
+    if all == NULL or ctx == NULL:
+        free(all)
+        EVP_MD_CTX_free(ctx)
         return PROOF_NO_MEMORY
     memcpy(all, x.said, x.said_n)
     all[x.said_n] = c","
     memcpy(all + x.said_n + 1, without_proof.p, without_proof.n)
-    made = HMAC(
-        EVP_sha256(), secret.stored_key, KEY_BYTES, all, n, signature, NULL
-    ) != NULL
+    made = EVP_DigestInit_ex(ctx, EVP_sha256(), NULL) == 1
+    made = hmac(ctx, secret.stored_key, all, n, signature) and made
     for i in range(KEY_BYTES):
         x.client_key[i] = proof[i] ^ signature[i]
-    made = digest(EVP_sha256(), x.client_key, KEY_BYTES, hashed) and made
-    made = HMAC(
-        EVP_sha256(), secret.server_key, KEY_BYTES, all, n, signature, NULL
-    ) != NULL and made
+    made = sha256(ctx, x.client_key, KEY_BYTES, all, 0, hashed) and made
+    made = hmac(ctx, secret.server_key, all, n, signature) and made
+    EVP_MD_CTX_free(ctx)
     free(all)
     if not made or CRYPTO_memcmp(hashed, secret.stored_key, KEY_BYTES) != 0:
         return PROOF_WRONG
