@@ -206,7 +206,7 @@ class ClientLogin:
         if why_not:
             name = self._demand.method.name
             raise LoginError(
-                f"{name} authentication failed", INVALID_PASSWORD, why=why_not
+                f"{name} authentication failed", INVALID_AUTHORIZATION, why=why_not
             )
         reply = Reply(0, b"", self._logged_in())
         self._state = _State.DONE
@@ -412,7 +412,9 @@ class ClientLogin:
         if self._demand.method in _JUDGED_ELSEWHERE:
             self._state = _State.VERDICT
             self._server_secret = password
-            verdict = NeedVerdict(self._demand.method, self._name(), password)
+            verdict = NeedVerdict(
+                self._demand.method, self._name(), password, self._demand.options
+            )
             return Reply(message.end, b"", verdict)
         check = None if self._kind is None else _PASSWORD_CHECKS[self._kind]
         if check is None or not check(self, password):

@@ -122,6 +122,13 @@ class _Arrival:
     accepted: LoggedIn | None = None
     pool: Pool | None = None  # of a replication client, its own
 
+    def is_bound_for(self, pool: Pool) -> bool:
+        """Whether it will be a client of this pool, as soon as it is admitted."""
+        accepted = self.accepted
+        return accepted is not None and (
+            (accepted.database, accepted.server_user) == (pool.database.name, pool.user)
+        )
+
 
 class Admission:
     """All clients of a worker that are not admitted yet."""
@@ -324,6 +331,8 @@ class Admission:
             pool = self._pools.get(database, accepted.server_user)
         if accepted.scram_keys is not None:
             pool.scram_keys = accepted.scram_keys
+        if accepted.secret is not None:
+            pool.secret = accepted.secret
         self._choose_words(handle, accepted, pool, values)
 
     def _choose_words(
@@ -459,6 +468,10 @@ class Admission:
         pool = self._pools.by_id(pool_id)
         if pool is not None:
             self._pools.release_dedicated(pool)
+            if pool.secret is not None and not any(
+                one.is_bound_for(pool) for one in self._arrivals.values()
+            ):
+                self._pools.client_left(pool)
         if pool is None or not self._pools.config.settings.log_disconnections:
             return  # a probe that never logged in is not worth a line
         text = CLOSE_REASON_ROWS[reason][1]

@@ -84,6 +84,8 @@ class Pool:
     retry_at_s: float = 0.0
     retry: asyncio.TimerHandle | None = None
     scram_keys: ScramKeys | None = field(default=None, repr=False)
+    # What a client has proved elsewhere than by auth_file; gone with the last client.
+    secret: str | None = field(default=None, repr=False)
     on_welcome: list[Callable[[], None]] = field(default_factory=list)
     # Of a replication client: what its own server is started with.
     startup: Mapping[str, str] | None = None
@@ -389,7 +391,11 @@ class Pools:
 
         async def log_in(name: str, value: str) -> str | None:
             ready = await self.opener.open(
-                pool.database, pool.user, pool.scram_keys, {name: value}
+                pool.database,
+                pool.user,
+                pool.scram_keys,
+                {name: value},
+                secret=pool.secret,
             )
             ready.link.close()
             return ready.greeting.parameters.get(name)
@@ -449,7 +455,11 @@ class Pools:
         """Open one server that the engine counts as connecting."""
         try:
             ready = await self.opener.open(
-                pool.database, pool.user, pool.scram_keys, pool.startup or {}
+                pool.database,
+                pool.user,
+                pool.scram_keys,
+                pool.startup or {},
+                secret=pool.secret,
             )
         except LoginError as error:
             self._failed(pool, error)
@@ -534,6 +544,11 @@ class Pools:
             f"closing because: {text} (age={age_us // 1_000_000}s)",
             tag=f"S-{server.backend_pid}: {server.pool.tag}@{server.way.address}",
         )
+
+    def client_left(self, pool: Pool) -> None:
+        """Forget a secret that no client is here for: the next one brings its own."""
+        if not self._engine.pool_stats(pool.pool_id)["clients"]:
+            pool.secret = None
 
     def servers_changed(self, pool: Pool) -> None:
         """Say what clients leave in the pool's servers: once of each kind."""

@@ -27,6 +27,7 @@ from pooler.ipc.signals import ENDS, SignalPipe
 from pooler.ipc.worker_start import EXIT_BOOT_FAILURE, EXIT_OK, READY, WorkerStart
 from pooler.worker.admission import Admission
 from pooler.worker.cancel import Cancels
+from pooler.worker.outside import Outside
 from pooler.worker.pools import Pools, tracked_parameters
 
 # Notice, handle, argument, pool id or -1, age in us, peer, detail; see
@@ -100,6 +101,8 @@ class Worker:
             start.mock_key,
             self._cancels,
         )
+        self._outside = Outside(start.config, start.slot, start.workers)
+        self._admission.judges.update(self._outside.judges)
         self._listeners: list[int] = []
         self._leaving: Callable[[], bool] | None = None
         self._notices: dict[int, Callable[[NoticeRow], None]] = {
@@ -253,6 +256,10 @@ class Worker:
         log.set_verbose(int(message.payload.get("verbose", 0)))
         self._engine.limit_messages(new.settings.max_packet_size)
         self._pools.reload(reloaded(old, new), frozenset(changes.reconnect))
+        try:
+            self._outside.use(self._pools.config)
+        except ConfigError as error:
+            log.write(log.ERROR, f"reload: {error}; who judges passwords stays")
         self._admission.reload()
 
     # ------------------------------------------------------------ end
@@ -277,6 +284,7 @@ class Worker:
 
     def leave_now(self) -> None:
         """SIGQUIT: go, whoever is here."""
+        self._outside.close()
         if not self._end.done():
             self._end.set_result(EXIT_OK)
 

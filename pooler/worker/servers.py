@@ -168,21 +168,26 @@ class ServerOpener:
         user: str,
         scram_keys: ScramKeys | None,
         parameters: Mapping[str, str] = NO_PARAMETERS,
+        *,
+        secret: str | None = None,
     ) -> ReadyServer:
         """Connect and log in within ``server_connect_timeout``.
 
-        ``parameters`` go into the startup packet beside those of the entry. Raises
-        LoginError with the text that a waiting client should read.
+        ``parameters`` go into the startup packet beside those of the entry; ``secret``
+        is one that is not from auth_file. Raises LoginError with the text that a
+        waiting client should read.
         """
         limit_s = self.config.settings.server_connect_timeout
         try:
             async with asyncio.timeout(limit_s or None):
                 try:
-                    return await self._open(database, user, scram_keys, parameters)
+                    return await self._open(
+                        database, user, scram_keys, parameters, secret
+                    )
                 except ServerLoginError as error:
                     if not error.unsupported_protocol:
                         raise
-                return await self._open(database, user, scram_keys, parameters)
+                return await self._open(database, user, scram_keys, parameters, secret)
         except TimeoutError:
             raise LoginError("connect timeout", SQLCLIENT_UNABLE_TO_CONNECT) from None
         except OSError as error:
@@ -197,6 +202,7 @@ class ServerOpener:
         user: str,
         scram_keys: ScramKeys | None,
         parameters: Mapping[str, str],
+        secret: str | None,
     ) -> ReadyServer:
         link, way = await self._connect(database)
         attempts = self._attempts(way)
@@ -209,6 +215,7 @@ class ServerOpener:
                     user,
                     scram_keys,
                     parameters,
+                    secret,
                 )
             except LoginError as error:
                 if attempt is attempts[-1] or not is_worth_another(error):
@@ -244,6 +251,7 @@ class ServerOpener:
         user: str,
         scram_keys: ScramKeys | None,
         parameters: Mapping[str, str],
+        secret: str | None,
     ) -> ReadyServer:
         """Log in on a fresh link, which is closed if that fails."""
         try:
@@ -251,7 +259,7 @@ class ServerOpener:
             login = ServerLogin(
                 user,
                 database.dbname or database.name,
-                self._secret(database, user),
+                self._secret(database, user, secret),
                 {**dict(database.startup_parameters), **parameters},
                 scram_keys,
                 minor=0 if way.address in self._old else packets.NEWEST_MINOR,
@@ -302,9 +310,12 @@ class ServerOpener:
             link, early, database.connect_query, login.greeting.parameters
         )
 
-    def _secret(self, database: Database, user: str) -> str | None:
+    def _secret(self, database: Database, user: str, found: str | None) -> str | None:
+        """Of the entry, else what the user's client has proved, else of auth_file."""
         if database.password is not None:
             return database.password
+        if found is not None:
+            return found
         known = self.config.userlist.get(user)
         return None if known is None else known.text
 
