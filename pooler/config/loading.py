@@ -54,7 +54,12 @@ from pooler.config.settings import (
     rows,
     rows_by_name,
 )
-from pooler.config.tls import check_client_tls, check_server_tls
+from pooler.config.tls import (
+    ServerTls,
+    check_client_tls,
+    check_server_tls,
+    server_tls_of,
+)
 from pooler.config.userlist import Secret, parse_userlist
 from pooler.errors import ConfigError
 
@@ -68,6 +73,9 @@ SECTIONS = (MAIN, DATABASES, USERS, PEERS)
 
 # The console is reached under this name, so no entry and no `*` may take it.
 RESERVED_DATABASE = "pgbouncer"
+RESERVED_AUTH_DBNAME = (
+    f'cannot use the reserved "{RESERVED_DATABASE}" database as an auth_dbname'
+)
 FALLBACK_DATABASE = "*"
 MAX_PEER_ID = 65535
 
@@ -132,6 +140,20 @@ class Config:
         listed = database.host or self.settings.unix_socket_dir
         hosts = (host.strip() for host in listed.split(","))
         return tuple(host for host in hosts if host)
+
+    def server_tls(self, database: Database) -> ServerTls:
+        """TLS towards the servers of the database."""
+        return server_tls_of(self.settings, database)
+
+    def all_server_tls(self) -> frozenset[ServerTls]:
+        """Each that some database has."""
+        return frozenset(map(self.server_tls, _all_databases(self).values()))
+
+    def server_secrets(self) -> frozenset[str]:
+        """All that may be said to servers."""
+        passwords = (entry.password for entry in _all_databases(self).values())
+        listed = (secret.text for secret in self.userlist.values())
+        return frozenset((*filter(None, passwords), *listed))
 
     def pool_size(self, database: Database, user: str) -> int:
         """Server connections of the pool, over all workers; 0 is no limit.
@@ -309,6 +331,7 @@ class _Loader:
             autodb=self.autodb,
             origins=MappingProxyType(self.origins),
         )
+        _check_auth_dbname(config)
         _check_tls(config)
         config = dataclasses.replace(
             config,
@@ -317,7 +340,12 @@ class _Loader:
             ldap=_read_ldap(config),
         )
         _check_libraries(config)
-        warnings = (*self.warnings, *unbuilt_warnings(config), *_check_hosts(config))
+        warnings = (
+            *self.warnings,
+            *unbuilt_warnings(config),
+            *_check_hosts(config),
+            *_warn_auth_dbname(config),
+        )
         return dataclasses.replace(config, warnings=warnings)
 
     def read_userlist(self, config: Config) -> Mapping[str, Secret]:
@@ -379,12 +407,49 @@ def load(path: str | os.PathLike[str]) -> Config:
 # What is accepted but not honoured
 
 
+def _check_auth_dbname(config: Config) -> None:
+    if config.settings.auth_dbname == RESERVED_DATABASE:
+        raise _at_setting(config, "auth_dbname", RESERVED_AUTH_DBNAME)
+
+
+def _warn_auth_dbname(config: Config) -> Iterator[str]:
+    """Who needs a database that cannot be asked is refused at its login."""
+    wide = config.settings.auth_dbname
+    if wide and config.database(wide) is None:
+        where = config.origins.get((MAIN, "auth_dbname"), config.path)
+        yield f"{where}: auth_dbname: there is no database {printable(wide)}"
+    for entry in _all_databases(config).values():
+        own = entry.auth_dbname
+        if own and config.database(own) is None:
+            yield (
+                f"{_where(config, DATABASES, entry.name)}: auth_dbname: there is no"
+                f" database {printable(own)} to ask"
+            )
+
+
 def _check_tls(config: Config) -> None:
     try:
         check_client_tls(config.settings)
-        check_server_tls(config.settings)
+        check_server_tls(server_tls_of(config.settings))
     except ConfigError as error:
         raise _at_setting(config, error.setting or "", error.problem) from None
+    checked = {server_tls_of(config.settings)}
+    for database in _all_databases(config).values():
+        tls = config.server_tls(database)
+        if tls in checked:
+            continue
+        checked.add(tls)
+        try:
+            check_server_tls(tls)
+        except ConfigError as error:
+            where = config.origins[DATABASES, database.name]
+            owner = f"[{DATABASES}] {printable(database.name)}"
+            raise ConfigError(
+                error.problem,
+                file=where.file,
+                line=where.line,
+                setting=f"{owner}: {error.setting}",
+            ) from None
 
 
 def _at_setting(config: Config, name: str, problem: str) -> ConfigError:

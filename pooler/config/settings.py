@@ -68,7 +68,8 @@ class Settings:
         "Append ` - address:port` of the client to its application_name at login.",
         reload=NEW)
     auth_dbname: str | None = setting(None, STRING,
-        "Entry of [databases] where auth_query runs.", reload=NEW)
+        "Entry of [databases] where auth_query runs; unset is the one that the client"
+        " asks for.", reload=NEW, built=True)
     auth_file: str | None = setting(None, PATH,
         "List of users and their secrets.", reload=NEW, built=True)
     auth_hba_file: str = setting("", PATH,
@@ -88,8 +89,21 @@ class Settings:
         " quotes.",
         reload=NEW, secret=True, built=True)
     auth_query: str = setting(SQL_AUTH_QUERY, STRING,
-        "Query that fetches a user's secret: `$1` is the name; two columns, name and"
-        " secret.", reload=NEW)
+        "Query that fetches the secret of a user that auth_file does not know: `$1` is"
+        " the name; two columns, name and secret. No row is no such user, a NULL secret"
+        " one that no password opens. It runs with search_path = pg_catalog, public.",
+        reload=NEW, built=True)
+    auth_query_cache_ttl: float = setting(0.0, TIME,
+        "Keep a secret that auth_query has found this long; what has changed meanwhile"
+        " (a password, VALID UNTIL, a role that is gone) is not seen. With 0 each login"
+        " is told by a query that began after it. Not a PgBouncer setting.",
+        unit="s", reload=NEW, built=True)
+    auth_query_negative_ttl: float = setting(0.0, TIME,
+        "Keep the answer that there is no such user this long. Not a PgBouncer"
+        " setting.", unit="s", reload=NEW, built=True)
+    auth_query_timeout: float = setting(10.0, TIME,
+        "Time limit for connect, login and auth_query; 0 is off. Not a PgBouncer"
+        " setting.", unit="s", reload=NEW, built=True)
     auth_type: AuthType = setting(AuthType.MD5, ENUM,
         "How clients log in. md5 does SCRAM for a user whose secret is a SCRAM one;"
         " cert takes the common name of the client's certificate for the user; peer, by"
@@ -98,7 +112,8 @@ class Settings:
         " auth_ldap_options) and log in to the server with it.",
         choices=AuthType, reload=NEW, built=True)
     auth_user: str | None = setting(None, STRING,
-        "User who runs auth_query; its own secret comes from auth_file.", reload=NEW)
+        "User who runs auth_query; its own secret comes from auth_file. Unset: nobody"
+        " is asked.", reload=NEW, built=True)
     autodb_idle_timeout: float = setting(3600.0, TIME,
         "Forget a database that came from the `*` entry after this long unused.",
         unit="s", off=0.0)
@@ -151,6 +166,11 @@ class Settings:
     conffile: str | None = setting(None, PATH,
         "The file that the next reload reads; unset is the one of the command line.",
         built=True)
+    core_dumps: bool = setting(False, BOOL,
+        "0: no process of the pooler leaves a core dump, and only root can debug or"
+        " trace it (PR_SET_DUMPABLE), for passwords and data of clients stand in its"
+        " memory; 1: as the system has it. Not a PgBouncer setting.",
+        reload=RESTART, built=True)
     default_pool_size: int = setting(20, INT,
         "Server connections for each database and user, over all workers; 0 is no"
         " limit.", unit="connections", built=True)
@@ -169,6 +189,12 @@ class Settings:
     external_auth_threads: int = setting(16, INT,
         "Threads that ask PAM and LDAP, over all workers, at least one each. Not a"
         " PgBouncer setting.", unit="threads", low=1, high=10_000, built=True)
+    failed_login_delay: float = setting(1.0, TIME,
+        "A client that could not prove who it is hears of it so much later; 0 is at"
+        " once. It costs a place and no thread: at most a quarter of max_client_conn,"
+        " and 256 for each worker, wait like this at a time; when there are more, the"
+        " first one hears of it. Nobody else waits, nor who comes by a Unix socket."
+        " Not a PgBouncer setting.", unit="s", built=True)
     idle_transaction_timeout: float = setting(0.0, TIME,
         "Close client and server when idle in a transaction this long; 0 is off.",
         unit="s")
@@ -212,6 +238,13 @@ class Settings:
     max_db_connections: int = setting(0, INT,
         "Server connections of one database over all users; 0 is no limit.",
         unit="connections")
+    max_failed_logins: int = setting(0, INT,
+        "Failed logins of one address (IPv6: of a /64) in a minute, over all workers;"
+        " then logins from there are refused before their proof is looked at, until"
+        " failures are left again. 0, the default, is no limit: behind a load balancer"
+        " or NAT all clients have one address, and one that fails would shut out"
+        " everybody. Unix sockets are exempt. Not a PgBouncer setting.",
+        unit="logins", built=True)
     max_packet_size: int = setting(INT_MAX, INT,
         "Longest message that is passed on.",
         unit="bytes", low=1, high=UINT_MAX, off=INT_MAX, built=True)
@@ -264,7 +297,12 @@ class Settings:
         unit="rounds", off=5)
     scram_iterations: int = setting(4096, INT,
         "Iterations for SCRAM verifiers made from plain passwords.",
-        unit="iterations", low=1, high=10_000_000, reload=NEW, off=4096)
+        unit="iterations", low=1, high=10_000_000, reload=NEW, built=True)
+    scram_max_iterations: int = setting(1_000_000, INT,
+        "The most iterations that a server may ask for in a SCRAM login: what a hostile"
+        " one may make us compute. A million are about half a second of one core, once"
+        " for each secret and salt, in a thread. Not a PgBouncer setting.",
+        unit="iterations", low=1, high=INT_MAX, reload=NEW, built=True)
     server_check_delay: float = setting(30.0, TIME,
         "Check a server before use when it was idle this long; 0 is always.",
         unit="s", built=True)
@@ -392,11 +430,11 @@ class Database:
         "Password of user; unset is the one of auth_file.",
         reload=NEW, built=True, secret=True)
     auth_user: str | None = setting(None, STRING,
-        "Instead of the global auth_user.", reload=NEW)
+        "Instead of the global auth_user.", reload=NEW, built=True)
     auth_query: str | None = setting(None, STRING,
-        "Instead of the global auth_query.", reload=NEW, reconnect=True)
+        "Instead of the global auth_query.", reload=NEW, built=True, reconnect=True)
     auth_dbname: str | None = setting(None, STRING,
-        "Instead of the global auth_dbname.", reload=NEW, reconnect=True)
+        "Instead of the global auth_dbname.", reload=NEW, built=True, reconnect=True)
     pool_size: int | None = setting(None, DECIMAL,
         "Instead of default_pool_size.", unit="connections", inherit_below=0,
         built=True)
@@ -425,6 +463,25 @@ class Database:
     load_balance_hosts: LoadBalance = setting(LoadBalance.ROUND_ROBIN, ENUM,
         "round-robin over the hosts, or disable: stay until a connect fails.",
         choices=LoadBalance, reload=NEW, off=LoadBalance.ROUND_ROBIN, reconnect=True)
+    server_tls_sslmode: TlsMode | None = setting(None, ENUM,
+        "Instead of the global server_tls_sslmode. Not a PgBouncer setting, as those"
+        " below.", choices=TlsMode, reload=NEW, built=True, reconnect=True)
+    server_tls_sslnegotiation: TlsNegotiation | None = setting(None, ENUM,
+        "Instead of the global one.", choices=TlsNegotiation, reload=NEW, built=True,
+        reconnect=True)
+    server_tls_ca_file: str | None = setting(None, PATH,
+        "Instead of the global one.", reload=NEW, built=True, reconnect=True)
+    server_tls_cert_file: str | None = setting(None, PATH,
+        "Instead of the global one; give server_tls_key_file as well.",
+        reload=NEW, built=True, reconnect=True)
+    server_tls_key_file: str | None = setting(None, PATH,
+        "Instead of the global one.", reload=NEW, built=True, reconnect=True)
+    server_tls_protocols: str | None = setting(None, STRING,
+        "Instead of the global one.", reload=NEW, built=True, reconnect=True)
+    server_tls_ciphers: str | None = setting(None, STRING,
+        "Instead of the global one.", reload=NEW, built=True, reconnect=True)
+    server_tls13_ciphers: str | None = setting(None, STRING,
+        "Instead of the global one.", reload=NEW, built=True, reconnect=True)
     client_encoding: str | None = setting(None, STRING,
         "Put into the server's startup packet.", reload=NEW, built=True)
     datestyle: str | None = setting(None, STRING,

@@ -1,6 +1,7 @@
 from collections.abc import Iterable, Sequence
 from typing import final
 
+from pooler.auth.secrets import StoredSecret
 from pooler.errors import CLOSE_REASON_ROWS as CLOSE_REASON_ROWS
 from pooler.io.tls_context import TlsContext
 
@@ -40,6 +41,39 @@ class Engine:
     def add_listener(self, fd: int, shared: bool) -> int: ...
     def accept_again(self, handle: int) -> None: ...
     def close_listener(self, handle: int) -> None: ...
+    def logins_configure(
+        self,
+        *,
+        client_cells: memoryview[int],
+        slot: int,
+        max_clients: int,
+        peer_id: int = ...,
+        context: TlsContext | None = ...,
+        tell_logins: bool = ...,
+        tell_closes: bool = ...,
+    ) -> None: ...
+    def tell_closes(self) -> None: ...
+    def logins_forget(self) -> None: ...
+    def login_remember(
+        self,
+        handle: int,
+        packet: bytes,
+        pool_id: int,
+        parameters: Sequence[bytes | None],
+        greeting: bytes,
+        *,
+        before: bytes = ...,
+        question: int = ...,
+        secret: StoredSecret | None = ...,
+        key_bytes: int = ...,
+    ) -> int: ...
+    def login_state(
+        self, handle: int
+    ) -> tuple[
+        bool,
+        bool,
+        tuple[bytes, int, int, int, int, StoredSecret, bytes, bytes] | None,
+    ]: ...
     def login_bytes(self, handle: int) -> bytes: ...
     def login_consume(self, handle: int, n: int, wanted_bytes: int = ...) -> None: ...
     def client_peer(self, handle: int) -> tuple[str, int]: ...

@@ -35,7 +35,7 @@ from pooler.ipc.board import Board
 from pooler.ipc.bus import MASTER, Bus
 from pooler.ipc.signals import ENDS, SignalPipe, leave_at_once
 from pooler.ipc.worker_start import EXIT_BOOT_FAILURE, EXIT_FAILED, READY, WorkerStart
-from pooler.master import listeners, rlimit
+from pooler.master import dumpable, listeners, rlimit
 from pooler.master.pidfile import PidFile
 
 WorkerMain = Callable[[WorkerStart], int]
@@ -211,6 +211,8 @@ class Master:
                 settings.max_client_conn,
                 settings.default_pool_size * max(1, len(self._config.databases)),
             )
+            if not settings.core_dumps:
+                dumpable.forbid_core_dumps()
             # First of all, for when the loop failed: no worker outlives its master.
             cleanup.callback(self._kill_all)
             # The parent's objects will never be garbage in a child, and a collection

@@ -9,6 +9,7 @@ welcome that every client gets) and what went wrong last.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import socket
 import time
 from collections.abc import Callable, Mapping
@@ -21,6 +22,7 @@ from pooler.config.settings import Database
 from pooler.errors import (
     CANNOT_CONNECT_NOW,
     CLOSE_REASON_ROWS,
+    INVALID_PASSWORD,
     ConfigError,
     LocalResourceError,
     LoginError,
@@ -84,8 +86,9 @@ class Pool:
     retry_at_s: float = 0.0
     retry: asyncio.TimerHandle | None = None
     scram_keys: ScramKeys | None = field(default=None, repr=False)
-    # What a client has proved elsewhere than by auth_file; gone with the last client.
+    # What the login of a client has found: auth_file does not know the user.
     secret: str | None = field(default=None, repr=False)
+    is_lent: bool = False  # the secret is a client's password, gone with the last one
     on_welcome: list[Callable[[], None]] = field(default_factory=list)
     # Of a replication client: what its own server is started with.
     startup: Mapping[str, str] | None = None
@@ -98,6 +101,19 @@ class Pool:
     def tag(self) -> str:
         """How log lines name the pool."""
         return f"{self.database.name}/{self.user}"
+
+    @property
+    def entry(self) -> Database:
+        """The database, with the secret by which its servers are logged in to."""
+        if self.secret is None or self.database.password is not None:
+            return self.database
+        return dataclasses.replace(self.database, password=self.secret)
+
+    def learn_secret(self, secret: str | None) -> None:
+        """Take over what the newest login has found; it has not failed yet."""
+        if secret != self.secret:
+            self.secret = secret
+            self.failure = None
 
     def learn(self, welcome: dict[str, str] | None) -> None:
         """Take over what the newest server said at its login; None forgets it."""
@@ -190,14 +206,15 @@ def tracked_values(
 def is_hopeless(error: LoginError) -> bool:
     """Whether those who wait for a server should be told now, rather than wait.
 
-    Yes when PostgreSQL refused the login. A server that cannot be reached, or that is
-    starting up (57P03), may come back within ``query_wait_timeout``.
+    Yes when PostgreSQL refused the login, or asks for a secret that we have not. A
+    server that cannot be reached, or that is starting up (57P03), may come back within
+    ``query_wait_timeout``.
     """
-    return (
-        isinstance(error, ServerLoginError)
-        and error.server_message is not None
-        and error.sqlstate != CANNOT_CONNECT_NOW
-    )
+    if not isinstance(error, ServerLoginError):
+        return False
+    if error.server_message is None:
+        return error.sqlstate == INVALID_PASSWORD
+    return error.sqlstate != CANNOT_CONNECT_NOW
 
 
 class Pools:
@@ -208,7 +225,7 @@ class Pools:
     ) -> None:
         self._engine = engine
         self._slot = slot
-        self._workers = workers
+        self.workers = workers
         self.tracked = tracked_parameters(config)
         self.tracked_names = tuple(self.tracked.values())
         self.opener = ServerOpener(links, config, self.tracked)
@@ -242,6 +259,7 @@ class Pools:
             pool_id = self._engine.pool_create(self._size(database, user))
             pool = self._by_key[key] = Pool(database, user, pool_id)
             self._by_id[pool_id] = pool
+            pool.words.changed = self._engine.logins_forget
             self._prepare_questions(pool)
             self._configure(pool)
         return pool
@@ -290,6 +308,7 @@ class Pools:
 
     def reload(self, config: Config, reconnect: frozenset[str]) -> None:
         """Take over a new configuration; servers of ``reconnect`` are replaced."""
+        secrets = self.config.userlist
         try:
             self.opener.use(config)
         except ConfigError as error:
@@ -301,6 +320,8 @@ class Pools:
         for pool in list(self._by_key.values()):
             pool.words.forget()
             self._engine.pool_learned(pool.pool_id)  # what is on its way, as well
+            if config.userlist.get(pool.user) != secrets.get(pool.user):
+                pool.scram_keys = None  # they were proved by what is no secret any more
             database = self.database(pool.database.name)
             if database is None:
                 continue
@@ -318,7 +339,7 @@ class Pools:
         self._engine.limit_statements(
             max_client_count=settings.max_client_prepared_statements,
             max_client_bytes=settings.max_client_prepared_bytes,
-            max_bytes=-(-settings.max_prepared_memory // self._workers),
+            max_bytes=-(-settings.max_prepared_memory // self.workers),
             cache_unnamed=settings.cache_unnamed_statements,
         )
 
@@ -345,7 +366,7 @@ class Pools:
 
     def _size(self, database: Database, user: str) -> int:
         total = self.config.pool_size(database, user)
-        return share_of(total, self._slot, self._workers)
+        return share_of(total, self._slot, self.workers)
 
     # ------------------------------------------------------------ welcome
 
@@ -391,11 +412,7 @@ class Pools:
 
         async def log_in(name: str, value: str) -> str | None:
             ready = await self.opener.open(
-                pool.database,
-                pool.user,
-                pool.scram_keys,
-                {name: value},
-                secret=pool.secret,
+                pool.entry, pool.user, pool.scram_keys, {name: value}
             )
             ready.link.close()
             return ready.greeting.parameters.get(name)
@@ -455,11 +472,7 @@ class Pools:
         """Open one server that the engine counts as connecting."""
         try:
             ready = await self.opener.open(
-                pool.database,
-                pool.user,
-                pool.scram_keys,
-                pool.startup or {},
-                secret=pool.secret,
+                pool.entry, pool.user, pool.scram_keys, pool.startup or {}
             )
         except LoginError as error:
             self._failed(pool, error)
@@ -546,7 +559,10 @@ class Pools:
         )
 
     def client_left(self, pool: Pool) -> None:
-        """Forget a secret that no client is here for: the next one brings its own."""
+        """Forget a lent secret that no client is here for: the next one brings its own.
+
+        One that was looked up stays: by it the pool sees that the role has changed.
+        """
         if not self._engine.pool_stats(pool.pool_id)["clients"]:
             pool.secret = None
 

@@ -144,7 +144,11 @@ def outside(
                 "own_user": f"dbname={DATABASE}",
                 DATABASE: f"user={USER}",
             },
-            {"auth_type": "hba", "auth_hba_file": rules},
+            {
+                "auth_type": "hba",
+                "auth_hba_file": rules,
+                "failed_login_delay": 0,
+            },
             environment={"LDAPTLS_CACERT": str(certificates.ca_file)},
         )
         ends.callback(pooler.finish)
@@ -285,6 +289,7 @@ def test_auth_type_ldap(outside: Outside, server: Postgres, tmp_path: Path) -> N
         {
             "auth_type": "ldap",
             "auth_ldap_options": f"{here} {BY_NAME}",
+            "failed_login_delay": 0,
             "external_auth_threads": 1,
             "external_auth_queue": 0,
         },

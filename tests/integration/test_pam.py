@@ -128,6 +128,7 @@ def outside(
         {
             "auth_type": "hba",
             "auth_hba_file": rules,
+            "failed_login_delay": 0,
             "external_auth_threads": 1,
             "external_auth_queue": 1,
         },
@@ -275,7 +276,7 @@ def test_auth_type_pam(outside: Outside, server: Postgres, tmp_path: Path) -> No
         tmp_path,
         server.port,
         {"shop": f"dbname={DATABASE} user={USER}"},
-        {"auth_type": "pam"},
+        {"auth_type": "pam", "failed_login_delay": 0},
         environment=environment(outside.folder),
     )
     try:

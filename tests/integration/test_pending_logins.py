@@ -5,15 +5,36 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import ssl
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
+import psycopg
 import pytest
 
 from pooler.errors import LoginError
 from pooler.login.outcomes import NeedVerdict
 from pooler.login.policy import AuthMethod
-from tests.integration.harness import DATABASE, USER, InProcess, wait_until
-from tests.wire_client import WireClient, codes, message, query, startup, text
+from pooler.login.scram import Verifier
+from tests.certificates import make_certificates
+from tests.integration.harness import (
+    DATABASE,
+    HOST,
+    USER,
+    Derivations,
+    InProcess,
+    wait_until,
+)
+from tests.wire_client import (
+    SSL_REQUEST,
+    WireClient,
+    codes,
+    message,
+    query,
+    startup,
+    text,
+)
 
 pytestmark = pytest.mark.timeout(30)
 
@@ -56,11 +77,15 @@ class Judged:
     def call(self, what: Callable[[], object]) -> None:
         self.worker.loop.call_soon_threadsafe(what)
 
-    def ask(self, *more: bytes) -> WireClient:
+    def ask(self, *more: bytes, tls: ssl.SSLContext | None = None) -> WireClient:
         """A client whose password is being judged."""
         count = len(self.judge.answers)
         self.set_method(AuthMethod.PAM)
         client = WireClient(self.worker.port)
+        if tls is not None:
+            client.send(SSL_REQUEST)
+            assert client.read_exactly(1) == b"S"
+            client.socket = tls.wrap_socket(client.socket, server_hostname="localhost")
         client.send(START)
         assert client.read().code == "R"
         client.send(PASSWORD, *more)
@@ -128,12 +153,24 @@ def test_client_login_timeout_goes_on(
     wait_until(lambda: judged.judge.cancelled, "the question is taken back", 5)
 
 
-def test_what_comes_meanwhile_is_bounded_and_not_lost(judged: Judged) -> None:
+@pytest.mark.parametrize("by_tls", [False, True])
+def test_what_comes_meanwhile_is_bounded_and_not_lost(
+    worker_in_process: Callable[..., InProcess], tmp_path: Path, by_tls: bool
+) -> None:
     """A pipelined query of some MiB behind the password: most of it waits outside."""
+    certificates = make_certificates(tmp_path / "tls")
+    judged = Judged(
+        worker_in_process(
+            client_tls_sslmode="allow",
+            client_tls_cert_file=certificates.cert_file,
+            client_tls_key_file=certificates.key_file,
+        )
+    )
+    context = ssl.create_default_context(cafile=certificates.ca_file)
     size = 8 << 20
     pieces = [b"SELECT length('", b"x" * size, b"')"]
     long = message("Q", b"".join(pieces) + b"\0")
-    with judged.ask() as client:
+    with judged.ask(tls=context if by_tls else None) as client:
         client.socket.setblocking(False)
         sent = 0
 
@@ -141,7 +178,7 @@ def test_what_comes_meanwhile_is_bounded_and_not_lost(judged: Judged) -> None:
             nonlocal sent
             try:
                 sent += client.socket.send(long[sent : sent + 65536])
-            except BlockingIOError:
+            except (BlockingIOError, ssl.SSLWantWriteError):
                 return True
             return False
 
@@ -182,3 +219,57 @@ def test_the_password_stays_as_long_as_somebody_is_here(judged: Judged) -> None:
             wait_until(lambda: judged.worker.engine.client_count == 1, "it has left")
             assert secret() == "secret"
     wait_until(lambda: secret() is None, "nobody is left")
+
+
+# ------------------------------------------------------------ hashes
+
+
+SECRETS = {
+    "scram-sha-256": ("costly", "a secret"),  # no verifier is there yet
+    "plain": ("verified", Verifier.from_password("a secret", 2).to_text()),
+}
+
+
+@pytest.mark.parametrize("method", SECRETS)
+@pytest.mark.parametrize("password", ["a secret", "wrong"])
+def test_hashes_of_a_login_hold_nobody_up(
+    worker_in_process: Callable[..., InProcess],
+    tmp_path: Path,
+    derivations: Derivations,
+    method: str,
+    password: str,
+) -> None:
+    """They are made in a thread; others log in and run their queries meanwhile."""
+    user, secret = SECRETS[method]
+    auth_file, rules = tmp_path / "userlist.txt", tmp_path / "hba.conf"
+    auth_file.write_text(f'"{user}" "{secret}"\n"{USER}" ""\n')
+    line = {"plain": "password"}.get(method, method)
+    rules.write_text(f"host all {USER} all trust\nhost all {user} all {line}\n")
+    worker = worker_in_process(
+        auth_type="hba", auth_file=auth_file, auth_hba_file=rules
+    )
+
+    def log_in() -> str:
+        try:
+            psycopg.connect(
+                host=HOST,
+                port=worker.port,
+                user=user,
+                password=password,
+                dbname=DATABASE,
+            )
+        except psycopg.OperationalError as error:
+            return str(error)
+        return ""
+
+    with ThreadPoolExecutor(1) as pool:
+        said = pool.submit(log_in)
+        wait_until(lambda: derivations.asked, "hashes are wanted")
+        with worker.client() as other:
+            assert other.value("SELECT 1") == "1"
+        assert not said.done()
+        derivations.may_go.set()
+        # Behind the proof, the server does not know the user.
+        right = f'role "{user}" does not exist' in said.result()
+    assert right == (password == "a secret"), said.result()
+    assert len(derivations.asked) == 1
