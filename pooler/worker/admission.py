@@ -146,8 +146,8 @@ class _Arrival:
     # Asks for what the login waits for: what comes meanwhile stays unread.
     pending: asyncio.Task[None] | None = None
     checked: bool = False  # whether its address may try at all
+    asked: bool = False  # a database, for the secret
     accepted: LoggedIn | None = None
-    is_lent: bool = False  # its secret is the password that it has given
     pool: Pool | None = None  # of a replication client, its own
 
     def is_bound_for(self, pool: Pool) -> bool:
@@ -307,13 +307,13 @@ class Admission:
         """What a login goes on with; LoginError if it cannot."""
         match question:
             case NeedSecret(user, database):
+                arrival.asked = True
                 found = await self._auth_query.find(user, database)
                 return arrival.login.secret_found(found.secret, found.server_user)
             case NeedKeys(request, is_ours):
                 derive = self._hashes.get if is_ours else self._hashes.once
                 return arrival.login.keys_found(await derive(request))
             case NeedVerdict(method):
-                arrival.is_lent = True
                 judge = self.judges[method]
                 host, _ = self._engine.client_peer(handle)
                 return arrival.login.judged(await judge(question, host))
@@ -395,8 +395,7 @@ class Admission:
         if accepted.scram_keys is not None:
             pool.scram_keys = accepted.scram_keys
         if accepted.secret is not None or pool.user in self._pools.config.userlist:
-            pool.learn_secret(accepted.secret)
-            pool.is_lent = arrival.is_lent
+            self._pools.learn_secret(pool, accepted.secret, stored=arrival.asked)
         self._choose_words(handle, accepted, pool, values)
 
     def _choose_words(

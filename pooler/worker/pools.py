@@ -298,6 +298,19 @@ class Pools:
         del self._by_id[pool.pool_id]
         self._dedicated_ids.append(pool.pool_id)
 
+    def learn_secret(self, pool: Pool, secret: str | None, *, stored: bool) -> None:
+        """Take over what the newest login of a pool has found.
+
+        ``stored``: by a database, for the role. If it is another one the role may be
+        another, too, of the same name, and would be a stranger in its servers: those
+        are replaced as they become free.
+        """
+        if stored and pool.secret not in (None, secret):
+            pool.learn(None)
+            self._engine.pool_retire(pool.pool_id, False)
+        pool.learn_secret(secret)
+        pool.is_lent = not stored
+
     def by_id(self, pool_id: int) -> Pool | None:
         """Return the pool with the engine's id."""
         return self._by_id.get(pool_id)

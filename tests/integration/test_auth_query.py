@@ -297,6 +297,25 @@ def test_a_new_password_counts_at_once(
     assert log_in(pooler, "changing", "three") == "changing"
 
 
+def test_a_role_that_is_made_anew_gets_no_server_of_the_old_one(
+    pooler_with: Callable[[str], Pooler], secured: Postgres
+) -> None:
+    """PostgreSQL knows a session's role by its number, not by its name."""
+    pooler = pooler_with("md5")
+    for password in ("one", "two", "two"):
+        add_user(secured, "reborn", password)
+        for _ in range(2):
+            assert log_in(pooler, "reborn", password) == "reborn"
+        secured.psql("DROP ROLE reborn")
+        assert log_in(pooler, "reborn", password) == FAILED["md5"]
+    add_user(secured, "reborn")
+    with pooler.connect("postgres", "reborn", password=PASSWORD) as stays:
+        [(backend,)] = stays.execute("SELECT pg_backend_pid()").fetchall()
+        assert log_in(pooler, "reborn") == "reborn"
+        # Nothing has changed, so nothing is opened anew.
+        assert stays.execute("SELECT pg_backend_pid()").fetchall() == [(backend,)]
+
+
 def test_what_a_query_may_answer(
     pooler_with: Callable[[str], Pooler], secured: Postgres
 ) -> None:

@@ -30,7 +30,8 @@ auth_query_timeout = 1.5
 """
 HASH = md5_secret("secret", "asker")
 NO_ROWS = (
-    packets.message(b"T", bytes([0, 2]) + (b"x\0" + bytes(18)) * 2)
+    packets.message(b"1")
+    + packets.message(b"T", bytes([0, 2]) + (b"x\0" + bytes(18)) * 2)
     + packets.message(b"C", b"SELECT 0\0")
     + packets.ready_for_query()
 )

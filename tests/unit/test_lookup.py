@@ -16,7 +16,14 @@ from pooler.errors import LoginError
 from pooler.login import packets
 from pooler.login.packets import message
 from pooler.worker.auth_query import NOBODY, Found, read_answer
-from pooler.worker.lookup import MAX_ANSWER_BYTES, Answer, Lookup, LostError, question
+from pooler.worker.lookup import (
+    MAX_ANSWER_BYTES,
+    Answer,
+    Lookup,
+    LostError,
+    question,
+    settings_of,
+)
 
 SETTINGS = {"search_path": "pg_catalog", "statement_timeout": "10"}
 READY = packets.ready_for_query()
@@ -78,7 +85,7 @@ def ask(said: bytes, piece: int = 1 << 20, early: bytes = b"") -> Answer:
 def test_the_question() -> None:
     """The name is a value: bytes that no text is made of."""
     name = "o'x\udcff"
-    asked = question("SELECT name, secret FROM f($1)", name, SETTINGS)
+    asked = settings_of(SETTINGS) + question("SELECT name, secret FROM f($1)", name)
     kinds, bodies = [], []
     at = 0
     while read := packets.read_message(asked, at, 65536):
@@ -189,6 +196,15 @@ def test_any_bytes(said: bytes, piece: int) -> None:
             return type(error)
 
     assert outcome(piece) == outcome(1 << 20)
+
+
+@pytest.mark.parametrize(
+    "unasked", [DONE, NOTICES + READY, described(2) + row(b"joe", b"old") + DONE]
+)
+def test_an_answer_that_came_unasked_answers_nothing(unasked: bytes) -> None:
+    """Else each question would get the answer of the one before it."""
+    with pytest.raises(LostError):
+        ask(BEGIN + described(2) + DONE, early=unasked)
 
 
 def test_what_came_behind_the_login_is_read_first() -> None:
