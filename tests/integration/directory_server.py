@@ -55,7 +55,7 @@ def is_installed() -> bool:
 
 
 class Slapd:
-    """It listens on ``port``, also of OTHER_HOST, and by TLS on ``tls_port``.
+    """It listens on ``port``, and by TLS on ``tls_port``, of HOST and OTHER_HOST.
 
     ``allow bind_anon_cred``: it takes a bind without a password for one of nobody and
     says that it has worked, as RFC 4513 once wanted it and some servers do.
@@ -97,6 +97,7 @@ class Slapd:
                 f"ldap://{HOST}:{self.port}",
                 f"ldap://{OTHER_HOST}:{self.port}",
                 f"ldaps://{HOST}:{self.tls_port}",
+                f"ldaps://{OTHER_HOST}:{self.tls_port}",
             )
         )
         self._process = subprocess.Popen(

@@ -6,15 +6,20 @@ from __future__ import annotations
 import contextlib
 import socket
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import psycopg
 import pytest
 
+from pooler.config.ldap import LdapOptions
 from pooler.demo.postgres import Postgres
-from tests.certificates import make_certificates
+from pooler.worker.ldap import LdapCheck
+from pooler.worker.libldap import LibLdap
+from tests.certificates import Certificates, make_certificates
 from tests.integration.directory_server import (
     OTHER_HOST,
     PEOPLE,
@@ -29,6 +34,7 @@ from tests.integration.harness import (
     HOST,
     USER,
     Pooler,
+    closing_all,
     free_port,
     refused_start,
     wait_until,
@@ -47,8 +53,59 @@ PEOPLE_PASSWORDS = {
     "smith, john": PASSWORD,
     "müller": PASSWORD,
 }
+# What PostgreSQL is asked as well: who may come in, and by which options.
+WHO = [
+    ("joe", PASSWORD),
+    ("joe", PASSWORD + "x"),
+    ("joe@example.net", PASSWORD),
+    (SERVER_USER, PASSWORD),
+    ("long", LONG_PASSWORD),
+    ("long", LONG_PASSWORD[:-1]),
+    ("smith, john", PASSWORD),
+    ("müller", PASSWORD),
+    ("nobody", PASSWORD),
+    ("spy", "secret"),
+    ("twin", "secret"),
+    ("guest", "secret"),
+    ("guest,ou=guests", "secret"),
+    ("*", PASSWORD),
+    ("joe)(uid=*", PASSWORD),
+    (" joe", PASSWORD),
+    ("JOE", PASSWORD),
+]
+COMPARED = [
+    "by_name",
+    "search",
+    "search_mail",
+    "filter",
+    "url",
+    "base_url",
+    "reader",
+    "everywhere",
+    "bad_reader",
+    "dead",
+    "second",
+]
+# Behind uid= a name is escaped here, and put in as it is there.
+NOT_THE_SAME = {
+    ("by_name", "smith, john"),
+    ("by_name", "guest,ou=guests"),
+    ("second", "smith, john"),
+    ("second", "guest,ou=guests"),
+}
 BY_NAME = f'ldapprefix="uid=" ldapsuffix=",{PEOPLE}"'
 BY_SEARCH = f'ldapbasedn="{PEOPLE}"'
+
+
+@dataclass
+class Directory:
+    """A real LDAP server, servers that are none, and options by way of asking."""
+
+    slapd: Slapd
+    certificates: Certificates
+    referral_port: int  # where nobody listens
+    silent: socket.socket
+    lines: dict[str, str]
 
 
 @dataclass
@@ -56,9 +113,7 @@ class Outside:
     """A pooler, and what it asks."""
 
     pooler: Pooler
-    directory: Slapd
-    referral: socket.socket
-    silent: socket.socket
+    directory: Directory
 
 
 def ways(port: int, tls_port: int, dead: int, silent: int) -> dict[str, str]:
@@ -79,6 +134,8 @@ def ways(port: int, tls_port: int, dead: int, silent: int) -> dict[str, str]:
         "start_tls": f"{here} ldaptls=1 {BY_NAME}",
         "ldaps": f"ldapserver={HOST} ldapport={tls_port} ldapscheme=ldaps {BY_NAME}",
         "other_name": f"ldapserver={OTHER_HOST} ldapport={port} ldaptls=1 {BY_NAME}",
+        "ldaps_other_name": f"ldapserver={OTHER_HOST} ldapport={tls_port}"
+        f" ldapscheme=ldaps {BY_NAME}",
         "referral": f'{here} ldapbasedn="ou=elsewhere,{SUFFIX}"',
         "dead": f"ldapserver={HOST} ldapport={dead} {BY_NAME}",
         # Every server of the list has the one port: nobody listens at the first.
@@ -88,71 +145,74 @@ def ways(port: int, tls_port: int, dead: int, silent: int) -> dict[str, str]:
     }
 
 
-def listener() -> socket.socket:
+def listener(port: int = 0) -> socket.socket:
     """A server that takes connections and says nothing."""
     made = socket.socket()
-    made.bind((HOST, 0))
+    made.bind((HOST, port))
     made.listen(50)
     return made
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[Postgres]:
-    hba = (
-        f"host all {USER} 127.0.0.1/32 trust\nhost all all 127.0.0.1/32 scram-sha-256\n"
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Directory]:
+    assert is_installed(), "slapd is missing: run dev/full_tools.sh"
+    folder = tmp_path_factory.mktemp("slapd")
+    certificates = make_certificates(folder / "tls", HOST)
+    with contextlib.ExitStack() as ends:
+        silent, referral_port = ends.enter_context(listener()), free_port()
+        slapd = Slapd(
+            folder / "slapd",
+            certificates,
+            PEOPLE_PASSWORDS,
+            f"ldap://{HOST}:{referral_port}/{PEOPLE}",
+        )
+        ends.callback(slapd.stop)
+        lines = ways(slapd.port, slapd.tls_port, free_port(), silent.getsockname()[1])
+        yield Directory(slapd, certificates, referral_port, silent, lines)
+
+
+@pytest.fixture(scope="module")
+def server(directory: Directory) -> Iterator[Postgres]:
+    """It asks the same LDAP server about those who come straight to it."""
+    hba = "".join(
+        f"host {way} all {HOST}/32 ldap {directory.lines[way]}\n" for way in COMPARED
     )
+    hba += f"host all {USER} {HOST}/32 trust\nhost all all {HOST}/32 scram-sha-256\n"
     with Postgres(hba=hba) as made:
-        made.psql(f"CREATE ROLE {USER} LOGIN")
         quoted = PASSWORD.replace("'", "''")
         made.psql(f"CREATE ROLE {SERVER_USER} LOGIN PASSWORD '{quoted}'")
+        for user in {USER, *(user for user, _ in WHO)} - {SERVER_USER}:
+            made.psql(f'CREATE ROLE "{user}" LOGIN')
         made.psql(f"CREATE DATABASE {DATABASE}")
         yield made
 
 
 @pytest.fixture(scope="module")
 def outside(
-    server: Postgres, tmp_path_factory: pytest.TempPathFactory
+    directory: Directory, server: Postgres, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Outside]:
-    assert is_installed(), "slapd is missing: run dev/full_tools.sh"
     folder = tmp_path_factory.mktemp("ldap")
-    certificates = make_certificates(folder / "tls", HOST)
-    with contextlib.ExitStack() as ends:
-        referral, silent = (ends.enter_context(listener()) for _ in range(2))
-        directory = Slapd(
-            folder / "slapd",
-            certificates,
-            PEOPLE_PASSWORDS,
-            f"ldap://{HOST}:{referral.getsockname()[1]}/{PEOPLE}",
-        )
-        ends.callback(directory.stop)
-        lines = ways(
-            directory.port, directory.tls_port, free_port(), silent.getsockname()[1]
-        )
-        rules = folder / "hba.conf"
-        rules.write_text(
-            f"host {DATABASE} {USER} all trust\n"
-            f"host own_user all all ldap {lines['by_name']}\n"
-            + "".join(
-                f"host {way} all all ldap {line}\n" for way, line in lines.items()
-            )
-        )
-        pooler = Pooler(
-            folder,
-            server.port,
-            {
-                **dict.fromkeys(lines, f"dbname={DATABASE} user={USER}"),
-                "own_user": f"dbname={DATABASE}",
-                DATABASE: f"user={USER}",
-            },
-            {
-                "auth_type": "hba",
-                "auth_hba_file": rules,
-                "failed_login_delay": 0,
-            },
-            environment={"LDAPTLS_CACERT": str(certificates.ca_file)},
-        )
-        ends.callback(pooler.finish)
-        yield Outside(pooler.start(), directory, referral, silent)
+    lines, rules = directory.lines, folder / "hba.conf"
+    rules.write_text(
+        f"host {DATABASE} {USER} all trust\n"
+        f"host own_user all all ldap {lines['by_name']}\n"
+        + "".join(f"host {way} all all ldap {line}\n" for way, line in lines.items())
+    )
+    pooler = Pooler(
+        folder,
+        server.port,
+        {
+            **dict.fromkeys(lines, f"dbname={DATABASE} user={USER}"),
+            "own_user": f"dbname={DATABASE}",
+            DATABASE: f"user={USER}",
+        },
+        {"auth_type": "hba", "auth_hba_file": rules, "failed_login_delay": 0},
+        environment={"LDAPTLS_CACERT": str(directory.certificates.ca_file)},
+    )
+    try:
+        yield Outside(pooler.start(), directory)
+    finally:
+        pooler.finish()
 
 
 def outcome(pooler: Pooler, way: str, user: str, password: str = PASSWORD) -> str:
@@ -209,6 +269,7 @@ REFUSED = [
     ),
     ("dead", "joe", PASSWORD, "cannot reach an LDAP server"),
     ("other_name", "joe", PASSWORD, "could not start LDAP TLS session"),
+    ("ldaps_other_name", "joe", PASSWORD, "could not start LDAP TLS session"),
     # names that try to mean more
     ("by_name", "guest,ou=guests", "secret", "Invalid credentials"),
     ("search", "*", PASSWORD, "invalid character in user name"),
@@ -221,11 +282,28 @@ REFUSED = [
 def test_who_does_not_come_in(
     outside: Outside, way: str, user: str, password: str, why: str
 ) -> None:
-    seen = outside.pooler.log().count(why)
-    said = outcome(outside.pooler, way, user, password)
-    assert said.endswith("FATAL:  LDAP authentication failed"), said
-    outside.pooler.wait_log(why, seen + 1)
+    refused_with(outside.pooler, way, user, password, why)
     assert PASSWORD not in outside.pooler.log()
+
+
+@pytest.mark.parametrize("way", COMPARED)
+def test_as_postgresql(outside: Outside, server: Postgres, way: str) -> None:
+    def lets_in_straight(user: str, password: str) -> bool:
+        with pytest.raises(psycopg.OperationalError) as caught:
+            psycopg.connect(
+                host=HOST, port=server.port, user=user, password=password, dbname=way
+            )
+        said = str(caught.value)
+        assert f'database "{way}" does not exist' in said or "LDAP auth" in said, said
+        return "LDAP auth" not in said
+
+    different = {
+        (way, user)
+        for user, password in WHO
+        if lets_in_straight(user, password)
+        != (outcome(outside.pooler, way, user, password) == "")
+    }
+    assert different == {one for one in NOT_THE_SAME if one[0] == way}
 
 
 def test_a_search_as_somebody(outside: Outside) -> None:
@@ -246,12 +324,14 @@ def test_no_password_and_too_long_a_one(outside: Outside) -> None:
 
 
 def test_no_referral_is_followed(outside: Outside) -> None:
-    assert "LDAP authentication failed" in outcome(outside.pooler, "referral", "joe")
-    outside.pooler.wait_log("could not search LDAP for filter")
-    assert outcome(outside.pooler, "url", "joe") == ""  # and none of a search
-    outside.referral.settimeout(0)
-    with pytest.raises(BlockingIOError):
-        outside.referral.accept()
+    with listener(outside.directory.referral_port) as elsewhere:
+        why = "could not search LDAP for filter"
+        refused_with(outside.pooler, "referral", "joe", PASSWORD, why)
+        # nor one that is part of what was found
+        assert outcome(outside.pooler, "url", "joe") == ""
+        elsewhere.settimeout(0)
+        with pytest.raises(BlockingIOError):
+            elsewhere.accept()
 
 
 def test_the_server_is_told_the_password(outside: Outside) -> None:
@@ -268,8 +348,8 @@ def test_the_server_is_told_the_password(outside: Outside) -> None:
 @pytest.mark.parametrize("way", ["silent", "silent_tls"])
 def test_a_server_that_says_nothing_holds_nobody_up(outside: Outside, way: str) -> None:
     with ask(outside.pooler, way) as waits:
-        outside.silent.settimeout(10)
-        taken, _ = outside.silent.accept()
+        outside.directory.silent.settimeout(10)
+        taken, _ = outside.directory.silent.accept()
         with taken:
             with outside.pooler.client() as other:
                 assert other.value("SELECT 1") == "1"
@@ -280,15 +360,59 @@ def test_a_server_that_says_nothing_holds_nobody_up(outside: Outside, way: str) 
                 outside.pooler.wait_log("Timed out")
 
 
+def test_many_at_once(outside: Outside) -> None:
+    """More than there are threads: they wait, and all come in."""
+    with closing_all([ask(outside.pooler, "search") for _ in range(80)]) as clients:
+        for client in clients:
+            client.read_greeting()
+
+
+def test_a_server_that_says_anything_lets_nobody_in() -> None:
+    """Random bytes, and the right answer to another question, or cut."""
+    random = Random(1)
+    bound = bytes.fromhex("300c02010161070a010004000400")
+    says = [random.randbytes(random.randrange(60)) for _ in range(40)]
+    says += [bound[:size] for size in range(len(bound))]
+    says += [bound[:4] + bytes([number]) + bound[5:] for number in (0, 2, 127, 255)]
+    says += [bytes.fromhex("300c02010161070a010104000400")]  # operations error
+    library = LibLdap()
+    with listener() as server, ThreadPoolExecutor(1) as pool:
+        port = server.getsockname()[1]
+        options = LdapOptions(server=HOST, port=port, prefix="uid=")
+        for said, lets_in in (*((one, False) for one in says), (bound, True)):
+            check = LdapCheck(library, options, "joe", PASSWORD)
+            verdict = pool.submit(check)
+            link, _ = server.accept()
+            with link:
+                link.recv(1000)
+                link.sendall(said)
+                link.shutdown(socket.SHUT_WR)
+                assert (verdict.result(30).why_not == "") is lets_in, said
+
+
+@pytest.mark.parametrize("more", [{}, {"tls": True}, {"scheme": "ldaps"}])
+def test_a_check_that_is_cut_ends(more: dict[str, Any]) -> None:
+    with listener() as server, ThreadPoolExecutor(1) as pool:
+        options = LdapOptions(
+            server=HOST, port=server.getsockname()[1], prefix="uid=", **more
+        )
+        check = LdapCheck(LibLdap(), options, "joe", PASSWORD)
+        verdict = pool.submit(check)
+        link, _ = server.accept()
+        with link:
+            link.recv(1, socket.MSG_PEEK)
+            check.cut()
+            assert verdict.result(5).why_not
+        assert check().why_not == "cut"  # and nothing more begins
+
+
 def test_auth_type_ldap(outside: Outside, server: Postgres, tmp_path: Path) -> None:
-    here = f"ldapserver={HOST} ldapport={outside.directory.port}"
+    here = f"ldapserver={HOST} ldapport={outside.directory.slapd.port}"
     pooler = Pooler(
         tmp_path,
         server.port,
         {"shop": f"dbname={DATABASE} user={USER}"},
         {
-            "auth_type": "ldap",
-            "auth_ldap_options": f"{here} {BY_NAME}",
             "failed_login_delay": 0,
             "external_auth_threads": 1,
             "external_auth_queue": 0,
@@ -296,19 +420,39 @@ def test_auth_type_ldap(outside: Outside, server: Postgres, tmp_path: Path) -> N
     )
     pooler.start()
     try:
+        assert outcome(pooler, "shop", "joe", "wrong") == ""  # anybody comes in
+        pooler.reload(auth_type="ldap", auth_ldap_options=f"{here} {BY_NAME}")
+        wait_until(lambda: "LDAP auth" in outcome(pooler, "shop", "joe", "no"), "LDAP")
         assert outcome(pooler, "shop", "joe") == ""
-        assert "LDAP authentication failed" in outcome(pooler, "shop", "joe", "wrong")
         assert "LDAP authentication failed" in outcome(pooler, "none", "joe", "wrong")
         assert "no such database" in outcome(pooler, "none", "joe")
         pooler.reload(auth_ldap_options=f"{here} ldapbasedn={PEOPLE}")
         pooler.wait_log("auth_ldap_options: no such option")
         assert outcome(pooler, "shop", "joe") == ""
-        silent = f"ldapserver={HOST} ldapport={outside.silent.getsockname()[1]}"
+        # nobody has said whose certificates are trusted
+        pooler.reload(auth_ldap_options=f"{here} ldaptls=1 {BY_NAME}")
+        wait_until(lambda: "LDAP auth" in outcome(pooler, "shop", "joe"), "TLS")
+        pooler.wait_log("could not start LDAP TLS session")
+        silent = (
+            f"ldapserver={HOST} ldapport={outside.directory.silent.getsockname()[1]}"
+        )
         pooler.reload(auth_ldap_options=f"{silent} {BY_SEARCH}")
-        check_queue(pooler, outside.silent)
+        check_queue(pooler, outside.directory.silent)
     finally:
         pooler.finish()
     assert PASSWORD not in pooler.log()
+
+
+def refused_with(pooler: Pooler, way: str, user: str, password: str, why: str) -> None:
+    """The client hears that it is refused, and the log why; not of all in a flood."""
+    seen = pooler.log().count(why)
+
+    def is_said() -> bool:
+        said = outcome(pooler, way, user, password)
+        assert said.endswith("FATAL:  LDAP authentication failed"), said
+        return pooler.log().count(why) > seen
+
+    wait_until(is_said, why)
 
 
 def ask(pooler: Pooler, way: str, password: str = PASSWORD) -> WireClient:

@@ -150,6 +150,18 @@ def outcome(pooler: Pooler, way: str, user: str, password: str = PASSWORD) -> st
     return ""
 
 
+def refused_with(pooler: Pooler, way: str, user: str, password: str, why: str) -> None:
+    """The client hears that it is refused, and the log why; not of all in a flood."""
+    seen = pooler.log().count(why)
+
+    def is_said() -> bool:
+        said = outcome(pooler, way, user, password)
+        assert said.endswith("FATAL:  PAM authentication failed"), said
+        return pooler.log().count(why) > seen
+
+    wait_until(is_said, why)
+
+
 def ask(pooler: Pooler, way: str, user: str, password: str = PASSWORD) -> WireClient:
     """A client that has sent its password."""
     client = WireClient(pooler.port)
@@ -186,10 +198,7 @@ def test_who_comes_in(outside: Outside) -> None:
 def test_who_does_not_come_in(
     outside: Outside, way: str, user: str, password: str, why: str
 ) -> None:
-    seen = outside.pooler.log().count(why)
-    said = outcome(outside.pooler, way, user, password)
-    assert said.endswith(REFUSED), said
-    outside.pooler.wait_log(why, seen + 1)
+    refused_with(outside.pooler, way, user, password, why)
     assert PASSWORD not in outside.pooler.log()
 
 
@@ -269,6 +278,29 @@ def is_waiting(client: WireClient) -> bool:
         return "too many logins" not in client.read_fatal()["M"]
     except TimeoutError:
         return True
+
+
+def test_a_module_that_blocks_does_not_keep_the_worker(
+    outside: Outside, server: Postgres, tmp_path: Path
+) -> None:
+    rules = tmp_path / "hba.conf"
+    rules.write_text("host all all all pam pamservice=blocks\n")
+    pooler = Pooler(
+        tmp_path,
+        server.port,
+        settings={"auth_type": "hba", "auth_hba_file": rules},
+        environment=environment(outside.folder),
+    )
+    try:
+        pooler.start()
+        with ask(pooler, DATABASE, "joe") as client:
+            fifo = os.open(outside.folder / "fifo", os.O_WRONLY)  # it has begun
+            assert pooler.stop() == 0
+            with pytest.raises(ConnectionEnded):
+                client.read()
+            os.close(fifo)
+    finally:
+        pooler.finish()
 
 
 def test_auth_type_pam(outside: Outside, server: Postgres, tmp_path: Path) -> None:
