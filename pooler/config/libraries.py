@@ -19,20 +19,24 @@ from pooler.config.kinds import AuthType
 
 @dataclass(frozen=True, slots=True)
 class Needed:
-    """Names of a library, the best first, and where it comes from."""
+    """Names of a library, the best first, a function that it has, where it is from."""
 
     names: tuple[str, ...]
+    function: str
     packages: str
 
 
 NEEDED: Mapping[AuthType, Needed] = MappingProxyType(
     {
         AuthType.PAM: Needed(
-            ("libpam.so.0",), "libpam0g (Debian, Ubuntu) or pam (Fedora)"
+            ("libpam.so.0",),
+            "pam_start",
+            "libpam0g (Debian, Ubuntu) or pam (Fedora)",
         ),
         # Versions that may be used by several threads at once.
         AuthType.LDAP: Needed(
             ("libldap.so.2", "libldap-2.5.so.0", "libldap_r-2.4.so.2"),
+            "ldap_init_fd",
             "libldap2 or libldap-2.5-0 (Debian, Ubuntu) or openldap (Fedora)",
         ),
     }
@@ -42,14 +46,17 @@ NEEDED: Mapping[AuthType, Needed] = MappingProxyType(
 def load_library(method: AuthType) -> ctypes.CDLL:
     """The library of a method; OSError says what is missing and where it is from.
 
-    Its names are seen by all, so that a wrapper that is preloaded is used by us too.
+    Its names are seen by nobody else: psycopg brings libraries of the same kind, which
+    must find their own. A wrapper that is preloaded is taken instead of it.
     """
     needed = NEEDED[method]
-    for name in needed.names:
+    for name in (None, *needed.names):
         try:
-            return ctypes.CDLL(name, mode=ctypes.RTLD_GLOBAL)
+            library = ctypes.CDLL(name)
         except OSError:
             continue
+        if hasattr(library, needed.function):
+            return library
     raise OSError(
         f"{method} needs {' or '.join(needed.names)}, which is not installed here; it"
         f" is in {needed.packages}"

@@ -149,8 +149,8 @@ class Judges:
         if took_s >= SLOW_S:
             log.write(
                 log.WARNING,
-                f"the check of a password has not ended after {took_s:.0f} s; the"
-                f" client is gone, the check holds one of {self._threads} threads"
+                f"the check of a password has not ended after {took_s:.0f} s;"
+                f" nobody waits for it, it holds one of {self._threads} threads"
                 f" ({self._given_up} are held so)",
             )
 
@@ -165,7 +165,8 @@ class Judges:
                 verdict = case.work()
             except Exception as error:
                 # of ours: what a library says is a verdict
-                verdict = Verdict(f"internal error: {error!r}")
+                # (its text might have the password)
+                verdict = Verdict(f"internal error: {type(error).__name__}")
             with self._changed:
                 self._free += 1
             # the loop may be closed, when the worker ends

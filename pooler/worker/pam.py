@@ -65,8 +65,7 @@ class Pam:
     """libpam. OSError if it is not here."""
 
     def __init__(self) -> None:
-        load_library(AuthType.PAM)
-        names = ctypes.CDLL(None)
+        names, libc = load_library(AuthType.PAM), ctypes.CDLL(None)
         handle, text = ctypes.c_void_p, ctypes.c_char_p
         self._start: Any = _function(names, "pam_start", text, text, handle, handle)
         self._end: Any = _function(names, "pam_end", handle, ctypes.c_int)
@@ -80,9 +79,9 @@ class Pam:
         self._strerror: Any = _function(names, "pam_strerror", handle, ctypes.c_int)
         self._strerror.restype = text
         # PAM frees with free() what it is answered.
-        self._calloc: Any = _function(names, "calloc", ctypes.c_size_t, ctypes.c_size_t)
-        self._strdup: Any = _function(names, "strdup", text)
-        self._free: Any = _function(names, "free", handle)
+        self._calloc: Any = _function(libc, "calloc", ctypes.c_size_t, ctypes.c_size_t)
+        self._strdup: Any = _function(libc, "strdup", text)
+        self._free: Any = _function(libc, "free", handle)
         self._calloc.restype = self._strdup.restype = handle
         self._free.restype = None
 

@@ -44,6 +44,7 @@ from tests.wire_client import ConnectionEnded, WireClient, message, startup, tex
 pytestmark = [pytest.mark.full, pytest.mark.timeout(60)]
 
 PASSWORD = 'pass wörd "quoted" \\'
+ASKER = "asker"  # who runs auth_query
 SERVER_USER = "kim"  # PostgreSQL has the same password for her
 LONG_PASSWORD = "x" * 65_000
 PEOPLE_PASSWORDS = {
@@ -181,6 +182,7 @@ def server(directory: Directory) -> Iterator[Postgres]:
     with Postgres(hba=hba) as made:
         quoted = PASSWORD.replace("'", "''")
         made.psql(f"CREATE ROLE {SERVER_USER} LOGIN PASSWORD '{quoted}'")
+        made.psql(f"CREATE ROLE {ASKER} LOGIN SUPERUSER PASSWORD 'secret'")
         for user in {USER, *(user for user, _ in WHO)} - {SERVER_USER}:
             made.psql(f'CREATE ROLE "{user}" LOGIN')
         made.psql(f"CREATE DATABASE {DATABASE}")
@@ -404,6 +406,33 @@ def test_a_check_that_is_cut_ends(more: dict[str, Any]) -> None:
             check.cut()
             assert verdict.result(5).why_not
         assert check().why_not == "cut"  # and nothing more begins
+
+
+def test_ldap_and_auth_query_in_one_worker(
+    outside: Outside, server: Postgres, tmp_path: Path
+) -> None:
+    """psycopg brings a libldap of its own; neither may find the other's functions."""
+    rules = tmp_path / "hba.conf"
+    ldaps = outside.directory.lines["ldaps"]
+    rules.write_text(f"host all joe all ldap {ldaps}\nhost all all all scram-sha-256\n")
+    pooler = Pooler(
+        tmp_path,
+        server.port,
+        {
+            "shop": f"dbname={DATABASE} user={USER}",
+            "own_user": f"dbname={DATABASE}",
+        },
+        {"auth_type": "hba", "auth_hba_file": rules, "auth_user": ASKER},
+        f'"{ASKER}" "secret"',
+        environment={"LDAPTLS_CACERT": str(outside.directory.certificates.ca_file)},
+    )
+    try:
+        pooler.start()
+        for _ in range(2):
+            assert outcome(pooler, "shop", "joe") == ""
+            assert outcome(pooler, "own_user", SERVER_USER) == ""
+    finally:
+        pooler.finish()
 
 
 def test_auth_type_ldap(outside: Outside, server: Postgres, tmp_path: Path) -> None:

@@ -539,7 +539,7 @@ def test_what_an_authentication_needs(said: str, problem: str) -> None:
 def test_a_method_without_its_library(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    missing = Needed(("libnone.so.0",), "libnone0")
+    missing = Needed(("libnone.so.0",), "no_such_function", "libnone0")
     for method in (AuthType.PAM, AuthType.LDAP):
         monkeypatch.setattr(libraries, "NEEDED", {method: missing})
         monkeypatch.setattr(loading, "NEEDED", {method: missing})
