@@ -322,47 +322,57 @@ class _Loader:
         if self.main is None:
             raise ConfigError(f"section [{MAIN}] is missing", file=self.path)
         self.values.setdefault("conffile", self.path)
-        config = Config(
-            path=self.path,
-            settings=Settings(**self.values),
-            databases=MappingProxyType(self.databases),
-            users=MappingProxyType(self.users),
-            peers=MappingProxyType(self.peers),
-            autodb=self.autodb,
-            origins=MappingProxyType(self.origins),
+        return completed(
+            Config(
+                path=self.path,
+                settings=Settings(**self.values),
+                databases=MappingProxyType(self.databases),
+                users=MappingProxyType(self.users),
+                peers=MappingProxyType(self.peers),
+                autodb=self.autodb,
+                warnings=tuple(self.warnings),
+                origins=MappingProxyType(self.origins),
+            )
         )
-        _check_auth_dbname(config)
-        _check_tls(config)
-        config = dataclasses.replace(
-            config,
-            userlist=self.read_userlist(config),
-            hba=_read_hba(config),
-            ldap=_read_ldap(config),
-        )
-        _check_libraries(config)
-        warnings = (
-            *self.warnings,
-            *unbuilt_warnings(config),
-            *_check_hosts(config),
-            *_warn_auth_dbname(config),
-        )
-        return dataclasses.replace(config, warnings=warnings)
 
-    def read_userlist(self, config: Config) -> Mapping[str, Secret]:
-        path = config.settings.auth_file
-        if path is None:
-            return _empty()
-        try:
-            text = read_text(path)
-        except ConfigError as error:
-            where = self.origins[MAIN, "auth_file"]
-            if config.settings.auth_type not in _WITHOUT_AUTH_FILE:
-                raise ConfigError(
-                    str(error), file=where.file, line=where.line, setting="auth_file"
-                ) from None
-            self.warnings.append(f"{where}: auth_file: {error}")
-            return _empty()
-        return parse_userlist(text, path)
+
+def completed(config: Config) -> Config:
+    """With what its settings name read as well; ConfigError if that cannot be used."""
+    check_auth(config)
+    check_tls(config)
+    return with_files(config)
+
+
+def with_files(config: Config) -> Config:
+    """With the users and rules in its files, and warnings of what is not honoured."""
+    userlist, problems = _read_userlist(config)
+    config = dataclasses.replace(
+        config, userlist=userlist, hba=_read_hba(config), ldap=_read_ldap(config)
+    )
+    _check_libraries(config)
+    warnings = (
+        *config.warnings,
+        *problems,
+        *unbuilt_warnings(config),
+        *_check_hosts(config),
+        *_warn_auth_dbname(config),
+    )
+    return dataclasses.replace(config, warnings=warnings)
+
+
+def _read_userlist(config: Config) -> tuple[Mapping[str, Secret], tuple[str, ...]]:
+    """Users, and what is wrong if it does no harm."""
+    path = config.settings.auth_file
+    if path is None:
+        return _empty(), ()
+    try:
+        text = read_text(path)
+    except ConfigError as error:
+        problem = _at_setting(config, "auth_file", str(error))
+        if config.settings.auth_type not in _WITHOUT_AUTH_FILE:
+            raise problem from None
+        return _empty(), (str(problem),)
+    return parse_userlist(text, path), ()
 
 
 def _find_row(table: Table, key: str, entry: Entry, owner: str) -> Row:
@@ -407,7 +417,8 @@ def load(path: str | os.PathLike[str]) -> Config:
 # What is accepted but not honoured
 
 
-def _check_auth_dbname(config: Config) -> None:
+def check_auth(config: Config) -> None:
+    """ConfigError for an auth_dbname that cannot be had."""
     if config.settings.auth_dbname == RESERVED_DATABASE:
         raise _at_setting(config, "auth_dbname", RESERVED_AUTH_DBNAME)
 
@@ -427,7 +438,8 @@ def _warn_auth_dbname(config: Config) -> Iterator[str]:
             )
 
 
-def _check_tls(config: Config) -> None:
+def check_tls(config: Config) -> None:
+    """ConfigError for what TLS cannot have."""
     try:
         check_client_tls(config.settings)
         check_server_tls(server_tls_of(config.settings))

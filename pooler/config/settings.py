@@ -359,7 +359,7 @@ class Settings:
     stats_period: int = setting(60, INT,
         "Period of the averages.", unit="s", low=1, off=60)
     stats_users: tuple[str, ...] = setting((), LIST,
-        "Users who may only look on the console.")
+        "Users who may only look on the console.", built=True)
     suspend_timeout: float = setting(10.0, TIME,
         "SUSPEND and -R wait this long for buffers to drain.", unit="s", off=10.0)
     syslog: bool = setting(False, BOOL, "Log to syslog.")

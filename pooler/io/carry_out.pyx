@@ -132,6 +132,7 @@ cdef void close_client(Loop *L, const Order *order) noexcept nogil:
         L.login_count -= 1
     queue_reset(&order.client.stream.out)
     L.client_count -= 1
+    L.uncounted_count -= cc.uncounted
     count_clients(L)
     conn_leave(L, &cc.conn)
 

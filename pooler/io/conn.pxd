@@ -80,6 +80,7 @@ cdef struct KnownLogin:  # a startup packet that was let in, and what it has com
     bint secured  # it came by TLS
     uint8_t question  # Question, if there is a secret
     Secret *secret  # own: one reference; NULL: nothing is asked
+    uint64_t until_us  # when the secret has to be asked for anew; 0: it has not
     uint32_t pool_id
     ParamSet *values  # own: one reference
     uint8_t key_n  # of the cancel key that it gets
@@ -123,6 +124,7 @@ cdef struct ClientConn:
     ClientSession session
     bint login_noticed  # Python knows that there are bytes
     bint by_python  # Python leads the login
+    bint uncounted  # takes no place of max_client_conn
     bint asked_tls  # SSLRequest was answered, and not by Python
     uint32_t login_wanted_bytes  # Python hears of no less
     ProofUnderWay *proof  # own; NULL: none
@@ -184,6 +186,7 @@ cdef struct Loop:  # one per worker
     uint32_t *ready_masks
     uint32_t ready_count
     uint32_t client_count
+    uint32_t uncounted_count  # of these, not on the board
     uint32_t login_count
     uint32_t server_count
     uint32_t link_count

@@ -5,7 +5,7 @@ cimport cython
 from cpython.bytes cimport PyBytes_AsString, PyBytes_FromStringAndSize
 from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport free
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy, memmove, memset
 
 from pooler.auth.exchange cimport Exchange
 from pooler.auth.secrets cimport KEY_BYTES, StoredSecret, secret_ref, stored_secret
@@ -23,8 +23,8 @@ from pooler.io.link cimport (
     close_link, link_becomes_server, link_listen, link_send, open_link,
 )
 from pooler.io.logins cimport (
-    admit, count_clients, login_end, login_known, login_remember, logins_forget,
-    logins_free,
+    admit, count_clients, login_end, login_forget, login_known, login_remember,
+    logins_forget, logins_free,
 )
 from pooler.io.loop cimport loop_free, loop_init, loop_now, loop_run
 from pooler.io.poll cimport (
@@ -68,6 +68,9 @@ import selectors
 from pooler.errors import CLOSE_REASON_ROWS
 
 fill_close_reasons(CLOSE_REASON_ROWS)
+
+cdef enum:
+    NOTICES_AT_ONCE = 32  # of logins: some milliseconds
 
 # Parameters that are lists of names: SET would take a reported value for one name.
 LIST_PARAMETERS = frozenset(
@@ -205,15 +208,18 @@ cdef class Engine:
         return ready
 
     def take_notices(self):
-        """Return and forget what was left for Python.
+        """Return and forget what was left for Python, the oldest first.
 
-        Rows are (Notice, handle, argument, pool id or -1, age in us, peer, detail);
-        what a kind fills in is said at ``Notice``.
+        No more than what keeps others waiting for a moment only: what is left is told
+        after the next turn. Rows are (Notice, handle, argument, pool id or -1, age in
+        us, peer, detail); what a kind fills in is said at
+        ``Notice``.
         """
+        cdef uint32_t count = min(self.loop.notice_count, <uint32_t> NOTICES_AT_ONCE)
         cdef uint32_t i
         cdef NoticeRow *row
         rows = []
-        for i in range(self.loop.notice_count):
+        for i in range(count):
             row = &self.loop.notices[i]
             peer = None
             if row.kind == NOTICE_CLIENT_CLOSED or row.kind == NOTICE_LOGGED_IN:
@@ -225,7 +231,11 @@ cdef class Engine:
                     detail,
                 )
             )
-        self.loop.notice_count = 0
+        self.loop.notice_count -= count
+        memmove(
+            self.loop.notices, self.loop.notices + count,
+            self.loop.notice_count * sizeof(NoticeRow),
+        )
         return rows
 
     @property
@@ -329,16 +339,21 @@ cdef class Engine:
         """Something has changed that a known login depends on."""
         logins_forget(&self.loop)
 
+    def login_forget(self, uint32_t number):
+        """What ``login_remember`` has returned is not known any more."""
+        login_forget(&self.loop, number)
+
     def login_remember(
         self, uint64_t handle, bytes packet, uint32_t pool_id, parameters,
         bytes greeting, *, bytes before=b"", int question=0, StoredSecret secret=None,
-        uint8_t key_bytes=CANCEL_KEY_MIN_BYTES,
+        uint64_t valid_us=0, uint8_t key_bytes=CANCEL_KEY_MIN_BYTES,
     ):
         """A client that is about to be admitted: others like it need no Python.
 
         ``packet``: its startup packet. ``before``: what it was told in front of the
         question, ``secret``: what its answer was measured by; None: nothing was asked.
-        ``greeting``: all it is told, up to the cancel key of ``key_bytes``. Returns the
+        ``valid_us``: for how long, 0 for ever. ``greeting``: all it is told, up to the
+        cancel key of ``key_bytes``. Returns the
         number by which NOTICE_LOGGED_IN names them, 0 if nothing is kept.
         """
         cdef ClientConn *cc = self.client(handle)
@@ -359,6 +374,9 @@ cdef class Engine:
             raise
         known.pool_id = pool_id
         known.key_n = key_bytes
+        if valid_us:
+            loop_now(&self.loop)
+            known.until_us = self.loop.relay.now_us + valid_us
         known.question = <uint8_t> question
         if secret is not None:
             known.secret = secret_ref(secret.secret)
@@ -476,6 +494,13 @@ cdef class Engine:
     def client_certificate_name(self, uint64_t handle):
         """The common name in the certificate that a client has shown; b"": none."""
         return certificate_name(&self.client(handle).conn)
+
+    def client_uncounted(self, uint64_t handle):
+        """A client takes no place of ``max_client_conn``."""
+        cdef ClientConn *cc = self.client(handle)
+        self.loop.uncounted_count += not cc.uncounted
+        cc.uncounted = True
+        count_clients(&self.loop)
 
     def client_os_uid(self, uint64_t handle):
         """The user id of the process behind a Unix socket; None: there is none."""

@@ -25,6 +25,7 @@ from pooler.tables.params cimport ParamSet
 
 cdef bint login_goes_on(Loop *L, ClientConn *cc) noexcept nogil
 cdef void login_end(Loop *L, ClientConn *cc) noexcept nogil
+cdef void login_forget(Loop *L, uint32_t number) noexcept nogil
 cdef void logins_forget(Loop *L) noexcept nogil
 cdef void logins_free(Loop *L) noexcept nogil
 cdef void count_clients(Loop *L) noexcept nogil

@@ -56,21 +56,24 @@ cdef inline KnownLogin **bucket(Logins *known, uint64_t hash) noexcept nogil:
 
 
 cdef KnownLogin *find(
-    Logins *logins, const ClientConn *cc, const uint8_t *packet, size_t n
+    Loop *L, const ClientConn *cc, const uint8_t *packet, size_t n
 ) noexcept nogil:
     """What is known of this packet from this client; NULL: nothing."""
     cdef KnownLogin *k
     cdef uint64_t hash
-    if logins.known_count == 0:
+    if L.logins.known_count == 0:
         return NULL
     hash = hash_bytes(packet, n)
-    k = bucket(logins, hash)[0]
+    k = bucket(&L.logins, hash)[0]
     while k != NULL:
         if (
             k.hash == hash and k.packet_n == n and k.secured == (cc.conn.tls != NULL)
             and same_place(&k.peer, &cc.peer) and memcmp(k.bytes, packet, n) == 0
         ):
-            return k
+            if k.until_us == 0 or L.relay.now_us < k.until_us:
+                return k
+            forget(L, k)
+            return NULL
         k = k.next
     return NULL
 
@@ -105,6 +108,21 @@ cdef void logins_forget(Loop *L) noexcept nogil:
     for i in range(KNOWN_LOGIN_BUCKETS):
         while L.logins.known[i] != NULL:
             forget(L, L.logins.known[i])
+
+
+cdef void login_forget(Loop *L, uint32_t number) noexcept nogil:
+    """Forget the one with this number, if it is known. Cost: O(all that are)"""
+    cdef KnownLogin *k
+    cdef int i
+    if L.logins.known_count == 0:
+        return
+    for i in range(KNOWN_LOGIN_BUCKETS):
+        k = L.logins.known[i]
+        while k != NULL:
+            if k.number == number:
+                forget(L, k)
+                return
+            k = k.next
 
 
 cdef void logins_free(Loop *L) noexcept nogil:
@@ -180,9 +198,9 @@ cdef uint32_t login_remember(Loop *L, KnownLogin *known) noexcept nogil:
 # ---------------------------------------------------------------- parts of a login
 
 cdef void count_clients(Loop *L) noexcept nogil:
-    """Show on the board how many clients this worker has."""
+    """Show on the board how many places of max_client_conn are taken here."""
     if L.logins.clients != NULL:
-        L.logins.clients[0] = L.client_count
+        L.logins.clients[0] = L.client_count - L.uncounted_count
 
 
 cdef bint is_full(const Logins *logins) noexcept nogil:
@@ -365,7 +383,7 @@ cdef Turn take_packet(Loop *L, ClientConn *cc) noexcept nogil:
     if n < length:
         cc.login_wanted_bytes = length
         return TURN_WAIT
-    k = find(&L.logins, cc, p, length)
+    k = find(L, cc, p, length)
     if k == NULL or is_full(&L.logins):
         return TURN_PYTHON
     if k.secret != NULL:

@@ -93,6 +93,7 @@ class ClientLogin:
         "_demand",
         "_elsewhere",
         "_encryption_requests",
+        "_found",
         "_kind",
         "_known",
         "_negotiation",
@@ -140,6 +141,7 @@ class ClientLogin:
         self._proof: Proof | None = None
         self._stored: StoredSecret | None = None
         self._elsewhere = False
+        self._found = False
         self._verifier: Verifier | None = None
         self._with_keys: _WithKeys | None = None
 
@@ -194,7 +196,7 @@ class ClientLogin:
         are those of ``receive``, which goes on with the bytes that have come meanwhile.
         """
         assert self._state is _State.SECRET  # noqa: S101 - one answer to one question
-        self._elsewhere = True
+        self._found = True
         self._server_user = server_user
         self._server_secret = secret
         reply = self._challenge(secret, known=secret is not None)
@@ -251,11 +253,15 @@ class ClientLogin:
             return None
         if self._proof is not None:
             return Remembered(
-                self._packet, self._negotiation, self._proof.question, self._stored
+                self._packet,
+                self._negotiation,
+                self._proof.question,
+                self._stored,
+                self._found,
             )
         if method not in (AuthMethod.TRUST, AuthMethod.ANY):
             return None
-        return Remembered(self._packet, self._negotiation, 0, None)
+        return Remembered(self._packet, self._negotiation, 0, None, self._found)
 
     def take_over(self, led: LedElsewhere) -> Reply:
         """Go on with a login that the engine has led up to the end of its proof.
@@ -317,6 +323,7 @@ class ClientLogin:
     def _may_secure(self) -> bool:
         return (
             self._policy.tls is not ClientTls.REFUSED
+            and self._policy.can_secure
             and not self._is_local
             and not self._secured
         )
@@ -393,7 +400,9 @@ class ClientLogin:
         return Reply(0, self._negotiation + challenge)
 
     def _choose_method(self, startup: StartupMessage) -> None:
-        if self._policy.demand is not None:
+        if startup.database == self._policy.console and self._is_operator(startup):
+            self._demand = Demand(AuthMethod.ANY)
+        elif self._policy.demand is not None:
             self._demand = self._policy.demand(
                 Asker(
                     startup.user,
@@ -403,6 +412,10 @@ class ClientLogin:
                     startup.replication,
                 )
             )
+
+    def _is_operator(self, startup: StartupMessage) -> bool:
+        """Whoever runs as our own user may do all to us anyway."""
+        return startup.user == self._policy.console and self._peer.is_own()
 
     # Proofs that need no question: the connection itself has them.
 

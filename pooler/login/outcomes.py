@@ -105,13 +105,14 @@ class Remembered:
     """What a login was, for those who send the same packet from the same place.
 
     ``before``: what was sent in front of the question. Without ``secret`` nothing was
-    asked.
+    asked. ``found``: the secret is an answer to NeedSecret.
     """
 
     packet: bytes
     before: bytes
     question: int
     secret: StoredSecret | None
+    found: bool
 
 
 @dataclass(frozen=True, slots=True)

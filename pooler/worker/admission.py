@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from pooler import log
+from pooler.config.loading import RESERVED_DATABASE
 from pooler.config.userlist import SecretKind
 from pooler.errors import (
     CLOSE_REASON_ROWS,
@@ -35,7 +36,6 @@ from pooler.login.client import ClientLogin
 from pooler.login.outcomes import (
     Cancel,
     Closed,
-    LedElsewhere,
     LoggedIn,
     NeedKeys,
     NeedSecret,
@@ -48,6 +48,8 @@ from pooler.login.policy import AuthMethod, ClientPolicy, kind_by_name
 from pooler.session.records import CloseReason
 from pooler.worker.auth_query import AuthQuery
 from pooler.worker.cancel import Cancels
+from pooler.worker.console import DATABASE as CONSOLE_DATABASE
+from pooler.worker.console import startup_of
 from pooler.worker.identity import Peer, demand_by
 from pooler.worker.keys import KeyRing
 from pooler.worker.known import KnownLogins, log_login
@@ -96,7 +98,10 @@ def make_policy(
         method=(AuthMethod.SCRAM if config.hba else AuthMethod(settings.auth_type)),
         demand=demand_by(config.hba) if config.hba else None,
         secrets=secret_of,
-        database_exists=lambda name: pools.database(name) is not None,
+        database_exists=lambda name: (
+            name == RESERVED_DATABASE or pools.database(name) is not None
+        ),
+        console=RESERVED_DATABASE,
         forced_user=forced_user,
         tracked=pools.tracked,
         ignore_startup_parameters=frozenset(settings.ignore_startup_parameters),
@@ -105,6 +110,7 @@ def make_policy(
         hashes_passwords=scram_count > 0 or asks,
         known_users_only=bool(settings.auth_file),
         tls=CLIENT_TLS[settings.client_tls_sslmode],
+        can_secure=context is not None,
         certificate_hash=b"" if context is None else context.certificate_hash,
         can_ask=can_ask,
         scram_iterations=settings.scram_iterations,
@@ -215,31 +221,25 @@ class Admission:
     def arrived(self, handle: int) -> None:
         """A client in login has sent something."""
         arrival = self._arrivals.get(handle)
-        if arrival is None:
-            if self._refusals.holds(handle):
-                return
-            arrival = self._arrivals[handle] = self._new_arrival(handle)
-            led = self._known.led(handle, arrival.login)
-            if led is not None:
-                self._take_over(handle, arrival, led)
-                return
-        if arrival.accepted is not None or arrival.pending is not None:
-            return  # its next words wait with it
+        led = None
         try:
-            self._check_protocol(handle, arrival)
-            reply = arrival.login.receive(self._engine.login_bytes(handle))
+            if arrival is None:
+                if self._refusals.holds(handle):
+                    return
+                arrival = self._arrivals[handle] = self._new_arrival(handle)
+                led = self._known.led(handle, arrival.login)
+            elif arrival.accepted is not None or arrival.pending is not None:
+                return  # its next words wait with it
+            if led is not None:
+                reply = arrival.login.take_over(led)
+            else:
+                self._check_protocol(handle, arrival)
+                reply = arrival.login.receive(self._engine.login_bytes(handle))
             self._carry_out(handle, arrival, reply)
         except LoginError as error:
             self._refuse(handle, error)
         except LookupError:
-            self._forget(handle)  # it closed while it was answered
-
-    def _take_over(self, handle: int, arrival: _Arrival, led: LedElsewhere) -> None:
-        """Go on with a login that the engine has led up to the end of its proof."""
-        try:
-            self._carry_out(handle, arrival, arrival.login.take_over(led))
-        except LoginError as error:
-            self._refuse(handle, error)
+            self._forget(handle)  # it has closed meanwhile
 
     def led_by_engine(self, handle: int, number: int, peer: object) -> None:
         """The engine has let a client in of which Python has not heard."""
@@ -247,7 +247,7 @@ class Admission:
 
     def _carry_out(self, handle: int, arrival: _Arrival, reply: Reply) -> None:
         """Do what a step of the login came to; LookupError when the client has gone."""
-        if arrival.login.wants_in:
+        if arrival.login.wants_in and arrival.login.asked[0] != RESERVED_DATABASE:
             self._check_room()
             if not arrival.checked:
                 arrival.checked = True
@@ -365,6 +365,7 @@ class Admission:
         if arrival is not None and error.sqlstate == INVALID_PASSWORD:
             database, user = arrival.login.asked
             self._auth_query.forget(user, database)
+            self._known.forget(user)
         self._forget(handle)
         with contextlib.suppress(LookupError):  # it has gone
             self._refusals.refuse(
@@ -376,6 +377,9 @@ class Admission:
     def _await_welcome(
         self, handle: int, arrival: _Arrival, accepted: LoggedIn
     ) -> None:
+        if accepted.database == RESERVED_DATABASE:
+            self._enter_console(handle, arrival, accepted)
+            return
         database = self._pools.database(accepted.database)
         if database is None:
             raise LoginError(
@@ -397,6 +401,18 @@ class Admission:
         if accepted.secret is not None or pool.user in self._pools.config.userlist:
             self._pools.learn_secret(pool, accepted.secret, stored=arrival.asked)
         self._choose_words(handle, accepted, pool, values)
+
+    def _enter_console(
+        self, handle: int, arrival: _Arrival, accepted: LoggedIn
+    ) -> None:
+        if accepted.replication:
+            raise LoginError("not allowed", why="the console replicates nothing")
+        is_own = Peer(self._engine, handle).is_own()
+        startup = startup_of(self._pools.config, accepted.user, is_own=is_own)
+        pool = self._pools.dedicated(CONSOLE_DATABASE, accepted.user, startup)
+        arrival.pool = pool
+        self._engine.client_uncounted(handle)  # it is there when all is full
+        self._choose_words(handle, accepted, pool, {})
 
     def _choose_words(
         self, handle: int, accepted: LoggedIn, pool: Pool, values: dict[str, str]
@@ -484,9 +500,16 @@ class Admission:
                 accepted.replication,
             )
         greeting = pool.greeting(told, self._pools.tracked_names)
-        if not pool.words.unknown(values, pool.welcome or {}):
+        is_shared = pool.startup is None
+        if is_shared and not pool.words.unknown(values, pool.welcome or {}):
             self._known.remember(
-                handle, arrival.login, accepted, pool, greeting, notice
+                handle,
+                arrival.login,
+                accepted,
+                pool,
+                greeting,
+                notice,
+                self._auth_query.kept_for_s,
             )
         key = self._cancels.new_key(accepted.minor_protocol)
         self._engine.client_admit(
@@ -522,10 +545,11 @@ class Admission:
         arrival = self._arrivals.get(handle)
         self._forget(handle)
         host, port = peer if isinstance(peer, tuple) else ("?", 0)
+        was_refused = self._refusals.forget(handle)
         if detail:
             line = f"TLS handshake error: {detail}"
             self._refusals.write(line, handle, NOBODY_YET, (host, port))
-        elif not self._refusals.forget(handle) and reason == TOO_LATE:
+        elif reason == TOO_LATE and not was_refused:
             line = f"pooler error: {CLOSE_REASON_ROWS[reason][1]}"
             self._refusals.write(line, handle, _who(arrival), (host, port))
         pool = self._pools.by_id(pool_id)

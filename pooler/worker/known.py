@@ -8,6 +8,8 @@ engine looks up (``io/logins``); when anything else changes, all is forgotten.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from pooler import log
 from pooler.config.settings import Settings
 from pooler.io.engine import Engine
@@ -31,6 +33,8 @@ class KnownLogins:
         self._slot = slot
         self._remembers = True
         self._names: dict[int, tuple[str, str]] = {}  # by number: database and user
+        self._found: dict[str, list[int]] = {}  # numbers by user that was asked for
+        self._found_count = 0
 
     def configure(self, settings: Settings, context: TlsContext | None) -> None:
         """Forget all; from now on logins follow this configuration.
@@ -38,6 +42,7 @@ class KnownLogins:
         Where an address may not fail too often, Python has to be asked each time.
         """
         self._remembers = not settings.max_failed_logins
+        self._found.clear()
         self._engine.logins_configure(
             client_cells=self._board.column("clients"),
             slot=self._slot,
@@ -56,11 +61,20 @@ class KnownLogins:
         pool: Pool,
         greeting: Greeting,
         notice: bytes,
+        kept_for_s: Callable[[str, str], float],
     ) -> None:
-        """A client is about to be admitted; the next one like it needs no Python."""
+        """A client is about to be admitted; the next one like it needs no Python.
+
+        ``kept_for_s``: how long the secret that was found of a user counts.
+        """
         known = login.remembered() if self._remembers else None
         if known is None or len(known.packet) > MOST_PACKET_BYTES:
             return
+        valid_us = 0
+        if known.found:
+            valid_us = int(1e6 * kept_for_s(accepted.user, accepted.database))
+            if not valid_us:
+                return
         number = self._engine.login_remember(
             handle,
             known.packet,
@@ -70,6 +84,7 @@ class KnownLogins:
             before=known.before,
             question=known.question,
             secret=known.secret,
+            valid_us=valid_us,
             key_bytes=LONG_KEY_BYTES if accepted.minor_protocol else KEY_BYTES,
         )
         if number:
@@ -77,6 +92,22 @@ class KnownLogins:
             while len(self._names) >= MOST_NAMED:
                 del self._names[next(iter(self._names))]
             self._names[number] = (accepted.database, accepted.user)
+            if known.found:
+                self._note_found(accepted.user, number)
+
+    def _note_found(self, user: str, number: int) -> None:
+        """Rows run out and come again, so once in a while all begin anew."""
+        self._found_count += 1
+        if self._found_count > MOST_NAMED:
+            self._engine.logins_forget()
+            self._found.clear()
+            self._found_count = 0
+        self._found.setdefault(user, []).append(number)
+
+    def forget(self, user: str) -> None:
+        """A login of a user has failed whose secret was found: it may have changed."""
+        for number in self._found.pop(user, ()):
+            self._engine.login_forget(number)
 
     def led(self, handle: int, login: ClientLogin) -> LedElsewhere | None:
         """What the engine has done of a login that is Python's from here on."""

@@ -35,6 +35,8 @@ from pooler.login.server import ServerLoginError
 from pooler.parameters import TRACKED_PARAMETERS
 from pooler.session.records import Change, CloseReason
 from pooler.session.records import PoolMode as EngineMode
+from pooler.worker.console import DATABASE as CONSOLE_DATABASE
+from pooler.worker.console import ConsoleDoor
 from pooler.worker.servers import Address, ReadyServer, ServerOpener, Way
 from pooler.worker.words import LABEL, Questions, Words, label
 
@@ -96,6 +98,11 @@ class Pool:
     told_left: int = 0  # of LEFT_TEXTS, what the log has said
     words: Words = field(default_factory=Words)
     questions: Questions | None = None  # None: of a replication client
+
+    @property
+    def is_console(self) -> bool:
+        """Whether its one server is the console."""
+        return self.database is CONSOLE_DATABASE
 
     @property
     def tag(self) -> str:
@@ -221,14 +228,21 @@ class Pools:
     """All pools of a worker; made on first use, kept until the worker ends."""
 
     def __init__(
-        self, engine: Engine, links: Links, config: Config, slot: int, workers: int
+        self,
+        engine: Engine,
+        links: Links,
+        config: Config,
+        slot: int,
+        workers: int,
+        door: ConsoleDoor,
     ) -> None:
         self._engine = engine
         self._slot = slot
         self.workers = workers
         self.tracked = tracked_parameters(config)
         self.tracked_names = tuple(self.tracked.values())
-        self.opener = ServerOpener(links, config, self.tracked)
+        self.opener = ServerOpener(links, config, self.tracked, door)
+        self.door = door
         self._leaving = False
         self._dedicated_ids: list[int] = []  # of the engine's pools, to be used again
         self._by_key: dict[tuple[str, str], Pool] = {}
@@ -319,6 +333,28 @@ class Pools:
         """Return every pool."""
         return list(self._by_id.values())
 
+    def stats(self, pool: Pool) -> dict[str, int]:
+        """Counts and totals of a pool; see ``Engine.pool_stats``."""
+        found: dict[str, int] = self._engine.pool_stats(pool.pool_id)
+        return found
+
+    def reconnect(self, name: str) -> bool:
+        """Replace the servers of a database as they become free; "": of all.
+
+        False: there is no such database.
+        """
+        if name and self.database(name) is None:
+            return False
+        for pool in self._by_key.values():
+            if name in ("", pool.database.name):
+                self._replace_servers(pool)
+        return True
+
+    def _replace_servers(self, pool: Pool) -> None:
+        pool.learn(None)
+        pool.failure = None
+        self._engine.pool_retire(pool.pool_id, False)
+
     def reload(self, config: Config, reconnect: frozenset[str]) -> None:
         """Take over a new configuration; servers of ``reconnect`` are replaced."""
         secrets = self.config.userlist
@@ -332,6 +368,7 @@ class Pools:
         self._databases.clear()
         for pool in list(self._by_key.values()):
             pool.words.forget()
+            pool.failure = None  # what was wrong may be right by now
             self._engine.pool_learned(pool.pool_id)  # what is on its way, as well
             if config.userlist.get(pool.user) != secrets.get(pool.user):
                 pool.scram_keys = None  # they were proved by what is no secret any more
@@ -342,8 +379,7 @@ class Pools:
             self._configure(pool)
             self._engine.pool_resize(pool.pool_id, self._size(database, pool.user))
             if pool.database.name in reconnect or "*" in reconnect:
-                pool.learn(None)
-                self._engine.pool_retire(pool.pool_id, False)
+                self._replace_servers(pool)
 
     def _limit(self) -> None:
         """Tell the engine what clients may do, whatever their pool."""
@@ -499,7 +535,7 @@ class Pools:
 
     def _adopt(self, pool: Pool, ready: ReadyServer) -> None:
         greeting = ready.greeting
-        if self.config.settings.log_connections:
+        if self.config.settings.log_connections and not pool.is_console:
             family, local = ready.way.address.family, ready.link.local_address
             unix = family == socket.AF_UNIX
             origin = "" if unix else f" (from {Address(family, local)})"
@@ -563,6 +599,8 @@ class Pools:
                 self._pause(server.pool, LoginError(CLOSE_REASON_ROWS[reason][1]))
             self._seek_welcome(server.pool)
         if server is None or not self.config.settings.log_disconnections:
+            return
+        if server.pool.is_console:
             return
         text = CLOSE_REASON_ROWS[reason][1]
         log.write(

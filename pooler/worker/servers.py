@@ -37,6 +37,8 @@ from pooler.login.server import (
     ServerLogin,
     ServerLoginError,
 )
+from pooler.worker.console import DATABASE as CONSOLE_DATABASE
+from pooler.worker.console import ConsoleDoor
 from pooler.worker.keys import KeyRing
 from pooler.worker.server_tls import (
     ATTEMPTS,
@@ -76,6 +78,9 @@ class Way:
     host: str  # as the configuration names it
     attempt: Attempt = Attempt.PLAIN
     security: Security | None = None  # None: nothing but the clear
+
+
+CONSOLE_WAY = Way(Address(socket.AF_UNIX, ""), "console")
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,9 +189,14 @@ class ServerOpener:
     """Opens servers of database entries; hosts of one entry take turns."""
 
     def __init__(
-        self, links: Links, config: Config, tracked: Mapping[str, str]
+        self,
+        links: Links,
+        config: Config,
+        tracked: Mapping[str, str],
+        door: ConsoleDoor,
     ) -> None:
         self._links = links
+        self._door = door
         self.keys = KeyRing()
         self.use(config)
         self._tracked = tracked
@@ -302,6 +312,8 @@ class ServerOpener:
 
     async def _connect(self, database: Database) -> tuple[Link, Way]:
         """Try the hosts of an entry, another one first each time."""
+        if database is CONSOLE_DATABASE:
+            return await self._door.connect(), CONSOLE_WAY
         hosts = self.config.hosts(database)
         if not hosts:
             raise LoginError(

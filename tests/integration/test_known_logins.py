@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import resource
+import selectors
 import socket
 import struct
 import time
@@ -16,6 +19,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from pooler.config import loading, travel
 from pooler.login import packets
 from pooler.login.md5 import md5_response, md5_secret
 from pooler.login.scram import Verifier
@@ -26,6 +30,7 @@ from tests.integration.harness import (
     HOST,
     USER,
     InProcess,
+    MakePooler,
     wait_until,
 )
 from tests.wire_client import (
@@ -36,6 +41,7 @@ from tests.wire_client import (
     message,
     messages_in,
     query,
+    startup,
     text,
 )
 
@@ -84,7 +90,9 @@ class Site:
 
     def reload(self) -> None:
         policy = self.worker.worker._admission._policy
-        self.worker._bus.send(0, "reload", {})
+        packed = travel.pack(loading.load(self.ini))
+        self.worker._bus.send(0, "reload", {"number": 1}, [packed])
+        os.close(packed)
         wait_until(
             lambda: self.worker.worker._admission._policy is not policy, "reload"
         )
@@ -496,3 +504,106 @@ def test_by_tls(
         client.send(SSL_REQUEST + b"x")
         assert "unencrypted data after SSL request" in client.read_fatal()["M"]
     assert here.known == before
+
+
+def test_secrets_that_were_asked_for(site: Callable[..., Site]) -> None:
+    """They count as long as the answer does, and not after a wrong password."""
+    here = site(
+        auth_type="scram-sha-256",
+        auth_user=USER,
+        auth_query="SELECT $1::text, 'found'",
+        auth_query_cache_ttl=60,
+    )
+    for name in ("one", "two"):
+        twice(here, "asked", "found", application_name=name)
+    before = here.known
+    assert "SASL authentication failed" in refused(
+        here, "asked", "wrong", application_name="one"
+    )
+    for name in ("one", "two"):
+        with logged_in(here, "asked", "found", application_name=name):
+            assert here.known == before
+    here.edit("auth_query_cache_ttl = 60", "auth_query_cache_ttl = 0.5")
+    with logged_in(here, "asked", "found"):
+        assert here.known == before
+
+    def is_asked_again() -> bool:
+        known = here.known
+        with logged_in(here, "asked", "found"):
+            return here.known == known
+
+    wait_until(is_asked_again, "the answer has run out")
+    here.edit("auth_query_cache_ttl = 0.5", "auth_query_cache_ttl = 0")
+    before = here.known
+    for _ in range(2):
+        with logged_in(here, "asked", "found"):
+            assert here.known == before
+
+
+class Newcomer:
+    """One of many who log in at once, by md5."""
+
+    def __init__(self, port: int, user: str) -> None:
+        self.user = user
+        self.heard = b""
+        self.is_in = False
+        self.socket = socket.socket()
+        self.socket.setblocking(False)
+        self.socket.connect_ex((HOST, port))
+
+    def writable(self) -> None:
+        self.socket.send(startup(self.user, DATABASE))
+
+    def readable(self) -> bool:
+        """Take what has come; whether it is over."""
+        data = self.socket.recv(65536)
+        asked = not self.heard
+        self.heard += data
+        if asked and data:
+            secret = SECRETS[self.user]
+            secret = secret if secret.startswith("md5") else md5_secret(secret, USER)
+            answer = md5_response(secret, data[9:13])
+            self.socket.send(message("p", text(answer)))
+        self.is_in = self.heard.endswith(b"Z\0\0\0\x05I")
+        return self.is_in or not data
+
+
+def log_in_together(port: int, users: list[str]) -> int:
+    """How many are let in."""
+    with selectors.DefaultSelector() as selector:
+        everybody = [Newcomer(port, user) for user in users]
+        for one in everybody:
+            selector.register(one.socket, selectors.EVENT_WRITE, one)
+        while selector.get_map():
+            ready = selector.select(30)
+            assert ready, "nothing happens any more"
+            for key, mask in ready:
+                if mask == selectors.EVENT_WRITE:
+                    key.data.writable()
+                    selector.modify(key.fileobj, selectors.EVENT_READ, key.data)
+                elif key.data.readable():
+                    selector.unregister(key.fileobj)
+        for one in everybody:
+            one.socket.close()
+    return sum(one.is_in for one in everybody)
+
+
+def test_two_thousand_at_once(make_pooler: MakePooler) -> None:
+    """None fails, known or not; a client at work goes on."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 8192), hard))
+    pooler = make_pooler(
+        {DATABASE: f"user={USER}"},
+        userlist(SECRETS),
+        auth_type="md5",
+        max_client_conn=2500,
+        listen_backlog=4096,
+        log_connections=0,
+        log_disconnections=0,
+    )
+    with pooler.connect(user=USER, password=PASSWORD) as at_work:
+        for user in (USER, "md5_user"):
+            assert log_in_together(pooler.port, [user] * 2000) == 2000
+            assert at_work.execute("SELECT 7").fetchone() == (7,)
+            wait_until(lambda: pooler.sockets_of_workers() == 1, "they leave")
+    assert "no more connections" not in pooler.log()

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import string
 from collections.abc import Callable
 from pathlib import Path
@@ -23,9 +24,12 @@ from pooler.config.inifile import (
     quote_name,
 )
 from pooler.config.kinds import AuthType, LoadBalance, PoolMode, TlsMode
+from pooler.config.ldap import LdapOptions
 from pooler.config.libraries import Needed
+from pooler.config.live import with_setting
 from pooler.config.loading import Config, diff, load, load_text, reloaded
 from pooler.config.settings import Settings, rows_by_name
+from pooler.config.travel import pack, unpack
 from pooler.errors import ConfigError
 
 MAIN = "[pgbouncer]\npool_mode = transaction\n"
@@ -571,6 +575,25 @@ def test_an_ldap_password_is_shown_nowhere(monkeypatch: pytest.MonkeyPatch) -> N
     for bad in (f"{options} ldaptls=hush", f"{options} ldapbindpasswd=a,hush"):
         said = problem_of(f"{MAIN}auth_type = ldap\nauth_ldap_options = {bad}")
         assert "hush" not in said, said
+
+
+def test_set_asks_another_ldap_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loading, "NEEDED", {})  # the library need not be here
+    config = config_of(main="auth_type = any")
+    with pytest.raises(ConfigError, match="auth_type = ldap needs it"):
+        with_setting(config, "auth_type", "ldap")
+    for server in "ab":
+        options = f"ldapserver={server} ldapbasedn=dc=x"
+        config = with_setting(config, "auth_ldap_options", options)
+        config = with_setting(config, "auth_type", "ldap")
+        assert config.ldap == LdapOptions(server=server, basedn="dc=x")
+    with pytest.raises(ConfigError, match="ldapserver is missing"):
+        with_setting(config, "auth_ldap_options", "ldapprefix=a")
+    fd = pack(config)  # as it reaches the workers
+    try:
+        assert unpack(fd) == config
+    finally:
+        os.close(fd)
 
 
 def test_repeated_sections_and_users() -> None:

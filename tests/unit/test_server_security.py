@@ -13,6 +13,7 @@ from pooler.config.loading import Config, load_text
 from pooler.config.settings import Database
 from pooler.errors import ConfigError, LoginError
 from pooler.io.links import Links
+from pooler.worker.console import ConsoleDoor
 from pooler.worker.servers import ServerOpener
 from tests.certificates import Certificates, make_certificates
 
@@ -35,7 +36,7 @@ def database(config: Config, name: str) -> Database:
 
 
 def opener_of(config: Config) -> ServerOpener:
-    return ServerOpener(cast("Links", None), config, {})
+    return ServerOpener(cast("Links", None), config, {}, cast("ConsoleDoor", None))
 
 
 def test_the_entry_beats_the_setting() -> None:

@@ -184,7 +184,8 @@ BUILT_MAIN = """
 auth_ldap_options external_auth_queue external_auth_threads
 listen_addr listen_port unix_socket_dir auth_type auth_file pool_mode
 default_pool_size max_client_conn listen_backlog logfile pidfile log_connections
-log_disconnections admin_users workers client_login_timeout server_connect_timeout
+log_disconnections admin_users stats_users workers client_login_timeout
+server_connect_timeout
 server_login_retry ignore_startup_parameters unix_socket_mode tcp_keepalive
 query_wait_timeout so_reuseport conffile cancel_abandoned cancel_wait_timeout
 log_pooler_errors max_packet_size peer_id server_check_delay server_check_query
