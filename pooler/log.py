@@ -127,13 +127,17 @@ class DescriptorHandler(logging.Handler):
             self.handleError(record)
             return
         whole = b"".join(map(_line_bytes, lines))
-        if self.gathered is None:
+        waiting = self.gathered
+        if waiting is None:
             self._write(whole)
             return
-        if len(self.gathered) + len(whole) > MAX_LINE_BYTES:
-            self._write(bytes(self.gathered))
-            self.gathered.clear()
-        self.gathered += whole
+        if len(waiting) + len(whole) > MAX_LINE_BYTES:
+            self._write(bytes(waiting))
+            waiting.clear()
+        waiting += whole
+        if not getattr(record, "later", False):
+            self._write(bytes(waiting))
+            waiting.clear()
 
     def write_gathered(self) -> None:
         """Write what was gathered, and gather no more."""
@@ -222,20 +226,22 @@ def reopen(logfile: str | None = None) -> None:
         write(ERROR, f"could not open log file: {error}")
 
 
-def write(level: int, message: str, *, tag: str = "") -> None:
+def write(level: int, message: str, *, tag: str = "", later: bool = False) -> None:
     """Log ``message`` as it stands: no ``%`` in it is ever interpreted.
 
+    ``later``: it may be written with what follows in a block of ``together``.
     Who has called is in no line, so it is not looked up, which is half of the cost.
     """
     if _LOGGER.isEnabledFor(level):
         record = logging.LogRecord("pooler", level, "", 0, message, None, None)
         record.tag = tag
+        record.later = later
         _LOGGER.handle(record)
 
 
 @contextlib.contextmanager
 def together() -> Iterator[None]:
-    """Lines of this block are written together, as many at once as stay whole."""
+    """Lines of this block that may wait are written together, in their order."""
     handlers = _handlers()
     for handler in handlers:
         handler.gathered = bytearray()

@@ -170,8 +170,8 @@ def _rule(line: Line, maps: Mapping[str, object]) -> Rule:
     method = METHODS[method_name]
     if method is AuthType.PEER and not local:
         raise line.error("peer is for local lines only")
-    if method is AuthType.CERT and kind != "hostssl":
-        raise line.error("cert is for hostssl lines only")
+    if method is AuthType.CERT and local:
+        raise line.error("cert is for host lines only")
     map_name, options = "", None
     if method in _READ_OPTIONS:
         options = _outside_options(line, at + 1, method_name)

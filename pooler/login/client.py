@@ -423,11 +423,16 @@ class ClientLogin:
         """Everybody may be anybody."""
 
     def _check_known(self, known: bool) -> None:
+        """PgBouncer's words, which differ when auth_query was asked.
+
+        Where there is no password to guess they tell nothing more.
+        """
         if not known:
+            reason = "no such user"
+            if self._found:
+                raise LoginError(reason, INVALID_AUTHORIZATION)
             raise LoginError(
-                '"trust" authentication failed',
-                INVALID_AUTHORIZATION,
-                why="no such user",
+                '"trust" authentication failed', INVALID_AUTHORIZATION, why=reason
             )
 
     def _check_os_user(self, known: bool) -> None:

@@ -119,7 +119,7 @@ class KnownLogins:
         """The engine has let a client in."""
         database, user = self._names.get(number, ("?", "?"))
         host, port = peer if isinstance(peer, tuple) else ("?", 0)
-        log_login(self._engine, handle, database, user, f"{host}:{port}")
+        log_login(self._engine, handle, database, user, f"{host}:{port}", later=True)
 
 
 def log_login(
@@ -129,8 +129,13 @@ def log_login(
     user: str,
     peer: str,
     replication: str = "",
+    *,
+    later: bool = False,
 ) -> None:
-    """The line of ``log_connections``, as PgBouncer has it."""
+    """The line of ``log_connections``, as PgBouncer has it.
+
+    ``later``: the client is in already, so the line may wait for others.
+    """
     try:
         facts = engine.client_tls(handle)
         tls = "no" if facts is None else f"{facts[0]}/{facts[1]}"
@@ -141,4 +146,5 @@ def log_login(
         f"login attempt: db={database} user={user} tls={tls}"
         f" replication={replication or 'none'}",
         tag=f"C-{handle:#x}: {database}/{user}@{peer}",
+        later=later,
     )

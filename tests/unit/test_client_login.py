@@ -298,7 +298,7 @@ def test_who_is_not_asked_for(method: AuthMethod, user: str, database: str) -> N
 def test_trust_is_for_those_who_are_found(known_users_only: bool) -> None:
     asked = {**ASKED, "known_users_only": known_users_only}
     assert log_in(AuthMethod.TRUST, "removed", **asked)[0].user == "removed"
-    with pytest.raises(LoginError, match='"trust" authentication failed'):
+    with pytest.raises(LoginError, match=r"^no such user$"):
         log_in(AuthMethod.TRUST, "nobody", **asked)
 
 

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pooler.config import libraries, loading
+from pooler.config.changes import diff, reloaded
 from pooler.config.inifile import (
     Entry,
     Section,
@@ -27,7 +28,7 @@ from pooler.config.kinds import AuthType, LoadBalance, PoolMode, TlsMode
 from pooler.config.ldap import LdapOptions
 from pooler.config.libraries import Needed
 from pooler.config.live import with_setting
-from pooler.config.loading import Config, diff, load, load_text, reloaded
+from pooler.config.loading import Config, load, load_text
 from pooler.config.settings import Settings, rows_by_name
 from pooler.config.travel import pack, unpack
 from pooler.errors import ConfigError

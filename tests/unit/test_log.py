@@ -195,7 +195,7 @@ def test_lines_that_are_written_together(
     monkeypatch.setattr(os, "write", write)
     with pytest.raises(ZeroDivisionError), log.together():
         for number in range(100):
-            log.write(log.LOG, f"line {number} {'x' * 100}")
+            log.write(log.LOG, f"line {number} {'x' * 100}", later=True)
         raise ZeroDivisionError
     assert 3 < len(written) < 10
     assert max(map(len, written)) <= log.MAX_LINE_BYTES
@@ -204,7 +204,13 @@ def test_lines_that_are_written_together(
     assert [int(line.split("line ")[1].split()[0]) for line in lines] == list(
         range(100)
     )
-    log.write(log.LOG, "alone")
+    with log.together():
+        log.write(log.LOG, "first", later=True)
+        assert not written[-1].endswith(b"first\n")
+        log.write(log.LOG, "second")
+        assert written[-1].endswith(b"second\n")
+        assert b"first\n" in written[-1]
+    log.write(log.LOG, "alone", later=True)
     assert written[-1].endswith(b"alone\n")
 
 
