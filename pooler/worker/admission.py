@@ -563,6 +563,8 @@ class Admission:
         if not self._pools.config.settings.log_disconnections:
             return
         text = CLOSE_REASON_ROWS[reason][1]
+        if reason == CloseReason.CLOSE_SERVER_UNUSABLE and pool.failure is not None:
+            text = pool.failure.message  # what the client has heard
         log.write(
             log.LOG,
             f"closing because: {text} (age={age_us // 1_000_000}s)",
