@@ -398,10 +398,10 @@ class Admission:
             check_values(accepted.parameters)
             values = dict(accepted.parameters)
             pool = self._pools.get(database, accepted.server_user)
-        if accepted.scram_keys is not None:
-            pool.scram_keys = accepted.scram_keys
         if accepted.secret is not None or pool.user in self._pools.config.userlist:
             self._pools.learn_secret(pool, accepted.secret, stored=arrival.asked)
+        if accepted.scram_keys is not None:
+            pool.scram_keys = accepted.scram_keys
         self._choose_words(handle, accepted, pool, values)
 
     def _enter_console(

@@ -120,6 +120,7 @@ class Pool:
         """Take over what the newest login has found; it has not failed yet."""
         if secret != self.secret:
             self.secret = secret
+            self.scram_keys = None  # of another secret
             self.failure = None
 
     def learn(self, welcome: dict[str, str] | None) -> None:

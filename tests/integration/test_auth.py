@@ -205,9 +205,8 @@ def test_server_asks_for_a_password(
     failed = f'password authentication failed for user "{user}"'
     first = refusal(pooler, "somebody", database="wrong")
     assert f"FATAL:  {failed}" in first
-    log = pooler.log()
-    assert f"server login failed: FATAL {failed}" in log
-    assert log.count(f"closing because: {failed}") == 2  # of the server, of the client
+    pooler.wait_log(f"server login failed: FATAL {failed}")
+    pooler.wait_log(f"closing because: {failed}", 2)  # of the server, of the client
     again = refusal(pooler, "somebody", database="wrong")
     assert failed in again
     assert "cached error" in again
