@@ -11,7 +11,7 @@ from pooler.relay.shared cimport (
 )
 from pooler.session.pool cimport pool_take, pool_wait
 from pooler.session.records cimport (
-    CHANGE_SEQUENCES, CLIENT_WAITING, COPY_IN_NONE, COPY_IN_OPEN, Changes,
+    CHANGE_SEQUENCES, CLIENT_WAITING, COPY_IN_NONE, COPY_IN_OPEN, Changes, REPLAY_OFF,
     ServerSession,
 )
 from pooler.session.requests cimport REQUEST_COPY_END, request_has_effect, requests_push
@@ -148,7 +148,7 @@ cdef RelayStatus on_request(Walk *w) noexcept nogil:
         prepared = prepare_execute(w)
         if prepared == PREPARE_HOLD or prepared == PREPARE_WAIT:
             return give_back(w, prepared == PREPARE_WAIT)
-    if w.s.tracking.on:
+    if w.s.replay.state != REPLAY_OFF:
         replay_request(w.s, code)
     note_request(w.s, code, True)
     if prepared == PREPARE_NO_MEMORY or (
@@ -156,6 +156,18 @@ cdef RelayStatus on_request(Walk *w) noexcept nogil:
     ):
         return RELAY_NO_MEMORY
     return RELAY_ALIGN if w.c.settling else RELAY_OK
+
+
+cdef inline bint names_nothing(const ServerSession *s, const Walk *w) noexcept nogil:
+    """Whether a message is a Describe or Close of a portal of which nothing is noted.
+
+    ``prepare_request`` would find nothing to do.
+    """
+    return (
+        (w.found.code == c"D" or w.found.code == c"C")
+        and s.portals == NULL and s.batch.bound == NULL and w.c.scan.body_left == 0
+        and w.found.length > 4 and w.src[w.found.start + HEADER_BYTES] == c"P"
+    )
 
 
 cdef RelayStatus on_named_request(Walk *w) noexcept nogil:
@@ -181,10 +193,11 @@ cdef RelayStatus on_named_request(Walk *w) noexcept nogil:
             w.start = w.found.start
             if put_discard_query(s, &w.r.to_server) < 0:
                 return RELAY_NO_MEMORY
-    if s.tracking.on:
+    if s.replay.state != REPLAY_OFF:
         replay_request(s, code)
+    if s.tracking.on:
         # into an open COPY PostgreSQL takes no request: it fails the COPY
-        if s.copy.state != COPY_IN_OPEN:
+        if s.copy.state != COPY_IN_OPEN and not names_nothing(s, w):
             output_add(&w.r.to_server, w.src + w.start, w.found.start - w.start)
             w.start = w.found.start
             prepared = prepare_request(
@@ -307,10 +320,11 @@ cdef RelayStatus on_attach(Walk *w) noexcept nogil:
         return RELAY_WAIT
     unnamed_of_another(w.s)
     batch_bind(w.s, NULL)
-    portals_free(&w.r.statements, w.s)
+    if w.s.portals != NULL:
+        portals_free(&w.r.statements, w.s)
     if w.c.statements != NULL:  # batches are numbered by their server
         w.c.statements.names_batch = w.c.statements.unnamed_batch = 0
-    status = align_server(w.r, w.c, w.s)
+    status = RELAY_OK if w.c.params == w.s.params else align_server(w.r, w.c, w.s)
     if sequences_unlike(w.s) and status != RELAY_NO_MEMORY:
         if put_discard_query(w.s, &w.r.to_server) < 0:
             return RELAY_NO_MEMORY
@@ -432,7 +446,7 @@ cdef RelayStatus relay_client_bytes(
         if w.pos > w.start:
             output_add(&r.to_server, src + w.start, w.pos - w.start)
         count_received(c.pool, w.pos)
-        if w.s.tracking.on and not r.to_server.failed:
+        if w.s.replay.state != REPLAY_OFF and not r.to_server.failed:
             replay_collect(w.s, &r.to_server)
     consumed[0] = w.pos
     if r.to_server.failed or r.to_client.failed:

@@ -58,15 +58,16 @@ cdef void requests_ready(RequestQueue *q, uint32_t *effects) noexcept nogil:
 
     ``effects`` becomes the number of settled requests that may have one.
     """
-    cdef uint8_t request
+    cdef uint8_t request = requests_first(q)
+    cdef uint8_t following
     effects[0] = 0
     while q.head != q.tail:
-        request = requests_first(q)
         effects[0] += request_has_effect(request)
-        requests_pop(q)
+        following = requests_pop(q)
         if request_closes(request):
             q.closing_count -= request != REQUEST_ALIGN
             break
+        request = following
     if q.head == q.tail and q.grown != NULL:  # the numbers of its batches go on
         free(q.grown)
         q.grown = NULL

@@ -327,8 +327,9 @@ cdef PrepareResult prepare_bind(
         after_cstring(message, here, portal_end) if portal_end else 0
     )
     cdef PrepareResult result
-    cdef bint told
-    cdef bint knows
+    cdef bint named = name_end > portal_end + 1
+    cdef bint told = False
+    cdef bint knows = False
     if name_end == 0:
         return names_missing(t, c, s, out, found, here, taken)
     if here <= found.length and is_kept_bind(found.length):
@@ -337,14 +338,15 @@ cdef PrepareResult prepare_bind(
         batch_bind(s, NULL)
     if s.portals != NULL:
         portal_forget(t, s, message + HEADER_BYTES, portal_end - 1 - HEADER_BYTES)
-    knows = knows_columns(message, here, found.length, name_end)
-    told = (
-        not knows and portal_end == HEADER_BYTES + 1
-        and is_describe_of_unnamed_portal(message + here, behind)
-    )
+    if named or not s.tracking.unnamed_own:  # else it is PostgreSQL's own affair
+        knows = knows_columns(message, here, found.length, name_end)
+        told = (
+            not knows and portal_end == HEADER_BYTES + 1
+            and is_describe_of_unnamed_portal(message + here, behind)
+        )
     result = prepare_named(
         t, c, s, out, found, message, here, portal_end, name_end, told, knows,
-        sends_binary(message, here, found.length, name_end), taken,
+        named and sends_binary(message, here, found.length, name_end), taken,
     )
     if result != PREPARE_WAIT:
         count_bind(s.pool)
@@ -569,7 +571,7 @@ cdef PrepareResult prepare_absorbed(
     if s.copy.state == COPY_IN_OPEN:  # it has opened meanwhile, and fails at this
         copy_end(s)
     elif names.code == c"P":
-        result = parse_whole(t, c, s, out, body, n)
+        result = parse_whole(t, c, s, out, body, n, False)
     elif n and body[n - 1] == 0:
         if names_unsettled(c, s) and sql_names(t, c, body, n - 1):
             result = PREPARE_WAIT

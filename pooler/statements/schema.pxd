@@ -15,7 +15,6 @@ from libc.stdint cimport uint8_t
 from pooler.session.records cimport ServerSession
 from pooler.tables.texts cimport StatementTable
 
-cdef bint changes_schema(const uint8_t *tag, size_t n) noexcept nogil
 cdef void schema_tag(
     StatementTable *t, ServerSession *s, const uint8_t *tag, size_t n
 ) noexcept nogil
