@@ -21,6 +21,7 @@ from pooler.statements.replay cimport (
 )
 from pooler.statements.run_names cimport run_names
 from pooler.statements.portals cimport portals_free
+from pooler.statements.sql_changes cimport sql_is_plain
 from pooler.statements.runs cimport (
     put_discard_query, query_sent, runs_function, runs_query, runs_unseen,
 )
@@ -31,7 +32,7 @@ from pooler.statements.outcomes cimport PrepareResult
 from pooler.statements.outcomes cimport (
     PREPARE_DONE, PREPARE_FORWARD, PREPARE_HOLD, PREPARE_NO_MEMORY, PREPARE_WAIT,
 )
-from pooler.tables.client_names cimport ABSORB_KEEP, ABSORB_NONE
+from pooler.tables.client_names cimport ABSORB_KEEP, ABSORB_NONE, ClientStatements
 from pooler.wire.buffers cimport output_add
 from pooler._wire cimport (
     ACTIONS, ACTION_ATTACH, ACTION_ATTACH_UNLESS_KNOWN, ACTION_COPY_END, ACTION_DROP,
@@ -158,14 +159,32 @@ cdef RelayStatus on_request(Walk *w) noexcept nogil:
     return RELAY_ALIGN if w.c.settling else RELAY_OK
 
 
-cdef inline bint names_nothing(const ServerSession *s, const Walk *w) noexcept nogil:
-    """Whether a message is a Describe or Close of a portal of which nothing is noted.
+cdef inline bint is_plain_query(const Walk *w) noexcept nogil:
+    """Whether a message is a Query that changes nothing and names no statement."""
+    cdef const uint8_t *text = w.src + w.found.start + HEADER_BYTES
+    cdef size_t n = w.found.length - 4
+    return (
+        w.found.code == c"Q" and w.c.scan.body_left == 0 and n != 0
+        and text[n - 1] == 0 and sql_is_plain(text, n - 1)
+    )
 
-    ``prepare_request`` would find nothing to do.
+
+cdef inline bint names_nothing(
+    const ServerSession *s, const Walk *w, bint plain
+) noexcept nogil:
+    """Whether ``prepare_request`` would find nothing to do.
+
+    Of a plain Query: no portal is noted, and no unnamed statement that it would drop.
+    Of a Describe or Close of a portal: nothing is noted of any.
     """
+    cdef const ClientStatements *names = w.c.statements
+    if s.portals != NULL:
+        return False
+    if plain:
+        return names == NULL or (names.unnamed == NULL and names.unnamed_batch == 0)
     return (
         (w.found.code == c"D" or w.found.code == c"C")
-        and s.portals == NULL and s.batch.bound == NULL and w.c.scan.body_left == 0
+        and s.batch.bound == NULL and w.c.scan.body_left == 0
         and w.found.length > 4 and w.src[w.found.start + HEADER_BYTES] == c"P"
     )
 
@@ -179,35 +198,35 @@ cdef RelayStatus on_named_request(Walk *w) noexcept nogil:
     cdef RelayStatus status
     cdef Changes before
     cdef uint64_t changes = 0
+    cdef bint plain
     if is_ignored(s, code):
         return RELAY_OK
     if s.replay.unproven:
         status = prove_first(w)
         if status != RELAY_OK:
             return status
-    if code == c"Q" or not s.tracking.on:
+    plain = is_plain_query(w)
+    if not plain and (code == c"Q" or not s.tracking.on):
         before = s.changes
         changes = note_text(w)
-        if changes & CHANGE_SEQUENCES:
-            output_add(&w.r.to_server, w.src + w.start, w.found.start - w.start)
-            w.start = w.found.start
-            if put_discard_query(s, &w.r.to_server) < 0:
-                return RELAY_NO_MEMORY
+        if changes & CHANGE_SEQUENCES and discard_first(w) < 0:
+            return RELAY_NO_MEMORY
     if s.replay.state != REPLAY_OFF:
         replay_request(s, code)
-    if s.tracking.on:
-        # into an open COPY PostgreSQL takes no request: it fails the COPY
-        if s.copy.state != COPY_IN_OPEN and not names_nothing(s, w):
-            output_add(&w.r.to_server, w.src + w.start, w.found.start - w.start)
-            w.start = w.found.start
-            prepared = prepare_request(
-                &w.r.statements, w.c, s, &w.r.to_server, &w.found,
-                w.src + w.found.start, w.pos - w.found.start, w.n - w.pos, &taken,
-            )
-            if prepared == PREPARE_HOLD or prepared == PREPARE_WAIT:
-                if code == c"Q":
-                    changes_not_sent(s, &before)
-                return give_back(w, prepared == PREPARE_WAIT)
+    # into an open COPY PostgreSQL takes no request: it fails the COPY
+    if s.tracking.on and s.copy.state != COPY_IN_OPEN and not (
+        names_nothing(s, w, plain)
+    ):
+        output_add(&w.r.to_server, w.src + w.start, w.found.start - w.start)
+        w.start = w.found.start
+        prepared = prepare_request(
+            &w.r.statements, w.c, s, &w.r.to_server, &w.found,
+            w.src + w.found.start, w.pos - w.found.start, w.n - w.pos, &taken,
+        )
+        if prepared == PREPARE_HOLD or prepared == PREPARE_WAIT:
+            if not plain and code == c"Q":
+                changes_not_sent(s, &before)
+            return give_back(w, prepared == PREPARE_WAIT)
     if changes:
         query_sent(s, changes)
     if code == c"Q" and w.c.scan.body_left and not is_kept(w.c):
@@ -218,6 +237,13 @@ cdef RelayStatus on_named_request(Walk *w) noexcept nogil:
     elif prepared == PREPARE_NO_MEMORY or queue_request(s, code) < 0:
         return RELAY_NO_MEMORY
     return RELAY_ALIGN if w.c.settling else RELAY_OK
+
+
+cdef int discard_first(Walk *w) noexcept nogil:
+    """The Query asks for a value of a sequence (``put_discard_query``)."""
+    output_add(&w.r.to_server, w.src + w.start, w.found.start - w.start)
+    w.start = w.found.start
+    return put_discard_query(w.s, &w.r.to_server)
 
 
 cdef inline bint is_kept(const ClientSession *c) noexcept nogil:

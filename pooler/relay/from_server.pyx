@@ -29,7 +29,7 @@ from pooler.statements.install cimport send_again
 from pooler.statements.replay cimport (
     replay_forget, replay_possible, replay_proven, replay_wanted, says_stale,
 )
-from pooler.statements.schema cimport schema_ready, schema_tag
+from pooler.statements.schema cimport schema_ready, schema_tag, tag_is_counted
 from pooler.tables.effect_queue cimport EFFECT_EXECUTES, Effect, effects_at
 from pooler.tables.shapes cimport (
     SHAPE_OF_NOTHING, shape_add, shape_begin, shape_end,
@@ -207,7 +207,8 @@ cdef RelayStatus on_ends(Walk *w) noexcept nogil:
 cdef RelayStatus on_tag(Walk *w) noexcept nogil:
     cdef const uint8_t *tag = body_of(w)
     cdef size_t n = body_size(w)
-    schema_tag(&w.r.statements, w.s, tag, n)
+    if tag_is_counted(w.s, tag, n):
+        schema_tag(&w.r.statements, w.s, tag, n)
     if w.s.tracking.on and tag_tells(w.first, tag, n):
         note_tag(&w.r.statements, w.s, NULL if w.drop else w.c, tag, n)
     return on_ends(w)

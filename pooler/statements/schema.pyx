@@ -31,6 +31,8 @@ cdef int fill_changes() except -1:
     cdef bytes tag
     if len(_CHANGES) != TAGS or sorted(_CHANGES) != _CHANGES:
         raise ImportError("TAGS is not their number, or they are not in order")
+    if sum({1 << tag[0] - c"A" for tag in _CHANGES}) != COUNTED_LETTERS:
+        raise ImportError("COUNTED_LETTERS are not their first letters")
     for i, tag in enumerate(_CHANGES):
         memcpy(CHANGES[i].text, <const char *> tag, len(tag))
         CHANGES[i].n = <uint8_t> len(tag)

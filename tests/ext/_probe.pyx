@@ -40,7 +40,9 @@ from pooler.session.requests cimport (
     request_closes, request_code, request_has_effect, request_is_fake,
     request_is_query, requests_at,
 )
-from pooler.statements.sql_changes cimport sql_changes, sql_changes_of_plan
+from pooler.statements.sql_changes cimport (
+    sql_changes, sql_changes_of_plan, sql_is_plain,
+)
 from pooler.statements.sql_name cimport SqlCommand
 from pooler.statements.sql_text cimport (
     SqlText, sql_begin, sql_concerns, sql_first, sql_first_concerns, sql_is_stable,
@@ -227,6 +229,11 @@ def all_changes_of(bytes text, bint plan=False):
         found = sql_changes(p, len(text), &params, reported, 0)
     params_free(&params)
     return found
+
+
+def is_plain_text(bytes text):
+    """``sql_is_plain``."""
+    return bool(sql_is_plain(<const uint8_t *> <const char *> text, len(text)))
 
 
 def changes_of(bytes text, bint plan=False):
