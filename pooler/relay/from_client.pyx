@@ -26,7 +26,8 @@ from pooler.statements.runs cimport (
     put_discard_query, query_sent, runs_function, runs_query, runs_unseen,
 )
 from pooler.statements.requests cimport (
-    absorbed_waits, prepare_absorbed, prepare_alone, prepare_request, prepare_rest,
+    absorbed_waits, binds_own_unnamed, prepare_absorbed, prepare_alone, prepare_request,
+    prepare_rest,
 )
 from pooler.statements.outcomes cimport PrepareResult
 from pooler.statements.outcomes cimport (
@@ -41,7 +42,7 @@ from pooler._wire cimport (
     SCAN_MESSAGE, ScanStatus, scan_next, scan_undo,
 )
 from pooler.session.batch cimport (
-    batch_bind, batch_request, batch_synced, hold_until_settled,
+    batch_bind, batch_extended, batch_request, batch_synced, hold_until_settled,
 )
 from pooler.session.changes cimport changes_not_sent, wait_for_resets
 from pooler.session.copy_in cimport copy_end, copy_ignores_sync
@@ -169,28 +170,72 @@ cdef inline bint is_plain_query(const Walk *w) noexcept nogil:
     )
 
 
-cdef inline bint names_nothing(
-    const ServerSession *s, const Walk *w, bint plain
-) noexcept nogil:
-    """Whether ``prepare_request`` would find nothing to do.
+cdef inline bint needs_nothing(const Walk *w) noexcept nogil:
+    """Whether ``prepare_request`` would find nothing to do for what is no Query.
 
-    Of a plain Query: no portal is noted, and no unnamed statement that it would drop.
-    Of a Describe or Close of a portal: nothing is noted of any.
+    It is a Bind of the client's own unnamed statement, or a Describe or Close of a
+    portal, and nothing is noted of any portal.
     """
-    cdef const ClientStatements *names = w.c.statements
-    if s.portals != NULL:
+    cdef ServerSession *s = w.s
+    cdef const uint8_t *message = w.src + w.found.start
+    if s.portals != NULL or w.c.scan.body_left or w.found.length < 6:
         return False
-    if plain:
-        return names == NULL or (names.unnamed == NULL and names.unnamed_batch == 0)
+    if w.found.code == c"B":
+        return binds_own_unnamed(w.c, s, message)
     return (
-        (w.found.code == c"D" or w.found.code == c"C")
-        and s.batch.bound == NULL and w.c.scan.body_left == 0
-        and w.found.length > 4 and w.src[w.found.start + HEADER_BYTES] == c"P"
+        w.found.code != c"P" and s.batch.bound == NULL
+        and message[HEADER_BYTES] == c"P"
     )
 
 
 cdef RelayStatus on_named_request(Walk *w) noexcept nogil:
     """A request that may concern prepared statements, if these are tracked."""
+    cdef ServerSession *s = w.s
+    cdef uint8_t code = w.found.code
+    cdef size_t taken = 0
+    cdef PrepareResult prepared = PREPARE_FORWARD
+    cdef RelayStatus status
+    if code == c"Q" or not s.tracking.on:
+        return on_text(w)
+    if is_ignored(s, code):
+        return RELAY_OK
+    if s.replay.state != REPLAY_OFF:
+        if s.replay.unproven:
+            status = prove_first(w)
+            if status != RELAY_OK:
+                return status
+        replay_request(s, code)
+    # into an open COPY PostgreSQL takes no request: it fails the COPY
+    if s.copy.state != COPY_IN_OPEN and not needs_nothing(w):
+        output_add(&w.r.to_server, w.src + w.start, w.found.start - w.start)
+        w.start = w.found.start
+        prepared = prepare_request(
+            &w.r.statements, w.c, s, &w.r.to_server, &w.found,
+            w.src + w.found.start, w.pos - w.found.start, w.n - w.pos, &taken,
+        )
+        if prepared == PREPARE_HOLD or prepared == PREPARE_WAIT:
+            return give_back(w, prepared == PREPARE_WAIT)
+    copy_end(s)
+    batch_extended(s, code)
+    if prepared == PREPARE_DONE:
+        w.start = w.found.start + taken
+    elif prepared == PREPARE_NO_MEMORY or queue_request(s, code) < 0:
+        return RELAY_NO_MEMORY
+    return RELAY_ALIGN if w.c.settling else RELAY_OK
+
+
+cdef inline bint drops_nothing(const Walk *w) noexcept nogil:
+    """Whether a plain Query needs nothing: no portal is noted, nor an unnamed statement
+    that it would drop.
+    """
+    cdef const ClientStatements *names = w.c.statements
+    return w.s.portals == NULL and (
+        names == NULL or (names.unnamed == NULL and names.unnamed_batch == 0)
+    )
+
+
+cdef RelayStatus on_text(Walk *w) noexcept nogil:
+    """A Query; or a request that may concern statements that are not tracked."""
     cdef ServerSession *s = w.s
     cdef uint8_t code = w.found.code
     cdef size_t taken = 0
@@ -206,16 +251,15 @@ cdef RelayStatus on_named_request(Walk *w) noexcept nogil:
         if status != RELAY_OK:
             return status
     plain = is_plain_query(w)
-    if not plain and (code == c"Q" or not s.tracking.on):
+    if not plain:
         before = s.changes
         changes = note_text(w)
         if changes & CHANGE_SEQUENCES and discard_first(w) < 0:
             return RELAY_NO_MEMORY
     if s.replay.state != REPLAY_OFF:
         replay_request(s, code)
-    # into an open COPY PostgreSQL takes no request: it fails the COPY
     if s.tracking.on and s.copy.state != COPY_IN_OPEN and not (
-        names_nothing(s, w, plain)
+        plain and drops_nothing(w)
     ):
         output_add(&w.r.to_server, w.src + w.start, w.found.start - w.start)
         w.start = w.found.start
@@ -224,7 +268,7 @@ cdef RelayStatus on_named_request(Walk *w) noexcept nogil:
             w.src + w.found.start, w.pos - w.found.start, w.n - w.pos, &taken,
         )
         if prepared == PREPARE_HOLD or prepared == PREPARE_WAIT:
-            if not plain and code == c"Q":
+            if not plain:
                 changes_not_sent(s, &before)
             return give_back(w, prepared == PREPARE_WAIT)
     if changes:

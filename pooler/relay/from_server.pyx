@@ -19,7 +19,8 @@ from pooler.session.records cimport (
 from pooler.session.requests cimport (
     REQUEST_ALIGN, REQUEST_DESCRIBE, REQUEST_NAMES, REQUEST_SKIP, request_closes,
     request_code, request_has_effect, request_is_fake, request_is_query,
-    requests_fail, requests_first, requests_last, requests_pop, requests_ready,
+    request_is_simple, requests_fail, requests_first, requests_last, requests_pop,
+    requests_ready,
 )
 from pooler.statements.effects cimport (
     effects_commit, has_notices, note_parameters, note_shape, note_tag, note_types,
@@ -189,6 +190,12 @@ cdef void tell_notices(Walk *w) noexcept nogil:
 cdef RelayStatus on_ends(Walk *w) noexcept nogil:
     cdef ServerSession *s = w.s
     cdef uint8_t following
+    if w.first == w.found.ends and request_is_simple(w.first):
+        following = requests_pop(&s.requests)
+        if not is_cut(w):
+            next_request(w, following)
+        go_on_if_answered(w)
+        return RELAY_OK
     if request_is_fake(w.first):
         prove(w)
     if s.tracking.on and request_is_query(w.first):

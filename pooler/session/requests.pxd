@@ -105,6 +105,11 @@ cdef inline bint request_has_effect(uint8_t request) noexcept nogil:
     return REQUEST_BITS[request] & HAS_EFFECT != 0
 
 
+cdef inline bint request_is_simple(uint8_t request) noexcept nogil:
+    """Whether its answer ends it, and means nothing else."""
+    return REQUEST_BITS[request] & (IS_FAKE | IS_QUERY | HAS_EFFECT | CLOSES) == 0
+
+
 cdef inline uint8_t request_code(uint8_t request) noexcept nogil:
     """The code of the message that PostgreSQL answers."""
     cdef uint8_t code = request & ~<uint8_t> REQUEST_SKIP

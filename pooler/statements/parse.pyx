@@ -24,7 +24,9 @@ from pooler.statements.sql_names cimport (
 )
 from pooler.statements.sql_name cimport SqlCommand
 from pooler.statements.sql_scan cimport skip_blank
-from pooler.statements.sql_text cimport SQL_FORGET_ALL, sql_first
+from pooler.statements.sql_text cimport (
+    SQL_FORGET_ALL, sql_first, sql_first_concerns,
+)
 from pooler.statements.outcomes cimport (
     PREPARE_DONE, PREPARE_FORWARD, PREPARE_HOLD, PREPARE_NO_MEMORY, PREPARE_WAIT,
     REFUSED_MEMORY, REFUSED_NAME, REFUSED_NOT, Refusal,
@@ -278,7 +280,10 @@ cdef PrepareResult parse_unnamed(
     that had it before reads it anew all the same when it is bound there later.
     """
     cdef ClientStatements *names = c.statements
-    cdef Statement *st = intern_parse(t, c, text, n, query_n, False)
+    cdef Statement *st = (
+        intern_parse(t, c, text, n, query_n, False)
+        if sql_first_concerns(text, query_n) else intern(t, c, STATEMENT_PARSE, text, n)
+    )
     cdef ServerStatement *entry
     cdef Effect *effect
     cdef bint cached = False
