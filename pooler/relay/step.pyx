@@ -366,7 +366,8 @@ cdef void step_server_bytes(
     if status != RELAY_OK:
         fail_server(r, s, status)
         return
-    note_unwanted(r, s, n)
+    if c == NULL:
+        note_unwanted(r, s, n)
     if r.resume:
         r.pending.resume = c
     r.pending.settle = s

@@ -162,6 +162,22 @@ cdef inline bint batch_unsettled(const RequestQueue *q, uint32_t batch) noexcept
 
 cdef void requests_init(RequestQueue *q) noexcept nogil
 cdef void requests_free(RequestQueue *q) noexcept nogil
-cdef void requests_ready(RequestQueue *q, uint32_t *effects) noexcept nogil
+cdef void requests_ready_any(RequestQueue *q, uint32_t *effects) noexcept nogil
+
+
+cdef inline void requests_ready(RequestQueue *q, uint32_t *effects) noexcept nogil:
+    """ReadyForQuery: settle everything up to the request that it answers.
+
+    ``effects`` becomes the number of settled requests that may have one.
+    """
+    cdef uint8_t request = requests_first(q)
+    if q.tail - q.head != 1 or q.grown != NULL:
+        requests_ready_any(q, effects)
+        return
+    effects[0] = request_has_effect(request)
+    q.head += 1
+    if request_closes(request):
+        q.closing_count -= request != REQUEST_ALIGN
+
 cdef bint requests_fail(RequestQueue *q, uint32_t *effects) noexcept nogil
 cdef bint requests_copy_in(RequestQueue *q, bint *syncs_ignored) noexcept nogil

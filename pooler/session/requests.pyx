@@ -53,11 +53,8 @@ cdef bint requests_may_skip(RequestQueue *q) noexcept nogil:
     return False
 
 
-cdef void requests_ready(RequestQueue *q, uint32_t *effects) noexcept nogil:
-    """ReadyForQuery: settle everything up to the request that it answers.
-
-    ``effects`` becomes the number of settled requests that may have one.
-    """
+cdef void requests_ready_any(RequestQueue *q, uint32_t *effects) noexcept nogil:
+    """``requests_ready``, whatever there is."""
     cdef uint8_t request = requests_first(q)
     cdef uint8_t following
     effects[0] = 0
