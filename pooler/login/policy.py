@@ -22,6 +22,8 @@ class AuthMethod(enum.Enum):
     SCRAM = "scram-sha-256"
     PEER = "peer"
     CERT = "cert"
+    PAM = "pam"
+    LDAP = "ldap"
 
 
 class ClientTls(enum.Enum):
@@ -91,6 +93,8 @@ class ClientPolicy:
     """What the worker gives to every login; made anew by a reload.
 
     ``secrets``: user to secret as in auth_file, ``None`` if unknown.
+    ``can_ask``: whether somebody may know the secret of a user that ``secrets``
+    does not know, by the database that it asks for.
     ``forced_user``: database to its ``user=`` setting.
     ``known_users_only``: whether ``trust`` refuses users that ``secrets`` does
     not know; false when there is no auth_file to be listed in.
@@ -112,4 +116,5 @@ class ClientPolicy:
     verifiers: VerifierCache = field(default_factory=VerifierCache, repr=False)
     tls: ClientTls = ClientTls.REFUSED
     certificate_hash: bytes = b""
+    can_ask: Callable[[str], bool] = lambda database: False
     demand: Callable[[Asker], Demand] | None = None

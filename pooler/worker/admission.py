@@ -9,11 +9,13 @@ what the welcome is, admitted. From then on Python does not see the client again
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from pooler import log
 from pooler.errors import (
     CLOSE_REASON_ROWS,
+    INTERNAL_ERROR,
     INVALID_CATALOG_NAME,
     INVALID_PARAMETER_VALUE,
     TOO_MANY_CONNECTIONS,
@@ -25,7 +27,17 @@ from pooler.io.engine import Engine
 from pooler.io.tls_context import TlsContext
 from pooler.ipc.board import Board
 from pooler.login import packets
-from pooler.login.client import Cancel, ClientLogin, Closed, LoggedIn, StartTls
+from pooler.login.client import ClientLogin
+from pooler.login.outcomes import (
+    Cancel,
+    Closed,
+    LoggedIn,
+    NeedSecret,
+    NeedVerdict,
+    Pending,
+    Reply,
+    StartTls,
+)
 from pooler.login.policy import AuthMethod, ClientPolicy
 from pooler.session.records import CloseReason
 from pooler.worker.cancel import Cancels
@@ -33,6 +45,14 @@ from pooler.worker.identity import Peer, demand_by
 from pooler.worker.pools import Pool, Pools
 from pooler.worker.tls import CLIENT_TLS, client_context
 from pooler.worker.words import Asked, RefusedValueError
+
+# Who judges a password that is not looked up: the question and the client's address
+# ("unix" for a Unix socket) to why it is not right, empty if it is. LoginError: nobody
+# can say.
+Judge = Callable[[NeedVerdict, str], Awaitable[str]]
+# User and database asked for to the secret, None if nobody knows the user, and its name
+# for servers, empty if it is the same.
+FindSecret = Callable[[str, str], Awaitable[tuple[str | None, str]]]
 
 REPLICATION_WORDS = {"logical": "database", "physical": "true"}
 MAX_PARAMETER_BYTES = 4096
@@ -68,6 +88,10 @@ def make_policy(
     )
 
 
+async def _nobody_knows(user: str, database: str) -> tuple[str | None, str]:
+    return None, ""
+
+
 def check_values(given: dict[str, str]) -> None:
     """LoginError for a value that is longer than any that can be followed."""
     for name, text in given.items():
@@ -93,6 +117,8 @@ class _Arrival:
     login: ClientLogin
     context: TlsContext | None
     direct: bool = False  # its first byte was one of TLS
+    # Asks for what the login waits for: what comes meanwhile stays unread.
+    pending: asyncio.Task[None] | None = None
     accepted: LoggedIn | None = None
     pool: Pool | None = None  # of a replication client, its own
 
@@ -117,6 +143,8 @@ class Admission:
         self._cancels = cancels
         self._arrivals: dict[int, _Arrival] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self.judges: dict[AuthMethod, Judge] = {}
+        self.find_secret: FindSecret = _nobody_knows
         self._context = client_context(pools.config.settings, mock_key)
         self._policy = make_policy(pools, mock_key, self._context)
 
@@ -139,35 +167,82 @@ class Admission:
         arrival = self._arrivals.get(handle)
         if arrival is None:
             arrival = self._arrivals[handle] = self._new_arrival(handle)
-        if arrival.accepted is not None:
-            return  # its first query waits with it
+        if arrival.accepted is not None or arrival.pending is not None:
+            return  # its next words wait with it
         try:
             self._check_protocol(handle, arrival)
             reply = arrival.login.receive(self._engine.login_bytes(handle))
-            if arrival.login.wants_in:
-                self._check_room()
-            if reply.send:
-                self._engine.client_send(handle, reply.send)
-            self._engine.login_consume(handle, reply.consumed, reply.wanted)
-            match reply.outcome:
-                case LoggedIn():
-                    arrival.accepted = reply.outcome
-                    self._await_welcome(handle, arrival, reply.outcome)
-                case Cancel(key):
-                    del self._arrivals[handle]
-                    self._cancels.requested(handle, key)
-                case Closed():
-                    self._engine.client_close(handle, CloseReason.CLOSE_CLIENT_REQUEST)
-                case StartTls(direct):
-                    self._start_tls(handle, arrival, direct)
+            self._carry_out(handle, arrival, reply)
         except LoginError as error:
             self._refuse(handle, error)
         except LookupError:
             self._forget(handle)  # it closed while it was answered
 
+    def _carry_out(self, handle: int, arrival: _Arrival, reply: Reply) -> None:
+        """Do what a step of the login came to; LookupError when the client has gone."""
+        if arrival.login.wants_in:
+            self._check_room()
+        if reply.send:
+            self._engine.client_send(handle, reply.send)
+        self._engine.login_consume(handle, reply.consumed, reply.wanted)
+        match reply.outcome:
+            case LoggedIn():
+                arrival.accepted = reply.outcome
+                self._await_welcome(handle, arrival, reply.outcome)
+            case Cancel(key):
+                del self._arrivals[handle]
+                self._cancels.requested(handle, key)
+            case Closed():
+                self._engine.client_close(handle, CloseReason.CLOSE_CLIENT_REQUEST)
+            case StartTls(direct):
+                self._start_tls(handle, arrival, direct)
+            case NeedSecret() | NeedVerdict():
+                task = asyncio.get_running_loop().create_task(
+                    self._pend(handle, arrival, reply.outcome)
+                )
+                arrival.pending = task
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+
     def _new_arrival(self, handle: int) -> _Arrival:
         peer = Peer(self._engine, handle)
         return _Arrival(ClientLogin(self._policy, peer=peer), self._context)
+
+    async def _pend(self, handle: int, arrival: _Arrival, question: Pending) -> None:
+        """Hold a login until its question is answered; cancelled if the client leaves.
+
+        ``client_login_timeout`` goes on. What comes meanwhile stays unread, and the
+        engine takes no more of it than of any login.
+        """
+        try:
+            reply = await self._answer(handle, arrival, question)
+            arrival.pending = None
+            if not self._is_here(handle):
+                return
+            self._carry_out(handle, arrival, reply)
+            if reply.outcome is None:
+                self.arrived(handle)
+        except LoginError as error:
+            arrival.pending = None
+            if self._is_here(handle):
+                self._refuse(handle, error)
+        except LookupError:
+            self._forget(handle)
+        except Exception:
+            arrival.pending = None
+            log.write_exception("authentication failed", tag=f"C-{handle:#x}")
+            self._refuse(handle, LoginError("internal error", INTERNAL_ERROR))
+
+    async def _answer(self, handle: int, arrival: _Arrival, question: Pending) -> Reply:
+        """What a login goes on with; LoginError if it cannot."""
+        match question:
+            case NeedSecret(user, database):
+                found = await self.find_secret(user, database)
+                return arrival.login.secret_found(*found)
+            case NeedVerdict(method):
+                judge = self.judges[method]
+                host, _ = self._engine.client_peer(handle)
+                return arrival.login.judged(await judge(question, host))
 
     def _start_tls(self, handle: int, arrival: _Arrival, direct: bool) -> None:
         assert arrival.context is not None  # noqa: S101 - the policy was made with it
@@ -200,7 +275,11 @@ class Admission:
     def _forget(self, handle: int) -> None:
         """A client will not be admitted."""
         arrival = self._arrivals.pop(handle, None)
-        if arrival is not None and arrival.pool is not None:
+        if arrival is None:
+            return
+        if arrival.pending is not None:
+            arrival.pending.cancel()
+        if arrival.pool is not None:
             self._pools.release_dedicated(arrival.pool)
 
     def _refuse(self, handle: int, error: LoginError) -> None:
