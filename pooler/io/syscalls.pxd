@@ -81,7 +81,7 @@ cdef extern from "<sys/epoll.h>" nogil:
     int epoll_ctl(int epfd, int op, int fd, epoll_event *event)
 
 # What each transaction calls, without glibc's work for threads that are cancelled: two
-# atomic operations a call in a process that has ever had threads. None is cancelled here.
+# atomic operations a call in a process that has ever had a thread. None is cancelled.
 cdef extern from *:
     """
     #include <sys/epoll.h>
