@@ -19,9 +19,9 @@ from pooler.session.counters cimport count_bind
 from pooler.session.records cimport ClientSession, ServerSession
 from pooler.session.requests cimport batch_unsettled
 from pooler.statements.outcomes cimport PrepareResult
-from pooler.statements.runs cimport is_watched
+from pooler.statements.runs cimport runs_quietly
 from pooler.tables.client_names cimport ABSORB_WAITS
-from pooler.tables.texts cimport Statement, StatementTable, TARGET_NONE
+from pooler.tables.texts cimport Statement, StatementTable
 from pooler._wire cimport Found
 
 cdef inline bint binds_own_unnamed(
@@ -39,9 +39,7 @@ cdef inline bint binds_own_unnamed(
         return False
     st = c.statements.unnamed
     if (
-        st == NULL or st.target != NULL or st.target_use != TARGET_NONE
-        or not (st.changes_known and st.changes == 0) and is_watched(s)
-        or s.replay.unproven
+        st == NULL or not runs_quietly(s, st) or s.replay.unproven
         or batch_unsettled(&s.requests, c.statements.unnamed_batch)
     ):
         return False
