@@ -1,11 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""The configuration: one frozen value, and a reload as a diff. Config layer.
+"""The configuration: one frozen value. Config layer.
 
 ``load`` reads the file, the files it includes and the auth_file, and either returns a
 whole ``Config`` or raises one ConfigError; it changes nothing, so a bad file leaves the
-running configuration as it is. ``diff`` says what a reload would change, and
-``reloaded`` gives the configuration that runs after it, in which what needs a restart
-keeps its old value.
+running configuration as it is.
 
 How a value is found: user beats database beats [pgbouncer]; ``None`` is "not said".
 A database without ``host`` is looked for in ``unix_socket_dir``, as PgBouncer does, not
@@ -33,7 +31,6 @@ from pooler.config.kinds import (
     AUTO_WORKERS,
     AuthType,
     PoolMode,
-    Reload,
     Row,
     parse_value,
     printable,
@@ -65,6 +62,9 @@ SECTIONS = (MAIN, DATABASES, USERS, PEERS)
 
 # The console is reached under this name, so no entry and no `*` may take it.
 RESERVED_DATABASE = "pgbouncer"
+RESERVED_AUTH_DBNAME = (
+    f'cannot use the reserved "{RESERVED_DATABASE}" database as an auth_dbname'
+)
 FALLBACK_DATABASE = "*"
 MAX_PEER_ID = 65535
 
@@ -88,8 +88,21 @@ class Origin:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RunState:
+    """What an operator has changed on the console; no file says it.
+
+    ``disabled``: databases that take no new clients.
+    """
+
+    disabled: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    """All that the files say. ``autodb`` is the ``*`` entry, with its name ``*``."""
+    """All that the files say, and the operator since.
+
+    ``autodb`` is the ``*`` entry, with its name ``*``.
+    """
 
     path: str
     settings: Settings = field(default_factory=Settings)
@@ -99,6 +112,7 @@ class Config:
     autodb: Database | None = None
     userlist: Mapping[str, Secret] = field(default_factory=_empty)
     hba: Hba | None = None  # None: auth_type is another
+    state: RunState = RunState()
     warnings: tuple[str, ...] = ()
     # (section, key or entry name) -> where it was said last.
     origins: Mapping[tuple[str, str], Origin] = field(
@@ -296,38 +310,54 @@ class _Loader:
         if self.main is None:
             raise ConfigError(f"section [{MAIN}] is missing", file=self.path)
         self.values.setdefault("conffile", self.path)
-        config = Config(
-            path=self.path,
-            settings=Settings(**self.values),
-            databases=MappingProxyType(self.databases),
-            users=MappingProxyType(self.users),
-            peers=MappingProxyType(self.peers),
-            autodb=self.autodb,
-            origins=MappingProxyType(self.origins),
+        return completed(
+            Config(
+                path=self.path,
+                settings=Settings(**self.values),
+                databases=MappingProxyType(self.databases),
+                users=MappingProxyType(self.users),
+                peers=MappingProxyType(self.peers),
+                autodb=self.autodb,
+                warnings=tuple(self.warnings),
+                origins=MappingProxyType(self.origins),
+            )
         )
-        _check_auth_type(config)
-        _check_tls(config)
-        config = dataclasses.replace(
-            config, userlist=self.read_userlist(config), hba=_read_hba(config)
-        )
-        warnings = (*self.warnings, *unbuilt_warnings(config), *_check_hosts(config))
-        return dataclasses.replace(config, warnings=warnings)
 
-    def read_userlist(self, config: Config) -> Mapping[str, Secret]:
-        path = config.settings.auth_file
-        if path is None:
-            return _empty()
-        try:
-            text = read_text(path)
-        except ConfigError as error:
-            where = self.origins[MAIN, "auth_file"]
-            if config.settings.auth_type not in _WITHOUT_AUTH_FILE:
-                raise ConfigError(
-                    str(error), file=where.file, line=where.line, setting="auth_file"
-                ) from None
-            self.warnings.append(f"{where}: auth_file: {error}")
-            return _empty()
-        return parse_userlist(text, path)
+
+def completed(config: Config) -> Config:
+    """With what its settings name read as well; ConfigError if that cannot be used."""
+    check_auth(config)
+    check_tls(config)
+    return with_files(config)
+
+
+def with_files(config: Config) -> Config:
+    """With the users and rules in its files, and warnings of what is not honoured."""
+    userlist, problems = _read_userlist(config)
+    config = dataclasses.replace(config, userlist=userlist, hba=_read_hba(config))
+    warnings = (
+        *config.warnings,
+        *problems,
+        *unbuilt_warnings(config),
+        *_check_hosts(config),
+        *_warn_auth_dbname(config),
+    )
+    return dataclasses.replace(config, warnings=warnings)
+
+
+def _read_userlist(config: Config) -> tuple[Mapping[str, Secret], tuple[str, ...]]:
+    """Users, and what is wrong if it does no harm."""
+    path = config.settings.auth_file
+    if path is None:
+        return _empty(), ()
+    try:
+        text = read_text(path)
+    except ConfigError as error:
+        problem = _at_setting(config, "auth_file", str(error))
+        if config.settings.auth_type not in _WITHOUT_AUTH_FILE:
+            raise problem from None
+        return _empty(), (str(problem),)
+    return parse_userlist(text, path), ()
 
 
 def _find_row(table: Table, key: str, entry: Entry, owner: str) -> Row:
@@ -386,20 +416,35 @@ BUILT_AUTH_TYPES = frozenset(
 )
 
 
-def _check_auth_type(config: Config) -> None:
+def check_auth(config: Config) -> None:
+    """ConfigError for an auth_type or an auth_dbname that cannot be had."""
     wanted = config.settings.auth_type
-    if wanted in BUILT_AUTH_TYPES:
-        return
-    where = config.origins[MAIN, "auth_type"]
-    raise ConfigError(
-        f"{wanted} is not built yet; use one of {', '.join(sorted(BUILT_AUTH_TYPES))}",
-        file=where.file,
-        line=where.line,
-        setting="auth_type",
-    )
+    if wanted not in BUILT_AUTH_TYPES:
+        built = ", ".join(sorted(BUILT_AUTH_TYPES))
+        raise _at_setting(
+            config, "auth_type", f"{wanted} is not built yet; use one of {built}"
+        )
+    if config.settings.auth_dbname == RESERVED_DATABASE:
+        raise _at_setting(config, "auth_dbname", RESERVED_AUTH_DBNAME)
 
 
-def _check_tls(config: Config) -> None:
+def _warn_auth_dbname(config: Config) -> Iterator[str]:
+    """Who needs a database that cannot be asked is refused at its login."""
+    wide = config.settings.auth_dbname
+    if wide and config.database(wide) is None:
+        where = config.origins.get((MAIN, "auth_dbname"), config.path)
+        yield f"{where}: auth_dbname: there is no database {printable(wide)}"
+    for entry in all_databases(config).values():
+        own = entry.auth_dbname
+        if own and config.database(own) is None:
+            yield (
+                f"{_where(config, DATABASES, entry.name)}: auth_dbname: there is no"
+                f" database {printable(own)} to ask"
+            )
+
+
+def check_tls(config: Config) -> None:
+    """ConfigError for what TLS cannot have."""
     try:
         check_client_tls(config.settings)
         check_server_tls(config.settings)
@@ -441,7 +486,7 @@ def unbuilt_warnings(config: Config) -> tuple[str, ...]:
         text = _unbuilt(row, getattr(config.settings, row.name))
         if where is not None and text:
             warnings.append(f"{where}: {text}")
-    databases = _all_databases(config).values()
+    databases = all_databases(config).values()
     entries: list[tuple[str, str, Table, object]] = [
         *((DATABASES, entry.name, Database, entry) for entry in databases),
         *((USERS, entry.name, User, entry) for entry in config.users.values()),
@@ -464,7 +509,7 @@ def _unbuilt(row: Row, value: object) -> str:
 
 
 def _check_hosts(config: Config) -> Iterator[str]:
-    for database in _all_databases(config).values():
+    for database in all_databases(config).values():
         if not config.hosts(database):
             yield (
                 f"{_where(config, DATABASES, database.name)}: no host, and"
@@ -477,98 +522,7 @@ def _where(config: Config, section: str, name: str) -> str:
     return f"{origin}: [{section}] {printable(name)}"
 
 
-def _all_databases(config: Config) -> dict[str, Database]:
+def all_databases(config: Config) -> dict[str, Database]:
+    """All entries, the fallback under the name ``*``."""
     fallback = {} if config.autodb is None else {FALLBACK_DATABASE: config.autodb}
     return {**config.databases, **fallback}
-
-
-# ---------------------------------------------------------------------------
-# Reload
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EntryChanges:
-    """Names of the entries of one section that differ, sorted."""
-
-    added: tuple[str, ...] = ()
-    removed: tuple[str, ...] = ()
-    changed: tuple[str, ...] = ()
-
-    def __bool__(self) -> bool:
-        return bool(self.added or self.removed or self.changed)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Changes:
-    """What differs between two configurations. Names only: values may be secret."""
-
-    live: tuple[str, ...] = ()
-    new_connections: tuple[str, ...] = ()
-    restart: tuple[str, ...] = ()
-    databases: EntryChanges = EntryChanges()
-    # Those of databases.changed whose servers must close: they lead elsewhere now.
-    # ``*`` stands for every database that came from the fallback entry.
-    reconnect: tuple[str, ...] = ()
-    users: EntryChanges = EntryChanges()
-    peers: EntryChanges = EntryChanges()
-    secrets: EntryChanges = EntryChanges()
-
-    def __bool__(self) -> bool:
-        return any(getattr(self, changed.name) for changed in dataclasses.fields(self))
-
-
-def _changed_rows(table: Table, old: object, new: object) -> list[Row]:
-    return [
-        row for row in rows(table) if getattr(old, row.name) != getattr(new, row.name)
-    ]
-
-
-def _entry_changes(
-    old: Mapping[Any, object], new: Mapping[Any, object]
-) -> EntryChanges:
-    kept = old.keys() & new.keys()
-    return EntryChanges(
-        added=tuple(str(name) for name in sorted(new.keys() - kept)),
-        removed=tuple(str(name) for name in sorted(old.keys() - kept)),
-        changed=tuple(str(name) for name in sorted(kept) if old[name] != new[name]),
-    )
-
-
-def diff(old: Config, new: Config) -> Changes:
-    """What a reload from ``old`` to ``new`` changes; the ``*`` entry is named ``*``."""
-    by_class: dict[Reload, list[str]] = {reload: [] for reload in Reload}
-    changed = _changed_rows(Settings, old.settings, new.settings)
-    for row in changed:
-        by_class[row.reload].append(row.name)
-    all_anew = any(row.reconnect for row in changed)
-    before, after = _all_databases(old), _all_databases(new)
-    databases = _entry_changes(before, after)
-    return Changes(
-        live=tuple(by_class[Reload.LIVE]),
-        new_connections=tuple(by_class[Reload.NEW_CONNECTIONS]),
-        restart=tuple(by_class[Reload.RESTART]),
-        databases=databases,
-        reconnect=tuple(
-            name
-            for name in sorted(after.keys() & before.keys())
-            if all_anew
-            or any(
-                row.reconnect
-                for row in _changed_rows(Database, before[name], after[name])
-            )
-        ),
-        users=_entry_changes(old.users, new.users),
-        peers=_entry_changes(old.peers, new.peers),
-        secrets=_entry_changes(old.userlist, new.userlist),
-    )
-
-
-def reloaded(old: Config, new: Config) -> Config:
-    """``new`` as far as it can run without a restart: the rest stays as in ``old``."""
-    kept = {
-        row.name: getattr(old.settings, row.name)
-        for row in rows(Settings)
-        if row.reload is Reload.RESTART
-    }
-    settings = dataclasses.replace(new.settings, **kept)
-    return dataclasses.replace(new, settings=settings)

@@ -244,6 +244,7 @@ class ClientLogin:
     def _may_secure(self) -> bool:
         return (
             self._policy.tls is not ClientTls.REFUSED
+            and self._policy.can_secure
             and not self._is_local
             and not self._secured
         )
@@ -290,6 +291,8 @@ class ClientLogin:
             and method is not AuthMethod.ANY
             and policy.can_ask(startup.database)
         ):
+            if method in _UNASKED:
+                _UNASKED[method](self, True)  # nobody is asked without a proof
             self._state = _State.SECRET
             return Reply(
                 startup.consumed, b"", NeedSecret(startup.user, startup.database)
@@ -312,7 +315,9 @@ class ClientLogin:
         return Reply(0, self._negotiation + challenge)
 
     def _choose_method(self, startup: StartupMessage) -> None:
-        if self._policy.demand is not None:
+        if startup.database == self._policy.console and self._is_operator(startup):
+            self._demand = Demand(AuthMethod.ANY)
+        elif self._policy.demand is not None:
             self._demand = self._policy.demand(
                 Asker(
                     startup.user,
@@ -322,6 +327,10 @@ class ClientLogin:
                     startup.replication,
                 )
             )
+
+    def _is_operator(self, startup: StartupMessage) -> bool:
+        """Whoever runs as our own user may do all to us anyway."""
+        return startup.user == self._policy.console and self._peer.is_own()
 
     # Proofs that need no question: the connection itself has them.
 

@@ -44,6 +44,9 @@ class ClientPeer(Protocol):
     def os_user(self) -> str | None:
         """Who it is on this machine, by a Unix socket; None: nobody knows."""
 
+    def is_own(self) -> bool:
+        """Whether it is the user that we run as, by a Unix socket."""
+
     def certificate_name(self) -> str | None:
         """The common name in its verified certificate, by TLS; None: it has none."""
 
@@ -57,6 +60,10 @@ class Nobody:
     def os_user(self) -> str | None:
         """Not known."""
         return None
+
+    def is_own(self) -> bool:
+        """Not known."""
+        return False
 
     def certificate_name(self) -> str | None:
         """There is none."""
@@ -96,11 +103,14 @@ class ClientPolicy:
     ``can_ask``: whether somebody may know the secret of a user that ``secrets``
     does not know, by the database that it asks for.
     ``forced_user``: database to its ``user=`` setting.
+    ``console``: the database, and the user who needs no password there if it is our
+    own; empty: there is none.
     ``known_users_only``: whether ``trust`` refuses users that ``secrets`` does
     not know; false when there is no auth_file to be listed in.
     ``mock_key``: random, the same in every worker, else users can be told apart.
     ``tracked``: lower-case to canonical name of the parameters kept per client.
     ``demand``: chooses for each client instead of ``method``; LoginError: none will do.
+    ``can_secure``: whether there is a certificate to speak TLS with.
     ``certificate_hash``: of our certificate, to which SCRAM is bound over TLS.
     """
 
@@ -110,11 +120,13 @@ class ClientPolicy:
     forced_user: Callable[[str], str | None]
     ignore_startup_parameters: frozenset[str]
     mock_key: bytes = field(repr=False)
+    console: str = ""
     scram_iterations: int = DEFAULT_ITERATIONS
     known_users_only: bool = True
     tracked: Mapping[str, str] = field(default_factory=lambda: TRACKED_PARAMETERS)
     verifiers: VerifierCache = field(default_factory=VerifierCache, repr=False)
     tls: ClientTls = ClientTls.REFUSED
+    can_secure: bool = True
     certificate_hash: bytes = b""
     can_ask: Callable[[str], bool] = lambda database: False
     demand: Callable[[Asker], Demand] | None = None

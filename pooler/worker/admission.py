@@ -13,11 +13,13 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from pooler import log
+from pooler.config.loading import RESERVED_DATABASE
 from pooler.errors import (
     CLOSE_REASON_ROWS,
     INTERNAL_ERROR,
     INVALID_CATALOG_NAME,
     INVALID_PARAMETER_VALUE,
+    INVALID_PASSWORD,
     TOO_MANY_CONNECTIONS,
     ConfigError,
     LoginError,
@@ -40,7 +42,10 @@ from pooler.login.outcomes import (
 )
 from pooler.login.policy import AuthMethod, ClientPolicy
 from pooler.session.records import CloseReason
+from pooler.worker.auth_query import AuthQuery
 from pooler.worker.cancel import Cancels
+from pooler.worker.console import DATABASE as CONSOLE_DATABASE
+from pooler.worker.console import startup_of
 from pooler.worker.identity import Peer, demand_by
 from pooler.worker.pools import Pool, Pools
 from pooler.worker.tls import CLIENT_TLS, client_context
@@ -50,16 +55,16 @@ from pooler.worker.words import Asked, RefusedValueError
 # ("unix" for a Unix socket) to why it is not right, empty if it is. LoginError: nobody
 # can say.
 Judge = Callable[[NeedVerdict, str], Awaitable[str]]
-# User and database asked for to the secret, None if nobody knows the user, and its name
-# for servers, empty if it is the same.
-FindSecret = Callable[[str, str], Awaitable[tuple[str | None, str]]]
 
 REPLICATION_WORDS = {"logical": "database", "physical": "true"}
 MAX_PARAMETER_BYTES = 4096
 
 
 def make_policy(
-    pools: Pools, mock_key: bytes, context: TlsContext | None
+    pools: Pools,
+    mock_key: bytes,
+    context: TlsContext | None,
+    can_ask: Callable[[str], bool],
 ) -> ClientPolicy:
     """What the running configuration says about who may log in and how."""
     config = pools.config
@@ -77,19 +82,20 @@ def make_policy(
         method=(AuthMethod.SCRAM if config.hba else AuthMethod(settings.auth_type)),
         demand=demand_by(config.hba) if config.hba else None,
         secrets=secret_of,
-        database_exists=lambda name: pools.database(name) is not None,
+        database_exists=lambda name: (
+            name == RESERVED_DATABASE or pools.database(name) is not None
+        ),
+        console=RESERVED_DATABASE,
         forced_user=forced_user,
         tracked=pools.tracked,
         ignore_startup_parameters=frozenset(settings.ignore_startup_parameters),
         mock_key=mock_key,
         known_users_only=bool(settings.auth_file),
         tls=CLIENT_TLS[settings.client_tls_sslmode],
+        can_secure=context is not None,
         certificate_hash=b"" if context is None else context.certificate_hash,
+        can_ask=can_ask,
     )
-
-
-async def _nobody_knows(user: str, database: str) -> tuple[str | None, str]:
-    return None, ""
 
 
 def check_values(given: dict[str, str]) -> None:
@@ -119,6 +125,7 @@ class _Arrival:
     direct: bool = False  # its first byte was one of TLS
     # Asks for what the login waits for: what comes meanwhile stays unread.
     pending: asyncio.Task[None] | None = None
+    asked: bool = False  # a database, for the secret
     accepted: LoggedIn | None = None
     pool: Pool | None = None  # of a replication client, its own
 
@@ -142,11 +149,17 @@ class Admission:
         self._mock_key = mock_key
         self._cancels = cancels
         self._arrivals: dict[int, _Arrival] = {}
+        self._operators: set[int] = set()  # on the console, or on their way there
         self._tasks: set[asyncio.Task[None]] = set()
         self.judges: dict[AuthMethod, Judge] = {}
-        self.find_secret: FindSecret = _nobody_knows
+        self._auth_query = AuthQuery(pools)
         self._context = client_context(pools.config.settings, mock_key)
-        self._policy = make_policy(pools, mock_key, self._context)
+        self._policy = self._make_policy()
+
+    def _make_policy(self) -> ClientPolicy:
+        return make_policy(
+            self._pools, self._mock_key, self._context, self._auth_query.can_ask
+        )
 
     def reload(self) -> None:
         """New logins follow the new configuration; those under way the old one.
@@ -158,7 +171,8 @@ class Admission:
             self._context = client_context(self._pools.config.settings, self._mock_key)
         except ConfigError as error:
             log.write(log.ERROR, f"reload: {error}; TLS stays as it was")
-        self._policy = make_policy(self._pools, self._mock_key, self._context)
+        self._auth_query.reload()
+        self._policy = self._make_policy()
 
     # ------------------------------------------------------------ arriving
 
@@ -180,7 +194,7 @@ class Admission:
 
     def _carry_out(self, handle: int, arrival: _Arrival, reply: Reply) -> None:
         """Do what a step of the login came to; LookupError when the client has gone."""
-        if arrival.login.wants_in:
+        if arrival.login.wants_in and arrival.login.asked[0] != RESERVED_DATABASE:
             self._check_room()
         if reply.send:
             self._engine.client_send(handle, reply.send)
@@ -237,8 +251,9 @@ class Admission:
         """What a login goes on with; LoginError if it cannot."""
         match question:
             case NeedSecret(user, database):
-                found = await self.find_secret(user, database)
-                return arrival.login.secret_found(*found)
+                arrival.asked = True
+                found = await self._auth_query.find(user, database)
+                return arrival.login.secret_found(found.secret, found.server_user)
             case NeedVerdict(method):
                 judge = self.judges[method]
                 host, _ = self._engine.client_peer(handle)
@@ -265,15 +280,22 @@ class Admission:
 
     def _check_room(self) -> None:
         """Refuse a client above ``max_client_conn``; all workers count together."""
-        self._board.set(self._slot, "clients", self._engine.client_count)
+        self._count_clients()
         limit = self._pools.config.settings.max_client_conn
         if self._board.total("clients") > limit:
             raise LoginError(
                 "no more connections allowed (max_client_conn)", TOO_MANY_CONNECTIONS
             )
 
+    def _count_clients(self) -> None:
+        """Show all but those of the console, which is there when all is full."""
+        # An operator may have closed whose notice is still on its way.
+        count = max(0, self._engine.client_count - len(self._operators))
+        self._board.set(self._slot, "clients", count)
+
     def _forget(self, handle: int) -> None:
         """A client will not be admitted."""
+        self._operators.discard(handle)
         arrival = self._arrivals.pop(handle, None)
         if arrival is None:
             return
@@ -285,6 +307,8 @@ class Admission:
     def _refuse(self, handle: int, error: LoginError) -> None:
         arrival = self._arrivals.get(handle)
         database, user = arrival.login.asked if arrival else ("", "")
+        if error.sqlstate == INVALID_PASSWORD:
+            self._auth_query.forget(user, database)
         database, user = database or "(nodb)", user or "(nouser)"
         self._forget(handle)
         if self._pools.config.settings.log_pooler_errors:
@@ -306,11 +330,16 @@ class Admission:
     def _await_welcome(
         self, handle: int, arrival: _Arrival, accepted: LoggedIn
     ) -> None:
+        if accepted.database == RESERVED_DATABASE:
+            self._enter_console(handle, arrival, accepted)
+            return
         database = self._pools.database(accepted.database)
         if database is None:
             raise LoginError(
                 f"no such database: {accepted.database}", INVALID_CATALOG_NAME
             )
+        if accepted.database in self._pools.config.state.disabled:
+            raise LoginError(f'database "{accepted.database}" is disabled')
         values: dict[str, str] = {}
         if accepted.replication:
             startup = accepted.startup_parameters | {
@@ -324,7 +353,21 @@ class Admission:
             pool = self._pools.get(database, accepted.server_user)
         if accepted.scram_keys is not None:
             pool.scram_keys = accepted.scram_keys
+        if accepted.secret is not None or pool.user in self._pools.config.userlist:
+            self._pools.learn_secret(pool, accepted.secret, stored=arrival.asked)
         self._choose_words(handle, accepted, pool, values)
+
+    def _enter_console(
+        self, handle: int, arrival: _Arrival, accepted: LoggedIn
+    ) -> None:
+        if accepted.replication:
+            raise LoginError("not allowed", why="the console replicates nothing")
+        is_own = Peer(self._engine, handle).is_own()
+        startup = startup_of(self._pools.config, accepted.user, is_own=is_own)
+        pool = self._pools.dedicated(CONSOLE_DATABASE, accepted.user, startup)
+        arrival.pool = pool
+        self._operators.add(handle)
+        self._choose_words(handle, accepted, pool, {})
 
     def _choose_words(
         self, handle: int, accepted: LoggedIn, pool: Pool, values: dict[str, str]
@@ -455,7 +498,7 @@ class Admission:
                 f"TLS handshake error: {detail}",
                 tag=f"C-{handle:#x}: (nodb)/(nouser)@{host}:{port}",
             )
-        self._board.set(self._slot, "clients", self._engine.client_count)
+        self._count_clients()
         pool = self._pools.by_id(pool_id)
         if pool is not None:
             self._pools.release_dedicated(pool)

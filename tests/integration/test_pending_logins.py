@@ -5,15 +5,26 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import ssl
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from pooler.errors import LoginError
 from pooler.login.outcomes import NeedVerdict
 from pooler.login.policy import AuthMethod
+from tests.certificates import make_certificates
 from tests.integration.harness import DATABASE, USER, InProcess, wait_until
-from tests.wire_client import WireClient, codes, message, query, startup, text
+from tests.wire_client import (
+    SSL_REQUEST,
+    WireClient,
+    codes,
+    message,
+    query,
+    startup,
+    text,
+)
 
 pytestmark = pytest.mark.timeout(30)
 
@@ -56,11 +67,15 @@ class Judged:
     def call(self, what: Callable[[], object]) -> None:
         self.worker.loop.call_soon_threadsafe(what)
 
-    def ask(self, *more: bytes) -> WireClient:
+    def ask(self, *more: bytes, tls: ssl.SSLContext | None = None) -> WireClient:
         """A client whose password is being judged."""
         count = len(self.judge.answers)
         self.set_method(AuthMethod.PAM)
         client = WireClient(self.worker.port)
+        if tls is not None:
+            client.send(SSL_REQUEST)
+            assert client.read_exactly(1) == b"S"
+            client.socket = tls.wrap_socket(client.socket, server_hostname="localhost")
         client.send(START)
         assert client.read().code == "R"
         client.send(PASSWORD, *more)
@@ -128,12 +143,24 @@ def test_client_login_timeout_goes_on(
     wait_until(lambda: judged.judge.cancelled, "the question is taken back", 5)
 
 
-def test_what_comes_meanwhile_is_bounded_and_not_lost(judged: Judged) -> None:
+@pytest.mark.parametrize("by_tls", [False, True])
+def test_what_comes_meanwhile_is_bounded_and_not_lost(
+    worker_in_process: Callable[..., InProcess], tmp_path: Path, by_tls: bool
+) -> None:
     """A pipelined query of some MiB behind the password: most of it waits outside."""
+    certificates = make_certificates(tmp_path / "tls")
+    judged = Judged(
+        worker_in_process(
+            client_tls_sslmode="allow",
+            client_tls_cert_file=certificates.cert_file,
+            client_tls_key_file=certificates.key_file,
+        )
+    )
+    context = ssl.create_default_context(cafile=certificates.ca_file)
     size = 8 << 20
     pieces = [b"SELECT length('", b"x" * size, b"')"]
     long = message("Q", b"".join(pieces) + b"\0")
-    with judged.ask() as client:
+    with judged.ask(tls=context if by_tls else None) as client:
         client.socket.setblocking(False)
         sent = 0
 
@@ -141,7 +168,7 @@ def test_what_comes_meanwhile_is_bounded_and_not_lost(judged: Judged) -> None:
             nonlocal sent
             try:
                 sent += client.socket.send(long[sent : sent + 65536])
-            except BlockingIOError:
+            except (BlockingIOError, ssl.SSLWantWriteError):
                 return True
             return False
 

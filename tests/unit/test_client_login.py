@@ -836,15 +836,19 @@ class Known(Nobody):
         return "plain"
 
 
+@pytest.mark.parametrize("asked", [False, True])
 @pytest.mark.parametrize("method", [AuthMethod.PEER, AuthMethod.CERT])
-def test_the_connection_is_the_proof(method: AuthMethod) -> None:
+def test_the_connection_is_the_proof(method: AuthMethod, asked: bool) -> None:
     def log_in_as(user: str, peer: Nobody, **changes: Any) -> object:
-        login = ClientLogin(policy(method, tls=ClientTls.OFFERED, **changes), peer=peer)
+        changes = {"tls": ClientTls.OFFERED, **(ASKED if asked else {}), **changes}
+        login = ClientLogin(policy(method, **changes), peer=peer)
         if method is AuthMethod.CERT:
             login.receive(packets.ssl_request())
             login.secured()
         raw = packets.startup_message({"user": user, "database": "shop"})
-        return login.receive(raw).outcome
+        outcome = login.receive(raw).outcome
+        assert isinstance(outcome, NeedSecret) == asked  # not for what has no proof
+        return answer(login, outcome).outcome if asked else outcome
 
     assert isinstance(log_in_as("plain", Known()), LoggedIn)
     for user, peer, why in (

@@ -55,6 +55,8 @@ IPV6 = connection(address="2001:db8::7")
         ("local all all trust", [LOCAL]),
         ("host all all all trust", [TCP, TLS, IPV6]),
         ("hostssl all all all trust", [TLS]),
+        # No field begins with a comma: it goes on with the list, as in PgBouncer.
+        ("host y,all , x me ,you, all all trust", [TCP, TLS, IPV6]),
         ("hostnossl all all all trust", [TCP, IPV6]),
         ("host all all 0.0.0.0/0 trust", [TCP, TLS]),
         ("host all all ::/0 trust", [IPV6]),
