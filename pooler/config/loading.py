@@ -154,11 +154,11 @@ class Config:
 
     def all_server_tls(self) -> frozenset[ServerTls]:
         """Each that some database has."""
-        return frozenset(map(self.server_tls, _all_databases(self).values()))
+        return frozenset(map(self.server_tls, all_databases(self).values()))
 
     def server_secrets(self) -> frozenset[str]:
         """All that may be said to servers."""
-        passwords = (entry.password for entry in _all_databases(self).values())
+        passwords = (entry.password for entry in all_databases(self).values())
         listed = (secret.text for secret in self.userlist.values())
         return frozenset((*filter(None, passwords), *listed))
 
@@ -470,7 +470,7 @@ def check_tls(config: Config) -> None:
     except ConfigError as error:
         raise _at_setting(config, error.setting or "", error.problem) from None
     checked = {server_tls_of(config.settings)}
-    for database in _all_databases(config).values():
+    for database in all_databases(config).values():
         tls = config.server_tls(database)
         if tls in checked:
             continue

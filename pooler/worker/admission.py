@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 from pooler import log
@@ -65,8 +65,8 @@ Judge = Callable[[NeedVerdict, str], Awaitable[str]]
 
 # Who is sent away with these has not proved who it is.
 UNPROVEN = frozenset({INVALID_PASSWORD, INVALID_AUTHORIZATION})
-NOBODY_YET = "(nodb)/(nouser)"
-TOO_LATE = CloseReason.CLOSE_LOGIN_TIMEOUT
+# What ends a login of which Python has not heard.
+ENDED: Mapping[int, str] = {CloseReason.CLOSE_LOGIN_TIMEOUT: "client_login_timeout"}
 
 REPLICATION_WORDS = {"logical": "database", "physical": "true"}
 MAX_PARAMETER_BYTES = 4096
@@ -540,19 +540,17 @@ class Admission:
         arrival = self._arrivals.get(handle)
         self._forget(handle)
         host, port = peer if isinstance(peer, tuple) else ("?", 0)
-        was_refused = self._refusals.forget(handle)
-        if detail:
-            line = f"TLS handshake error: {detail}"
-            self._refusals.write(line, handle, NOBODY_YET, (host, port))
-        elif reason == TOO_LATE and not was_refused:
-            line = f"pooler error: {CLOSE_REASON_ROWS[reason][1]}"
-            self._refusals.write(line, handle, _who(arrival), (host, port))
         pool = self._pools.by_id(pool_id)
-        if pool is not None:
-            self._pools.release_dedicated(pool)
-        if pool is None or not self._pools.config.settings.log_disconnections:
-            return  # a probe that never logged in is not worth a line
+        if pool is None:
+            why = f"TLS handshake error: {detail}" if detail else ENDED.get(reason, "")
+            self._refusals.closed(handle, _who(arrival), (host, port), age_us, why)
+            return  # a probe that just left is not worth a line
+        self._pools.release_dedicated(pool)
+        if not self._pools.config.settings.log_disconnections:
+            return
         text = CLOSE_REASON_ROWS[reason][1]
+        if reason == CloseReason.CLOSE_SERVER_UNUSABLE and pool.failure is not None:
+            text = pool.failure.message  # what the client has heard
         log.write(
             log.LOG,
             f"closing because: {text} (age={age_us // 1_000_000}s)",

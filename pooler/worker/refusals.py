@@ -53,19 +53,19 @@ class FloodLog:
         self._left_out = 0
         self._timer: asyncio.TimerHandle | None = None
 
-    def write(self, line: str, *, tag: str) -> None:
-        """Log a line as WARNING, or count it."""
+    def may_write(self) -> bool:
+        """Whether there is room for one more; else it is counted."""
         now_s = time.monotonic()
         more = (now_s - self._at_s) * LINES_IN_A_SECOND
         self._room, self._at_s = min(LINES_AT_ONCE, self._room + more), now_s
         if self._room >= 1:
             self._room -= 1
-            log.write(log.WARNING, line, tag=tag)
-            return
+            return True
         self._left_out += 1
         if self._timer is None:
             loop = asyncio.get_running_loop()
             self._timer = loop.call_later(COUNT_PERIOD_S, self.flush)
+        return False
 
     def flush(self) -> None:
         """Say how many lines were left out."""
@@ -155,6 +155,8 @@ class Refusals:
         self._settings = settings
         self._workers = workers
         self._held: OrderedDict[int, _Held] = OrderedDict()
+        # Who was refused and why, of those that are logged once more when they close.
+        self._reasons: dict[int, tuple[str, str]] = {}
         self._failures = FailureTable()
         self._lines = FloodLog("refused logins that are not logged")
 
@@ -184,8 +186,10 @@ class Refusals:
         it hears late.
         """
         host, port = self._engine.client_peer(handle)
-        why = f": {error.why}" * bool(error.why)
-        self.write(f"pooler error: {error.message}{why}", handle, who, (host, port))
+        if self._lines.may_write():
+            why = f": {error.why}" * bool(error.why)
+            self._log_error(error.message + why, handle, who, (host, port))
+            self._reasons[handle] = (who, error.message)
         delay_s = self._settings().failed_login_delay
         if not failed or host == UNIX:
             self._close(handle, farewell)
@@ -201,18 +205,32 @@ class Refusals:
         if len(self._held) > self._room():
             self._tell(next(iter(self._held)))
 
-    def write(self, line: str, handle: int, who: str, peer: tuple[str, int]) -> None:
-        """Log what has become of a login, if that is to be logged."""
+    def _log_error(
+        self, text: str, handle: int, who: str, peer: tuple[str, int]
+    ) -> None:
         if self._settings().log_pooler_errors:
-            host, port = peer
-            self._lines.write(line, tag=f"C-{handle:#x}: {who}@{host}:{port}")
+            log.write(log.WARNING, f"pooler error: {text}", tag=_tag(handle, who, peer))
 
-    def forget(self, handle: int) -> bool:
-        """The client has gone; whether it was held."""
+    def closed(
+        self, handle: int, who: str, peer: tuple[str, int], age_us: int, why: str
+    ) -> None:
+        """The client has gone, and no pool has had it.
+
+        ``why``: what has ended its login if nobody has refused it; empty: it just left.
+        """
         held = self._held.pop(handle, None)
         if held is not None:
             held.timer.cancel()
-        return held is not None
+        who, reason = self._reasons.pop(handle, (who, ""))
+        if not reason and why and held is None and self._lines.may_write():
+            self._log_error(why, handle, who, peer)
+            reason = why
+        if reason and self._settings().log_disconnections:
+            log.write(
+                log.LOG,
+                f"closing because: {reason} (age={age_us // 1_000_000}s)",
+                tag=_tag(handle, who, peer),
+            )
 
     def end(self) -> None:
         """The worker ends: what is left to say is said."""
@@ -236,3 +254,8 @@ class Refusals:
     def _per_minute(self) -> float:
         limit = self._settings().max_failed_logins
         return max(1.0, limit / self._workers) if limit else 0.0
+
+
+def _tag(handle: int, who: str, peer: tuple[str, int]) -> str:
+    host, port = peer
+    return f"C-{handle:#x}: {who}@{host}:{port}"

@@ -272,6 +272,36 @@ def test_too_many_failures_of_an_address(listed: Callable[..., InProcess]) -> No
 # ------------------------------------------------------------ floods
 
 
+def test_the_end_of_a_refused_client_is_told_as_by_pgbouncer(
+    make_pooler: MakePooler,
+) -> None:
+    """With the reason, once each; the settings of the log say which."""
+    pooler = make_pooler({DATABASE: ""}, '"somebody" "x"\n', auth_type="trust")
+    reason = '"trust" authentication failed'
+
+    def lines() -> tuple[int, int]:
+        log = pooler.log()
+        ends = re.findall(
+            rf"LOG C-\S+: {DATABASE}/nobody@{HOST}:\d+ closing because: {reason}"
+            r" \(age=0s\)",
+            log,
+        )
+        return log.count(f"pooler error: {reason}"), len(ends)
+
+    def refuse() -> None:
+        with pytest.raises(psycopg.OperationalError, match="authentication failed"):
+            pooler.connect(user="nobody")
+
+    refuse()
+    wait_until(lambda: lines() == (1, 1), "both lines")
+    pooler.reload(log_disconnections=0)
+    refuse()
+    wait_until(lambda: lines() == (2, 1), "the error only")
+    pooler.reload(log_disconnections=1, log_pooler_errors=0)
+    refuse()
+    wait_until(lambda: lines() == (2, 2), "the end only")
+
+
 def test_a_flood_of_refusals_costs_few_lines(make_pooler: MakePooler) -> None:
     pooler = make_pooler({DATABASE: ""}, '"somebody" ""\n', auth_type="trust")
     count = 5_000
@@ -286,8 +316,9 @@ def test_a_flood_of_refusals_costs_few_lines(make_pooler: MakePooler) -> None:
     def accounted() -> int:
         log = pooler.log()
         more = re.findall(r"… and (\d+) more refused logins that are not logged", log)
-        return log.count("/nobody@") + sum(map(int, more))
+        return log.count("pooler error: ") + sum(map(int, more))
 
     wait_until(lambda: accounted() == count, "all are logged or counted")
-    assert pooler.log().count("/nobody@") <= 100 + 10 * (took_s + 2)
+    # Two lines each: of the refusal, and of the end.
+    assert pooler.log().count("/nobody@") <= 2 * (100 + 10 * (took_s + 2))
     assert f"{DATABASE}/nobody@{HOST}:" in pooler.log()
