@@ -1,8 +1,9 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
 # What make test-full and make fuzz need beyond make test: clang with libFuzzer's
-# runtime, node, java with pgjdbc, and PostgreSQL 17 and 18. As root on Debian and
-# Ubuntu it installs what is missing, otherwise it prints the command.
+# runtime, node, java with pgjdbc, OpenLDAP's server, libpam_wrapper, and PostgreSQL 17
+# and 18. As root on Debian and Ubuntu it installs what is missing, otherwise it prints
+# the command.
 set -eu
 
 cd "$(dirname "$0")/.."
@@ -17,6 +18,9 @@ want() { # want COMMAND PACKAGE...
 want clang clang
 want node nodejs npm
 want javac default-jdk-headless
+[ -x /usr/sbin/slapd ] || packages="$packages slapd"
+[ -n "$(find /usr/lib -name 'libpam_wrapper.so' -print -quit 2>/dev/null)" ] ||
+    packages="$packages libpam-wrapper libpam-modules"
 [ -n "$(find /usr/lib -name 'libclang_rt.fuzzer-*' -print -quit 2>/dev/null)" ] ||
     packages="$packages libclang-rt-14-dev"
 

@@ -94,6 +94,8 @@ SIMPLE = query(SELECT.replace(b"$1", b"12345"))
 SIMPLE_ANSWER = ROWS_FOLLOW + row(16) + SELECTED + READY
 USE = DESCRIBE + EXECUTE + SYNC  # of what was bound
 USE_ANSWER = BOUND + SIMPLE_ANSWER
+ONE_OF_MANY = DESCRIBE + EXECUTE
+ANSWER_OF_MANY = PARSED + BOUND + ROWS_FOLLOW + row(16) + SELECTED
 COPY_BEGIN = query(b"COPY pgbench_accounts FROM STDIN")
 COPY_IN = message(b"G", struct.pack("!BHHH", 0, 2, 0, 0))
 
@@ -212,12 +214,15 @@ def step(
     return Work(name, per, items, repetitions, prepare)
 
 
-def one_request(name: str, request: bytes, answer: bytes) -> Work:
+def one_request(
+    name: str, request: bytes, answer: bytes, repetitions: int = 5_000
+) -> Work:
     """Relay a request and its answer as they are."""
     return step(
         name,
         [(FIRST, request), (SERVER, answer)],
         [(b"", request), (answer, b"")],
+        repetitions=repetitions,
     )
 
 
@@ -281,6 +286,12 @@ def steps() -> tuple[Work, ...]:
             PARSED + USE_ANSWER,
         ),
         prepared("step_prepared"),
+        one_request(
+            "step_pipeline8",
+            (parse(b"", SELECT) + bind(b"") + ONE_OF_MANY) * 8 + SYNC,
+            ANSWER_OF_MANY * 8 + READY,
+            2_000,
+        ),
         aligned("step_align"),
         one_way("step_rows_100", rows_begin, SERVER, row(ROW_BYTES) * ROWS_PER_READ),
         one_way("step_copy_64k", copy_begin, FIRST, copy_data(COPY_READ_BYTES)),

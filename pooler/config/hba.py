@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -21,6 +21,8 @@ import psutil
 
 from pooler.config.hbafile import Line, Word, read_lines
 from pooler.config.kinds import AuthType
+from pooler.config.ldap import LdapOptions, read_ldap_options, split_options
+from pooler.config.pam import PamOptions, read_pam_options
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -39,7 +41,6 @@ METHODS: Mapping[str, AuthType | None] = MappingProxyType(
         "ldap": AuthType.LDAP,
     }
 )
-_NOT_BUILT = frozenset({AuthType.PAM, AuthType.LDAP})
 _MAPPED = frozenset({AuthType.PEER, AuthType.CERT})
 # Fields in front of the method.
 _TYPES: Mapping[str, tuple[bool, bool | None]] = MappingProxyType(
@@ -95,6 +96,7 @@ class Rule:
     map: str
     file: str
     line: int
+    options: LdapOptions | PamOptions | None = None  # of these two methods
 
     def fits(self, one: Connection) -> bool:
         """Whether it is the one that decides, if none before it does."""
@@ -166,13 +168,15 @@ def _rule(line: Line, maps: Mapping[str, object]) -> Rule:
             f"unknown method {method_name!r}; known are {', '.join(METHODS)}"
         )
     method = METHODS[method_name]
-    if method in _NOT_BUILT:
-        raise line.error(f"{method_name} is not built yet")
     if method is AuthType.PEER and not local:
         raise line.error("peer is for local lines only")
     if method is AuthType.CERT and local:
         raise line.error("cert is for host lines only")
-    map_name = _options(line, at + 1, method)
+    map_name, options = "", None
+    if method in _READ_OPTIONS:
+        options = _outside_options(line, at + 1, method_name)
+    else:
+        map_name = _map_option(line, at + 1, method)
     if map_name and map_name not in maps:
         raise line.error(f"map {map_name!r} is not in auth_ident_file")
     return Rule(
@@ -185,6 +189,7 @@ def _rule(line: Line, maps: Mapping[str, object]) -> Rule:
         map_name,
         line.file,
         line.number,
+        options,
     )
 
 
@@ -290,7 +295,7 @@ def _prefix(mask: str) -> int:
     return len(ones)
 
 
-def _options(line: Line, at: int, method: AuthType | None) -> str:
+def _map_option(line: Line, at: int, method: AuthType | None) -> str:
     """The name of the map, the only option; empty: there is none."""
     found = ""
     for field in line.fields[at:]:
@@ -302,6 +307,20 @@ def _options(line: Line, at: int, method: AuthType | None) -> str:
                 raise line.error("map= is for peer and cert only")
             found = value
     return found
+
+
+def _outside_options(line: Line, at: int, name: str) -> LdapOptions | PamOptions:
+    """What a method that asks elsewhere is told. No value is in an error."""
+    words = [word for field in line.fields[at:] for word in field]
+    try:
+        return _READ_OPTIONS[METHODS[name]](split_options(words))
+    except ValueError as error:
+        raise line.error(f"{name}: {error}") from None
+
+
+_READ_OPTIONS: Mapping[
+    AuthType | None, Callable[[list[tuple[str, str]]], LdapOptions | PamOptions]
+] = MappingProxyType({AuthType.PAM: read_pam_options, AuthType.LDAP: read_ldap_options})
 
 
 # ---------------------------------------------------------------- maps

@@ -99,16 +99,24 @@ def _fields(
         yield tuple(words)
 
 
-def _words(text: str, path: str, number: int) -> Iterator[tuple[Word, bool]]:
+def read_words(text: str) -> list[Word]:
+    """The words of a text that has no comments; ConfigError if a quote is open."""
+    return [word for word, _ in _words(text, None, None, comment="")]
+
+
+def _words(
+    text: str, path: str | None, number: int | None, comment: str = "#"
+) -> Iterator[tuple[Word, bool]]:
     """(word, whether a comma follows it)."""
     at = 0
+    ends = _SPACE + "," + comment
     while True:
         while at < len(text) and text[at] in _SPACE:
             at += 1
-        if at == len(text) or text[at] == "#":
+        if at == len(text) or text[at] == comment:
             return
         begin, said, in_quotes = at, "", False
-        while at < len(text) and (in_quotes or text[at] not in _SPACE + ",#"):
+        while at < len(text) and (in_quotes or text[at] not in ends):
             if text[at] != '"':
                 said += text[at]
             elif in_quotes and text[at + 1 : at + 2] == '"':

@@ -21,8 +21,16 @@ from pooler.config.loading import (
 from pooler.config.settings import Settings, rows_by_name
 from pooler.errors import ConfigError
 
-# Those that say which users and rules there are.
-_OF_FILES = frozenset({"auth_type", "auth_file", "auth_hba_file", "auth_ident_file"})
+# Those that say which users and rules there are, and who judges passwords.
+_OF_FILES = frozenset(
+    {
+        "auth_type",
+        "auth_file",
+        "auth_hba_file",
+        "auth_ident_file",
+        "auth_ldap_options",
+    }
+)
 
 
 def with_setting(config: Config, name: str, text: str) -> Config:

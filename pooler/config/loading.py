@@ -20,6 +20,7 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 
 from pooler.config.hba import Hba, read_hba
+from pooler.config.hbafile import read_words
 from pooler.config.inifile import (
     Entry,
     Section,
@@ -37,6 +38,8 @@ from pooler.config.kinds import (
     suggest,
     usable_cores,
 )
+from pooler.config.ldap import LdapOptions, read_ldap_options, split_options
+from pooler.config.libraries import NEEDED, load_library
 from pooler.config.settings import (
     MAX_DATABASE_NAME_BYTES,
     MAX_USER_NAME_BYTES,
@@ -117,6 +120,7 @@ class Config:
     autodb: Database | None = None
     userlist: Mapping[str, Secret] = field(default_factory=_empty)
     hba: Hba | None = None  # None: auth_type is another
+    ldap: LdapOptions | None = field(default=None, repr=False)  # of auth_type = ldap
     state: RunState = RunState()
     warnings: tuple[str, ...] = ()
     # (section, key or entry name) -> where it was said last.
@@ -353,7 +357,10 @@ def completed(config: Config) -> Config:
 def with_files(config: Config) -> Config:
     """With the users and rules in its files, and warnings of what is not honoured."""
     userlist, problems = _read_userlist(config)
-    config = dataclasses.replace(config, userlist=userlist, hba=_read_hba(config))
+    config = dataclasses.replace(
+        config, userlist=userlist, hba=_read_hba(config), ldap=_read_ldap(config)
+    )
+    _check_libraries(config)
     warnings = (
         *config.warnings,
         *problems,
@@ -420,29 +427,9 @@ def load(path: str | os.PathLike[str]) -> Config:
 # ---------------------------------------------------------------------------
 # What is accepted but not honoured
 
-# Never ignored: running with another method than the one asked for is no option.
-BUILT_AUTH_TYPES = frozenset(
-    {
-        AuthType.TRUST,
-        AuthType.ANY,
-        AuthType.PLAIN,
-        AuthType.MD5,
-        AuthType.SCRAM_SHA_256,
-        AuthType.HBA,
-        AuthType.CERT,
-        AuthType.PEER,
-    }
-)
-
 
 def check_auth(config: Config) -> None:
-    """ConfigError for an auth_type or an auth_dbname that cannot be had."""
-    wanted = config.settings.auth_type
-    if wanted not in BUILT_AUTH_TYPES:
-        built = ", ".join(sorted(BUILT_AUTH_TYPES))
-        raise _at_setting(
-            config, "auth_type", f"{wanted} is not built yet; use one of {built}"
-        )
+    """ConfigError for an auth_dbname that cannot be had."""
     if config.settings.auth_dbname == RESERVED_DATABASE:
         raise _at_setting(config, "auth_dbname", RESERVED_AUTH_DBNAME)
 
@@ -512,6 +499,38 @@ def _read_hba(config: Config) -> Hba | None:
         if path and ("\0" in path or not os.access(path, os.R_OK)):
             raise _at_setting(config, name, f"cannot read {path!r}")
     return read_hba(settings.auth_hba_file, settings.auth_ident_file)
+
+
+def _read_ldap(config: Config) -> LdapOptions | None:
+    settings = config.settings
+    if settings.auth_type is not AuthType.LDAP:
+        return None
+    name = "auth_ldap_options"
+    if not settings.auth_ldap_options:
+        raise _at_setting(config, name, "auth_type = ldap needs it")
+    try:
+        words = read_words(settings.auth_ldap_options)
+        return read_ldap_options(split_options(words))
+    except (ConfigError, ValueError) as error:
+        raise _at_setting(config, name, str(error)) from None
+
+
+def _check_libraries(config: Config) -> None:
+    """ConfigError if a method is asked for whose library is not here."""
+    for method in NEEDED.keys() & {config.settings.auth_type}:
+        _check_library(method, _at_setting(config, "auth_type", ""))
+    for rule in config.hba.rules if config.hba else ():
+        if rule.method is not None and rule.method in NEEDED:
+            _check_library(rule.method, ConfigError("", file=rule.file, line=rule.line))
+
+
+def _check_library(method: AuthType, place: ConfigError) -> None:
+    try:
+        load_library(method)
+    except OSError as error:
+        raise ConfigError(
+            str(error), file=place.file, line=place.line, setting=place.setting
+        ) from None
 
 
 def unbuilt_warnings(config: Config) -> tuple[str, ...]:

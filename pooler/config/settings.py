@@ -74,15 +74,20 @@ class Settings:
         "List of users and their secrets.", reload=NEW, built=True)
     auth_hba_file: str = setting("", PATH,
         "Rules that choose the method when auth_type is hba: lines of a pg_hba.conf,"
-        " with the methods trust, reject, md5, password, scram-sha-256, peer, cert. A"
-        " line that cannot be read ends the start.",
+        " with the methods trust, reject, md5, password, scram-sha-256, peer, cert,"
+        " pam (pamservice=), ldap (the options of PostgreSQL). A line that cannot be"
+        " read ends the start.",
         reload=NEW, built=True)
     auth_ident_file: str | None = setting(None, PATH,
         "Maps from certificate or system names to database users, for auth_type hba.",
         reload=NEW, built=True)
     auth_ldap_options: str | None = setting(None, STRING,
-        "LDAP options, in the form of an HBA line, when auth_type is ldap.",
-        reload=NEW, secret=True)
+        "LDAP options, in the form of an HBA line, when auth_type is ldap:"
+        " PostgreSQL's ldapserver, ldapport, ldapscheme, ldaptls, ldapprefix,"
+        " ldapsuffix, ldapbasedn, ldapbinddn, ldapbindpasswd, ldapsearchattribute,"
+        " ldapsearchfilter, ldapurl. Values with spaces or commas stand in double"
+        " quotes.",
+        reload=NEW, secret=True, built=True)
     auth_query: str = setting(SQL_AUTH_QUERY, STRING,
         "Query that fetches the secret of a user that auth_file does not know: `$1` is"
         " the name; two columns, name and secret. No row is no such user, a NULL secret"
@@ -102,7 +107,9 @@ class Settings:
     auth_type: AuthType = setting(AuthType.MD5, ENUM,
         "How clients log in. md5 does SCRAM for a user whose secret is a SCRAM one;"
         " cert takes the common name of the client's certificate for the user; peer, by"
-        " Unix sockets only, the name that the system knows.",
+        " Unix sockets only, the name that the system knows; pam and ldap ask for the"
+        " password in the clear, have it judged (service `pgbouncer`,"
+        " auth_ldap_options) and log in to the server with it.",
         choices=AuthType, reload=NEW, built=True)
     auth_user: str | None = setting(None, STRING,
         "User who runs auth_query; its own secret comes from auth_file. Unset: nobody"
@@ -176,6 +183,12 @@ class Settings:
     dns_zone_check_period: float = setting(0.0, TIME,
         "Look for a new serial number of the DNS zone this often; 0 is off.",
         unit="s")
+    external_auth_queue: int = setting(100, INT,
+        "Logins that wait until PAM or LDAP can be asked, over all workers; more are"
+        " refused. Not a PgBouncer setting.", unit="logins", built=True)
+    external_auth_threads: int = setting(16, INT,
+        "Threads that ask PAM and LDAP, over all workers, at least one each. Not a"
+        " PgBouncer setting.", unit="threads", low=1, high=10_000, built=True)
     failed_login_delay: float = setting(1.0, TIME,
         "A client that could not prove who it is hears of it so much later; 0 is at"
         " once. It costs a place and no thread: at most a quarter of max_client_conn,"

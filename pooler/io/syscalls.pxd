@@ -30,8 +30,6 @@ cdef extern from "<sys/socket.h>" nogil:
         sa_family_t sa_family
     struct sockaddr_storage:
         sa_family_t ss_family
-    ssize_t c_recv "recv"(int fd, void *buf, size_t n, int flags)
-    ssize_t c_send "send"(int fd, const void *buf, size_t n, int flags)
     int c_accept4 "accept4"(int fd, sockaddr *addr, socklen_t *n, int flags)
     int shutdown(int fd, int how)
     int c_getsockopt "getsockopt"(
@@ -81,7 +79,37 @@ cdef extern from "<sys/epoll.h>" nogil:
         epoll_data_t data
     int epoll_create1(int flags)
     int epoll_ctl(int epfd, int op, int fd, epoll_event *event)
-    int c_epoll_wait "epoll_wait"(int epfd, epoll_event *events, int n, int timeout_ms)
+
+# What each transaction calls, without glibc's work for threads that are cancelled: two
+# atomic operations a call in a process that has ever had a thread. None is cancelled.
+cdef extern from *:
+    """
+    #include <sys/epoll.h>
+    #include <sys/socket.h>
+    #include <sys/syscall.h>
+    #include <unistd.h>
+    #ifdef SYS_recvfrom
+    #define pooler_recv(fd, p, n, flags) \\
+        syscall(SYS_recvfrom, (long) (fd), p, (size_t) (n), (long) (flags), 0L, 0L)
+    #define pooler_send(fd, p, n, flags) \\
+        syscall(SYS_sendto, (long) (fd), p, (size_t) (n), (long) (flags), 0L, 0L)
+    #else
+    #define pooler_recv recv
+    #define pooler_send send
+    #endif
+    #ifdef SYS_epoll_wait
+    #define pooler_epoll_wait(epfd, events, n, timeout_ms) \\
+        (int) syscall(SYS_epoll_wait, (long) (epfd), events, (long) (n), \\
+                      (long) (timeout_ms))
+    #else
+    #define pooler_epoll_wait epoll_wait
+    #endif
+    """
+    int c_epoll_wait "pooler_epoll_wait"(
+        int epfd, epoll_event *events, int n, int timeout_ms
+    ) nogil
+    ssize_t c_recv "pooler_recv"(int fd, void *buf, size_t n, int flags) nogil
+    ssize_t c_send "pooler_send"(int fd, const void *buf, size_t n, int flags) nogil
 
 cdef extern from "<unistd.h>" nogil:
     int c_close "close"(int fd)

@@ -28,7 +28,6 @@ from pooler.errors import (
     FEATURE_NOT_SUPPORTED,
     INVALID_AUTHORIZATION,
     INVALID_CATALOG_NAME,
-    INVALID_PASSWORD,
     LoginError,
 )
 from pooler.login import packets
@@ -214,7 +213,7 @@ class ClientLogin:
         if why_not:
             name = self._demand.method.name
             raise LoginError(
-                f"{name} authentication failed", INVALID_PASSWORD, why=why_not
+                f"{name} authentication failed", INVALID_AUTHORIZATION, why=why_not
             )
         reply = Reply(0, b"", self._logged_in())
         self._state = _State.DONE
@@ -574,7 +573,9 @@ class ClientLogin:
         if self._demand.method in _JUDGED_ELSEWHERE:
             self._state = _State.VERDICT
             self._server_secret = password
-            verdict = NeedVerdict(self._demand.method, self._name(), password)
+            verdict = NeedVerdict(
+                self._demand.method, self._name(), password, self._demand.options
+            )
             return Reply(consumed, b"", verdict)
         verifier = Verifier.parse(self._secret or "")
         assert verifier is not None  # noqa: S101 - or there was something to compare

@@ -77,11 +77,15 @@ class NeedSecret:
 
 @dataclass(frozen=True, slots=True)
 class NeedVerdict:
-    """Pending: is this password right? ``ClientLogin.judged`` is due."""
+    """Pending: is this password right? ``ClientLogin.judged`` is due.
+
+    ``options`` are those of ``Demand``.
+    """
 
     method: AuthMethod
     user: str
     password: str = field(repr=False)
+    options: object = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

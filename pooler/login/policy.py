@@ -98,10 +98,12 @@ class Demand:
     """How this client has to prove it.
 
     ``is_mapped``: whether who the system or a certificate names may be this user.
+    ``options``: what the line says to who judges elsewhere; None: the usual ones.
     """
 
     method: AuthMethod
     is_mapped: Callable[[str, str], bool] = str.__eq__
+    options: object = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from pooler.relay.shared cimport (
 )
 from pooler.session.pool cimport pool_take, pool_wait
 from pooler.session.records cimport (
-    CHANGE_SEQUENCES, CLIENT_WAITING, COPY_IN_NONE, COPY_IN_OPEN, Changes,
+    CHANGE_SEQUENCES, CLIENT_WAITING, COPY_IN_NONE, COPY_IN_OPEN, Changes, REPLAY_OFF,
     ServerSession,
 )
 from pooler.session.requests cimport REQUEST_COPY_END, request_has_effect, requests_push
@@ -21,17 +21,19 @@ from pooler.statements.replay cimport (
 )
 from pooler.statements.run_names cimport run_names
 from pooler.statements.portals cimport portals_free
+from pooler.statements.sql_changes cimport sql_is_plain
 from pooler.statements.runs cimport (
     put_discard_query, query_sent, runs_function, runs_query, runs_unseen,
 )
 from pooler.statements.requests cimport (
-    absorbed_waits, prepare_absorbed, prepare_alone, prepare_request, prepare_rest,
+    absorbed_waits, binds_own_unnamed, prepare_absorbed, prepare_alone, prepare_request,
+    prepare_rest,
 )
 from pooler.statements.outcomes cimport PrepareResult
 from pooler.statements.outcomes cimport (
     PREPARE_DONE, PREPARE_FORWARD, PREPARE_HOLD, PREPARE_NO_MEMORY, PREPARE_WAIT,
 )
-from pooler.tables.client_names cimport ABSORB_KEEP, ABSORB_NONE
+from pooler.tables.client_names cimport ABSORB_KEEP, ABSORB_NONE, ClientStatements
 from pooler.wire.buffers cimport output_add
 from pooler._wire cimport (
     ACTIONS, ACTION_ATTACH, ACTION_ATTACH_UNLESS_KNOWN, ACTION_COPY_END, ACTION_DROP,
@@ -40,7 +42,7 @@ from pooler._wire cimport (
     SCAN_MESSAGE, ScanStatus, scan_next, scan_undo,
 )
 from pooler.session.batch cimport (
-    batch_bind, batch_request, batch_synced, hold_until_settled,
+    batch_bind, batch_extended, batch_request, batch_synced, hold_until_settled,
 )
 from pooler.session.changes cimport changes_not_sent, wait_for_resets
 from pooler.session.copy_in cimport copy_end, copy_ignores_sync
@@ -148,7 +150,7 @@ cdef RelayStatus on_request(Walk *w) noexcept nogil:
         prepared = prepare_execute(w)
         if prepared == PREPARE_HOLD or prepared == PREPARE_WAIT:
             return give_back(w, prepared == PREPARE_WAIT)
-    if w.s.tracking.on:
+    if w.s.replay.state != REPLAY_OFF:
         replay_request(w.s, code)
     note_request(w.s, code, True)
     if prepared == PREPARE_NO_MEMORY or (
@@ -158,6 +160,34 @@ cdef RelayStatus on_request(Walk *w) noexcept nogil:
     return RELAY_ALIGN if w.c.settling else RELAY_OK
 
 
+cdef inline bint is_plain_query(const Walk *w) noexcept nogil:
+    """Whether a message is a Query that changes nothing and names no statement."""
+    cdef const uint8_t *text = w.src + w.found.start + HEADER_BYTES
+    cdef size_t n = w.found.length - 4
+    return (
+        w.found.code == c"Q" and w.c.scan.body_left == 0 and n != 0
+        and text[n - 1] == 0 and sql_is_plain(text, n - 1)
+    )
+
+
+cdef inline bint needs_nothing(const Walk *w) noexcept nogil:
+    """Whether ``prepare_request`` would find nothing to do for what is no Query.
+
+    It is a Bind of the client's own unnamed statement, or a Describe or Close of a
+    portal, and nothing is noted of any portal.
+    """
+    cdef ServerSession *s = w.s
+    cdef const uint8_t *message = w.src + w.found.start
+    if s.portals != NULL or w.c.scan.body_left or w.found.length < 6:
+        return False
+    if w.found.code == c"B":
+        return binds_own_unnamed(w.c, s, message)
+    return (
+        w.found.code != c"P" and s.batch.bound == NULL
+        and message[HEADER_BYTES] == c"P"
+    )
+
+
 cdef RelayStatus on_named_request(Walk *w) noexcept nogil:
     """A request that may concern prepared statements, if these are tracked."""
     cdef ServerSession *s = w.s
@@ -165,36 +195,82 @@ cdef RelayStatus on_named_request(Walk *w) noexcept nogil:
     cdef size_t taken = 0
     cdef PrepareResult prepared = PREPARE_FORWARD
     cdef RelayStatus status
+    if code == c"Q" or not s.tracking.on:
+        return on_text(w)
+    if is_ignored(s, code):
+        return RELAY_OK
+    if s.replay.state != REPLAY_OFF:
+        if s.replay.unproven:
+            status = prove_first(w)
+            if status != RELAY_OK:
+                return status
+        replay_request(s, code)
+    # into an open COPY PostgreSQL takes no request: it fails the COPY
+    if s.copy.state != COPY_IN_OPEN and not needs_nothing(w):
+        output_add(&w.r.to_server, w.src + w.start, w.found.start - w.start)
+        w.start = w.found.start
+        prepared = prepare_request(
+            &w.r.statements, w.c, s, &w.r.to_server, &w.found,
+            w.src + w.found.start, w.pos - w.found.start, w.n - w.pos, &taken,
+        )
+        if prepared == PREPARE_HOLD or prepared == PREPARE_WAIT:
+            return give_back(w, prepared == PREPARE_WAIT)
+    copy_end(s)
+    batch_extended(s, code)
+    if prepared == PREPARE_DONE:
+        w.start = w.found.start + taken
+    elif prepared == PREPARE_NO_MEMORY or queue_request(s, code) < 0:
+        return RELAY_NO_MEMORY
+    return RELAY_ALIGN if w.c.settling else RELAY_OK
+
+
+cdef inline bint drops_nothing(const Walk *w) noexcept nogil:
+    """Whether a plain Query needs nothing: no portal is noted, nor an unnamed statement
+    that it would drop.
+    """
+    cdef const ClientStatements *names = w.c.statements
+    return w.s.portals == NULL and (
+        names == NULL or (names.unnamed == NULL and names.unnamed_batch == 0)
+    )
+
+
+cdef RelayStatus on_text(Walk *w) noexcept nogil:
+    """A Query; or a request that may concern statements that are not tracked."""
+    cdef ServerSession *s = w.s
+    cdef uint8_t code = w.found.code
+    cdef size_t taken = 0
+    cdef PrepareResult prepared = PREPARE_FORWARD
+    cdef RelayStatus status
     cdef Changes before
     cdef uint64_t changes = 0
+    cdef bint plain
     if is_ignored(s, code):
         return RELAY_OK
     if s.replay.unproven:
         status = prove_first(w)
         if status != RELAY_OK:
             return status
-    if code == c"Q" or not s.tracking.on:
+    plain = is_plain_query(w)
+    if not plain:
         before = s.changes
         changes = note_text(w)
-        if changes & CHANGE_SEQUENCES:
-            output_add(&w.r.to_server, w.src + w.start, w.found.start - w.start)
-            w.start = w.found.start
-            if put_discard_query(s, &w.r.to_server) < 0:
-                return RELAY_NO_MEMORY
-    if s.tracking.on:
+        if changes & CHANGE_SEQUENCES and discard_first(w) < 0:
+            return RELAY_NO_MEMORY
+    if s.replay.state != REPLAY_OFF:
         replay_request(s, code)
-        # into an open COPY PostgreSQL takes no request: it fails the COPY
-        if s.copy.state != COPY_IN_OPEN:
-            output_add(&w.r.to_server, w.src + w.start, w.found.start - w.start)
-            w.start = w.found.start
-            prepared = prepare_request(
-                &w.r.statements, w.c, s, &w.r.to_server, &w.found,
-                w.src + w.found.start, w.pos - w.found.start, w.n - w.pos, &taken,
-            )
-            if prepared == PREPARE_HOLD or prepared == PREPARE_WAIT:
-                if code == c"Q":
-                    changes_not_sent(s, &before)
-                return give_back(w, prepared == PREPARE_WAIT)
+    if s.tracking.on and s.copy.state != COPY_IN_OPEN and not (
+        plain and drops_nothing(w)
+    ):
+        output_add(&w.r.to_server, w.src + w.start, w.found.start - w.start)
+        w.start = w.found.start
+        prepared = prepare_request(
+            &w.r.statements, w.c, s, &w.r.to_server, &w.found,
+            w.src + w.found.start, w.pos - w.found.start, w.n - w.pos, &taken,
+        )
+        if prepared == PREPARE_HOLD or prepared == PREPARE_WAIT:
+            if not plain:
+                changes_not_sent(s, &before)
+            return give_back(w, prepared == PREPARE_WAIT)
     if changes:
         query_sent(s, changes)
     if code == c"Q" and w.c.scan.body_left and not is_kept(w.c):
@@ -205,6 +281,13 @@ cdef RelayStatus on_named_request(Walk *w) noexcept nogil:
     elif prepared == PREPARE_NO_MEMORY or queue_request(s, code) < 0:
         return RELAY_NO_MEMORY
     return RELAY_ALIGN if w.c.settling else RELAY_OK
+
+
+cdef int discard_first(Walk *w) noexcept nogil:
+    """The Query asks for a value of a sequence (``put_discard_query``)."""
+    output_add(&w.r.to_server, w.src + w.start, w.found.start - w.start)
+    w.start = w.found.start
+    return put_discard_query(w.s, &w.r.to_server)
 
 
 cdef inline bint is_kept(const ClientSession *c) noexcept nogil:
@@ -307,10 +390,11 @@ cdef RelayStatus on_attach(Walk *w) noexcept nogil:
         return RELAY_WAIT
     unnamed_of_another(w.s)
     batch_bind(w.s, NULL)
-    portals_free(&w.r.statements, w.s)
+    if w.s.portals != NULL:
+        portals_free(&w.r.statements, w.s)
     if w.c.statements != NULL:  # batches are numbered by their server
         w.c.statements.names_batch = w.c.statements.unnamed_batch = 0
-    status = align_server(w.r, w.c, w.s)
+    status = RELAY_OK if w.c.params == w.s.params else align_server(w.r, w.c, w.s)
     if sequences_unlike(w.s) and status != RELAY_NO_MEMORY:
         if put_discard_query(w.s, &w.r.to_server) < 0:
             return RELAY_NO_MEMORY
@@ -432,7 +516,7 @@ cdef RelayStatus relay_client_bytes(
         if w.pos > w.start:
             output_add(&r.to_server, src + w.start, w.pos - w.start)
         count_received(c.pool, w.pos)
-        if w.s.tracking.on and not r.to_server.failed:
+        if w.s.replay.state != REPLAY_OFF and not r.to_server.failed:
             replay_collect(w.s, &r.to_server)
     consumed[0] = w.pos
     if r.to_server.failed or r.to_client.failed:

@@ -19,17 +19,18 @@ from pooler.session.records cimport (
 from pooler.session.requests cimport (
     REQUEST_ALIGN, REQUEST_DESCRIBE, REQUEST_NAMES, REQUEST_SKIP, request_closes,
     request_code, request_has_effect, request_is_fake, request_is_query,
-    requests_fail, requests_first, requests_last, requests_pop, requests_ready,
+    request_is_simple, requests_fail, requests_first, requests_last, requests_pop,
+    requests_ready,
 )
 from pooler.statements.effects cimport (
     effects_commit, has_notices, note_parameters, note_shape, note_tag, note_types,
-    read_otherwise, values_told,
+    read_otherwise, tag_tells, values_told,
 )
 from pooler.statements.install cimport send_again
 from pooler.statements.replay cimport (
     replay_forget, replay_possible, replay_proven, replay_wanted, says_stale,
 )
-from pooler.statements.schema cimport schema_ready, schema_tag
+from pooler.statements.schema cimport schema_ready, schema_tag, tag_is_counted
 from pooler.tables.effect_queue cimport EFFECT_EXECUTES, Effect, effects_at
 from pooler.tables.shapes cimport (
     SHAPE_OF_NOTHING, shape_add, shape_begin, shape_end,
@@ -62,10 +63,10 @@ cdef enum:
     ERROR_HELD_BYTES = 16384  # a longer error is shown as it is
     TYPES_HELD_BYTES = 65536  # a longer ParameterDescription is told at once
 
-cdef inline void next_request(Walk *w) noexcept nogil:
-    """Another request is at the head of the queue, at the message boundary pos."""
-    w.first = requests_first(&w.s.requests)
-    if w.drop or w.first & REQUEST_SKIP != 0 or request_is_fake(w.first):
+cdef inline void next_request(Walk *w, uint8_t first) noexcept nogil:
+    """``first`` is at the head of the queue now, at the message boundary pos."""
+    w.first = first
+    if w.drop or first & REQUEST_SKIP != 0 or request_is_fake(first):
         keep_until(w, w.pos)
         answer_fakes(w.r, w.s)
         w.first = requests_first(&w.s.requests)
@@ -114,7 +115,8 @@ cdef void count_ready(Walk *w) noexcept nogil:
     requests_ready(&s.requests, &effects)
     batch_synced(s)
     if s.tracking.on:
-        effects_commit(&w.r.statements, s, effects)
+        if effects:
+            effects_commit(&w.r.statements, s, effects)
         if s.requests.head == s.requests.tail:
             no_prepares(s)
     if s.requests.closing_count == 0:
@@ -140,7 +142,8 @@ cdef RelayStatus on_ready(Walk *w) noexcept nogil:
         w.pos = w.found.start
         return RELAY_SERVER_PROTO
     s.xact_status = status
-    schema_ready(&w.r.statements, s)
+    if s.tracking.changing:
+        schema_ready(&w.r.statements, s)
     if (
         s.pool.config.mode == MODE_STATEMENT and status != c"I"
         and w.c != NULL and not w.first & REQUEST_SKIP
@@ -156,7 +159,7 @@ cdef RelayStatus on_ready(Walk *w) noexcept nogil:
             return RELAY_NO_MEMORY
     keep_until(w, w.pos)
     count_ready(w)
-    next_request(w)
+    next_request(w, requests_first(&s.requests))
     return RELAY_OK
 
 
@@ -186,6 +189,13 @@ cdef void tell_notices(Walk *w) noexcept nogil:
 
 cdef RelayStatus on_ends(Walk *w) noexcept nogil:
     cdef ServerSession *s = w.s
+    cdef uint8_t following
+    if w.first == w.found.ends and request_is_simple(w.first):
+        following = requests_pop(&s.requests)
+        if not is_cut(w):
+            next_request(w, following)
+        go_on_if_answered(w)
+        return RELAY_OK
     if request_is_fake(w.first):
         prove(w)
     if s.tracking.on and request_is_query(w.first):
@@ -194,19 +204,20 @@ cdef RelayStatus on_ends(Walk *w) noexcept nogil:
         if s.tracking.on and request_has_effect(w.first):
             tell_notices(w)
             effects_commit(&w.r.statements, s, 1)
-        requests_pop(&s.requests)
+        following = requests_pop(&s.requests)
         if not is_cut(w):
-            next_request(w)
+            next_request(w, following)
         go_on_if_answered(w)
     return RELAY_OK
 
 
 cdef RelayStatus on_tag(Walk *w) noexcept nogil:
-    schema_tag(&w.r.statements, w.s, body_of(w), body_size(w))
-    if w.s.tracking.on:
-        note_tag(
-            &w.r.statements, w.s, NULL if w.drop else w.c, body_of(w), body_size(w)
-        )
+    cdef const uint8_t *tag = body_of(w)
+    cdef size_t n = body_size(w)
+    if tag_is_counted(w.s, tag, n):
+        schema_tag(&w.r.statements, w.s, tag, n)
+    if w.s.tracking.on and tag_tells(w.first, tag, n):
+        note_tag(&w.r.statements, w.s, NULL if w.drop else w.c, tag, n)
     return on_ends(w)
 
 
@@ -235,8 +246,7 @@ cdef void end_describe(Walk *w, uint64_t shape) noexcept nogil:
     if w.first & REQUEST_SKIP:  # somebody waits for it
         go_on(w)
     effects_commit(&w.r.statements, w.s, 1)
-    requests_pop(&w.s.requests)
-    next_request(w)
+    next_request(w, requests_pop(&w.s.requests))
     go_on_if_answered(w)
 
 
@@ -411,7 +421,7 @@ cdef RelayStatus send_batch_again(Walk *w) noexcept nogil:
     if send_again(&w.r.statements, w.s, &w.r.to_server) < 0:
         return RELAY_NO_MEMORY
     go_on(w)  # what the client has sent since can only come behind it
-    next_request(w)
+    next_request(w, requests_first(&w.s.requests))
     return RELAY_OK
 
 
@@ -438,7 +448,7 @@ cdef RelayStatus on_client_error(Walk *w) noexcept nogil:
     if cut:
         w.first = requests_first(&s.requests)
     else:
-        next_request(w)
+        next_request(w, requests_first(&s.requests))
     return RELAY_OK
 
 
@@ -493,7 +503,7 @@ cdef RelayStatus walk_messages(Walk *w) noexcept nogil:
         return RELAY_OK
     w.drop = w.c == NULL or w.first & REQUEST_SKIP != 0
     if request_is_fake(w.first):
-        next_request(w)
+        next_request(w, w.first)
         go_on_if_answered(w)
     while status == RELAY_OK and s.scan.body_left == 0:
         # a server that owes no answer may only say what nobody has to ask for
@@ -533,7 +543,7 @@ cdef RelayStatus relay_server_bytes(
     w.drop = s.dropping or w.c == NULL
     w.first = requests_first(&s.requests)
     status = walk_messages(&w)
-    if s.tracking.on:
+    if w.first == (c"P" | REQUEST_SKIP) and w.drop:
         tell_notices(&w)
     keep_until(&w, w.pos)
     s.dropping = w.drop

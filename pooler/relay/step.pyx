@@ -244,7 +244,8 @@ cdef void step_client_bytes(
         order_send_to_server(
             &r.orders, c.server, r.to_server.data, r.to_server.n
         )
-    order_send_to_client(&r.orders, c, r.to_client.data, r.to_client.n)
+    if r.to_client.n:
+        order_send_to_client(&r.orders, c, r.to_client.data, r.to_client.n)
     if queue_keep(&c.stream.held, src + consumed, n - consumed) < 0:
         status = RELAY_NO_MEMORY
     if status == RELAY_OK or status == RELAY_ALIGN:
@@ -356,7 +357,8 @@ cdef void step_server_bytes(
     status = relay_server_bytes(r, s, src, n, &consumed)
     if c != NULL:
         order_send_to_client(&r.orders, c, r.to_client.data, r.to_client.n)
-    order_send_to_server(&r.orders, s, r.to_server.data, r.to_server.n)
+    if r.to_server.n:
+        order_send_to_server(&r.orders, s, r.to_server.data, r.to_server.n)
     if c == NULL:
         inquiry_bytes(r, s, src, consumed)
     if queue_keep(&s.stream.held, src + consumed, n - consumed) < 0:
@@ -364,7 +366,8 @@ cdef void step_server_bytes(
     if status != RELAY_OK:
         fail_server(r, s, status)
         return
-    note_unwanted(r, s, n)
+    if c == NULL:
+        note_unwanted(r, s, n)
     if r.resume:
         r.pending.resume = c
     r.pending.settle = s

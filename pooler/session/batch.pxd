@@ -26,6 +26,13 @@ cdef inline void batch_request(ServerSession *s, uint8_t code) noexcept nogil:
     s.batch.executed = s.batch.open and (s.batch.executed or code == c"E")
 
 
+cdef inline void batch_extended(ServerSession *s, uint8_t code) noexcept nogil:
+    """As batch_request, of a message that a Sync has still to follow."""
+    s.batch.open = s.batch.unsynced = True
+    if code == c"E":
+        s.batch.executed = True
+
+
 cdef inline bint transaction_has_failed(const ServerSession *s) noexcept nogil:
     """Whether the next request surely comes into a transaction that has failed.
 

@@ -32,6 +32,31 @@ cdef struct RequestQueue:
     uint32_t closing_total  # all there ever were
     uint8_t inline_ring[REQUESTS_INLINE]
 
+cdef extern from *:
+    """
+    /* What is true of a request, by its code; 128 is REQUEST_SKIP. */
+    enum { CLOSES = 1, IS_QUERY = 2, IS_FAKE = 4, HAS_EFFECT = 8, IS_LOWERED = 16 };
+    #define EITHER(code, bits) [code] = (bits), [(code) | 128] = (bits)
+    static const unsigned char REQUEST_BITS[256] __attribute__((unused)) = {
+        EITHER('S', CLOSES), EITHER('F', CLOSES),
+        ['Q'] = CLOSES | IS_QUERY, ['Q' | 128] = CLOSES,
+        ['q'] = CLOSES | IS_QUERY | HAS_EFFECT, ['q' | 128] = CLOSES | HAS_EFFECT,
+        [0xC1] = CLOSES,  /* REQUEST_ALIGN */
+        EITHER('P', HAS_EFFECT), EITHER('C', HAS_EFFECT),
+        ['p'] = HAS_EFFECT | IS_FAKE, ['p' | 128] = HAS_EFFECT,
+        ['c'] = HAS_EFFECT | IS_FAKE, ['c' | 128] = HAS_EFFECT,
+        EITHER('d', HAS_EFFECT | IS_LOWERED), EITHER('e', HAS_EFFECT | IS_LOWERED),
+    };
+    #undef EITHER
+    """
+    enum:
+        CLOSES
+        IS_QUERY
+        IS_FAKE
+        HAS_EFFECT
+        IS_LOWERED
+    const uint8_t REQUEST_BITS[256]
+
 cdef inline uint32_t requests_count(const RequestQueue *q) noexcept nogil:
     return q.tail - q.head
 
@@ -48,47 +73,47 @@ cdef inline uint8_t requests_first(RequestQueue *q) noexcept nogil:
     return requests_at(q, q.head)[0]
 
 
-cdef inline void requests_pop(RequestQueue *q) noexcept nogil:
-    """The oldest request is answered.
+cdef inline uint8_t requests_pop(RequestQueue *q) noexcept nogil:
+    """The oldest request is answered; returns what is the oldest then, or 0.
 
     The end of a COPY behind it belonged to none, so PostgreSQL ignores it.
     """
-    q.head += 1
-    while q.head != q.tail and requests_at(q, q.head)[0] == REQUEST_COPY_END:
+    cdef uint8_t first
+    while True:
         q.head += 1
+        first = requests_first(q)
+        if first != REQUEST_COPY_END:
+            return first
 
 
 cdef inline bint request_closes(uint8_t request) noexcept nogil:
     """Whether ReadyForQuery answers it, so that nothing stays open behind it."""
-    cdef uint8_t code = request & ~<uint8_t> REQUEST_SKIP
-    return (
-        code == c"S" or code == c"Q" or code == c"F" or code == REQUEST_SQL
-        or request == REQUEST_ALIGN
-    )
+    return REQUEST_BITS[request] & CLOSES != 0
 
 
 cdef inline bint request_is_query(uint8_t request) noexcept nogil:
     """Whether it is a simple Query of the client."""
-    return request == c"Q" or request == REQUEST_SQL
+    return REQUEST_BITS[request] & IS_QUERY != 0
 
 
 cdef inline bint request_is_fake(uint8_t request) noexcept nogil:
-    return request == (c"P" | REQUEST_FAKE) or request == (c"C" | REQUEST_FAKE)
+    return REQUEST_BITS[request] & IS_FAKE != 0
 
 
 cdef inline bint request_has_effect(uint8_t request) noexcept nogil:
     """Whether it has a row in ServerSession.effects, if the server is tracked."""
-    cdef uint8_t code = request & ~<uint8_t> REQUEST_SKIP
-    return (
-        code | 0x20 == c"p" or code | 0x20 == c"c" or code == REQUEST_SQL
-        or code == REQUEST_DESCRIBE or code == REQUEST_NAMES
-    )
+    return REQUEST_BITS[request] & HAS_EFFECT != 0
+
+
+cdef inline bint request_is_simple(uint8_t request) noexcept nogil:
+    """Whether its answer ends it, and means nothing else."""
+    return REQUEST_BITS[request] & (IS_FAKE | IS_QUERY | HAS_EFFECT | CLOSES) == 0
 
 
 cdef inline uint8_t request_code(uint8_t request) noexcept nogil:
     """The code of the message that PostgreSQL answers."""
     cdef uint8_t code = request & ~<uint8_t> REQUEST_SKIP
-    if code == REQUEST_DESCRIBE or code == REQUEST_NAMES:
+    if REQUEST_BITS[request] & IS_LOWERED:
         return code & ~<uint8_t> 0x20
     return code
 
@@ -137,6 +162,22 @@ cdef inline bint batch_unsettled(const RequestQueue *q, uint32_t batch) noexcept
 
 cdef void requests_init(RequestQueue *q) noexcept nogil
 cdef void requests_free(RequestQueue *q) noexcept nogil
-cdef void requests_ready(RequestQueue *q, uint32_t *effects) noexcept nogil
+cdef void requests_ready_any(RequestQueue *q, uint32_t *effects) noexcept nogil
+
+
+cdef inline void requests_ready(RequestQueue *q, uint32_t *effects) noexcept nogil:
+    """ReadyForQuery: settle everything up to the request that it answers.
+
+    ``effects`` becomes the number of settled requests that may have one.
+    """
+    cdef uint8_t request = requests_first(q)
+    if q.tail - q.head != 1 or q.grown != NULL:
+        requests_ready_any(q, effects)
+        return
+    effects[0] = request_has_effect(request)
+    q.head += 1
+    if request_closes(request):
+        q.closing_count -= request != REQUEST_ALIGN
+
 cdef bint requests_fail(RequestQueue *q, uint32_t *effects) noexcept nogil
 cdef bint requests_copy_in(RequestQueue *q, bint *syncs_ignored) noexcept nogil

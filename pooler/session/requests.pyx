@@ -53,20 +53,18 @@ cdef bint requests_may_skip(RequestQueue *q) noexcept nogil:
     return False
 
 
-cdef void requests_ready(RequestQueue *q, uint32_t *effects) noexcept nogil:
-    """ReadyForQuery: settle everything up to the request that it answers.
-
-    ``effects`` becomes the number of settled requests that may have one.
-    """
-    cdef uint8_t request
+cdef void requests_ready_any(RequestQueue *q, uint32_t *effects) noexcept nogil:
+    """``requests_ready``, whatever there is."""
+    cdef uint8_t request = requests_first(q)
+    cdef uint8_t following
     effects[0] = 0
     while q.head != q.tail:
-        request = requests_first(q)
         effects[0] += request_has_effect(request)
-        requests_pop(q)
+        following = requests_pop(q)
         if request_closes(request):
             q.closing_count -= request != REQUEST_ALIGN
             break
+        request = following
     if q.head == q.tail and q.grown != NULL:  # the numbers of its batches go on
         free(q.grown)
         q.grown = NULL

@@ -16,7 +16,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from pooler.session.records cimport (
     ClientSession, REPLAY_OFF, REPLAY_OPEN, ServerSession,
 )
-from pooler.session.requests cimport REQUEST_DESCRIBE, requests_push
+from pooler.session.requests cimport REQUEST_DESCRIBE, REQUEST_SQL, requests_push
 from pooler.tables.effect_queue cimport (
     EFFECT_NOTICES, Effect, effects_at, effects_push,
 )
@@ -60,6 +60,19 @@ cdef void forget_entries(ServerSession *s) noexcept nogil
 cdef void effects_undo(
     StatementTable *t, ServerSession *s, uint32_t after, uint32_t count
 ) noexcept nogil
+
+
+cdef inline bint tag_tells(
+    uint8_t request, const uint8_t *tag, size_t n
+) noexcept nogil:
+    """Whether note_tag has anything to do: PREPARE, DEALLOCATE, DISCARD, ROLLBACK.
+
+    ``request``: the one that is being answered.
+    """
+    return request == REQUEST_SQL or (
+        n != 0 and (tag[0] == c"P" or tag[0] == c"D" or tag[0] == c"R")
+    )
+
 cdef void note_tag(
     StatementTable *t, ServerSession *s, ClientSession *c, const uint8_t *tag, size_t n
 ) noexcept nogil

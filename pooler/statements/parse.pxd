@@ -33,6 +33,8 @@ cdef inline size_t after_cstring(
     cdef const uint8_t *end
     if at >= here:
         return 0
+    if message[at] == 0:  # most names are empty
+        return at + 1
     end = <const uint8_t *> memchr(message + at, 0, here - at)
     return 0 if end == NULL else <size_t> (end - message) + 1
 
@@ -79,7 +81,7 @@ cdef PrepareResult absorb(
 ) noexcept nogil
 cdef PrepareResult parse_whole(
     StatementTable *t, ClientSession *c, ServerSession *s, Output *out,
-    const uint8_t *body, size_t n,
+    const uint8_t *body, size_t n, bint framed,
 ) noexcept nogil
 cdef PrepareResult prepare_parse(
     StatementTable *t, ClientSession *c, ServerSession *s, Output *out,

@@ -24,7 +24,9 @@ from pooler.statements.sql_names cimport (
 )
 from pooler.statements.sql_name cimport SqlCommand
 from pooler.statements.sql_scan cimport skip_blank
-from pooler.statements.sql_text cimport SQL_FORGET_ALL, sql_first
+from pooler.statements.sql_text cimport (
+    SQL_FORGET_ALL, sql_first, sql_first_concerns,
+)
 from pooler.statements.outcomes cimport (
     PREPARE_DONE, PREPARE_FORWARD, PREPARE_HOLD, PREPARE_NO_MEMORY, PREPARE_WAIT,
     REFUSED_MEMORY, REFUSED_NAME, REFUSED_NOT, Refusal,
@@ -247,18 +249,41 @@ cdef PrepareResult refuse_unnamed(
     return PREPARE_DONE
 
 
+cdef int forward_unnamed(
+    Output *out, const uint8_t *text, size_t n, const Statement *st, bint framed
+) noexcept nogil:
+    """Send a Parse of the unnamed statement; -1 without memory.
+
+    ``framed``: its text stands in the message, which goes as it is, uncopied, unless
+    ``st`` has another text.
+    """
+    if framed and (st == NULL or st.target == NULL):
+        output_add(out, text - HEADER_BYTES - 1, HEADER_BYTES + 1 + n)
+        return 0
+    if put_named(out, c"P", NULL, 0, b"", 0, n if st == NULL else st.n) < 0:
+        return -1
+    if st == NULL:
+        output_add(out, text, n)
+    else:
+        output_add(out, st.text, st.n)
+    return 0
+
+
 cdef PrepareResult parse_unnamed(
     StatementTable *t, ClientSession *c, ServerSession *s, Output *out,
-    const uint8_t *text, size_t n, size_t query_n,
+    const uint8_t *text, size_t n, size_t query_n, bint framed,
 ) noexcept nogil:
-    """A Parse of the unnamed statement.
+    """A Parse of the unnamed statement; ``framed`` as above.
 
     The first time a text is met it goes to the server as it is. From the second time
     on the server keeps it under a name of ours, and need not read it again. A server
     that had it before reads it anew all the same when it is bound there later.
     """
     cdef ClientStatements *names = c.statements
-    cdef Statement *st = intern_parse(t, c, text, n, query_n, False)
+    cdef Statement *st = (
+        intern_parse(t, c, text, n, query_n, False)
+        if sql_first_concerns(text, query_n) else intern(t, c, STATEMENT_PARSE, text, n)
+    )
     cdef ServerStatement *entry
     cdef Effect *effect
     cdef bint cached = False
@@ -285,12 +310,8 @@ cdef PrepareResult parse_unnamed(
         if st != NULL and st.target != NULL and use_target(t, s, out, st, False) < 0:
             return PREPARE_NO_MEMORY
         effect = push_with_effect(s, c"P")
-        if put_named(out, c"P", NULL, 0, b"", 0, n if st == NULL else st.n) < 0:
+        if forward_unnamed(out, text, n, st, framed) < 0:
             return PREPARE_NO_MEMORY
-        if st == NULL:
-            output_add(out, text, n)
-        else:
-            output_add(out, st.text, st.n)
         count_server_parse(s.pool)
     if effect == NULL or out.failed:
         return PREPARE_NO_MEMORY
@@ -390,9 +411,11 @@ cdef PrepareResult parse_named(
 
 cdef PrepareResult parse_whole(
     StatementTable *t, ClientSession *c, ServerSession *s, Output *out,
-    const uint8_t *body, size_t n,
+    const uint8_t *body, size_t n, bint framed,
 ) noexcept nogil:
-    """A Parse whose body is all here. FORWARD: it is malformed."""
+    """A Parse whose body is all here; ``framed``: behind its header. FORWARD: it is
+    malformed.
+    """
     cdef size_t name_end = after_cstring(body, n, 0)
     cdef size_t query_end = after_cstring(body, n, name_end) if name_end else 0
     if query_end == 0:
@@ -406,7 +429,7 @@ cdef PrepareResult parse_whole(
     count_client_parse(s.pool)
     if name_end == 1:
         return parse_unnamed(
-            t, c, s, out, body + 1, n - 1, query_end - 2
+            t, c, s, out, body + 1, n - 1, query_end - 2, framed
         )
     return parse_named(
         t, c, s, out, body, name_end - 1, body + name_end, n - name_end,
@@ -449,18 +472,19 @@ cdef PrepareResult prepare_parse(
         return PREPARE_NO_MEMORY
     if name_end > HEADER_BYTES + 1 and names_unsettled(c, s):
         return PREPARE_WAIT
-    if here > found.length and found.length <= PARSE_HELD_BYTES and (
-        bind_is_cut(message + here, behind)
-        and would_answer(t, c, s, message + HEADER_BYTES, found.length - 4)
-    ):
-        return PREPARE_HOLD  # what comes behind it decides
-    replay_foresee(s, here > found.length and bind_follows(
-        message + here, behind, message + HEADER_BYTES, name_end - HEADER_BYTES
-    ))
+    if name_end > HEADER_BYTES + 1 or t.cache_unnamed:  # it may be answered here
+        if here > found.length and found.length <= PARSE_HELD_BYTES and (
+            bind_is_cut(message + here, behind)
+            and would_answer(t, c, s, message + HEADER_BYTES, found.length - 4)
+        ):
+            return PREPARE_HOLD  # what comes behind it decides
+        replay_foresee(s, here > found.length and bind_follows(
+            message + here, behind, message + HEADER_BYTES, name_end - HEADER_BYTES
+        ))
     if here > found.length:
         taken[0] = here
         return parse_whole(
-            t, c, s, out, message + HEADER_BYTES, found.length - 4
+            t, c, s, out, message + HEADER_BYTES, found.length - 4, True
         )
     if found.length <= PARSE_HELD_BYTES:
         return PREPARE_HOLD

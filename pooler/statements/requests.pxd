@@ -14,11 +14,38 @@ Source: PostgreSQL documentation, "Extended Query", "PREPARE", "DEALLOCATE".
 from libc.stdint cimport uint8_t
 
 from pooler.wire.buffers cimport Output
+from pooler.session.batch cimport batch_bind
+from pooler.session.counters cimport count_bind
 from pooler.session.records cimport ClientSession, ServerSession
+from pooler.session.requests cimport batch_unsettled
 from pooler.statements.outcomes cimport PrepareResult
+from pooler.statements.runs cimport runs_quietly
 from pooler.tables.client_names cimport ABSORB_WAITS
-from pooler.tables.texts cimport StatementTable
+from pooler.tables.texts cimport Statement, StatementTable
 from pooler._wire cimport Found
+
+cdef inline bint binds_own_unnamed(
+    const ClientSession *c, ServerSession *s, const uint8_t *message
+) noexcept nogil:
+    """Whether a Bind is one of which nothing has to be noted but that it came.
+
+    It binds the unnamed statement, which is the server's own, to the unnamed portal,
+    and running that changes nothing. Most do that.
+
+    In:      message is all here, of at least 12 bytes; no portal is noted
+    """
+    cdef const Statement *st
+    if message[5] or message[6] or not s.tracking.unnamed_own or c.statements == NULL:
+        return False
+    st = c.statements.unnamed
+    if (
+        st == NULL or not runs_quietly(s, st) or s.replay.unproven
+        or batch_unsettled(&s.requests, c.statements.unnamed_batch)
+    ):
+        return False
+    batch_bind(s, NULL)
+    count_bind(s.pool)
+    return True
 
 cdef PrepareResult prepare_request(
     StatementTable *t, ClientSession *c, ServerSession *s, Output *out,

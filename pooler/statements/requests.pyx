@@ -24,6 +24,7 @@ from pooler.statements.peek cimport is_kept_bind, knows_columns, sends_binary
 from pooler.statements.portals cimport portal_bind, portal_find, portal_forget
 from pooler.statements.replay cimport replay_arm
 from pooler.statements.run_names cimport cursors_now
+from pooler.statements.runs cimport runs_quietly
 from pooler.session.records cimport COPY_IN_OPEN, Portal, server_has
 from pooler.session.requests cimport (
     REQUEST_DESCRIBE, REQUEST_FAKE, REQUEST_SKIP, batch_number, batch_unsettled,
@@ -49,10 +50,12 @@ from pooler.tables.client_names cimport (
 from pooler.tables.effect_queue cimport (
     EFFECT_DESCRIBES, EFFECT_DROPS_NAME, EFFECT_TELLS_TYPES, EFFECT_UNNAMED, Effect,
 )
-from pooler.tables.server_statements cimport ServerStatement, server_statement_find
+from pooler.tables.server_statements cimport (
+    ServerStatement, server_statement_find, server_statement_use,
+)
 from pooler.tables.texts cimport (
-    STATEMENT_PARSE, Statement, schema_count, statement_executes, statement_find,
-    statement_hash, statement_ref, statement_unref,
+    STATEMENT_PARSE, Statement, TARGET_NONE, schema_count, statement_executes,
+    statement_find, statement_hash, statement_ref, statement_unref,
 )
 from pooler._wire cimport HEADER_BYTES, load_be32, put_header
 from pooler.session.batch cimport batch_bind, hold_until_settled
@@ -211,6 +214,8 @@ cdef inline bint note_bound(
     """
     if name_n == 0 and c.statements != NULL:
         st = c.statements.unnamed
+    if st == NULL or st.target_use == TARGET_NONE:
+        return True
     return portal_bind(t, s, message + HEADER_BYTES, name_at - 1 - HEADER_BYTES, st)
 
 
@@ -227,13 +232,31 @@ cdef inline bint is_lost_here(
     return s.xact_status != c"E" and meaning_is_lost(s, st, born)
 
 
+cdef inline ServerStatement *known_there(
+    const ServerSession *s, const Statement *st, uint64_t born
+) noexcept nogil:
+    """What the server has of a statement that it needs to be sent nothing for; or NULL.
+
+    It has it as its client knows it, and running it changes nothing.
+    """
+    cdef ServerStatement *there
+    if not runs_quietly(s, st):
+        return NULL
+    there = server_statement_find(&s.statements, st)
+    if server_has(s, there) and there.parse_number >= born:
+        return there
+    return NULL
+
+
 cdef PrepareResult see_to(
     StatementTable *t, ClientSession *c, ServerSession *s, Output *out, uint8_t code,
-    const uint8_t *types, Statement *st, ClientStatement *entry, bint told, bint knows,
+    const uint8_t *types, ServerStatement *there, Statement *st,
+    ClientStatement *entry, bint told, bint knows,
 ) noexcept nogil:
     """The server has what a Bind or Describe needs of a statement when it comes to it.
 
-    ``types``: an empty text with these may stand in for it. Else as ``check_shape``.
+    ``types``: an empty text with these may stand in for it. ``there``: it is known to
+    have it. Else as ``check_shape``.
     """
     cdef PrepareResult result
     if types != NULL:
@@ -244,11 +267,26 @@ cdef PrepareResult see_to(
         result = check_shape(t, s, out, entry)
         if result != PREPARE_DONE:
             return result
-    if ensure_named(t, c, s, out, st, code, born_of(c, entry)) < 0:
+    if there != NULL:
+        server_statement_use(&s.statements, there)
+    elif ensure_named(t, c, s, out, st, code, born_of(c, entry)) < 0:
         return PREPARE_NO_MEMORY
     if told and not knows and not statement_executes(st):  # its name may be missing
         replay_arm(t, s, out, st)
     return PREPARE_DONE
+
+
+cdef inline void bind_goes_out(
+    StatementTable *t, ClientSession *c, ServerSession *s, Statement *st,
+    ClientStatement *entry, bint quiet, bint unnamed_portal,
+) noexcept nogil:
+    """What a Bind means, behind what it needed; ``quiet``: it changes nothing."""
+    if st != NULL:
+        client_statement_bound(t, c.statements, entry)
+        if not quiet:
+            runs_bound(t, c, s, st)
+    if unnamed_portal:
+        batch_bind(s, NULL if not quiet and has_own_columns(c, st) else entry)
 
 
 cdef PrepareResult prepare_named(
@@ -266,6 +304,7 @@ cdef PrepareResult prepare_named(
     cdef size_t name_n = name_end - 1 - name_at
     cdef ClientStatement *entry = NULL
     cdef Statement *st = NULL
+    cdef ServerStatement *there = NULL
     cdef PrepareResult result
     if name_n == 0 and s.replay.unproven and c.statements.unnamed != (
         s.replay.statement
@@ -293,21 +332,20 @@ cdef PrepareResult prepare_named(
         return refuse_cut(t, c, s, out, found, here, taken, REFUSED_STALE)
     told = told or entry == NULL or entry.told_shape == 0
     if st != NULL:
+        there = known_there(s, st, born_of(c, entry))
         result = see_to(
             t, c, s, out, found.code,
-            stand_in_for(t, c, s, st, entry, found, message, here, name_end),
-            st, entry, told, knows,
+            stand_in_for(t, c, s, st, entry, found, message, here, name_end)
+            if there == NULL else NULL,
+            there, st, entry, told, knows,
         )
         if result == PREPARE_FORWARD:
             return refuse_cut(t, c, s, out, found, here, taken, REFUSED_STALE)
         if result != PREPARE_DONE:
             return result
-    if found.code == c"B" and st != NULL:
-        client_statement_bound(t, c.statements, entry)
-        runs_bound(t, c, s, st)  # what it changes comes behind what it needed
+    if found.code == c"B":
+        bind_goes_out(t, c, s, st, entry, there != NULL, name_at == HEADER_BYTES + 1)
     taken[0] = name_end
-    if found.code == c"B" and name_at == HEADER_BYTES + 1:
-        batch_bind(s, NULL if has_own_columns(c, st) else entry)
     return put_renamed(t, c, s, out, found, message, name_at, name_end, st, entry)
 
 
@@ -327,8 +365,9 @@ cdef PrepareResult prepare_bind(
         after_cstring(message, here, portal_end) if portal_end else 0
     )
     cdef PrepareResult result
-    cdef bint told
-    cdef bint knows
+    cdef bint named = name_end > portal_end + 1
+    cdef bint told = False
+    cdef bint knows = False
     if name_end == 0:
         return names_missing(t, c, s, out, found, here, taken)
     if here <= found.length and is_kept_bind(found.length):
@@ -337,14 +376,15 @@ cdef PrepareResult prepare_bind(
         batch_bind(s, NULL)
     if s.portals != NULL:
         portal_forget(t, s, message + HEADER_BYTES, portal_end - 1 - HEADER_BYTES)
-    knows = knows_columns(message, here, found.length, name_end)
-    told = (
-        not knows and portal_end == HEADER_BYTES + 1
-        and is_describe_of_unnamed_portal(message + here, behind)
-    )
+    if named or not s.tracking.unnamed_own:  # else it is PostgreSQL's own affair
+        knows = knows_columns(message, here, found.length, name_end)
+        told = (
+            not knows and portal_end == HEADER_BYTES + 1
+            and is_describe_of_unnamed_portal(message + here, behind)
+        )
     result = prepare_named(
         t, c, s, out, found, message, here, portal_end, name_end, told, knows,
-        sends_binary(message, here, found.length, name_end), taken,
+        named and sends_binary(message, here, found.length, name_end), taken,
     )
     if result != PREPARE_WAIT:
         count_bind(s.pool)
@@ -569,7 +609,7 @@ cdef PrepareResult prepare_absorbed(
     if s.copy.state == COPY_IN_OPEN:  # it has opened meanwhile, and fails at this
         copy_end(s)
     elif names.code == c"P":
-        result = parse_whole(t, c, s, out, body, n)
+        result = parse_whole(t, c, s, out, body, n, False)
     elif n and body[n - 1] == 0:
         if names_unsettled(c, s) and sql_names(t, c, body, n - 1):
             result = PREPARE_WAIT

@@ -10,13 +10,25 @@ Source: PostgreSQL documentation, "Message Formats" (Query, Bind, FunctionCall).
 from libc.stdint cimport uint64_t, uint8_t
 
 from pooler.session.records cimport MODE_SESSION, ServerSession
-from pooler.tables.texts cimport Statement, StatementTable
+from pooler.tables.texts cimport Statement, StatementTable, TARGET_NONE
 from pooler.wire.buffers cimport Output
 
 
 cdef inline bint is_watched(const ServerSession *s) noexcept nogil:
     """Whether a server is shared, so that what is left in it could show."""
     return s.pool.config.mode != MODE_SESSION
+
+
+cdef inline bint runs_quietly(
+    const ServerSession *s, const Statement *st
+) noexcept nogil:
+    """Whether running a statement surely changes nothing that matters on its server.
+
+    That was found out before, and its text names no other statement.
+    """
+    return st.target_use == TARGET_NONE and st.target == NULL and (
+        (st.changes_known and st.changes == 0) or not is_watched(s)
+    )
 
 cdef uint64_t runs_query(
     StatementTable *t, ServerSession *s, const uint8_t *text, size_t n

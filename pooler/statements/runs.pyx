@@ -179,7 +179,8 @@ cdef void runs_statement(
     if not is_watched(s):
         return
     look_once(t, s, st)
-    note(t, s, st.changes, text, strnlen(<const char *> text, st.n))
+    if st.changes:
+        note(t, s, st.changes, text, strnlen(<const char *> text, st.n))
     if st.target != NULL and not statement_executes(st):
         runs_statement(t, s, st.target)
 

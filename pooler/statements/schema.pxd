@@ -15,7 +15,17 @@ from libc.stdint cimport uint8_t
 from pooler.session.records cimport ServerSession
 from pooler.tables.texts cimport StatementTable
 
-cdef bint changes_schema(const uint8_t *tag, size_t n) noexcept nogil
+cdef enum:
+    COUNTED_LETTERS = 0x2010D  # A, C, D, I, R: bit 0 is A
+
+
+cdef inline bint tag_is_counted(
+    const ServerSession *s, const uint8_t *tag, size_t n
+) noexcept nogil:
+    """Whether schema_tag may have anything to do."""
+    cdef uint8_t letter = tag[0] - c"A" if n else 26
+    return s.tracking.changing or (letter < 26 and COUNTED_LETTERS >> letter & 1)
+
 cdef void schema_tag(
     StatementTable *t, ServerSession *s, const uint8_t *tag, size_t n
 ) noexcept nogil

@@ -15,6 +15,7 @@ from libc.stdint cimport uint8_t, uint64_t
 
 from pooler.tables.params cimport ParamSet, ParamTable
 
+cdef bint sql_is_plain(const uint8_t *text, size_t n) noexcept nogil
 cdef uint64_t sql_changes(
     const uint8_t *text, size_t n, const ParamTable *params, const ParamSet *reported,
     uint8_t flags,

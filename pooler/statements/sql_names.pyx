@@ -24,7 +24,7 @@ from pooler.tables.client_names cimport (
 from pooler.tables.texts cimport (
     STABILITY_UNKNOWN, STABLE, STATEMENT_PARSE, STATEMENT_SQL, TARGET_DEALLOCATED,
     TARGET_EXECUTED, TARGET_FORGOTTEN, TARGET_MISSING, TARGET_NONE, TARGET_PREPARED,
-    UNSTABLE, statement_executes, statement_hash, statement_intern, statement_ref,
+    UNSTABLE, statement_executes, statement_intern, statement_known, statement_ref,
     statement_unref,
 )
 from pooler.session.changes cimport meaning_is_unsure
@@ -146,10 +146,10 @@ cdef Statement *intern(
     cdef Statement *st
     if context == NULL:
         return NULL
-    st = statement_intern(
-        t, context, kind, text, n, statement_hash(context, kind, text, n), shared
-    )
-    if st != NULL and not shared:
+    if shared:
+        return statement_known(t, context, kind, text, n)
+    st = statement_intern(t, context, kind, text, n, 0, False)
+    if st != NULL:
         st.is_adrift = under_way(c)
         st.is_unheard = st.is_adrift
     return st

@@ -37,6 +37,7 @@ cdef enum Absorbing:  # what happens to the body of the client message under way
 
 cdef struct ClientStatements:
     ClientStatement **buckets  # own
+    ClientStatement *found_last  # borrow: in the map; NULL: none
     uint32_t mask
     uint32_t count
     uint64_t bytes

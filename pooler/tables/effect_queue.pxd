@@ -5,6 +5,7 @@ Sans-IO, hot.
 """
 
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memset
 
 from pooler.tables.client_names cimport ClientStatement
 from pooler.tables.query_names cimport QueryNames
@@ -46,8 +47,19 @@ cdef struct EffectQueue:  # one for each request with request_has_effect
     uint32_t head
     uint32_t tail
 
-cdef Effect *effects_push(EffectQueue *q) noexcept nogil
+cdef int effects_grow(EffectQueue *q) noexcept nogil
 
 
 cdef inline Effect *effects_at(EffectQueue *q, uint32_t i) noexcept nogil:
     return &q.ring[i & q.mask]
+
+
+cdef inline Effect *effects_push(EffectQueue *q) noexcept nogil:
+    """A new, empty effect behind all others; NULL without memory."""
+    cdef Effect *effect
+    if (q.ring == NULL or q.tail - q.head > q.mask) and effects_grow(q) < 0:
+        return NULL
+    effect = effects_at(q, q.tail)
+    q.tail += 1
+    memset(effect, 0, sizeof(Effect))
+    return effect

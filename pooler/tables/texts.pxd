@@ -18,6 +18,7 @@ from pooler.tables.params cimport ParamSet, ParamTable
 cdef enum:
     SERVER_NAME_BYTES = 32
     SEEN_TEXTS = 8192  # a power of two
+    RECENT_TEXTS = 256  # as many as a byte has values
 
 cdef enum StatementKind:
     STATEMENT_PARSE  # text: what follows the name in a Parse message
@@ -67,6 +68,7 @@ cdef struct Statement:
     bint is_lost  # it has not told: only where it was read has it its meaning
     bint changes_known
     uint64_t changes  # what running it changes: or-ed session.records.Change
+    uint8_t recent_at  # where it may be in StatementTable.recent
     uint8_t name_n
     char name[SERVER_NAME_BYTES]  # on every server, zero-terminated
     uint8_t text[1]
@@ -93,6 +95,7 @@ cdef struct StatementTable:  # one per worker
     uint8_t prefix_n  # what all names on servers begin with
     char prefix[16]
     uint64_t *seen  # own: hashes of texts that were parsed unnamed before
+    Statement *recent[RECENT_TEXTS]  # borrow: shared, found last by statement_known
 
 cdef extern from *:
     uint32_t __atomic_fetch_add(uint32_t *p, uint32_t n, int order) nogil
@@ -126,6 +129,9 @@ cdef uint64_t statement_hash(
 cdef Statement *statement_find(
     const StatementTable *t, const ParamSet *context, uint8_t kind,
     const uint8_t *text, size_t n, uint64_t h,
+) noexcept nogil
+cdef Statement *statement_known(
+    StatementTable *t, ParamSet *context, uint8_t kind, const uint8_t *text, size_t n
 ) noexcept nogil
 cdef Statement *statement_draft(
     StatementTable *t, ParamSet *context, uint8_t kind, size_t n

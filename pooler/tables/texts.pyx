@@ -15,6 +15,8 @@ cdef enum:
     FIRST_STATEMENTS = 1024  # buckets; a power of two
     LONG_QUERY_BYTES = 1048576
 
+cdef uint64_t RECENT_FACTOR = 0x9E3779B97F4A7C15u  # an odd number without a pattern
+
 
 cdef int statements_init(
     StatementTable *t, ParamTable *params, bytes prefix
@@ -73,19 +75,59 @@ cdef void grow_table(StatementTable *t) noexcept nogil:
     t.mask = size - 1
 
 
+cdef inline bint is_of(
+    const Statement *st, const ParamSet *context, uint8_t kind, const uint8_t *text,
+    size_t n,
+) noexcept nogil:
+    """Whether it is the shared statement with this text."""
+    return (
+        st.n == n and st.kind == kind and st.context == context
+        and not st.is_private and memcmp(st.text, text, n) == 0
+    )
+
+
 cdef Statement *statement_find(
     const StatementTable *t, const ParamSet *context, uint8_t kind,
     const uint8_t *text, size_t n, uint64_t h,
 ) noexcept nogil:
     """The shared statement with this text, borrowed; NULL when there is none."""
     cdef Statement *st = t.buckets[h & t.mask]
-    while st != NULL:
-        if (
-            st.hash == h and st.n == n and st.kind == kind and st.context == context
-            and not st.is_private and memcmp(st.text, text, n) == 0
-        ):
-            break
+    while st != NULL and not (st.hash == h and is_of(st, context, kind, text, n)):
         st = st.next
+    return st
+
+
+cdef inline uint8_t recent_at(const uint8_t *text, size_t n) noexcept nogil:
+    """Where a text stands among the recent ones: by its length and a few of its bytes.
+
+    Whose texts meet at one place has each hashed, as without it.
+    """
+    cdef uint64_t middle = 0
+    cdef uint64_t end = 0
+    if n >= 24:
+        memcpy(&middle, text + n // 2, 8)
+        memcpy(&end, text + n - 16, 8)
+    return <uint8_t> (((middle + n) * RECENT_FACTOR ^ end) * RECENT_FACTOR >> 56)
+
+
+cdef Statement *statement_known(
+    StatementTable *t, ParamSet *context, uint8_t kind, const uint8_t *text, size_t n
+) noexcept nogil:
+    """The shared statement with this text, made when there is none.
+
+    In, Out: as statement_intern
+    Cost: one comparison of the text if it is among the recent ones, else its hash
+    """
+    cdef uint8_t at = recent_at(text, n)
+    cdef Statement *st = t.recent[at]
+    if st != NULL and is_of(st, context, kind, text, n):
+        return statement_ref(st)
+    st = statement_intern(
+        t, context, kind, text, n, statement_hash(context, kind, text, n), True
+    )
+    if st != NULL:
+        st.recent_at = at
+        t.recent[at] = st
     return st
 
 
@@ -161,7 +203,7 @@ cdef Statement *statement_intern(
 ) noexcept nogil:
     """The statement with this text, made when there is none or it is not shared.
 
-    In:      text borrowed; n < 2**31; h = statement_hash of the same
+    In:      text borrowed; n < 2**31; shared: h = statement_hash of the same
     Out:     a reference the caller owns; NULL when memory or max_bytes forbids it
 
     One that is not shared has a hash of its own: nobody looks for it by its text, of
@@ -211,6 +253,8 @@ cdef void statement_free(StatementTable *t, Statement *st) noexcept nogil:
     while at[0] != st:
         at = &at[0].next
     at[0] = st.next
+    if t.recent[st.recent_at] == st:
+        t.recent[st.recent_at] = NULL
     t.count -= 1
     t.bytes -= sizeof(Statement) + st.n
     params_unref(t.params, st.context)

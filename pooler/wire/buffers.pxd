@@ -56,6 +56,8 @@ cdef inline size_t queue_size(const Queue *q) noexcept nogil:
 
 cdef inline void queue_reset(Queue *q) noexcept nogil:
     """Empty the queue and give its memory back."""
+    if q.data == NULL:
+        return
     free(q.data)
     q.data = NULL
     q.start = q.end = q.cap = 0
@@ -84,7 +86,12 @@ cdef inline void queue_wipe(Queue *q, size_t n) noexcept nogil:
 
 cdef int queue_add(Queue *q, const uint8_t *src, size_t n) noexcept nogil
 cdef int queue_add_secret(Queue *q, const uint8_t *src, size_t n) noexcept nogil
-cdef int queue_keep(Queue *q, const uint8_t *src, size_t n) noexcept nogil
+cdef int queue_replace(Queue *q, const uint8_t *src, size_t n) noexcept nogil
+
+
+cdef inline int queue_keep(Queue *q, const uint8_t *src, size_t n) noexcept nogil:
+    """Make src[0:n) the whole content; src may be the tail of the queue itself."""
+    return 0 if n == 0 and q.cap == 0 else queue_replace(q, src, n)
 
 
 cdef inline void output_clear(Output *o) noexcept nogil:

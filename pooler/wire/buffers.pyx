@@ -65,8 +65,8 @@ cdef void queue_shrink(Queue *q) noexcept nogil:
         q.cap = <uint32_t> used
 
 
-cdef int queue_keep(Queue *q, const uint8_t *src, size_t n) noexcept nogil:
-    """Make src[0:n) the whole content; src may be the tail of the queue itself."""
+cdef int queue_replace(Queue *q, const uint8_t *src, size_t n) noexcept nogil:
+    """``queue_keep``, where there is or was something."""
     if q.data != NULL and q.data <= src <= q.data + q.end:
         queue_drop(q, <size_t> (src - q.data) - q.start)
         return 0

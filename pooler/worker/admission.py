@@ -156,6 +156,13 @@ class _Arrival:
     accepted: LoggedIn | None = None
     pool: Pool | None = None  # of a replication client, its own
 
+    def is_bound_for(self, pool: Pool) -> bool:
+        """Whether it will be a client of this pool, as soon as it is admitted."""
+        accepted = self.accepted
+        return accepted is not None and (
+            (accepted.database, accepted.server_user) == (pool.database.name, pool.user)
+        )
+
 
 class Admission:
     """All clients of a worker that are not admitted yet."""
@@ -524,6 +531,11 @@ class Admission:
 
     # ------------------------------------------------------------ leaving
 
+    def _forget_lent(self, pool: Pool) -> None:
+        """A client has left: its password goes with the last that needs it."""
+        if not any(one.is_bound_for(pool) for one in self._arrivals.values()):
+            self._pools.client_left(pool)
+
     def client_closed(
         self,
         handle: int,
@@ -546,6 +558,8 @@ class Admission:
             self._refusals.closed(handle, _who(arrival), (host, port), age_us, why)
             return  # a probe that just left is not worth a line
         self._pools.release_dedicated(pool)
+        if pool.is_lent and pool.secret is not None:
+            self._forget_lent(pool)
         if not self._pools.config.settings.log_disconnections:
             return
         text = CLOSE_REASON_ROWS[reason][1]

@@ -72,6 +72,7 @@ def demand_by(hba: Hba) -> Callable[[Asker], Demand]:
             return Demand(
                 AuthMethod(rule.method),
                 lambda system_user, user: hba.is_mapped(fits, system_user, user),
+                rule.options,
             )
         raise LoginError("login rejected", INVALID_AUTHORIZATION, why=why)
 

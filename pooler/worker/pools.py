@@ -90,6 +90,7 @@ class Pool:
     scram_keys: ScramKeys | None = field(default=None, repr=False)
     # What the login of a client has found: auth_file does not know the user.
     secret: str | None = field(default=None, repr=False)
+    is_lent: bool = False  # the secret is a client's password, gone with the last one
     on_welcome: list[Callable[[], None]] = field(default_factory=list)
     # Of a replication client: what its own server is started with.
     startup: Mapping[str, str] | None = None
@@ -323,6 +324,7 @@ class Pools:
             pool.learn(None)
             self._engine.pool_retire(pool.pool_id, False)
         pool.learn_secret(secret)
+        pool.is_lent = not stored
 
     def by_id(self, pool_id: int) -> Pool | None:
         """Return the pool with the engine's id."""
@@ -616,6 +618,14 @@ class Pools:
             f"closing because: {text} (age={age_us // 1_000_000}s)",
             tag=f"S-{server.backend_pid}: {server.pool.tag}@{server.way.address}",
         )
+
+    def client_left(self, pool: Pool) -> None:
+        """Forget a lent secret that no client is here for: the next one brings its own.
+
+        One that was looked up stays: by it the pool sees that the role has changed.
+        """
+        if not self._engine.pool_stats(pool.pool_id)["clients"]:
+            pool.secret = None
 
     def servers_changed(self, pool: Pool) -> None:
         """Say what clients leave in the pool's servers: once of each kind."""

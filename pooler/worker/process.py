@@ -29,6 +29,7 @@ from pooler.ipc.worker_start import EXIT_BOOT_FAILURE, EXIT_OK, READY, WorkerSta
 from pooler.worker.admission import Admission
 from pooler.worker.cancel import Cancels
 from pooler.worker.console import ConsoleDoor
+from pooler.worker.outside import Outside
 from pooler.worker.pools import Pools, tracked_parameters
 from pooler.worker.report import Reports
 
@@ -104,6 +105,8 @@ class Worker:
             start.mock_key,
             self._cancels,
         )
+        self._outside = Outside(start.config, start.slot, start.workers)
+        self._admission.judges.update(self._outside.judges)
         self._listeners: list[int] = []
         self._leaving: Callable[[], bool] | None = None
         self._notices: dict[int, Callable[[NoticeRow], None]] = {
@@ -262,6 +265,10 @@ class Worker:
         log.set_verbose(int(message.payload.get("verbose", 0)))
         self._engine.limit_messages(new.settings.max_packet_size)
         self._pools.reload(new, frozenset(diff(old, new).reconnect))
+        try:
+            self._outside.use(self._pools.config)
+        except ConfigError as error:
+            log.write(log.ERROR, f"reload: {error}; who judges passwords stays")
         self._admission.reload()
         number = message.payload.get("number")
         self._start.bus.send(MASTER, "reloaded", {"number": number})
@@ -289,6 +296,7 @@ class Worker:
 
     def leave_now(self) -> None:
         """SIGQUIT: go, whoever is here."""
+        self._outside.close()
         if not self._end.done():
             self._end.set_result(EXIT_OK)
 

@@ -36,8 +36,13 @@ from pooler.session.records cimport (
     CLOSE_SERVER_RESET, CLOSE_SHUTDOWN, CLOSE_STATEMENT_XACT, ClientSession,
     MODE_TRANSACTION, Pool, ServerSession, client_begin, server_begin, server_has,
 )
-from pooler.session.requests cimport requests_at
-from pooler.statements.sql_changes cimport sql_changes, sql_changes_of_plan
+from pooler.session.requests cimport (
+    request_closes, request_code, request_has_effect, request_is_fake,
+    request_is_query, requests_at,
+)
+from pooler.statements.sql_changes cimport (
+    sql_changes, sql_changes_of_plan, sql_is_plain,
+)
 from pooler.statements.sql_name cimport SqlCommand
 from pooler.statements.sql_text cimport (
     SqlText, sql_begin, sql_concerns, sql_first, sql_first_concerns, sql_is_stable,
@@ -226,6 +231,11 @@ def all_changes_of(bytes text, bint plan=False):
     return found
 
 
+def is_plain_text(bytes text):
+    """``sql_is_plain``."""
+    return bool(sql_is_plain(<const uint8_t *> <const char *> text, len(text)))
+
+
 def changes_of(bytes text, bint plan=False):
     """What a text changes, by name; but for what only concerns a RESET."""
     found = all_changes_of(text, plan)
@@ -307,6 +317,17 @@ def is_stable_text(bytes text):
 def is_fatal(bytes body):
     """``error_is_fatal`` of an ErrorResponse body."""
     return bool(error_is_fatal(<const uint8_t *> <const char *> body, len(body)))
+
+
+def request_facts(uint8_t request):
+    """What is true of an outstanding request, by its code; the code of its message."""
+    facts = {
+        "closes": request_closes(request),
+        "query": request_is_query(request),
+        "fake": request_is_fake(request),
+        "effect": request_has_effect(request),
+    }
+    return {name for name, true in facts.items() if true}, request_code(request)
 
 
 cdef class Deadlines:

@@ -131,6 +131,7 @@ class Pooler:
     userlist: str | None = None
     host: str = HOST
     port: int = field(default_factory=free_port)
+    environment: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.ini = self.directory / "pooler.ini"
@@ -150,7 +151,7 @@ class Pooler:
                 stdin=subprocess.DEVNULL,
                 stdout=stderr,
                 stderr=stderr,
-                env=ENVIRONMENT,
+                env=ENVIRONMENT | self.environment,
                 start_new_session=True,
             )
         wait_until(

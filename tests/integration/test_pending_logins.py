@@ -111,7 +111,7 @@ def test_others_go_on_while_one_is_judged(judged: Judged) -> None:
         assert codes(waits.read_until("Z")) == "TDCZ"  # its query has waited with it
         judged.call(lambda: judged.judge.answers[1].set_result("PAM says no"))
         said = wrong.read_fatal()
-        assert (said["M"], said["C"]) == ("PAM authentication failed", "28P01")
+        assert (said["M"], said["C"]) == ("PAM authentication failed", "28000")
 
 
 @pytest.mark.parametrize(
@@ -199,6 +199,26 @@ def test_what_comes_meanwhile_is_bounded_and_not_lost(
 
 async def _bytes_held(judged: Judged, handle: int) -> int:
     return len(judged.worker.engine.login_bytes(handle))
+
+
+def test_the_password_stays_as_long_as_somebody_is_here(judged: Judged) -> None:
+    """What a client has proved opens servers of its pool, and goes with the last."""
+
+    def secret() -> str | None:
+        pools = judged.worker.worker._pools.all()
+        return next(pool.secret for pool in pools if pool.user == USER)
+
+    with judged.ask() as first:
+        judged.call(lambda: judged.judge.answers[0].set_result(""))
+        first.read_greeting()
+        assert secret() == "secret"
+        with judged.ask() as second:
+            judged.call(lambda: judged.judge.answers[1].set_result(""))
+            second.read_greeting()
+            first.close()
+            wait_until(lambda: judged.worker.engine.client_count == 1, "it has left")
+            assert secret() == "secret"
+    wait_until(lambda: secret() is None, "nobody is left")
 
 
 # ------------------------------------------------------------ hashes

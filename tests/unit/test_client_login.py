@@ -325,7 +325,7 @@ def test_a_password_that_somebody_else_judges(method: AuthMethod, piece: int) ->
     with pytest.raises(LoginError) as caught:
         log_in(method, "whoever", "wrong", piece=piece)
     assert caught.value.message == f"{method.name} authentication failed"
-    assert (caught.value.sqlstate, caught.value.why) == ("28P01", "PAM says no")
+    assert (caught.value.sqlstate, caught.value.why) == ("28000", "PAM says no")
     with pytest.raises(LoginError, match="no such database"):
         log_in(method, "whoever", database="nowhere")
     with pytest.raises(LoginError, match="authentication failed"):

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import string
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pooler.config import libraries, loading
 from pooler.config.changes import diff, reloaded
 from pooler.config.inifile import (
     Entry,
@@ -23,8 +25,12 @@ from pooler.config.inifile import (
     quote_name,
 )
 from pooler.config.kinds import AuthType, LoadBalance, PoolMode, TlsMode
+from pooler.config.ldap import LdapOptions
+from pooler.config.libraries import Needed
+from pooler.config.live import with_setting
 from pooler.config.loading import Config, load, load_text
 from pooler.config.settings import Settings, rows_by_name
+from pooler.config.travel import pack, unpack
 from pooler.errors import ConfigError
 
 MAIN = "[pgbouncer]\npool_mode = transaction\n"
@@ -511,14 +517,6 @@ def test_unbuilt_settings_are_named_once_each() -> None:
     )
 
 
-@pytest.mark.parametrize("method", ["ldap", "pam"])
-def test_an_authentication_that_is_not_built_is_refused(method: str) -> None:
-    assert problem_of(f"{MAIN}auth_type = {method}") == (
-        f"p.ini:3: auth_type: {method} is not built yet;"
-        " use one of any, cert, hba, md5, peer, plain, scram-sha-256, trust"
-    )
-
-
 @pytest.mark.parametrize(
     ("said", "problem"),
     [
@@ -528,10 +526,75 @@ def test_an_authentication_that_is_not_built_is_refused(method: str) -> None:
             "auth_type = hba\nauth_hba_file = /none",
             "auth_hba_file: cannot read '/none'",
         ),
+        ("auth_type = ldap", "auth_ldap_options: auth_type = ldap needs it"),
+        (
+            "auth_type = ldap\nauth_ldap_options = ldapserver=a",
+            "p.ini:4: auth_ldap_options: ldapbasedn, ldapprefix or ldapsuffix is",
+        ),
+        (
+            'auth_type = ldap\nauth_ldap_options = ldapprefix="uid=',
+            "p.ini:4: auth_ldap_options: a quote is not closed",
+        ),
     ],
 )
 def test_what_an_authentication_needs(said: str, problem: str) -> None:
     assert problem in problem_of(f"{MAIN}{said}")
+
+
+def test_a_method_without_its_library(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    missing = Needed(("libnone.so.0",), "no_such_function", "libnone0")
+    for method in (AuthType.PAM, AuthType.LDAP):
+        monkeypatch.setattr(libraries, "NEEDED", {method: missing})
+        monkeypatch.setattr(loading, "NEEDED", {method: missing})
+        options = "auth_ldap_options = ldapserver=a ldapbasedn=dc=x"
+        assert problem_of(f"{MAIN}auth_type = {method}\n{options}") == (
+            f"p.ini:3: auth_type: {method} needs libnone.so.0, which is not installed"
+            " here; it is in libnone0"
+        )
+        (here / "hba.conf").write_text(
+            f"host all all all {method} ldapserver=a ldapbasedn=x\n"
+            if method is AuthType.LDAP
+            else "host all all all pam\n"
+        )
+        said = problem_of(f"{MAIN}auth_type = hba\nauth_hba_file = hba.conf")
+        assert said.startswith(f"hba.conf:1: {method} needs libnone.so.0")
+
+
+def test_an_ldap_password_is_shown_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loading, "NEEDED", {})  # the library need not be here
+    options = (
+        "ldapserver=a ldapbasedn=dc=x ldapbinddn=cn=r"
+        " ldapbindpasswd=hush#hush,ldaptls=1"
+    )
+    config = config_of(main=f"auth_type = ldap\nauth_ldap_options = {options}")
+    assert config.ldap is not None
+    # the setting has no comments: what is behind # counts
+    assert (config.ldap.bindpasswd, config.ldap.tls) == ("hush#hush", True)
+    assert "hush" not in repr(config)
+    for bad in (f"{options} ldaptls=hush", f"{options} ldapbindpasswd=a,hush"):
+        said = problem_of(f"{MAIN}auth_type = ldap\nauth_ldap_options = {bad}")
+        assert "hush" not in said, said
+
+
+def test_set_asks_another_ldap_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loading, "NEEDED", {})  # the library need not be here
+    config = config_of(main="auth_type = any")
+    with pytest.raises(ConfigError, match="auth_type = ldap needs it"):
+        with_setting(config, "auth_type", "ldap")
+    for server in "ab":
+        options = f"ldapserver={server} ldapbasedn=dc=x"
+        config = with_setting(config, "auth_ldap_options", options)
+        config = with_setting(config, "auth_type", "ldap")
+        assert config.ldap == LdapOptions(server=server, basedn="dc=x")
+    with pytest.raises(ConfigError, match="ldapserver is missing"):
+        with_setting(config, "auth_ldap_options", "ldapprefix=a")
+    fd = pack(config)  # as it reaches the workers
+    try:
+        assert unpack(fd) == config
+    finally:
+        os.close(fd)
 
 
 def test_repeated_sections_and_users() -> None:

@@ -10,6 +10,8 @@ import pytest
 
 from pooler.config.hba import Connection, Hba, read_hba
 from pooler.config.kinds import AuthType
+from pooler.config.ldap import LdapOptions
+from pooler.config.pam import PamOptions
 from pooler.errors import ConfigError
 
 
@@ -211,6 +213,21 @@ def test_maps(tmp_path: Path) -> None:
         assert rules.is_mapped(rule, system_user, user) is fits, (system_user, user)
 
 
+def test_lines_of_methods_that_ask_elsewhere(tmp_path: Path) -> None:
+    rules = hba(
+        tmp_path,
+        "host all joe all pam\n"
+        "host all ann all pam pamservice=db pam_use_hostname=0\n"
+        'host all all all ldap ldapserver="a b" ldapprefix="uid=" ldapsuffix=",dc=x"\n',
+    )
+    found = [rules.rule_for(connection(user)) for user in ("joe", "ann", "eve")]
+    assert [(rule.method, rule.options) for rule in found if rule] == [
+        (AuthType.PAM, PamOptions("pgbouncer")),
+        (AuthType.PAM, PamOptions("db")),
+        (AuthType.LDAP, LdapOptions(server="a b", prefix="uid=", suffix=",dc=x")),
+    ]
+
+
 @pytest.mark.parametrize(
     ("line", "problem"),
     [
@@ -231,8 +248,14 @@ def test_maps(tmp_path: Path) -> None:
         ("host samerole all all trust", "samerole is not known here"),
         ("host all all all ident", "unknown method 'ident'"),
         ("host all all all gss", "unknown method 'gss'"),
-        ("host all all all pam", "pam is not built yet"),
-        ("host all all all ldap", "ldap is not built yet"),
+        ("host all all all pam service=x", "pam: no such option: service"),
+        ("host all all all pam pamservice=../x", "expected a name in /etc/pam.d"),
+        ("host all all all pam pamservice=", "expected a name in /etc/pam.d"),
+        ("host all all all pam pam_use_hostname=1", "names are not looked up"),
+        ("host all all all pam map=x", "pam: no such option: map"),
+        ("host all all all ldap", "ldapprefix or ldapsuffix is missing"),
+        ("host all all all ldap ldapserver", "ldap: option 1 is not name=value"),
+        ("host all all all ldap map=x", "ldap: no such option; known are"),
         ("host all all all trust,md5", "a method cannot be a list"),
         ("host all all all peer", "peer is for local lines only"),
         ("local all all cert", "cert is for host lines only"),

@@ -358,6 +358,34 @@ def test_cache_of_unnamed_statements_can_be_off(make: Make) -> None:
     assert world.backends[0].named == {}
 
 
+UNNAMED = (
+    parse("one")
+    + bind()
+    + describe("", "P")
+    + execute()
+    + parse("two words")
+    + bind()
+    + execute()
+    + SYNC
+)
+
+
+@pytest.mark.parametrize("cut", range(len(UNNAMED)))
+@pytest.mark.parametrize("before", [b"", query("select 1"), parse("three", "n") + SYNC])
+def test_unnamed_statements_go_as_they_came(
+    probe: ModuleType, before: bytes, cut: int
+) -> None:
+    """Byte by byte, wherever the reads end, also behind what is sent otherwise."""
+    bench = probe.Bench(1, (), 100)
+    bench.limit_statements(cache_unnamed=False)
+    bench.add_server()
+    client = bench.add_client()
+    for part in (before + UNNAMED[:cut], UNNAMED[cut:]):
+        bench.client_feed(client, part)
+    sent = b"".join(data for kind, _, data in bench.take_sent() if kind == "server")
+    assert sent.endswith(UNNAMED)
+
+
 @pytest.mark.parametrize("text", ["'now'", "today", "x 'tomorrow'"])
 def test_text_that_is_read_anew_is_not_kept(make: Make, text: str) -> None:
     world = make()

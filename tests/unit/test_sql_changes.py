@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from random import Random
 from types import ModuleType
 
 import pytest
@@ -207,3 +208,60 @@ def test_a_name_is_found_at_every_place(probe: ModuleType) -> None:
             for behind in range(20):
                 text = b" " * before + name.encode() + b" " * behind
                 assert probe.changes_of(text) == {found}, (before, behind)
+
+
+# ------------------------------------------------------------ plain texts
+
+PLAIN = (
+    "select 1",
+    "SELECT abalance FROM pgbench_accounts WHERE aid = 12345;",
+    "insert into a values (1)",
+    "Delete from a where b = 'x'",
+    "begin",
+    "with a as (select 1) select * from a",
+    "values (1), (2)",
+    "select " + "x, " * 50 + "y",
+)
+PIECES = (
+    "select ", "sel", "insert ", "import ", "delete ", "deallocate a", "declare ",
+    "update ", "set ", "reset all", "begin", "commit", "prepare p as ", "execute p",
+    "explain ", "create temp table a as ", "discard all", "do ", "with a as ",
+    "set_config(", "pg_advisory_lock(1)", "setseed(1)", "currval('a')", "lastval()",
+    "into temp a ", "dblink_connect(", "pg_temp.a", ";", "; ", " ", "'", "$$", "--",
+    "/*", "*/", "\n", "x", "abcdefghijklmnop", '"', "(", ")", "1",
+)  # fmt: skip
+
+
+def check_plain(probe: ModuleType, raw: bytes) -> bool:
+    """Whether it is plain; if so, a longer look finds nothing in it."""
+    plain = bool(probe.is_plain_text(raw))
+    if plain:
+        assert probe.all_changes_of(raw) == 0, raw
+        for flags in range(8):
+            assert probe.sql_commands(raw, flags) == [], raw
+    return plain
+
+
+@pytest.mark.parametrize("text", PLAIN)
+def test_most_texts_are_plain(probe: ModuleType, text: str) -> None:
+    assert check_plain(probe, text.encode())
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_a_plain_text_changes_nothing(probe: ModuleType, text: str) -> None:
+    """Wherever its parts stand, at every distance from its ends."""
+    for n in range(40):
+        for form in ("{}", "select {}", "select '{}", "insert into a {} b", "x{};"):
+            for blank in ("", "y" * n):
+                check_plain(probe, form.format(blank + text).encode())
+                check_plain(probe, form.format(text + blank).encode())
+
+
+def test_random_plain_texts(probe: ModuleType) -> None:
+    random = Random(8)
+    plain = 0
+    for _ in range(20_000):
+        text = "".join(random.choices(PIECES, k=random.randint(1, 6)))
+        plain += check_plain(probe, text.encode())
+        plain += check_plain(probe, text.upper().encode())
+    assert plain > 500

@@ -145,3 +145,43 @@ def test_statements_that_nobody_shares(probe: ModuleType) -> None:
     bench.server_feed(server, PARSED * 1000 + READY)
     assert bench.statement_counts()[0] == 1000
     assert bench.tables()["texts"][1] < LONGEST
+
+
+def test_text_whose_last_reference_goes_is_not_found_again(probe: ModuleType) -> None:
+    """Unnamed, one behind the other: each is freed when the next one is answered."""
+    bench = probe.Bench(1, (), 100)
+    bench.limit_statements(cache_unnamed=False)
+    server, client = bench.add_server(), bench.add_client()
+    for text in ("select 'a' from one place", "select 'b' from one place") * 3:
+        asked = parse(text) + SYNC
+        assert bench.client_feed(client, asked) == (server, asked, "ok")
+        bench.server_feed(server, PARSED + READY)
+        assert bench.statement_counts()[0] == 1
+
+
+# ------------------------------------------------------------ requests
+
+SKIPPED = 0x80  # or-ed to the code of a request that is ours
+ALIGN = 0xC1
+
+
+def facts_of(request: int) -> set[str]:
+    """As ``request_facts``, by the rules in words."""
+    code = chr(request & ~SKIPPED)
+    facts = set()
+    if code in "SQFq" or request == ALIGN:
+        facts.add("closes")
+    if chr(request) in "Qq":
+        facts.add("query")
+    if chr(request) in "pc":
+        facts.add("fake")
+    if code in "PpCcqde":
+        facts.add("effect")
+    return facts
+
+
+@pytest.mark.parametrize("request_code", range(256))
+def test_what_is_true_of_a_request(probe: ModuleType, request_code: int) -> None:
+    code = request_code & ~SKIPPED
+    message_code = code & ~0x20 if chr(code) in "de" else code
+    assert probe.request_facts(request_code) == (facts_of(request_code), message_code)
