@@ -91,7 +91,7 @@ cdef struct StatementTable:  # one per worker
     uint32_t schema_seen  # schema_count then
     uint32_t next_id
     uint8_t prefix_n  # what all names on servers begin with
-    char prefix[16]
+    char prefix[21]
     uint64_t *seen  # own: hashes of texts that were parsed unnamed before
 
 cdef extern from *:
