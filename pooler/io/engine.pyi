@@ -70,6 +70,7 @@ class Engine:
         cancel_abandoned: bool,
         max_prepared_statements: int = ...,
         clean_changed: bool = ...,
+        clean_custom: bool = ...,
         dedicated: bool = ...,
         query_wait_us: int = ...,
         tested_us: int = ...,

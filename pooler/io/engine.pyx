@@ -412,7 +412,7 @@ cdef class Engine:
         self, uint32_t pool_id, *, int mode, bytes reset_query, bint reset_always,
         bytes check_query, uint64_t check_delay_us, bint cancel_abandoned,
         uint32_t max_prepared_statements=0, bint dedicated=False,
-        bint clean_changed=False,
+        bint clean_changed=False, bint clean_custom=False,
         uint64_t query_wait_us=0, uint64_t tested_us=0,
     ):
         """Set how a pool works; scripts are SQL, empty for none.
@@ -437,6 +437,7 @@ cdef class Engine:
         config.check_delay_us = check_delay_us
         config.cancel_abandoned = cancel_abandoned
         config.clean_changed = clean_changed
+        config.clean_custom = clean_changed and clean_custom
         config.dedicated = dedicated
         config.client_limit_us[<int> DEADLINE_QUERY_WAIT] = query_wait_us
         config.server_limit_us[<int> DEADLINE_TESTED] = tested_us

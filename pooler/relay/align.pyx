@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Parameters follow the client; see ``align.pxd``."""
 
-from libc.stdint cimport uint16_t, uint32_t, uint8_t
+from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
 from libc.string cimport memchr, memcmp
 
 from pooler.relay.cancels cimport cancel_if_late
@@ -10,8 +10,10 @@ from pooler.relay.shared cimport RELAY_ALIGN, RELAY_NO_MEMORY, RELAY_OK
 from pooler.session.changes cimport (
     reset_may_fail, reset_seen, resets_go_on, resets_over, resets_reached,
 )
+from pooler.session.custom cimport custom_lacked, custom_put
 from pooler.session.records cimport CHANGE_TRACKED
 from pooler.session.requests cimport REQUEST_ALIGN, requests_first, requests_push
+from pooler.tables.custom_names cimport custom_query_bytes, put_custom_query
 from pooler.tables.params cimport (
     PARAM_VALUE_MAX, ParamValue, back_query_bytes, params_index, params_ref,
     params_unref, params_with, put_back_query, put_set_query, set_query_bytes,
@@ -79,6 +81,24 @@ cdef RelayStatus align_server(
         c.aligning = True
         return RELAY_ALIGN
     return RELAY_OK
+
+
+cdef int make_custom(Relay *r, ServerSession *s) noexcept nogil:
+    """A server was just attached: it shall know the parameters that its client has made
+    up on others. -1 without memory.
+    """
+    cdef uint64_t names = custom_lacked(s)
+    cdef size_t n
+    cdef uint8_t *room
+    if names == 0:
+        return 0
+    n = custom_query_bytes(r.params.custom, names)
+    room = output_room(&r.to_server, n)
+    if room == NULL:
+        return -1
+    put_custom_query(room, r.params.custom, names)
+    custom_put(s, names)
+    return requests_push(&s.requests, REQUEST_ALIGN)
 
 
 cdef void tell_parameter(

@@ -3,7 +3,7 @@
 
 from libc.stdint cimport uint64_t, uint8_t
 
-from pooler.relay.align cimport align_server
+from pooler.relay.align cimport align_server, make_custom
 from pooler.relay.injected cimport answer_fakes
 from pooler.relay.shared cimport (
     RELAY_ALIGN, RELAY_CLIENT_PROTO, RELAY_HOLD, RELAY_NO_MEMORY, RELAY_OK,
@@ -311,6 +311,8 @@ cdef RelayStatus on_attach(Walk *w) noexcept nogil:
     if w.c.statements != NULL:  # batches are numbered by their server
         w.c.statements.names_batch = w.c.statements.unnamed_batch = 0
     status = align_server(w.r, w.c, w.s)
+    if status != RELAY_NO_MEMORY and make_custom(w.r, w.s) < 0:
+        return RELAY_NO_MEMORY
     if sequences_unlike(w.s) and status != RELAY_NO_MEMORY:
         if put_discard_query(w.s, &w.r.to_server) < 0:
             return RELAY_NO_MEMORY

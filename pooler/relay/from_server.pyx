@@ -44,6 +44,7 @@ from pooler._wire cimport (
 from pooler.session.batch cimport batch_fail, batch_open, batch_synced, settled
 from pooler.session.copy_in cimport copy_fail, copy_open
 from pooler.session.counters cimport count_query, count_sent
+from pooler.session.custom cimport custom_failed, custom_tag
 from pooler.session.fate cimport mark_obsolete, note_fatal
 from pooler.session.tracking cimport (
     error_is_owed, no_prepares, owe_nothing, tell_error,
@@ -203,6 +204,8 @@ cdef RelayStatus on_ends(Walk *w) noexcept nogil:
 
 cdef RelayStatus on_tag(Walk *w) noexcept nogil:
     schema_tag(&w.r.statements, w.s, body_of(w), body_size(w))
+    if w.s.custom.sent and body_size(w) > 1:
+        custom_tag(w.s, body_of(w))
     if w.s.tracking.on:
         note_tag(
             &w.r.statements, w.s, NULL if w.drop else w.c, body_of(w), body_size(w)
@@ -428,6 +431,7 @@ cdef RelayStatus on_client_error(Walk *w) noexcept nogil:
         if s.copy.syncs_ignored:
             mark_obsolete(s)
     change_undone(s)
+    custom_failed(s)
     batch_fail(s, requests_fail(&s.requests, &effects))
     resets_failed(w.r, s)
     if s.batch.failed:  # its Query, too, was skipped

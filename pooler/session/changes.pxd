@@ -13,11 +13,12 @@ Source: PostgreSQL documentation, "SET", "Asynchronous Operations", "DISCARD".
 from libc.stdint cimport int32_t, uint16_t, uint32_t, uint64_t
 
 from pooler.session.records cimport (
-    CHANGES_LEFT, CHANGE_BACK, CHANGE_FORGETS, CHANGE_GIVES, CHANGE_LENDS,
-    CHANGE_LOCAL, CHANGE_LOCAL_SHIFT, CHANGE_MEANING, CHANGE_RESET_SHIFT,
+    CHANGES_LEFT, CHANGE_BACK, CHANGE_FORGETS, CHANGE_FOR_GOOD, CHANGE_GIVES,
+    CHANGE_LENDS, CHANGE_LOCAL, CHANGE_LOCAL_SHIFT, CHANGE_MEANING, CHANGE_RESET_SHIFT,
     CHANGE_TRACKED, CHANGE_UNDOES, Changes, ServerSession,
 )
 from pooler.session.batch cimport hold_until_settled
+from pooler.session.custom cimport custom_answered
 from pooler.session.requests cimport batch_answered, batch_number, batch_unsettled
 from pooler.session.settings_log cimport settings_answered
 
@@ -110,6 +111,8 @@ cdef inline bint changes_answered(ServerSession *s) noexcept nogil:
         return False
     unsure = meaning_is_unsure(s)
     s.changes.pending = s.changes.tracked_sent = 0
+    if s.custom.sent and not custom_answered(s):
+        s.changes.xact |= CHANGE_FOR_GOOD
     if s.xact_status == c"I":
         if s.client != NULL:
             settings_answered(s.client, not s.changes.undone)

@@ -5,6 +5,7 @@ from libc.stdint cimport uint32_t, uint64_t
 
 from pooler._wire cimport load_be32
 from pooler.session.changes cimport change_sent
+from pooler.session.custom cimport custom_sent
 from pooler.session.records cimport (
     CHANGES_LEFT, CHANGE_FORGETS, CHANGE_FOR_GOOD, CHANGE_HIDDEN, CHANGE_MEANING,
     CHANGE_SEQUENCES, CHANGE_SETTING,
@@ -19,6 +20,7 @@ from pooler.statements.install cimport put_scratch, run_scratch
 from pooler.statements.sql_names cimport sql_flags
 from pooler.wire.buffers cimport output_add
 from pooler.statements.sql_scan cimport is_word, skip_blank, skip_word, sql_end
+from pooler.tables.custom_names cimport custom_take
 from pooler.tables.server_statements cimport server_statements_doubt
 from pooler.tables.texts cimport STATEMENT_PARSE, statement_executes
 
@@ -100,10 +102,12 @@ cdef uint64_t runs_query(
     """
     cdef uint64_t changes = sql_changes(text, n, t.params, s.params, flags_of(t, s))
     if not is_watched(s):
+        custom_take(t.params.custom)
         changes &= ~<uint64_t> CHANGES_NOT_OWN
     if changes == 0:
         return 0
     change_sent(s, changes)
+    custom_sent(s, custom_take(t.params.custom))
     if changes & CHANGE_SEQUENCES:
         sequences_asked(s)
     if changes & CHANGES_LEFT and s.client != NULL:
@@ -134,6 +138,7 @@ cdef void look_once(
         st.changes = sql_changes_of_plan(
             text, st.n, t.params, s.params, flags_of(t, s)
         )
+    st.custom = custom_take(t.params.custom)
 
 
 cdef int put_discard_query(ServerSession *s, Output *out) noexcept nogil:
@@ -179,6 +184,7 @@ cdef void runs_statement(
     if not is_watched(s):
         return
     look_once(t, s, st)
+    custom_sent(s, st.custom)
     note(t, s, st.changes, text, strnlen(<const char *> text, st.n))
     if st.target != NULL and not statement_executes(st):
         runs_statement(t, s, st.target)

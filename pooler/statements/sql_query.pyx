@@ -38,6 +38,7 @@ from pooler.tables.client_names cimport (
     ClientStatement, client_statement_find, client_statement_link,
     client_statement_new, client_statement_unlink, client_statements_take,
 )
+from pooler.tables.custom_names cimport custom_take
 from pooler.tables.effect_queue cimport (
     EFFECT_ADDS_NAME, EFFECT_DROPS_NAME, EFFECT_DUPLICATE, EFFECT_EXECUTES,
     EFFECT_LIMITED, EFFECT_REFUSED,
@@ -207,20 +208,19 @@ cdef void place_changes(
     In:      text, with its terminator: that of the whole Query
     """
     cdef uint8_t flags = sql_flags(t, c)
-    cdef size_t end = command.end
+    cdef size_t end = command.end + (text[command.end] == c";")
     if not st.is_unheard or s.changes.tracked_sent != 1:
         return
     if not CHANGE_TRACKED & sql_changes(
         text, command.name_start, t.params, s.params, flags
     ):
         st.is_unheard = st.is_adrift = False  # it comes first
-        return
-    end += text[end] == c";"
-    if CHANGE_TRACKED & sql_changes(
+    elif CHANGE_TRACKED & sql_changes(
         text + end, strlen(<const char *> text + end), t.params, s.params, flags
     ):
         st.is_unheard = False
         st.is_lost = True
+    custom_take(t.params.custom)  # of the whole Query, which has noted them
 
 
 cdef Statement *name_here(

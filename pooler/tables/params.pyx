@@ -21,8 +21,9 @@ cdef int params_init(ParamTable *t) except -1:
     t.label = t.partial = t.literals = t.encoding = -1
     t.values = <ParamValue **> calloc(FIRST_BUCKETS, sizeof(ParamValue *))
     t.sets = <ParamSet **> calloc(FIRST_BUCKETS, sizeof(ParamSet *))
+    t.custom = <CustomNames *> calloc(1, sizeof(CustomNames))
     t.value_mask = t.set_mask = FIRST_BUCKETS - 1
-    if t.values == NULL or t.sets == NULL:
+    if t.values == NULL or t.sets == NULL or t.custom == NULL:
         params_free(t)
         raise MemoryError
     return 0
@@ -45,6 +46,7 @@ cdef void params_free(ParamTable *t) noexcept nogil:
             free(s)
     free(t.values)
     free(t.sets)
+    free(t.custom)
     memset(t, 0, sizeof(ParamTable))
 
 

@@ -67,6 +67,7 @@ cdef struct Statement:
     bint is_lost  # it has not told: only where it was read has it its meaning
     bint changes_known
     uint64_t changes  # what running it changes: or-ed session.records.Change
+    uint64_t custom  # parameters that it makes up, as bits of CustomNames
     uint8_t name_n
     char name[SERVER_NAME_BYTES]  # on every server, zero-terminated
     uint8_t text[1]

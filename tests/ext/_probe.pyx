@@ -226,6 +226,21 @@ def all_changes_of(bytes text, bint plan=False):
     return found
 
 
+def custom_of(bytes text):
+    """The parameters that a text makes up: those with a dot in their names."""
+    cdef ParamTable params
+    cdef const uint8_t *p = <const uint8_t *> <const char *> text
+    cdef list names
+    params_init(&params)
+    sql_changes(p, len(text), &params, params_empty(&params), 0)
+    names = [
+        (<bytes> params.custom.name[i]).decode() for i in range(params.custom.count)
+    ]
+    assert params.custom.found == (1 << len(names)) - 1
+    params_free(&params)
+    return names
+
+
 def changes_of(bytes text, bint plan=False):
     """What a text changes, by name; but for what only concerns a RESET."""
     found = all_changes_of(text, plan)
@@ -421,6 +436,7 @@ cdef class Bench:
         self.pool.config.max_prepared_statements = max_prepared_statements
         self.pool.config.cancel_abandoned = cancel_abandoned
         self.pool.config.clean_changed = clean_changed
+        self.pool.config.clean_custom = clean_changed
         params_init(&self.relay.params)
         statements_init(&self.relay.statements, &self.relay.params, b"p_")
         self.relay.statements.cache_unnamed = True

@@ -197,6 +197,10 @@ def test_nobody_else_sees_it(
         "SELECT set_config('my.own', '', false)",
         "RESET my.own",
         "SET my.own TO DEFAULT",
+        "SET LOCAL my.own = 'x'",
+        'SET LOCAL "my"."own" TO DEFAULT',
+        "SELECT set_config('my.own', 'x', true)",
+        "DO $$ BEGIN SET LOCAL my.own = 'x'; END $$",
     ],
 )
 def test_a_parameter_of_ones_own_is_unknown_to_others(
@@ -208,6 +212,72 @@ def test_a_parameter_of_ones_own_is_unknown_to_others(
         leave(one, sql, way)
         sql = "SELECT current_setting('my.own', true) IS NULL"
         assert other.value(sql) == "t"
+
+
+MADE = "SELECT current_setting('my.own', true) IS NULL"
+TENANT = query("BEGIN; SET LOCAL my.own = 'x'; COMMIT")
+
+
+def test_a_parameter_of_ones_own_is_known_again(
+    make_pooler: MakePooler, postgres: Postgres
+) -> None:
+    """On another server as well: there it is made, and an empty string."""
+    pooler = make_pooler(default_pool_size=2)
+    with pooler.client() as one, pooler.client() as other, pooler.client() as third:
+        one.ask(TENANT)
+        other.ask(query("BEGIN"))
+        third.ask(query("BEGIN"))
+        other.ask(query("COMMIT"))  # which has a server of its own
+        assert one.value(MADE) == "f"
+        assert one.ask(query("SHOW my.own"))[1].row == [b""]
+        assert other.value(MADE) == "t"
+
+
+def test_who_has_made_the_same_shares(
+    make_pooler: MakePooler, postgres: Postgres
+) -> None:
+    """A server is replaced once for each client, not with each transaction."""
+    pooler = make_pooler(default_pool_size=1)
+    with pooler.client() as one, pooler.client() as other:
+        one.ask(TENANT)
+        other.ask(TENANT)
+        [kept] = backends(postgres)
+        for _ in range(3):
+            for client in (one, other):
+                client.ask(TENANT)
+                assert client.value(MADE) == "f"
+        assert backends(postgres) == [kept]
+        with pooler.client() as third:
+            assert third.value(MADE) == "t"
+            assert backends(postgres) != [kept]
+
+
+def test_nobody_knows_what_a_failed_transaction_has_made(
+    make_pooler: MakePooler,
+) -> None:
+    """It is its client's server until another needs it, and closed then.
+
+    But for what was answered in front of the error.
+    """
+    pooler = make_pooler(default_pool_size=1)
+    with pooler.client() as one, pooler.client() as other:
+        one.ask(query("BEGIN; SET LOCAL my.own = 'x'; SELECT 1/0"))
+        one.ask(query("ROLLBACK; SELECT set_config('a.b', 'c', true) FROM nowhere"))
+        assert one.value(MADE) == "f"
+        assert other.value(MADE) == "t"
+        assert one.value(MADE) == "f"
+        assert one.value("SELECT current_setting('a.b', true) IS NULL") == "t"
+
+
+def test_parameters_of_ones_own_may_be_shared(
+    make_pooler: MakePooler, postgres: Postgres
+) -> None:
+    pooler = make_pooler(default_pool_size=1, clean_custom_parameters=0)
+    with pooler.client() as one, pooler.client() as other:
+        one.ask(TENANT)
+        before = backends(postgres)
+        assert other.value(MADE) == "f"
+        assert backends(postgres) == before
 
 
 @pytest.mark.parametrize("mode", ["transaction", "statement"])

@@ -26,7 +26,7 @@ TEXTS: dict[str, set[str]] = {
     "set x = 1": LEFT,
     "SeT\n/* ; */ Session x to 1": LEFT,
     'set "X" = 1': LEFT,
-    "set my.own = 1": LEFT | {"for good"},
+    "set my.own = 1": LEFT,
     "set search_path = a": LEFT,
     "set local search_path = a": MEANING,
     "set timezone = 'UTC'": {"tracked"},
@@ -44,12 +44,17 @@ TEXTS: dict[str, set[str]] = {
     "set role x": LEFT,
     "set local role x": MEANING,
     "set seed to 0.1": {"for good"},
-    "set my.own to 'a'": LEFT | {"for good"},
-    'set session "my.own" = 1': LEFT | {"for good"},
+    "set my.own to 'a'": LEFT,
+    'set session "my.own" = 1': LEFT,
     'set my."own" to default': LEFT | {"for good"},
     "set local my.own to 'a'": MEANING,
-    "reset my.own": MEANING | {"for good"},
-    "select set_config('my.own', 'y', false)": LEFT | {"for good"},
+    "reset my.own": LEFT,
+    "select set_config('my.own', 'y', false)": LEFT,
+    'set local "my"."own" = 1': MEANING | {"for good"},
+    "set my . own = 1": LEFT | {"for good"},
+    'set local my."own" = 1': MEANING | {"for good"},
+    "set local my.1 = 1": MEANING | {"for good"},
+    'set U&"my.own" = 1': LEFT | {"for good"},
     "select set_config('my.own', 'y', true)": MEANING,
     "reset all": {"tracked", "meaning"},
     "reset timezone": {"tracked"},
@@ -207,3 +212,29 @@ def test_a_name_is_found_at_every_place(probe: ModuleType) -> None:
             for behind in range(20):
                 text = b" " * before + name.encode() + b" " * behind
                 assert probe.changes_of(text) == {found}, (before, behind)
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("set my.own = 1", ["my.own"]),
+        ('set local "My.own" to DEFAULT', ["my.own"]),
+        ("reset my.own", ["my.own"]),
+        ("begin; set local a.b = 1; set local a.c = 2; set a.b = 3", ["a.b", "a.c"]),
+        (
+            "select set_config('a.b', 'x', true), set_config('c.d', $1, false)",
+            ["a.b", "c.d"],
+        ),
+        ("do $$ begin perform set_config('a.b', 'x', true); end $$", ["a.b"]),
+        (
+            "do $$ begin set local a.b = 1; execute 'set c.d = 2'; end $$",
+            ["a.b", "c.d"],
+        ),
+        ("alter role me set a.b = 1", ["a.b"]),
+        ("set search_path = a.b", []),
+        ("select a.b from a", []),
+        ("update a set b = c.d", []),
+    ],
+)
+def test_parameters_of_ones_own(probe: ModuleType, text: str, names: list[str]) -> None:
+    assert probe.custom_of(text.encode()) == names
