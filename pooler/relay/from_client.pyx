@@ -21,6 +21,7 @@ from pooler.statements.replay cimport (
 )
 from pooler.statements.run_names cimport run_names
 from pooler.statements.portals cimport portals_free
+from pooler.statements.put_back cimport put_back_behind
 from pooler.statements.runs cimport (
     put_discard_query, query_sent, runs_function, runs_query, runs_unseen,
 )
@@ -42,7 +43,7 @@ from pooler._wire cimport (
 from pooler.session.batch cimport (
     batch_bind, batch_request, batch_synced, hold_until_settled,
 )
-from pooler.session.changes cimport changes_not_sent, wait_for_resets
+from pooler.session.changes cimport changes_not_sent, goes_back, wait_for_resets
 from pooler.session.copy_in cimport copy_end, copy_ignores_sync
 from pooler.session.counters cimport count_received
 from pooler.session.fate cimport mark_obsolete
@@ -133,6 +134,15 @@ cdef PrepareResult prepare_execute(Walk *w) noexcept nogil:
     return prepared
 
 
+cdef int put_back(Walk *w) noexcept nogil:
+    """An Execute, of the unnamed portal if so, resets what its client had set."""
+    if w.src[w.found.start + HEADER_BYTES] != 0:
+        return 0
+    output_add(&w.r.to_server, w.src + w.start, w.pos - w.start)
+    w.start = w.pos
+    return put_back_behind(&w.r.statements, w.c, w.s, &w.r.to_server)
+
+
 cdef RelayStatus on_request(Walk *w) noexcept nogil:
     """A request that names nothing."""
     cdef uint8_t code = w.found.code
@@ -144,6 +154,8 @@ cdef RelayStatus on_request(Walk *w) noexcept nogil:
         status = prove_first(w)
         if status != RELAY_OK:
             return status
+    if code == c"E" and w.c.scan.body_left and goes_back(w.s):
+        return give_back(w, False)
     if w.s.portals != NULL and code == c"E" and w.s.copy.state != COPY_IN_OPEN:
         prepared = prepare_execute(w)
         if prepared == PREPARE_HOLD or prepared == PREPARE_WAIT:
@@ -154,6 +166,8 @@ cdef RelayStatus on_request(Walk *w) noexcept nogil:
     if prepared == PREPARE_NO_MEMORY or (
         prepared == PREPARE_FORWARD and requests_push(&w.s.requests, code) < 0
     ):
+        return RELAY_NO_MEMORY
+    if code == c"E" and goes_back(w.s) and put_back(w) < 0:
         return RELAY_NO_MEMORY
     return RELAY_ALIGN if w.c.settling else RELAY_OK
 

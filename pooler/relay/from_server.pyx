@@ -17,13 +17,13 @@ from pooler.session.records cimport (
     CHANGE_TRACKED, COPY_IN_NONE, COPY_IN_OPEN, MODE_SESSION, MODE_STATEMENT,
 )
 from pooler.session.requests cimport (
-    REQUEST_ALIGN, REQUEST_DESCRIBE, REQUEST_NAMES, REQUEST_SKIP, request_closes,
-    request_code, request_has_effect, request_is_fake, request_is_query,
+    REQUEST_ALIGN, REQUEST_DESCRIBE, REQUEST_NAMES, REQUEST_SKIP, REQUEST_SQL,
+    request_closes, request_code, request_has_effect, request_is_fake, request_is_query,
     requests_fail, requests_first, requests_last, requests_pop, requests_ready,
 )
 from pooler.statements.effects cimport (
-    effects_commit, has_notices, note_parameters, note_shape, note_tag, note_types,
-    read_otherwise, values_told,
+    effects_commit, extra_done, has_notices, is_extra, note_parameters, note_shape,
+    note_tag, note_types, read_otherwise, values_told,
 )
 from pooler.statements.install cimport send_again
 from pooler.statements.replay cimport (
@@ -203,6 +203,13 @@ cdef RelayStatus on_ends(Walk *w) noexcept nogil:
 
 
 cdef RelayStatus on_tag(Walk *w) noexcept nogil:
+    if w.first == REQUEST_SQL and is_extra(w.s):
+        if is_cut(w):
+            return give_back(w)
+        extra_done(w.s)
+        keep_until(w, w.found.start)
+        w.start = w.pos
+        return RELAY_OK
     schema_tag(&w.r.statements, w.s, body_of(w), body_size(w))
     if w.s.custom.sent and body_size(w) > 1:
         custom_tag(w.s, body_of(w))

@@ -50,9 +50,23 @@ cdef inline bint is_resetting(const ServerSession *s) noexcept nogil:
     return s.changes.reset | s.changes.reset_local != 0
 
 
+cdef inline void back_is_bound(
+    ServerSession *s, uint16_t session, uint16_t local
+) noexcept nogil:
+    """What the unnamed portal resets, so that it goes back behind its Execute."""
+    s.changes.back = session
+    s.changes.back_local = local
+
+
+cdef inline bint goes_back(const ServerSession *s) noexcept nogil:
+    """Whether the Execute of the unnamed portal needs something behind it."""
+    return s.changes.back | s.changes.back_local != 0
+
+
 cdef inline void resets_over(ServerSession *s) noexcept nogil:
     """What was reset is as it was at the client's login, or has failed to be reset."""
     s.changes.reset = s.changes.reset_local = 0
+    s.changes.back = s.changes.back_local = 0
     s.changes.reset_doubt = s.changes.reset_open = False
 
 

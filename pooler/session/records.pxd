@@ -272,6 +272,8 @@ cdef struct Changes:  # by requests of its clients, or-ed Change; written by cha
     uint16_t reset  # parameters that go back to what their client had at its login
     uint16_t reset_local  # likewise, but the transaction will take it back
     bint reset_doubt  # they may have been set behind it, or failed to be reset
+    uint16_t back  # those that the unnamed portal resets, if that is sure
+    uint16_t back_local  # likewise, for the transaction only
     bint reset_open  # so it is until the transaction ends
     uint32_t reset_batch  # the first one that resets any of them
     uint32_t batch  # the last one that had any, as batch_number counts

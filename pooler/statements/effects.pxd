@@ -60,6 +60,8 @@ cdef void forget_entries(ServerSession *s) noexcept nogil
 cdef void effects_undo(
     StatementTable *t, ServerSession *s, uint32_t after, uint32_t count
 ) noexcept nogil
+cdef bint is_extra(const ServerSession *s) noexcept nogil
+cdef void extra_done(ServerSession *s) noexcept nogil
 cdef void note_tag(
     StatementTable *t, ServerSession *s, ClientSession *c, const uint8_t *tag, size_t n
 ) noexcept nogil

@@ -76,14 +76,25 @@ cdef uint64_t reset_of(
     return <uint64_t> 1 << (first + index) if index >= 0 else 0
 
 
-cdef bint is_to_default(Reader *r) noexcept nogil:
+cdef inline bint is_default_style(
+    const Reader *r, const char *name, size_t n
+) noexcept nogil:
+    """Whether a DateStyle follows that PostgreSQL takes for the word: 'default'."""
+    cdef size_t at = skip_blank(r.text, r.n, r.at)
+    return n == 9 and memcmp(name, b"datestyle", 9) == 0 and at + 9 <= r.n and (
+        r.text[at] == c"'" and r.text[at + 8] == c"'"
+        and is_word(r, at + 1, at + 8, b"default", 7)
+    )
+
+
+cdef bint is_to_default(Reader *r, const char *name, size_t n) noexcept nogil:
     """Whether a SET ends with TO DEFAULT, or = DEFAULT."""
     cdef size_t at
     if not next_is(r, b"to", 2):
         at = skip_blank(r.text, r.n, r.at)
         if at < r.n and r.text[at] == c"=":
             r.at = at + 1
-    return next_is(r, b"default", 7)
+    return next_is(r, b"default", 7) or is_default_style(r, name, n)
 
 
 cdef inline uint64_t gives(bint local) noexcept nogil:
@@ -204,7 +215,7 @@ cdef uint64_t read_set(Reader *r) noexcept nogil:
         return CHANGE_MEANING | CHANGE_SETTING | gives(local) | (
             CHANGE_FOR_GOOD if at < r.n and r.text[at] != c";" else 0
         )
-    return set_to(r, name, n, local, is_to_default(r))
+    return set_to(r, name, n, local, is_to_default(r, name, n))
 
 
 cdef uint64_t read_reset(Reader *r) noexcept nogil:
@@ -251,7 +262,7 @@ cdef uint64_t value_given(
         reset_of(r, name, n, local) if n else all_reset(r, local)
     )
     cdef size_t at = skip_blank(r.text, r.n, r.at)
-    if next_is(r, b"null", 4):
+    if next_is(r, b"null", 4) or is_default_style(r, name, n):
         return reset
     if at < r.n and r.text[at] == c"'":
         return gives(local)

@@ -73,6 +73,15 @@ cdef size_t set_query_bytes(const ParamTable *t, const ParamSet *want) noexcept 
 cdef size_t put_set_query(
     uint8_t *p, const ParamTable *t, const ParamSet *want, const ParamSet *have
 ) noexcept nogil
+cdef size_t back_text_bytes(const ParamTable *t, const ParamSet *want) noexcept nogil
+cdef size_t put_back_sets(
+    uint8_t *p, const ParamTable *t, const ParamSet *want, uint16_t session,
+    uint16_t local, uint8_t *count,
+) noexcept nogil
+cdef size_t put_back_text(
+    uint8_t *p, const ParamTable *t, const ParamSet *want, uint16_t names,
+    uint16_t local,
+) noexcept nogil
 cdef size_t back_query_bytes(const ParamTable *t, const ParamSet *want) noexcept nogil
 cdef size_t put_back_query(
     uint8_t *p, const ParamTable *t, const ParamSet *want, const ParamSet *have,
