@@ -122,6 +122,13 @@ class Settings:
         " those logins where each client sets it first of all: before that,"
         " current_setting('my.tenant', true) may be an empty string instead of NULL."
         " Needs clean_changed_servers. Not a PgBouncer setting.", built=True)
+    clean_sequences: bool = setting(False, BOOL,
+        "In transaction or statement mode: 1 has each server forget what its last"
+        " client got of sequences (DISCARD SEQUENCES in front of the next one's first"
+        " message); with 0 it does so once a text of the pool has asked for currval()"
+        " or lastval(): the very first asker, behind other commands of its transaction,"
+        " and functions may be told another's value. Needs clean_changed_servers. Not a"
+        " PgBouncer setting.", built=True)
     client_idle_timeout: float = setting(0.0, TIME,
         "Close a client that is idle outside a transaction this long; 0 is off.",
         unit="s")

@@ -214,7 +214,7 @@ cdef uint64_t read_create(Reader *r) noexcept nogil:
     if not next_is(r, b"local", 5):
         next_is(r, b"global", 6)
     if not next_is(r, b"temp", 4) and not next_is(r, b"temporary", 9):
-        return CHANGE_MEANING
+        return CHANGE_MEANING | custom_in_body(r)  # of a function: SET my.own
     while read_next(r, &start):
         if is_word(r, start, r.at, b"as", 2):
             break

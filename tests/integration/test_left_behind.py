@@ -204,14 +204,52 @@ def test_nobody_else_sees_it(
     ],
 )
 def test_a_parameter_of_ones_own_is_unknown_to_others(
-    make_pooler: MakePooler, sql: str, way: str
+    worker_in_process: Callable[..., InProcess], sql: str, way: str
 ) -> None:
     """PostgreSQL remembers its name to the end of the session: NULL, not ''."""
-    pooler = make_pooler(default_pool_size=1)
+    pooler = worker_in_process(default_pool_size=1)
     with pooler.client() as one, pooler.client() as other:
         leave(one, sql, way)
         sql = "SELECT current_setting('my.own', true) IS NULL"
         assert other.value(sql) == "t"
+
+
+# What functions of the users' own do: (what, sql, question, clean).
+HIDDEN = {
+    "setting": (
+        "SELECT left_run('SET search_path = nowhere')",
+        "SHOW search_path",
+        '"$user", public',
+    ),
+    "table": (
+        "SELECT left_run('CREATE TEMP TABLE left_table (a int)')",
+        "SELECT to_regclass('pg_temp.left_table')",
+        "",
+    ),
+    "statement": (
+        "SELECT left_run('PREPARE left_plan AS SELECT 1')",
+        "SELECT count(*) FROM pg_prepared_statements WHERE name = 'left_plan'",
+        "0",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", HIDDEN)
+def test_what_functions_leave_goes_where_servers_are_always_reset(
+    worker_in_process: Callable[..., InProcess], postgres: Postgres, what: str
+) -> None:
+    """No text tells it: server_reset_query_always is the safe side."""
+    postgres.psql(
+        "CREATE OR REPLACE FUNCTION left_run(sql text) RETURNS int LANGUAGE plpgsql"
+        " AS $$ BEGIN EXECUTE sql; RETURN 1; END $$",
+        DATABASE,
+    )
+    sql, question, clean = HIDDEN[what]
+    pooler = worker_in_process(default_pool_size=1, server_reset_query_always=1)
+    with pooler.client() as one, pooler.client() as other:
+        one.ask(query(sql))
+        [[value]] = other.rows(question)
+        assert (value or b"").decode() == clean
 
 
 MADE = "SELECT current_setting('my.own', true) IS NULL"
@@ -219,10 +257,10 @@ TENANT = query("BEGIN; SET LOCAL my.own = 'x'; COMMIT")
 
 
 def test_a_parameter_of_ones_own_is_known_again(
-    make_pooler: MakePooler, postgres: Postgres
+    worker_in_process: Callable[..., InProcess], postgres: Postgres
 ) -> None:
     """On another server as well: there it is made, and an empty string."""
-    pooler = make_pooler(default_pool_size=2)
+    pooler = worker_in_process(default_pool_size=2)
     with pooler.client() as one, pooler.client() as other, pooler.client() as third:
         one.ask(TENANT)
         other.ask(query("BEGIN"))
@@ -234,10 +272,10 @@ def test_a_parameter_of_ones_own_is_known_again(
 
 
 def test_who_has_made_the_same_shares(
-    make_pooler: MakePooler, postgres: Postgres
+    worker_in_process: Callable[..., InProcess], postgres: Postgres
 ) -> None:
     """A server is replaced once for each client, not with each transaction."""
-    pooler = make_pooler(default_pool_size=1)
+    pooler = worker_in_process(default_pool_size=1)
     with pooler.client() as one, pooler.client() as other:
         one.ask(TENANT)
         other.ask(TENANT)
@@ -253,13 +291,13 @@ def test_who_has_made_the_same_shares(
 
 
 def test_nobody_knows_what_a_failed_transaction_has_made(
-    make_pooler: MakePooler,
+    worker_in_process: Callable[..., InProcess],
 ) -> None:
     """It is its client's server until another needs it, and closed then.
 
     But for what was answered in front of the error.
     """
-    pooler = make_pooler(default_pool_size=1)
+    pooler = worker_in_process(default_pool_size=1)
     with pooler.client() as one, pooler.client() as other:
         one.ask(query("BEGIN; SET LOCAL my.own = 'x'; SELECT 1/0"))
         one.ask(query("ROLLBACK; SELECT set_config('a.b', 'c', true) FROM nowhere"))
@@ -270,9 +308,9 @@ def test_nobody_knows_what_a_failed_transaction_has_made(
 
 
 def test_parameters_of_ones_own_may_be_shared(
-    make_pooler: MakePooler, postgres: Postgres
+    worker_in_process: Callable[..., InProcess], postgres: Postgres
 ) -> None:
-    pooler = make_pooler(default_pool_size=1, clean_custom_parameters=0)
+    pooler = worker_in_process(default_pool_size=1, clean_custom_parameters=0)
     with pooler.client() as one, pooler.client() as other:
         one.ask(TENANT)
         before = backends(postgres)

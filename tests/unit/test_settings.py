@@ -152,6 +152,7 @@ OUR_OWN_KEYS = {
     "cancel_abandoned",
     "clean_changed_servers",
     "clean_custom_parameters",
+    "clean_sequences",
     "server_tls_sslnegotiation",
     "cache_unnamed_statements",
     "max_client_prepared_bytes",
@@ -180,7 +181,7 @@ log_pooler_errors max_packet_size peer_id server_check_delay server_check_query
 server_reset_query server_reset_query_always track_extra_parameters
 unix_socket_group user verbose cache_unnamed_statements max_prepared_statements
 max_client_prepared_statements max_client_prepared_bytes max_prepared_memory
-clean_changed_servers clean_custom_parameters
+clean_changed_servers clean_custom_parameters clean_sequences
 client_tls13_ciphers client_tls_ca_file client_tls_cert_file
 client_tls_ciphers client_tls_dheparams client_tls_ecdhcurve client_tls_key_file
 client_tls_protocols client_tls_sslmode server_tls13_ciphers server_tls_ca_file

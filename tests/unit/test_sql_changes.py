@@ -231,6 +231,7 @@ def test_a_name_is_found_at_every_place(probe: ModuleType) -> None:
             ["a.b", "c.d"],
         ),
         ("alter role me set a.b = 1", ["a.b"]),
+        ("create function f() returns int set a.b = 1 as 'x'", ["a.b"]),
         ("set search_path = a.b", []),
         ("select a.b from a", []),
         ("update a set b = c.d", []),
