@@ -35,8 +35,11 @@ METHODS: Mapping[str, AuthType | None] = MappingProxyType(
         "scram-sha-256": AuthType.SCRAM_SHA_256,
         "peer": AuthType.PEER,
         "cert": AuthType.CERT,
+        "pam": AuthType.PAM,
+        "ldap": AuthType.LDAP,
     }
 )
+_NOT_BUILT = frozenset({AuthType.PAM, AuthType.LDAP})
 _MAPPED = frozenset({AuthType.PEER, AuthType.CERT})
 # Fields in front of the method.
 _TYPES: Mapping[str, tuple[bool, bool | None]] = MappingProxyType(
@@ -163,6 +166,8 @@ def _rule(line: Line, maps: Mapping[str, object]) -> Rule:
             f"unknown method {method_name!r}; known are {', '.join(METHODS)}"
         )
     method = METHODS[method_name]
+    if method in _NOT_BUILT:
+        raise line.error(f"{method_name} is not built yet")
     if method is AuthType.PEER and not local:
         raise line.error("peer is for local lines only")
     if method is AuthType.CERT and kind != "hostssl":

@@ -119,9 +119,12 @@ def _words(text: str, path: str, number: int) -> Iterator[tuple[Word, bool]]:
             at += 1
         if in_quotes:
             raise ConfigError("a quote is not closed", file=path, line=number)
+        end = at
+        while text[at : at + 1] in tuple(_SPACE):
+            at += 1
         comma = text[at : at + 1] == ","
         at += comma
-        if said or at > begin + comma:
+        if end > begin:
             yield Word(said, text[begin] == '"'), comma
 
 

@@ -65,6 +65,9 @@ SECTIONS = (MAIN, DATABASES, USERS, PEERS)
 
 # The console is reached under this name, so no entry and no `*` may take it.
 RESERVED_DATABASE = "pgbouncer"
+RESERVED_AUTH_DBNAME = (
+    f'cannot use the reserved "{RESERVED_DATABASE}" database as an auth_dbname'
+)
 FALLBACK_DATABASE = "*"
 MAX_PEER_ID = 65535
 
@@ -296,38 +299,54 @@ class _Loader:
         if self.main is None:
             raise ConfigError(f"section [{MAIN}] is missing", file=self.path)
         self.values.setdefault("conffile", self.path)
-        config = Config(
-            path=self.path,
-            settings=Settings(**self.values),
-            databases=MappingProxyType(self.databases),
-            users=MappingProxyType(self.users),
-            peers=MappingProxyType(self.peers),
-            autodb=self.autodb,
-            origins=MappingProxyType(self.origins),
+        return completed(
+            Config(
+                path=self.path,
+                settings=Settings(**self.values),
+                databases=MappingProxyType(self.databases),
+                users=MappingProxyType(self.users),
+                peers=MappingProxyType(self.peers),
+                autodb=self.autodb,
+                warnings=tuple(self.warnings),
+                origins=MappingProxyType(self.origins),
+            )
         )
-        _check_auth_type(config)
-        _check_tls(config)
-        config = dataclasses.replace(
-            config, userlist=self.read_userlist(config), hba=_read_hba(config)
-        )
-        warnings = (*self.warnings, *unbuilt_warnings(config), *_check_hosts(config))
-        return dataclasses.replace(config, warnings=warnings)
 
-    def read_userlist(self, config: Config) -> Mapping[str, Secret]:
-        path = config.settings.auth_file
-        if path is None:
-            return _empty()
-        try:
-            text = read_text(path)
-        except ConfigError as error:
-            where = self.origins[MAIN, "auth_file"]
-            if config.settings.auth_type not in _WITHOUT_AUTH_FILE:
-                raise ConfigError(
-                    str(error), file=where.file, line=where.line, setting="auth_file"
-                ) from None
-            self.warnings.append(f"{where}: auth_file: {error}")
-            return _empty()
-        return parse_userlist(text, path)
+
+def completed(config: Config) -> Config:
+    """With what its settings name read as well; ConfigError if that cannot be used."""
+    check_auth(config)
+    check_tls(config)
+    return with_files(config)
+
+
+def with_files(config: Config) -> Config:
+    """With the users and rules in its files, and warnings of what is not honoured."""
+    userlist, problems = _read_userlist(config)
+    config = dataclasses.replace(config, userlist=userlist, hba=_read_hba(config))
+    warnings = (
+        *config.warnings,
+        *problems,
+        *unbuilt_warnings(config),
+        *_check_hosts(config),
+        *_warn_auth_dbname(config),
+    )
+    return dataclasses.replace(config, warnings=warnings)
+
+
+def _read_userlist(config: Config) -> tuple[Mapping[str, Secret], tuple[str, ...]]:
+    """Users, and what is wrong if it does no harm."""
+    path = config.settings.auth_file
+    if path is None:
+        return _empty(), ()
+    try:
+        text = read_text(path)
+    except ConfigError as error:
+        problem = _at_setting(config, "auth_file", str(error))
+        if config.settings.auth_type not in _WITHOUT_AUTH_FILE:
+            raise problem from None
+        return _empty(), (str(problem),)
+    return parse_userlist(text, path), ()
 
 
 def _find_row(table: Table, key: str, entry: Entry, owner: str) -> Row:
@@ -386,20 +405,35 @@ BUILT_AUTH_TYPES = frozenset(
 )
 
 
-def _check_auth_type(config: Config) -> None:
+def check_auth(config: Config) -> None:
+    """ConfigError for an auth_type or an auth_dbname that cannot be had."""
     wanted = config.settings.auth_type
-    if wanted in BUILT_AUTH_TYPES:
-        return
-    where = config.origins[MAIN, "auth_type"]
-    raise ConfigError(
-        f"{wanted} is not built yet; use one of {', '.join(sorted(BUILT_AUTH_TYPES))}",
-        file=where.file,
-        line=where.line,
-        setting="auth_type",
-    )
+    if wanted not in BUILT_AUTH_TYPES:
+        built = ", ".join(sorted(BUILT_AUTH_TYPES))
+        raise _at_setting(
+            config, "auth_type", f"{wanted} is not built yet; use one of {built}"
+        )
+    if config.settings.auth_dbname == RESERVED_DATABASE:
+        raise _at_setting(config, "auth_dbname", RESERVED_AUTH_DBNAME)
 
 
-def _check_tls(config: Config) -> None:
+def _warn_auth_dbname(config: Config) -> Iterator[str]:
+    """Who needs a database that cannot be asked is refused at its login."""
+    wide = config.settings.auth_dbname
+    if wide and config.database(wide) is None:
+        where = config.origins.get((MAIN, "auth_dbname"), config.path)
+        yield f"{where}: auth_dbname: there is no database {printable(wide)}"
+    for entry in _all_databases(config).values():
+        own = entry.auth_dbname
+        if own and config.database(own) is None:
+            yield (
+                f"{_where(config, DATABASES, entry.name)}: auth_dbname: there is no"
+                f" database {printable(own)} to ask"
+            )
+
+
+def check_tls(config: Config) -> None:
+    """ConfigError for what TLS cannot have."""
     try:
         check_client_tls(config.settings)
         check_server_tls(config.settings)

@@ -68,7 +68,8 @@ class Settings:
         "Append ` - address:port` of the client to its application_name at login.",
         reload=NEW)
     auth_dbname: str | None = setting(None, STRING,
-        "Entry of [databases] where auth_query runs.", reload=NEW)
+        "Entry of [databases] where auth_query runs; unset is the one that the client"
+        " asks for.", reload=NEW, built=True)
     auth_file: str | None = setting(None, PATH,
         "List of users and their secrets.", reload=NEW, built=True)
     auth_hba_file: str = setting("", PATH,
@@ -83,15 +84,29 @@ class Settings:
         "LDAP options, in the form of an HBA line, when auth_type is ldap.",
         reload=NEW, secret=True)
     auth_query: str = setting(SQL_AUTH_QUERY, STRING,
-        "Query that fetches a user's secret: `$1` is the name; two columns, name and"
-        " secret.", reload=NEW)
+        "Query that fetches the secret of a user that auth_file does not know: `$1` is"
+        " the name; two columns, name and secret. No row is no such user, a NULL secret"
+        " one that no password opens. It runs with search_path = pg_catalog, public.",
+        reload=NEW, built=True)
+    auth_query_cache_ttl: float = setting(0.0, TIME,
+        "Keep a secret that auth_query has found this long; what has changed meanwhile"
+        " (a password, VALID UNTIL, a role that is gone) is not seen. With 0 each login"
+        " is told by a query that began after it. Not a PgBouncer setting.",
+        unit="s", reload=NEW, built=True)
+    auth_query_negative_ttl: float = setting(0.0, TIME,
+        "Keep the answer that there is no such user this long. Not a PgBouncer"
+        " setting.", unit="s", reload=NEW, built=True)
+    auth_query_timeout: float = setting(10.0, TIME,
+        "Time limit for connect, login and auth_query; 0 is off. Not a PgBouncer"
+        " setting.", unit="s", reload=NEW, built=True)
     auth_type: AuthType = setting(AuthType.MD5, ENUM,
         "How clients log in. md5 does SCRAM for a user whose secret is a SCRAM one;"
         " cert takes the common name of the client's certificate for the user; peer, by"
         " Unix sockets only, the name that the system knows.",
         choices=AuthType, reload=NEW, built=True)
     auth_user: str | None = setting(None, STRING,
-        "User who runs auth_query; its own secret comes from auth_file.", reload=NEW)
+        "User who runs auth_query; its own secret comes from auth_file. Unset: nobody"
+        " is asked.", reload=NEW, built=True)
     autodb_idle_timeout: float = setting(3600.0, TIME,
         "Forget a database that came from the `*` entry after this long unused.",
         unit="s", off=0.0)
@@ -322,7 +337,7 @@ class Settings:
     stats_period: int = setting(60, INT,
         "Period of the averages.", unit="s", low=1, off=60)
     stats_users: tuple[str, ...] = setting((), LIST,
-        "Users who may only look on the console.")
+        "Users who may only look on the console.", built=True)
     suspend_timeout: float = setting(10.0, TIME,
         "SUSPEND and -R wait this long for buffers to drain.", unit="s", off=10.0)
     syslog: bool = setting(False, BOOL, "Log to syslog.")
@@ -393,11 +408,11 @@ class Database:
         "Password of user; unset is the one of auth_file.",
         reload=NEW, built=True, secret=True)
     auth_user: str | None = setting(None, STRING,
-        "Instead of the global auth_user.", reload=NEW)
+        "Instead of the global auth_user.", reload=NEW, built=True)
     auth_query: str | None = setting(None, STRING,
-        "Instead of the global auth_query.", reload=NEW, reconnect=True)
+        "Instead of the global auth_query.", reload=NEW, built=True, reconnect=True)
     auth_dbname: str | None = setting(None, STRING,
-        "Instead of the global auth_dbname.", reload=NEW, reconnect=True)
+        "Instead of the global auth_dbname.", reload=NEW, built=True, reconnect=True)
     pool_size: int | None = setting(None, DECIMAL,
         "Instead of default_pool_size.", unit="connections", inherit_below=0,
         built=True)

@@ -149,6 +149,16 @@ class Links:
             raise
         return link
 
+    async def adopt(self, sock: socket.socket) -> Link:
+        """Talk on a stream socket that is connected already; raises OSError."""
+        try:
+            sock.setblocking(False)
+            link = self._enter(sock)
+        finally:
+            sock.close()
+        await link.connected()
+        return link
+
     def happened(self, handle: int) -> None:
         """Pass a NOTICE_LINK on; the link may be closed by now."""
         link = self._by_handle.get(handle)
@@ -169,13 +179,17 @@ class Links:
                     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, keepalive)
                 code = sock.connect_ex(address)
                 if code in (0, errno.EINPROGRESS):
-                    handle = self._engine.link_open(sock.fileno())
-                    link = Link(self._engine, self, handle, sock.getsockname())
-                    sock.detach()
-                    self._by_handle[handle] = link
-                    return link
+                    return self._enter(sock)
             finally:
                 sock.close()
             if code != errno.EAGAIN:
                 raise OSError(code, os.strerror(code))
             await asyncio.sleep(BACKLOG_PAUSE_S)
+
+    def _enter(self, sock: socket.socket) -> Link:
+        """Give a socket to the engine."""
+        handle = self._engine.link_open(sock.fileno())
+        link = Link(self._engine, self, handle, sock.getsockname())
+        sock.detach()
+        self._by_handle[handle] = link
+        return link

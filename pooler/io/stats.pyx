@@ -33,6 +33,9 @@ cdef dict pool_counters(const Pool *p):
         "active": p.active_count,
         "tested": p.tested_count,
         "waiting": p.waiting_count,
+        "waiting_since_us": (
+            0 if p.waiting_head == NULL else p.waiting_head.waiting_since_us
+        ),
         "clients": p.client_count,
         "xacts": p.counters.xacts,
         "queries": p.counters.queries,

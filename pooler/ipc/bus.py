@@ -27,7 +27,10 @@ import orjson
 
 from pooler import log
 
+# Inboxes that are no worker's come last, so that these index them.
 MASTER = -1
+CONSOLE = -2
+OTHERS = 2
 
 MAX_MESSAGE_BYTES = 64 * 1024
 # unix(7) allows 253 (SCM_MAX_FD); a batch of moved connections needs far fewer.
@@ -77,16 +80,15 @@ class Bus:
         receivers: Sequence[socket.socket | None],
     ) -> None:
         self.own_slot = own_slot
-        # The master's inbox comes last, so that MASTER (-1) indexes it.
         self._senders = tuple(senders)
         self._receivers = tuple(receivers)
 
     @classmethod
     def for_slots(cls, slots: int) -> Bus:
-        """Make the inboxes of ``slots`` workers and of the master, as its bus."""
+        """Make the inboxes of ``slots`` workers and the others, as the master's."""
         pairs = [
             socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            for _ in range(slots + 1)
+            for _ in range(slots + OTHERS)
         ]
         for sender, receiver in pairs:
             sender.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
@@ -97,7 +99,7 @@ class Bus:
     @property
     def slots(self) -> int:
         """The number of worker slots."""
-        return len(self._senders) - 1
+        return len(self._senders) - OTHERS
 
     def claim(self, slot: int) -> Bus:
         """Return the bus as the worker in ``slot`` sees it; call after the fork.
@@ -119,7 +121,7 @@ class Bus:
         payload: dict[str, Any],
         fds: Sequence[int] = (),
     ) -> bool:
-        """Put a message into the inbox of ``slot`` (or MASTER); never waits.
+        """Put a message into the inbox of ``slot`` (MASTER, CONSOLE); never waits.
 
         False: the inbox is full or its owner is gone; nothing was sent. The caller
         keeps its own copies of ``fds`` either way. Raises ValueError for a message
@@ -185,7 +187,7 @@ class Bus:
         return receiver
 
     def _check(self, slot: int) -> None:
-        if not MASTER <= slot < self.slots:
+        if not -OTHERS <= slot < self.slots:
             raise IndexError(f"no slot {slot} on a bus of {self.slots}")
 
 
@@ -212,7 +214,7 @@ def _understand(raw: bytes, fds: tuple[int, ...], slots: int) -> BusMessage | No
         return None
     match outer:
         case {"kind": str(kind), "from": int(sender), "payload": dict(payload)} if (
-            MASTER <= sender < slots
+            -OTHERS <= sender < slots
         ):
             return BusMessage(kind, payload, fds, sender)
     return None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What the master hands to a worker at its start. Layer: ipc; pure data."""
+"""What the master hands to a child at its start. Layer: ipc; pure data."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from pooler.config.loading import Config
 from pooler.ipc.board import Board
 from pooler.ipc.bus import Bus
 
-# Exit codes of a worker.
+# Exit codes of a child.
 EXIT_OK = 0
 EXIT_FAILED = 1
 # "This configuration cannot work", and the log says why: at the first start the master
 # gives up, later it tries again after a pause that grows, as after any death at birth.
 EXIT_BOOT_FAILURE = 3
 
-# What a worker writes to ``ready_fd`` once it serves.
+# What a child writes to ``ready_fd`` once it serves.
 READY = b"R"
 
 
@@ -35,8 +35,10 @@ class WorkerStart:
     process, the master forwards as well): a worker does not count them. SIGQUIT
     asks for an immediate end.
 
-    A reload comes as bus message ``reload``: read ``config.settings.conffile`` again,
-    then ``log.reopen(payload["logfile"])`` and ``log.set_verbose(payload["verbose"])``.
+    A reload comes as bus message ``reload``, with the configuration to run beside it
+    (``config/travel``): take it over, then ``log.reopen(payload["logfile"])`` and
+    ``log.set_verbose(payload["verbose"])``, and tell the master ``reloaded`` with
+    ``payload["number"]``.
     """
 
     slot: int
@@ -50,3 +52,23 @@ class WorkerStart:
     board: Board
     # Random, the same in every worker: see ClientPolicy.
     mock_key: bytes = field(default=b"", repr=False)
+
+
+# Startup parameter with which a worker says that its client may run every command.
+CONSOLE_ADMIN = "console_admin"
+
+
+@dataclass(frozen=True, slots=True)
+class ConsoleStart:
+    """Everything the console owns from its first moment, as of a worker.
+
+    A session comes as bus message ``session`` with the console's end of its socket,
+    on which its worker logs in without a password. What the console asks the master
+    (``reload``, ``set``, ``shutdown``) is answered by ``done``.
+    """
+
+    config: Config
+    ready_fd: int
+    master_fd: int
+    bus: Bus
+    board: Board

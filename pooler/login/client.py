@@ -19,7 +19,6 @@ import enum
 import hmac
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import final
 
@@ -33,6 +32,14 @@ from pooler.errors import (
 )
 from pooler.login import packets
 from pooler.login.md5 import md5_response, md5_secret
+from pooler.login.outcomes import Cancel as Cancel
+from pooler.login.outcomes import Closed as Closed
+from pooler.login.outcomes import LoggedIn as LoggedIn
+from pooler.login.outcomes import NeedSecret as NeedSecret
+from pooler.login.outcomes import NeedVerdict as NeedVerdict
+from pooler.login.outcomes import Outcome, Pending
+from pooler.login.outcomes import Reply as Reply
+from pooler.login.outcomes import StartTls as StartTls
 from pooler.login.policy import (
     NOBODY,
     Asker,
@@ -57,7 +64,6 @@ from pooler.login.startup import (
     DirectTLS,
     GSSENCRequest,
     NeedMore,
-    Replication,
     SSLRequest,
     StartupMessage,
     parse_startup,
@@ -69,78 +75,12 @@ _NOT_ENCRYPTED = b"N"
 _ENCRYPTED = b"S"
 
 
-@dataclass(frozen=True, slots=True)
-class LoggedIn:
-    """The client is who it says. AuthenticationOk is still to be sent.
-
-    ``user`` is the name it gave, ``server_user`` the one to use towards the
-    server (``user=`` of the database, if set). ``parameters`` are as given,
-    under their canonical names. ``scram_keys`` log in to a server that stores
-    the same verifier. ``minor_protocol`` is the minor version agreed on: 0 or 2.
-
-    ``replication``: the kind of walsender asked for. Such a client has its server
-    to itself, so ``startup_parameters`` then holds all it sent but user, database,
-    replication and protocol options, for the server to judge; ``parameters`` only
-    repeats the tracked ones among them. Empty for everybody else.
-    """
-
-    user: str
-    server_user: str
-    database: str
-    parameters: dict[str, str]
-    scram_keys: ScramKeys | None = field(default=None, repr=False)
-    minor_protocol: int = 0
-    replication: Replication = ""
-    startup_parameters: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Cancel:
-    """A cancel request; no answer is due, whatever comes of it.
-
-    ``key`` is the process id (4 bytes) and the secret (4 to 256) together.
-    """
-
-    key: bytes = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Closed:
-    """Close without an error: direct TLS, or a probe for it."""
-
-
-@dataclass(frozen=True, slots=True)
-class StartTls:
-    """TLS begins behind what is to be sent; ``ClientLogin.secured`` is due.
-
-    ``direct``: what was not consumed is its beginning; the client must then agree on
-    the protocol ``postgresql`` by ALPN.
-    """
-
-    direct: bool
-
-
-Outcome = LoggedIn | Cancel | Closed | StartTls
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """What one call came to: bytes used up, bytes to send, and the end if reached.
-
-    ``wanted``: without an end, how many bytes the packet has that is awaited, or so
-    many of it that its length can be told. Less than that is not worth a call.
-    """
-
-    consumed: int
-    send: bytes
-    outcome: Outcome | None = None
-    wanted: int = field(default=0, compare=False)
-
-
 class _State(enum.Enum):
-    """What is awaited from the client."""
+    """What is awaited from the client; from elsewhere in SECRET and VERDICT."""
 
     STARTUP = enum.auto()
+    SECRET = enum.auto()
+    VERDICT = enum.auto()
     PASSWORD = enum.auto()
     MD5 = enum.auto()
     SASL_INITIAL = enum.auto()
@@ -158,6 +98,8 @@ class ClientLogin:
         "_encryption_requests",
         "_exchange",
         "_kind",
+        "_known",
+        "_negotiation",
         "_parameters",
         "_peer",
         "_policy",
@@ -165,6 +107,8 @@ class ClientLogin:
         "_salt",
         "_secret",
         "_secured",
+        "_server_secret",
+        "_server_user",
         "_startup",
         "_state",
     )
@@ -188,6 +132,10 @@ class ClientLogin:
         self._parameters: dict[str, str] = {}
         self._secret: str | None = None
         self._kind: SecretKind | None = None
+        self._known = False
+        self._negotiation = b""
+        self._server_user = ""
+        self._server_secret: str | None = None
         self._salt = b""
         self._exchange: ServerExchange | None = None
 
@@ -220,17 +168,49 @@ class ClientLogin:
         """
         consumed = 0
         sent: list[bytes] = []
-        while self._state is not _State.DONE:
+        while self._state in _STEPS:
             step = _STEPS[self._state](self, data[consumed:])
             if step is None:
                 break
             consumed += step.consumed
             sent.append(step.send)
             if step.outcome is not None:
-                if not isinstance(step.outcome, StartTls):
-                    self._state = _State.DONE
+                self._come_to(step.outcome)
                 return Reply(consumed, b"".join(sent), step.outcome)
         return Reply(consumed, b"".join(sent), wanted=self._wanted(data[consumed:]))
+
+    def _come_to(self, outcome: Outcome) -> None:
+        if not isinstance(outcome, StartTls | Pending):
+            self._state = _State.DONE
+
+    def secret_found(self, secret: str | None, server_user: str = "") -> Reply:
+        """Answer NeedSecret, with None for a user that nobody knows.
+
+        ``server_user``: how servers know the user, if by another name. Out and Errors
+        are those of ``receive``, which goes on with the bytes that have come meanwhile.
+        """
+        assert self._state is _State.SECRET  # noqa: S101 - one answer to one question
+        self._server_user = server_user
+        self._server_secret = secret
+        reply = self._challenge(secret, known=secret is not None)
+        if reply.outcome is not None:
+            self._come_to(reply.outcome)
+        return reply
+
+    def judged(self, why_not: str) -> Reply:
+        """Answer NeedVerdict: empty if the password is right, else why it is not.
+
+        LoginError if it is not; the client does not hear why.
+        """
+        assert self._state is _State.VERDICT  # noqa: S101 - one answer to one question
+        if why_not:
+            name = self._demand.method.name
+            raise LoginError(
+                f"{name} authentication failed", INVALID_PASSWORD, why=why_not
+            )
+        reply = Reply(0, b"", self._logged_in())
+        self._state = _State.DONE
+        return reply
 
     def _wanted(self, data: bytes) -> int:
         """How many bytes the packet has that begins here; its length was judged."""
@@ -264,6 +244,7 @@ class ClientLogin:
     def _may_secure(self) -> bool:
         return (
             self._policy.tls is not ClientTls.REFUSED
+            and self._policy.can_secure
             and not self._is_local
             and not self._secured
         )
@@ -297,26 +278,46 @@ class ClientLogin:
         )
         self._startup = startup
         self._choose_method(startup)
-        negotiation = (
-            packets.negotiate_protocol_version(
+        if startup.needs_negotiation:
+            self._negotiation = packets.negotiate_protocol_version(
                 startup.minor_protocol, startup.protocol_options
             )
-            if startup.needs_negotiation
-            else b""
-        )
+        method = self._demand.method
+        if method in _JUDGED_ELSEWHERE:
+            return Reply(startup.consumed, self._negotiation + self._ask_password())
         secret = policy.secrets(startup.user)
+        if (
+            secret is None
+            and method is not AuthMethod.ANY
+            and policy.can_ask(startup.database)
+        ):
+            if method in _UNASKED:
+                _UNASKED[method](self, True)  # nobody is asked without a proof
+            self._state = _State.SECRET
+            return Reply(
+                startup.consumed, b"", NeedSecret(startup.user, startup.database)
+            )
+        known = secret is not None or not policy.known_users_only
+        reply = self._challenge(secret, known=known)
+        return Reply(startup.consumed, reply.send, reply.outcome)
+
+    def _challenge(self, secret: str | None, *, known: bool) -> Reply:
+        """Ask for the proof, or do without."""
         # An empty secret is how a removed user is kept: no password opens it.
+        self._known = known
         self._secret = secret or None
         self._kind = None if self._secret is None else secret_kind(self._secret)
         check = _UNASKED.get(self._demand.method)
         if check is not None:
-            check(self, secret is not None or not policy.known_users_only)
-            return Reply(startup.consumed, negotiation, self._logged_in())
+            check(self, known)
+            return Reply(0, self._negotiation, self._logged_in())
         challenge = _CHALLENGES[self._demand.method, self._kind](self)
-        return Reply(startup.consumed, negotiation + challenge)
+        return Reply(0, self._negotiation + challenge)
 
     def _choose_method(self, startup: StartupMessage) -> None:
-        if self._policy.demand is not None:
+        if startup.database == self._policy.console and self._is_operator(startup):
+            self._demand = Demand(AuthMethod.ANY)
+        elif self._policy.demand is not None:
             self._demand = self._policy.demand(
                 Asker(
                     startup.user,
@@ -326,6 +327,10 @@ class ClientLogin:
                     startup.replication,
                 )
             )
+
+    def _is_operator(self, startup: StartupMessage) -> bool:
+        """Whoever runs as our own user may do all to us anyway."""
+        return startup.user == self._policy.console and self._peer.is_own()
 
     # Proofs that need no question: the connection itself has them.
 
@@ -413,6 +418,11 @@ class ClientLogin:
         if message is None:
             return None
         password = self._read_password(message)
+        if self._demand.method in _JUDGED_ELSEWHERE:
+            self._state = _State.VERDICT
+            self._server_secret = password
+            verdict = NeedVerdict(self._demand.method, self._name(), password)
+            return Reply(message.end, b"", verdict)
         check = None if self._kind is None else _PASSWORD_CHECKS[self._kind]
         if check is None or not check(self, password):
             raise self._refused("password authentication failed")
@@ -505,7 +515,7 @@ class ClientLogin:
     def _refused(self, message: str) -> LoginError:
         """The client hears what everybody hears; the log, what it was."""
         why = "wrong password"
-        if self._policy.secrets(self._name()) is None:
+        if not self._known:
             why = "no such user"
         elif self._secret is None:
             why = "the user has no password"
@@ -531,11 +541,12 @@ class ClientLogin:
         forced_user = policy.forced_user(startup.database)
         return LoggedIn(
             user=startup.user,
-            server_user=forced_user or startup.user,
+            server_user=forced_user or self._server_user or startup.user,
             database=startup.database,
             parameters=self._parameters,
             # The keys are this client's own; a forced user has others.
             scram_keys=None if forced_user else scram_keys,
+            secret=None if forced_user else self._server_secret or None,
             minor_protocol=startup.minor_protocol,
             replication=startup.replication,
             startup_parameters=startup.parameters if startup.replication else {},
@@ -592,6 +603,9 @@ _CHALLENGES: Mapping[tuple[AuthMethod, SecretKind | None], _Challenge] = (
         }
     )
 )
+
+# Who takes the password itself, and needs no secret of ours.
+_JUDGED_ELSEWHERE = frozenset({AuthMethod.PAM, AuthMethod.LDAP})
 
 _UNASKED: Mapping[AuthMethod, Callable[[ClientLogin, bool], None]] = MappingProxyType(
     {

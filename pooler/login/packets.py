@@ -125,18 +125,20 @@ def error_response(severity: str, sqlstate: str, text: str) -> bytes:
     return message(b"E", _report(severity, sqlstate, text))
 
 
-def notice_response(severity: str, sqlstate: str, text: str) -> bytes:
+def notice_response(severity: str, sqlstate: str, text: str, detail: str = "") -> bytes:
     """NoticeResponse; same fields as ErrorResponse."""
-    return message(b"N", _report(severity, sqlstate, text))
+    return message(b"N", _report(severity, sqlstate, text, detail))
 
 
-def _report(severity: str, sqlstate: str, text: str) -> bytes:
-    """Return the fields S, V, C, M of "Error and Notice Message Fields".
+def _report(severity: str, sqlstate: str, text: str, detail: str = "") -> bytes:
+    """Return the fields S, V, C, M, D of "Error and Notice Message Fields".
 
     A report must leave whatever its text holds, so a zero byte is replaced
     and a surrogate that stands for no byte is escaped, not refused.
     """
-    fields = (("S", severity), ("V", severity), ("C", sqlstate), ("M", text))
+    fields = [("S", severity), ("V", severity), ("C", sqlstate), ("M", text)]
+    if detail:
+        fields.append(("D", detail))
     return b"".join(_report_field(name, value) for name, value in fields) + b"\0"
 
 

@@ -22,6 +22,8 @@ class AuthMethod(enum.Enum):
     SCRAM = "scram-sha-256"
     PEER = "peer"
     CERT = "cert"
+    PAM = "pam"
+    LDAP = "ldap"
 
 
 class ClientTls(enum.Enum):
@@ -42,6 +44,9 @@ class ClientPeer(Protocol):
     def os_user(self) -> str | None:
         """Who it is on this machine, by a Unix socket; None: nobody knows."""
 
+    def is_own(self) -> bool:
+        """Whether it is the user that we run as, by a Unix socket."""
+
     def certificate_name(self) -> str | None:
         """The common name in its verified certificate, by TLS; None: it has none."""
 
@@ -55,6 +60,10 @@ class Nobody:
     def os_user(self) -> str | None:
         """Not known."""
         return None
+
+    def is_own(self) -> bool:
+        """Not known."""
+        return False
 
     def certificate_name(self) -> str | None:
         """There is none."""
@@ -91,12 +100,17 @@ class ClientPolicy:
     """What the worker gives to every login; made anew by a reload.
 
     ``secrets``: user to secret as in auth_file, ``None`` if unknown.
+    ``can_ask``: whether somebody may know the secret of a user that ``secrets``
+    does not know, by the database that it asks for.
     ``forced_user``: database to its ``user=`` setting.
+    ``console``: the database, and the user who needs no password there if it is our
+    own; empty: there is none.
     ``known_users_only``: whether ``trust`` refuses users that ``secrets`` does
     not know; false when there is no auth_file to be listed in.
     ``mock_key``: random, the same in every worker, else users can be told apart.
     ``tracked``: lower-case to canonical name of the parameters kept per client.
     ``demand``: chooses for each client instead of ``method``; LoginError: none will do.
+    ``can_secure``: whether there is a certificate to speak TLS with.
     ``certificate_hash``: of our certificate, to which SCRAM is bound over TLS.
     """
 
@@ -106,10 +120,13 @@ class ClientPolicy:
     forced_user: Callable[[str], str | None]
     ignore_startup_parameters: frozenset[str]
     mock_key: bytes = field(repr=False)
+    console: str = ""
     scram_iterations: int = DEFAULT_ITERATIONS
     known_users_only: bool = True
     tracked: Mapping[str, str] = field(default_factory=lambda: TRACKED_PARAMETERS)
     verifiers: VerifierCache = field(default_factory=VerifierCache, repr=False)
     tls: ClientTls = ClientTls.REFUSED
+    can_secure: bool = True
     certificate_hash: bytes = b""
+    can_ask: Callable[[str], bool] = lambda database: False
     demand: Callable[[Asker], Demand] | None = None

@@ -32,13 +32,23 @@ from pooler.config import loading
 from pooler.config.loading import Config
 from pooler.errors import ConfigError
 from pooler.ipc.board import Board
-from pooler.ipc.bus import MASTER, Bus
+from pooler.ipc.bus import CONSOLE, MASTER, Bus, BusMessage
 from pooler.ipc.signals import ENDS, SignalPipe, leave_at_once
-from pooler.ipc.worker_start import EXIT_BOOT_FAILURE, EXIT_FAILED, READY, WorkerStart
+from pooler.ipc.worker_start import (
+    EXIT_BOOT_FAILURE,
+    EXIT_FAILED,
+    READY,
+    ConsoleStart,
+    WorkerStart,
+)
 from pooler.master import listeners, rlimit
+from pooler.master.children import Child, Pipe, Slot, name_process
 from pooler.master.pidfile import PidFile
+from pooler.master.rollout import Rollouts
+from pooler.master.wishes import DRAINS, Drain, Wishes
 
 WorkerMain = Callable[[WorkerStart], int]
+ConsoleMain = Callable[[ConsoleStart], int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,46 +73,16 @@ class Phase(enum.IntEnum):
     STOPPING = 2
 
 
-@dataclass(slots=True)
-class _Worker:
-    """A living child."""
-
-    pid: int
-    started_s: float
-    # Own, closed when the byte or the end of file came.
-    ready_fd: int | None
-    ready: bool = False
-
-
-@dataclass(slots=True)
-class _Slot:
-    """A place for a worker; empty between a death and the next birth."""
-
-    index: int
-    worker: _Worker | None = None
-    # Deaths at birth in a row; they set the next pause.
-    failures: int = 0
-    restart_at_s: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Pipe:
-    read_fd: int
-    write_fd: int
-
-    @classmethod
-    def open(cls) -> _Pipe:
-        return cls(*os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK))
-
-    def close(self) -> None:
-        for fd in (self.read_fd, self.write_fd):
-            with contextlib.suppress(OSError):
-                os.close(fd)
-
-
 def run_worker(start: WorkerStart) -> int:
     """Run the real worker; the import is here because it loads the extensions."""
     from pooler.worker import process
+
+    return process.run(start)
+
+
+def run_console(start: ConsoleStart) -> int:
+    """Run the real console; it is not needed here."""
+    from pooler.console import process
 
     return process.run(start)
 
@@ -115,6 +95,7 @@ class Master:
         config: Config,
         *,
         worker_main: WorkerMain = run_worker,
+        console_main: ConsoleMain = run_console,
         load: Callable[[str], Config] = loading.load,
         verbose: int = 0,
         timing: Timing = Timing(),
@@ -126,12 +107,14 @@ class Master:
         self._config = config
         self._mock_key = os.urandom(32)
         self._worker_main = worker_main
+        self._console_main = console_main
         self._load = load
         self._verbose = verbose
         self._on_up: Callable[[], None] = _nothing
         self._timing = timing
         self._workers = config.worker_count
-        self._slots = [_Slot(index) for index in range(self._workers)]
+        self._slots = [Slot(index, f"worker {index}") for index in range(self._workers)]
+        self._console = Slot(CONSOLE, "console")
         self._phase = Phase.RUNNING
         self._farewell = ""
         self._was_up = False
@@ -139,8 +122,9 @@ class Master:
         self._kill_at_s: float | None = None
         self._bus = Bus.for_slots(self._workers)
         self._board = Board.for_slots(self._workers)
+        self._rollouts = Rollouts(self._bus)
         # The workers hold the reading end: its end of file is the master's death.
-        self._life = _Pipe.open()
+        self._life = Pipe.open()
         self._signals = SignalPipe()
         self._listeners: listeners.Listeners | None = None
         self._handlers: dict[signal.Signals, Callable[[], None]] = {
@@ -152,6 +136,25 @@ class Master:
             signal.SIGUSR2: self._on_sigusr2,
             signal.SIGCHLD: self._reap,
         }
+        self._messages: dict[str, Callable[[BusMessage], None]] = {
+            "reloaded": self._on_reloaded,
+            **Wishes(self, self._bus).messages,
+        }
+
+    @property
+    def config(self) -> Config:
+        """What runs now."""
+        return self._config
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether the end has begun."""
+        return self._phase is not Phase.RUNNING
+
+    @property
+    def _children(self) -> list[Slot]:
+        """Every place for a child."""
+        return [*self._slots, self._console]
 
     @property
     def listeners(self) -> listeners.Listeners:
@@ -217,7 +220,7 @@ class Master:
             # there would copy every page it touches.
             gc.collect()
             gc.freeze()
-            for slot in self._slots:
+            for slot in self._children:
                 self._fork(slot)
             self._loop()
         return self._exit_code
@@ -230,9 +233,9 @@ class Master:
             if self._signals.fileno() in ready:
                 for signum in self._signals.pending():
                     self._handlers[signum]()
-            for slot in self._slots:
-                if slot.worker is not None and slot.worker.ready_fd in ready:
-                    self._on_ready_fd(slot.worker)
+            for slot in self._children:
+                if slot.child is not None and slot.child.ready_fd in ready:
+                    self._on_ready_fd(slot.child)
             if self._bus.fileno(MASTER) in ready:
                 self._read_inbox()
             self._on_time(time.monotonic())
@@ -244,13 +247,12 @@ class Master:
         poll = select.poll()
         poll.register(self._signals.fileno(), select.POLLIN)
         poll.register(self._bus.fileno(MASTER), select.POLLIN)
-        for slot in self._slots:
-            if slot.worker is not None and slot.worker.ready_fd is not None:
-                poll.register(slot.worker.ready_fd, select.POLLIN)
-        deadlines = [slot.restart_at_s for slot in self._slots]
-        due_s = min(
-            (at for at in (*deadlines, self._kill_at_s) if at is not None), default=None
-        )
+        for slot in self._children:
+            if slot.child is not None and slot.child.ready_fd is not None:
+                poll.register(slot.child.ready_fd, select.POLLIN)
+        deadlines = [slot.restart_at_s for slot in self._children]
+        deadlines += [self._kill_at_s, self._rollouts.due_s]
+        due_s = min((at for at in deadlines if at is not None), default=None)
         if due_s is None:
             timeout_ms = None
         else:
@@ -259,6 +261,7 @@ class Master:
         return {fd for fd, _ in poll.poll(timeout_ms)}
 
     def _on_time(self, now_s: float) -> None:
+        self._rollouts.on_time(now_s)
         if self._kill_at_s is not None and now_s >= self._kill_at_s:
             self._kill_at_s = None
             for worker in self._alive():
@@ -266,28 +269,34 @@ class Master:
                     log.WARNING, f"worker (pid {worker.pid}) does not end, killing it"
                 )
                 os.kill(worker.pid, signal.SIGKILL)
-        for slot in self._slots:
+        for slot in self._children:
             if slot.restart_at_s is not None and now_s >= slot.restart_at_s:
                 slot.restart_at_s = None
                 self._fork(slot)
 
     def _read_inbox(self) -> None:
         while (message := self._bus.receive(MASTER)) is not None:
-            # The workers have nothing to tell the master that it must act on; the
-            # inbox is emptied so that a sender is never held up by it.
             message.close_fds()
-            log.write(
-                log.DEBUG, f"bus: {message.kind!r} from slot {message.sender} ignored"
-            )
+            handler = self._messages.get(message.kind)
+            if handler is None:
+                log.write(
+                    log.DEBUG,
+                    f"bus: {message.kind!r} from slot {message.sender} ignored",
+                )
+            else:
+                handler(message)
+
+    def _on_reloaded(self, message: BusMessage) -> None:
+        self._rollouts.answered(message.sender, message.payload.get("number"))
 
     # Births and deaths
 
-    def _fork(self, slot: _Slot) -> None:
+    def _fork(self, slot: Slot) -> None:
         """Start a worker in ``slot``; a fork that fails counts as a death at birth."""
         try:
-            ready = _Pipe.open()
+            ready = Pipe.open()
         except OSError as error:
-            self._schedule(slot, f"could not start worker {slot.index}: {error}")
+            self._schedule(slot, f"could not start {slot.title}: {error}")
             return
         sys.stdout.flush()
         sys.stderr.flush()
@@ -300,26 +309,29 @@ class Master:
                 self._child(slot, ready, blocked)
         except OSError as error:
             ready.close()
-            self._schedule(slot, f"could not start worker {slot.index}: {error}")
+            self._schedule(slot, f"could not start {slot.title}: {error}")
             return
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         os.close(ready.write_fd)
-        slot.worker = _Worker(pid, time.monotonic(), ready.read_fd)
-        log.write(log.DEBUG, f"worker {slot.index} started (pid {pid})")
+        slot.child = Child(pid, time.monotonic(), ready.read_fd)
+        log.write(log.DEBUG, f"{slot.title} started (pid {pid})")
 
     def _child(
-        self, slot: _Slot, ready: _Pipe, unblock: set[int | signal.Signals]
+        self, slot: Slot, ready: Pipe, unblock: set[int | signal.Signals]
     ) -> NoReturn:
-        """Become the worker in ``slot``. Never returns into the master's code."""
+        """Become the child in ``slot``. Never returns into the master's code."""
         code = EXIT_FAILED
         try:
-            start = self._become_worker(slot, ready, unblock)
-            code = self._worker_main(start)
+            self._leave_to_master(slot, ready, unblock)
+            if slot is self._console:
+                code = self._console_main(self._console_start(ready))
+            else:
+                code = self._worker_main(self._worker_start(slot, ready))
         except SystemExit as leave:
             code = leave.code if isinstance(leave.code, int) else EXIT_FAILED
         except BaseException:
-            log.write_exception(f"worker {slot.index} failed")
+            log.write_exception(f"{slot.title} failed")
         finally:
             with contextlib.suppress(Exception):
                 logging.shutdown()
@@ -328,25 +340,28 @@ class Master:
             # Not sys.exit: the master's cleanup is on this stack as well.
             os._exit(code)
 
-    def _become_worker(
-        self, slot: _Slot, ready: _Pipe, unblock: set[int | signal.Signals]
-    ) -> WorkerStart:
+    def _leave_to_master(
+        self, slot: Slot, ready: Pipe, unblock: set[int | signal.Signals]
+    ) -> None:
+        """Let go of what is the master's, and of the other children's."""
+        name_process(f"pooler {slot.title}")
         self._signals.leave_to_parent()
-        # A hang-up of the terminal reaches the whole group and must not kill a worker;
+        # A hang-up of the terminal reaches the whole group and must not kill a child;
         # reload and pause come by the bus.
         for signum in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
             signal.signal(signum, signal.SIG_IGN)
-        # Until the worker has handlers of its own, which takes a few imports.
+        # Until the child has handlers of its own, which takes a few imports.
         for signum in ENDS:
             signal.signal(signum, leave_at_once)
         signal.pthread_sigmask(signal.SIG_SETMASK, unblock)
         os.close(self._life.write_fd)
         os.close(ready.read_fd)
-        for other in self._slots:
-            if other.worker is not None and other.worker.ready_fd is not None:
-                os.close(other.worker.ready_fd)
-        listeners = self.listeners
-        listeners.close_other_slots(slot.index)
+        for other in self._children:
+            if other.child is not None and other.child.ready_fd is not None:
+                os.close(other.child.ready_fd)
+        self.listeners.close_other_slots(slot.index)
+
+    def _worker_start(self, slot: Slot, ready: Pipe) -> WorkerStart:
         board = self._board
         board.clear(slot.index)
         board.set(slot.index, "pid", os.getpid())
@@ -355,8 +370,8 @@ class Master:
             slot=slot.index,
             workers=self._workers,
             config=self._config,
-            tcp_listeners=listeners.tcp[slot.index],
-            unix_listener=listeners.unix_listener,
+            tcp_listeners=self.listeners.tcp[slot.index],
+            unix_listener=self.listeners.unix_listener,
             ready_fd=ready.write_fd,
             master_fd=self._life.read_fd,
             bus=self._bus.claim(slot.index),
@@ -364,7 +379,19 @@ class Master:
             mock_key=self._mock_key,
         )
 
-    def _on_ready_fd(self, worker: _Worker) -> None:
+    def _console_start(self, ready: Pipe) -> ConsoleStart:
+        unix = self.listeners.unix_listener
+        if unix is not None:
+            unix.close()
+        return ConsoleStart(
+            config=self._config,
+            ready_fd=ready.write_fd,
+            master_fd=self._life.read_fd,
+            bus=self._bus.claim(CONSOLE),
+            board=self._board,
+        )
+
+    def _on_ready_fd(self, worker: Child) -> None:
         if worker.ready_fd is None:
             return
         with contextlib.suppress(BlockingIOError):
@@ -372,7 +399,7 @@ class Master:
             os.close(worker.ready_fd)
             worker.ready_fd = None
         if not self._was_up and all(
-            slot.worker is not None and slot.worker.ready for slot in self._slots
+            slot.child is not None and slot.child.ready for slot in self._children
         ):
             self._was_up = True
             log.write(
@@ -391,29 +418,31 @@ class Master:
                 return
             if pid == 0:
                 return
-            for slot in self._slots:
-                if slot.worker is not None and slot.worker.pid == pid:
-                    self._on_death(slot, slot.worker, os.waitstatus_to_exitcode(status))
+            for slot in self._children:
+                if slot.child is not None and slot.child.pid == pid:
+                    self._on_death(slot, slot.child, os.waitstatus_to_exitcode(status))
 
-    def _on_death(self, slot: _Slot, worker: _Worker, code: int) -> None:
+    def _on_death(self, slot: Slot, worker: Child, code: int) -> None:
         # Its last byte may still be in the pipe when the death is seen first.
         self._on_ready_fd(worker)
-        slot.worker = None
-        self._board.clear(slot.index)
+        slot.child = None
+        if slot is not self._console:
+            self._board.clear(slot.index)
+        self._rollouts.gone(slot.index)
         level = log.WARNING
         if self._phase is not Phase.RUNNING:
             level = log.DEBUG if code == 0 or self._kill_at_s is not None else level
-            log.write(level, _obituary(slot, worker, code))
+            log.write(level, slot.obituary(worker, code))
             return
         if code == EXIT_BOOT_FAILURE and not self._was_up:
             log.write(
                 log.FATAL,
-                f"worker {slot.index} cannot work with this configuration, giving up",
+                f"{slot.title} cannot work with this configuration, giving up",
             )
             self._exit_code = 1
-            self._stop()
+            self.stop()
             return
-        log.write(level, _obituary(slot, worker, code))
+        log.write(level, slot.obituary(worker, code))
         lived_s = time.monotonic() - worker.started_s
         if worker.ready and lived_s >= self._timing.birth_s:
             slot.failures = 0
@@ -421,7 +450,7 @@ class Master:
         else:
             self._schedule(slot)
 
-    def _schedule(self, slot: _Slot, problem: str = "") -> None:
+    def _schedule(self, slot: Slot, problem: str = "") -> None:
         """Start the next worker of ``slot`` after a pause that doubles each time."""
         if problem:
             log.write(log.ERROR, problem)
@@ -433,53 +462,51 @@ class Master:
         )
         slot.failures += 1
         slot.restart_at_s = time.monotonic() + pause_s
-        log.write(log.LOG, f"worker {slot.index} starts again in {pause_s:.1f} s")
+        log.write(log.LOG, f"{slot.title} starts again in {pause_s:.1f} s")
 
-    def _alive(self) -> list[_Worker]:
-        return [slot.worker for slot in self._slots if slot.worker is not None]
+    def _alive(self) -> list[Child]:
+        return [slot.child for slot in self._slots if slot.child is not None]
 
     # Signals
 
     def _on_sigterm(self) -> None:
-        self._shut_down(
-            signal.SIGTERM,
-            "waiting for all clients disconnect",
-            "client connections dropped, exiting",
-        )
+        self._shut_down(signal.SIGTERM)
 
     def _on_sigint(self) -> None:
-        self._shut_down(
-            signal.SIGINT,
-            "waiting for all servers connections to be released",
-            "server connections dropped, exiting",
-        )
+        self._shut_down(signal.SIGINT)
 
     def _on_sigquit(self) -> None:
         log.write(log.LOG, "got SIGQUIT, fast exit")
-        self._stop()
+        self.stop()
 
     def _on_sighup(self) -> None:
         log.write(log.LOG, "got SIGHUP, re-reading config")
+        self.reload(_nothing)
+
+    def reload(self, done: Callable[[], None]) -> bool:
+        """Read the files again; ``done`` follows when all children run what they say.
+
+        False: they cannot be used. The log says why, and nothing changes.
+        """
         try:
             new = self._load(self._config.settings.conffile or self._config.path)
         except ConfigError as error:
             log.write(log.ERROR, f"{error}; the running configuration is kept")
-            return
+            return False
         for warning in new.warnings:
             log.write(log.WARNING, warning)
         for name in loading.diff(self._config, new).restart:
             log.write(log.WARNING, f"{name}: a change needs a restart, ignored")
-        self._config = loading.reloaded(self._config, new)
-        verbose = max(self._verbose, new.settings.verbose)
-        log.reopen(new.settings.logfile)
+        self.run_with(loading.reloaded(self._config, new), done)
+        return True
+
+    def run_with(self, config: Config, done: Callable[[], None]) -> None:
+        """Change over to a configuration, all processes together."""
+        self._config = config
+        verbose = max(self._verbose, config.settings.verbose)
+        log.reopen(config.settings.logfile)
         log.set_verbose(verbose)
-        payload = {"logfile": new.settings.logfile, "verbose": verbose}
-        for slot in self._slots:
-            if not self._bus.send(slot.index, "reload", payload):
-                log.write(
-                    log.ERROR,
-                    f"worker {slot.index} does not read its inbox: not reloaded",
-                )
+        self._rollouts.send(config, verbose, self._children, done)
 
     def _on_sigusr1(self) -> None:
         log.write(log.WARNING, "got SIGUSR1, but PAUSE is not available, ignoring")
@@ -489,20 +516,25 @@ class Master:
 
     # The end
 
-    def _shut_down(self, signum: signal.Signals, wait: str, farewell: str) -> None:
+    def _shut_down(self, signum: signal.Signals) -> None:
         if self._phase is not Phase.RUNNING:
             log.write(log.LOG, f"got {signum.name} while shutting down, fast exit")
-            self._stop()
+            self.stop()
             return
-        log.write(log.LOG, f"got {signum.name}, shutting down, {wait}")
+        drain = next(one for one in DRAINS.values() if one.signum == signum)
+        log.write(log.LOG, f"got {signum.name}, shutting down, {drain.wait}")
+        self.drain(drain)
+
+    def drain(self, drain: Drain) -> None:
+        """Take no new clients, and end when the workers have ended."""
         self._phase = Phase.DRAINING
-        self._farewell = farewell
+        self._farewell = drain.farewell
         self._no_more_births()
         self.listeners.close_tcp()
         for worker in self._alive():
-            os.kill(worker.pid, signum)
+            os.kill(worker.pid, drain.signum)
 
-    def _stop(self) -> None:
+    def stop(self) -> None:
         """End at once: SIGQUIT to the workers now, SIGKILL when that does not help."""
         if self._phase is Phase.STOPPING:
             return
@@ -514,29 +546,18 @@ class Master:
             os.kill(worker.pid, signal.SIGQUIT)
 
     def _no_more_births(self) -> None:
-        for slot in self._slots:
+        for slot in self._children:
             slot.restart_at_s = None
 
     def _kill_all(self) -> None:
-        """Leave no child behind when the loop itself has failed."""
-        for worker in self._alive():
+        """Leave no child behind: the console, or all when the loop has failed."""
+        for child in (slot.child for slot in self._children):
+            if child is None:
+                continue
             with contextlib.suppress(ProcessLookupError):
-                os.kill(worker.pid, signal.SIGKILL)
+                os.kill(child.pid, signal.SIGKILL)
             with contextlib.suppress(ChildProcessError):
-                os.waitpid(worker.pid, 0)
-
-
-def _obituary(slot: _Slot, worker: _Worker, code: int) -> str:
-    if code == EXIT_BOOT_FAILURE:
-        cause = "cannot work with this configuration"
-    elif code < 0:
-        try:
-            cause = f"killed by {signal.Signals(-code).name}"
-        except ValueError:
-            cause = f"killed by signal {-code}"
-    else:
-        cause = f"exited with code {code}"
-    return f"worker {slot.index} (pid {worker.pid}) {cause}"
+                os.waitpid(child.pid, 0)
 
 
 def _nothing() -> None:

@@ -9,13 +9,17 @@ what the welcome is, admitted. From then on Python does not see the client again
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from pooler import log
+from pooler.config.loading import RESERVED_DATABASE
 from pooler.errors import (
     CLOSE_REASON_ROWS,
+    INTERNAL_ERROR,
     INVALID_CATALOG_NAME,
     INVALID_PARAMETER_VALUE,
+    INVALID_PASSWORD,
     TOO_MANY_CONNECTIONS,
     ConfigError,
     LoginError,
@@ -25,21 +29,42 @@ from pooler.io.engine import Engine
 from pooler.io.tls_context import TlsContext
 from pooler.ipc.board import Board
 from pooler.login import packets
-from pooler.login.client import Cancel, ClientLogin, Closed, LoggedIn, StartTls
+from pooler.login.client import ClientLogin
+from pooler.login.outcomes import (
+    Cancel,
+    Closed,
+    LoggedIn,
+    NeedSecret,
+    NeedVerdict,
+    Pending,
+    Reply,
+    StartTls,
+)
 from pooler.login.policy import AuthMethod, ClientPolicy
 from pooler.session.records import CloseReason
+from pooler.worker.auth_query import AuthQuery
 from pooler.worker.cancel import Cancels
+from pooler.worker.console import DATABASE as CONSOLE_DATABASE
+from pooler.worker.console import startup_of
 from pooler.worker.identity import Peer, demand_by
 from pooler.worker.pools import Pool, Pools
 from pooler.worker.tls import CLIENT_TLS, client_context
 from pooler.worker.words import Asked, RefusedValueError
+
+# Who judges a password that is not looked up: the question and the client's address
+# ("unix" for a Unix socket) to why it is not right, empty if it is. LoginError: nobody
+# can say.
+Judge = Callable[[NeedVerdict, str], Awaitable[str]]
 
 REPLICATION_WORDS = {"logical": "database", "physical": "true"}
 MAX_PARAMETER_BYTES = 4096
 
 
 def make_policy(
-    pools: Pools, mock_key: bytes, context: TlsContext | None
+    pools: Pools,
+    mock_key: bytes,
+    context: TlsContext | None,
+    can_ask: Callable[[str], bool],
 ) -> ClientPolicy:
     """What the running configuration says about who may log in and how."""
     config = pools.config
@@ -57,14 +82,19 @@ def make_policy(
         method=(AuthMethod.SCRAM if config.hba else AuthMethod(settings.auth_type)),
         demand=demand_by(config.hba) if config.hba else None,
         secrets=secret_of,
-        database_exists=lambda name: pools.database(name) is not None,
+        database_exists=lambda name: (
+            name == RESERVED_DATABASE or pools.database(name) is not None
+        ),
+        console=RESERVED_DATABASE,
         forced_user=forced_user,
         tracked=pools.tracked,
         ignore_startup_parameters=frozenset(settings.ignore_startup_parameters),
         mock_key=mock_key,
         known_users_only=bool(settings.auth_file),
         tls=CLIENT_TLS[settings.client_tls_sslmode],
+        can_secure=context is not None,
         certificate_hash=b"" if context is None else context.certificate_hash,
+        can_ask=can_ask,
     )
 
 
@@ -93,6 +123,9 @@ class _Arrival:
     login: ClientLogin
     context: TlsContext | None
     direct: bool = False  # its first byte was one of TLS
+    # Asks for what the login waits for: what comes meanwhile stays unread.
+    pending: asyncio.Task[None] | None = None
+    asked: bool = False  # a database, for the secret
     accepted: LoggedIn | None = None
     pool: Pool | None = None  # of a replication client, its own
 
@@ -116,9 +149,17 @@ class Admission:
         self._mock_key = mock_key
         self._cancels = cancels
         self._arrivals: dict[int, _Arrival] = {}
+        self._operators: set[int] = set()  # on the console, or on their way there
         self._tasks: set[asyncio.Task[None]] = set()
+        self.judges: dict[AuthMethod, Judge] = {}
+        self._auth_query = AuthQuery(pools)
         self._context = client_context(pools.config.settings, mock_key)
-        self._policy = make_policy(pools, mock_key, self._context)
+        self._policy = self._make_policy()
+
+    def _make_policy(self) -> ClientPolicy:
+        return make_policy(
+            self._pools, self._mock_key, self._context, self._auth_query.can_ask
+        )
 
     def reload(self) -> None:
         """New logins follow the new configuration; those under way the old one.
@@ -130,7 +171,8 @@ class Admission:
             self._context = client_context(self._pools.config.settings, self._mock_key)
         except ConfigError as error:
             log.write(log.ERROR, f"reload: {error}; TLS stays as it was")
-        self._policy = make_policy(self._pools, self._mock_key, self._context)
+        self._auth_query.reload()
+        self._policy = self._make_policy()
 
     # ------------------------------------------------------------ arriving
 
@@ -139,35 +181,83 @@ class Admission:
         arrival = self._arrivals.get(handle)
         if arrival is None:
             arrival = self._arrivals[handle] = self._new_arrival(handle)
-        if arrival.accepted is not None:
-            return  # its first query waits with it
+        if arrival.accepted is not None or arrival.pending is not None:
+            return  # its next words wait with it
         try:
             self._check_protocol(handle, arrival)
             reply = arrival.login.receive(self._engine.login_bytes(handle))
-            if arrival.login.wants_in:
-                self._check_room()
-            if reply.send:
-                self._engine.client_send(handle, reply.send)
-            self._engine.login_consume(handle, reply.consumed, reply.wanted)
-            match reply.outcome:
-                case LoggedIn():
-                    arrival.accepted = reply.outcome
-                    self._await_welcome(handle, arrival, reply.outcome)
-                case Cancel(key):
-                    del self._arrivals[handle]
-                    self._cancels.requested(handle, key)
-                case Closed():
-                    self._engine.client_close(handle, CloseReason.CLOSE_CLIENT_REQUEST)
-                case StartTls(direct):
-                    self._start_tls(handle, arrival, direct)
+            self._carry_out(handle, arrival, reply)
         except LoginError as error:
             self._refuse(handle, error)
         except LookupError:
             self._forget(handle)  # it closed while it was answered
 
+    def _carry_out(self, handle: int, arrival: _Arrival, reply: Reply) -> None:
+        """Do what a step of the login came to; LookupError when the client has gone."""
+        if arrival.login.wants_in and arrival.login.asked[0] != RESERVED_DATABASE:
+            self._check_room()
+        if reply.send:
+            self._engine.client_send(handle, reply.send)
+        self._engine.login_consume(handle, reply.consumed, reply.wanted)
+        match reply.outcome:
+            case LoggedIn():
+                arrival.accepted = reply.outcome
+                self._await_welcome(handle, arrival, reply.outcome)
+            case Cancel(key):
+                del self._arrivals[handle]
+                self._cancels.requested(handle, key)
+            case Closed():
+                self._engine.client_close(handle, CloseReason.CLOSE_CLIENT_REQUEST)
+            case StartTls(direct):
+                self._start_tls(handle, arrival, direct)
+            case NeedSecret() | NeedVerdict():
+                task = asyncio.get_running_loop().create_task(
+                    self._pend(handle, arrival, reply.outcome)
+                )
+                arrival.pending = task
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+
     def _new_arrival(self, handle: int) -> _Arrival:
         peer = Peer(self._engine, handle)
         return _Arrival(ClientLogin(self._policy, peer=peer), self._context)
+
+    async def _pend(self, handle: int, arrival: _Arrival, question: Pending) -> None:
+        """Hold a login until its question is answered; cancelled if the client leaves.
+
+        ``client_login_timeout`` goes on. What comes meanwhile stays unread, and the
+        engine takes no more of it than of any login.
+        """
+        try:
+            reply = await self._answer(handle, arrival, question)
+            arrival.pending = None
+            if not self._is_here(handle):
+                return
+            self._carry_out(handle, arrival, reply)
+            if reply.outcome is None:
+                self.arrived(handle)
+        except LoginError as error:
+            arrival.pending = None
+            if self._is_here(handle):
+                self._refuse(handle, error)
+        except LookupError:
+            self._forget(handle)
+        except Exception:
+            arrival.pending = None
+            log.write_exception("authentication failed", tag=f"C-{handle:#x}")
+            self._refuse(handle, LoginError("internal error", INTERNAL_ERROR))
+
+    async def _answer(self, handle: int, arrival: _Arrival, question: Pending) -> Reply:
+        """What a login goes on with; LoginError if it cannot."""
+        match question:
+            case NeedSecret(user, database):
+                arrival.asked = True
+                found = await self._auth_query.find(user, database)
+                return arrival.login.secret_found(found.secret, found.server_user)
+            case NeedVerdict(method):
+                judge = self.judges[method]
+                host, _ = self._engine.client_peer(handle)
+                return arrival.login.judged(await judge(question, host))
 
     def _start_tls(self, handle: int, arrival: _Arrival, direct: bool) -> None:
         assert arrival.context is not None  # noqa: S101 - the policy was made with it
@@ -190,22 +280,35 @@ class Admission:
 
     def _check_room(self) -> None:
         """Refuse a client above ``max_client_conn``; all workers count together."""
-        self._board.set(self._slot, "clients", self._engine.client_count)
+        self._count_clients()
         limit = self._pools.config.settings.max_client_conn
         if self._board.total("clients") > limit:
             raise LoginError(
                 "no more connections allowed (max_client_conn)", TOO_MANY_CONNECTIONS
             )
 
+    def _count_clients(self) -> None:
+        """Show all but those of the console, which is there when all is full."""
+        # An operator may have closed whose notice is still on its way.
+        count = max(0, self._engine.client_count - len(self._operators))
+        self._board.set(self._slot, "clients", count)
+
     def _forget(self, handle: int) -> None:
         """A client will not be admitted."""
+        self._operators.discard(handle)
         arrival = self._arrivals.pop(handle, None)
-        if arrival is not None and arrival.pool is not None:
+        if arrival is None:
+            return
+        if arrival.pending is not None:
+            arrival.pending.cancel()
+        if arrival.pool is not None:
             self._pools.release_dedicated(arrival.pool)
 
     def _refuse(self, handle: int, error: LoginError) -> None:
         arrival = self._arrivals.get(handle)
         database, user = arrival.login.asked if arrival else ("", "")
+        if error.sqlstate == INVALID_PASSWORD:
+            self._auth_query.forget(user, database)
         database, user = database or "(nodb)", user or "(nouser)"
         self._forget(handle)
         if self._pools.config.settings.log_pooler_errors:
@@ -227,6 +330,9 @@ class Admission:
     def _await_welcome(
         self, handle: int, arrival: _Arrival, accepted: LoggedIn
     ) -> None:
+        if accepted.database == RESERVED_DATABASE:
+            self._enter_console(handle, arrival, accepted)
+            return
         database = self._pools.database(accepted.database)
         if database is None:
             raise LoginError(
@@ -245,7 +351,21 @@ class Admission:
             pool = self._pools.get(database, accepted.server_user)
         if accepted.scram_keys is not None:
             pool.scram_keys = accepted.scram_keys
+        if accepted.secret is not None or pool.user in self._pools.config.userlist:
+            self._pools.learn_secret(pool, accepted.secret, stored=arrival.asked)
         self._choose_words(handle, accepted, pool, values)
+
+    def _enter_console(
+        self, handle: int, arrival: _Arrival, accepted: LoggedIn
+    ) -> None:
+        if accepted.replication:
+            raise LoginError("not allowed", why="the console replicates nothing")
+        is_own = Peer(self._engine, handle).is_own()
+        startup = startup_of(self._pools.config, accepted.user, is_own=is_own)
+        pool = self._pools.dedicated(CONSOLE_DATABASE, accepted.user, startup)
+        arrival.pool = pool
+        self._operators.add(handle)
+        self._choose_words(handle, accepted, pool, {})
 
     def _choose_words(
         self, handle: int, accepted: LoggedIn, pool: Pool, values: dict[str, str]
@@ -376,7 +496,7 @@ class Admission:
                 f"TLS handshake error: {detail}",
                 tag=f"C-{handle:#x}: (nodb)/(nouser)@{host}:{port}",
             )
-        self._board.set(self._slot, "clients", self._engine.client_count)
+        self._count_clients()
         pool = self._pools.by_id(pool_id)
         if pool is not None:
             self._pools.release_dedicated(pool)

@@ -131,7 +131,9 @@ class Cancels:
         uncertain = False
         try:
             # a server that gave no key cannot be asked
-            if server is not None and server.cancel_key:
+            if server is not None and server.pool.is_console:
+                self._pools.door.cancel(server.backend_pid)
+            elif server is not None and server.cancel_key:
                 async with self._turn():
                     await send_cancel(
                         self._links,

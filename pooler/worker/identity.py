@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import os
 import pwd
 from collections.abc import Callable
 
@@ -34,6 +35,10 @@ class Peer:
         with contextlib.suppress(KeyError):
             return None if uid is None else pwd.getpwuid(uid).pw_name
         return None
+
+    def is_own(self) -> bool:
+        """Whether the system's user is the one that we run as."""
+        return self._engine.client_os_uid(self._handle) == os.geteuid()
 
     def certificate_name(self) -> str | None:
         """The common name in its certificate."""

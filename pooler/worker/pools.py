@@ -9,6 +9,7 @@ welcome that every client gets) and what went wrong last.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import socket
 import time
 from collections.abc import Callable, Mapping
@@ -33,6 +34,8 @@ from pooler.login.server import ServerLoginError
 from pooler.parameters import TRACKED_PARAMETERS
 from pooler.session.records import Change, CloseReason
 from pooler.session.records import PoolMode as EngineMode
+from pooler.worker.console import DATABASE as CONSOLE_DATABASE
+from pooler.worker.console import ConsoleDoor
 from pooler.worker.servers import Address, ReadyServer, ServerOpener, Way
 from pooler.worker.words import LABEL, Questions, Words, label
 
@@ -84,6 +87,8 @@ class Pool:
     retry_at_s: float = 0.0
     retry: asyncio.TimerHandle | None = None
     scram_keys: ScramKeys | None = field(default=None, repr=False)
+    # What the login of a client has found: auth_file does not know the user.
+    secret: str | None = field(default=None, repr=False)
     on_welcome: list[Callable[[], None]] = field(default_factory=list)
     # Of a replication client: what its own server is started with.
     startup: Mapping[str, str] | None = None
@@ -93,9 +98,27 @@ class Pool:
     questions: Questions | None = None  # None: of a replication client
 
     @property
+    def is_console(self) -> bool:
+        """Whether its one server is the console."""
+        return self.database is CONSOLE_DATABASE
+
+    @property
     def tag(self) -> str:
         """How log lines name the pool."""
         return f"{self.database.name}/{self.user}"
+
+    @property
+    def entry(self) -> Database:
+        """The database, with the secret by which its servers are logged in to."""
+        if self.secret is None or self.database.password is not None:
+            return self.database
+        return dataclasses.replace(self.database, password=self.secret)
+
+    def learn_secret(self, secret: str | None) -> None:
+        """Take over what the newest login has found; it has not failed yet."""
+        if secret != self.secret:
+            self.secret = secret
+            self.failure = None
 
     def learn(self, welcome: dict[str, str] | None) -> None:
         """Take over what the newest server said at its login; None forgets it."""
@@ -202,14 +225,21 @@ class Pools:
     """All pools of a worker; made on first use, kept until the worker ends."""
 
     def __init__(
-        self, engine: Engine, links: Links, config: Config, slot: int, workers: int
+        self,
+        engine: Engine,
+        links: Links,
+        config: Config,
+        slot: int,
+        workers: int,
+        door: ConsoleDoor,
     ) -> None:
         self._engine = engine
         self._slot = slot
         self._workers = workers
         self.tracked = tracked_parameters(config)
         self.tracked_names = tuple(self.tracked.values())
-        self.opener = ServerOpener(links, config, self.tracked)
+        self.opener = ServerOpener(links, config, self.tracked, door)
+        self.door = door
         self._leaving = False
         self._dedicated_ids: list[int] = []  # of the engine's pools, to be used again
         self._by_key: dict[tuple[str, str], Pool] = {}
@@ -278,6 +308,18 @@ class Pools:
         del self._by_id[pool.pool_id]
         self._dedicated_ids.append(pool.pool_id)
 
+    def learn_secret(self, pool: Pool, secret: str | None, *, stored: bool) -> None:
+        """Take over what the newest login of a pool has found.
+
+        ``stored``: by a database, for the role. If it is another one the role may be
+        another, too, of the same name, and would be a stranger in its servers: those
+        are replaced as they become free.
+        """
+        if stored and pool.secret not in (None, secret):
+            pool.learn(None)
+            self._engine.pool_retire(pool.pool_id, False)
+        pool.learn_secret(secret)
+
     def by_id(self, pool_id: int) -> Pool | None:
         """Return the pool with the engine's id."""
         return self._by_id.get(pool_id)
@@ -285,6 +327,28 @@ class Pools:
     def all(self) -> list[Pool]:
         """Return every pool."""
         return list(self._by_id.values())
+
+    def stats(self, pool: Pool) -> dict[str, int]:
+        """Counts and totals of a pool; see ``Engine.pool_stats``."""
+        found: dict[str, int] = self._engine.pool_stats(pool.pool_id)
+        return found
+
+    def reconnect(self, name: str) -> bool:
+        """Replace the servers of a database as they become free; "": of all.
+
+        False: there is no such database.
+        """
+        if name and self.database(name) is None:
+            return False
+        for pool in self._by_key.values():
+            if name in ("", pool.database.name):
+                self._replace_servers(pool)
+        return True
+
+    def _replace_servers(self, pool: Pool) -> None:
+        pool.learn(None)
+        pool.failure = None
+        self._engine.pool_retire(pool.pool_id, False)
 
     def reload(self, config: Config, reconnect: frozenset[str]) -> None:
         """Take over a new configuration; servers of ``reconnect`` are replaced."""
@@ -298,6 +362,7 @@ class Pools:
         self._databases.clear()
         for pool in list(self._by_key.values()):
             pool.words.forget()
+            pool.failure = None  # what was wrong may be right by now
             self._engine.pool_learned(pool.pool_id)  # what is on its way, as well
             database = self.database(pool.database.name)
             if database is None:
@@ -306,8 +371,7 @@ class Pools:
             self._configure(pool)
             self._engine.pool_resize(pool.pool_id, self._size(database, pool.user))
             if pool.database.name in reconnect or "*" in reconnect:
-                pool.learn(None)
-                self._engine.pool_retire(pool.pool_id, False)
+                self._replace_servers(pool)
 
     def _limit(self) -> None:
         """Tell the engine what clients may do, whatever their pool."""
@@ -391,7 +455,7 @@ class Pools:
 
         async def log_in(name: str, value: str) -> str | None:
             ready = await self.opener.open(
-                pool.database, pool.user, pool.scram_keys, {name: value}
+                pool.entry, pool.user, pool.scram_keys, {name: value}
             )
             ready.link.close()
             return ready.greeting.parameters.get(name)
@@ -451,7 +515,7 @@ class Pools:
         """Open one server that the engine counts as connecting."""
         try:
             ready = await self.opener.open(
-                pool.database, pool.user, pool.scram_keys, pool.startup or {}
+                pool.entry, pool.user, pool.scram_keys, pool.startup or {}
             )
         except LoginError as error:
             self._failed(pool, error)
@@ -465,7 +529,7 @@ class Pools:
 
     def _adopt(self, pool: Pool, ready: ReadyServer) -> None:
         greeting = ready.greeting
-        if self.config.settings.log_connections:
+        if self.config.settings.log_connections and not pool.is_console:
             family, local = ready.way.address.family, ready.link.local_address
             unix = family == socket.AF_UNIX
             origin = "" if unix else f" (from {Address(family, local)})"
@@ -529,6 +593,8 @@ class Pools:
                 self._pause(server.pool, LoginError(CLOSE_REASON_ROWS[reason][1]))
             self._seek_welcome(server.pool)
         if server is None or not self.config.settings.log_disconnections:
+            return
+        if server.pool.is_console:
             return
         text = CLOSE_REASON_ROWS[reason][1]
         log.write(

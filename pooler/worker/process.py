@@ -18,18 +18,21 @@ import time
 from collections.abc import Callable
 
 from pooler import log
-from pooler.config.loading import diff, load, reloaded
+from pooler.config.loading import diff
+from pooler.config.travel import unpack
 from pooler.errors import ConfigError
 from pooler.io.conn import Notice
 from pooler.io.engine import Engine
 from pooler.io.links import Links
 from pooler.io.selector import EngineSelector
-from pooler.ipc.bus import BusMessage
+from pooler.ipc.bus import MASTER, BusMessage
 from pooler.ipc.signals import ENDS, SignalPipe
 from pooler.ipc.worker_start import EXIT_BOOT_FAILURE, EXIT_OK, READY, WorkerStart
 from pooler.worker.admission import Admission
 from pooler.worker.cancel import Cancels
+from pooler.worker.console import ConsoleDoor
 from pooler.worker.pools import Pools, tracked_parameters
+from pooler.worker.report import Reports
 
 # Notice, handle, argument, pool id or -1, age in us, peer, detail; see
 # Engine.take_notices.
@@ -102,8 +105,9 @@ class Worker:
         self._loop = loop
         self._end: asyncio.Future[int] = loop.create_future()
         self._links = Links(engine)
+        door = ConsoleDoor(start.bus, self._links)
         self._pools = Pools(
-            engine, self._links, start.config, start.slot, start.workers
+            engine, self._links, start.config, start.slot, start.workers, door
         )
         self._cancels = Cancels(
             engine, self._links, self._pools, start.bus, start.slot, start.workers
@@ -134,6 +138,7 @@ class Worker:
             "reload": self._on_reload,
             "cancel": self._cancels.heard,
             "cancelled": self._cancels.answered,
+            "ask": Reports(self._pools).asked,
         }
 
     def handle_signals(self, signals: SignalPipe) -> None:
@@ -247,29 +252,26 @@ class Worker:
             if message is None:
                 return
             handler = self._messages.get(message.kind)
-            message.close_fds()
-            if handler is None:
-                log.write(log.WARNING, f"bus: no such message: {message.kind}")
-                continue
             try:
-                handler(message)
+                if handler is None:
+                    log.write(log.WARNING, f"bus: no such message: {message.kind}")
+                else:
+                    handler(message)
             except Exception:
                 log.write_exception(f"bus message {message.kind} failed")
+            finally:
+                message.close_fds()
 
     def _on_reload(self, message: BusMessage) -> None:
-        """Take over a configuration that the master has found to be good."""
-        old = self._pools.config
-        try:
-            new = load(old.settings.conffile or old.path)
-        except ConfigError as error:
-            log.write(log.ERROR, f"reload: {error}")
-            return
-        changes = diff(old, new)
+        """Run what the master has read and found to be good from now on."""
+        old, new = self._pools.config, unpack(message.fds[0])
         log.reopen(message.payload.get("logfile"))
         log.set_verbose(int(message.payload.get("verbose", 0)))
         self._engine.limit_messages(new.settings.max_packet_size)
-        self._pools.reload(reloaded(old, new), frozenset(changes.reconnect))
+        self._pools.reload(new, frozenset(diff(old, new).reconnect))
         self._admission.reload()
+        number = message.payload.get("number")
+        self._start.bus.send(MASTER, "reloaded", {"number": number})
 
     # ------------------------------------------------------------ end
 

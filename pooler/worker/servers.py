@@ -32,6 +32,8 @@ from pooler.io.links import Link, Links
 from pooler.login import packets
 from pooler.login.scram import ScramKeys
 from pooler.login.server import ServerGreeting, ServerLogin, ServerLoginError
+from pooler.worker.console import DATABASE as CONSOLE_DATABASE
+from pooler.worker.console import ConsoleDoor
 from pooler.worker.server_tls import ATTEMPTS, Attempt, is_worth_another, secure
 from pooler.worker.tls import server_context
 
@@ -62,6 +64,9 @@ class Way:
     address: Address
     host: str  # as the configuration names it
     attempt: Attempt = Attempt.PLAIN
+
+
+CONSOLE_WAY = Way(Address(socket.AF_UNIX, ""), "console")
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,9 +150,14 @@ class ServerOpener:
     """Opens servers of database entries; hosts of one entry take turns."""
 
     def __init__(
-        self, links: Links, config: Config, tracked: Mapping[str, str]
+        self,
+        links: Links,
+        config: Config,
+        tracked: Mapping[str, str],
+        door: ConsoleDoor,
     ) -> None:
         self._links = links
+        self._door = door
         self.use(config)
         self._tracked = tracked
         self._turn = itertools.count()
@@ -271,6 +281,8 @@ class ServerOpener:
 
     async def _connect(self, database: Database) -> tuple[Link, Way]:
         """Try the hosts of an entry, another one first each time."""
+        if database is CONSOLE_DATABASE:
+            return await self._door.connect(), CONSOLE_WAY
         hosts = self.config.hosts(database)
         if not hosts:
             raise LoginError(

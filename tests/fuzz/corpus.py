@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from pooler.login.policy import AuthMethod
 from tests.conformance.script import COPY, COPY_DONE, copy_fail, data
 from tests.conformance.scripts import all_scripts
 from tests.feeding import load_vectors
@@ -525,7 +526,7 @@ def texts() -> Iterator[bytes]:
 
 
 def logins() -> Iterator[bytes]:
-    """First bytes of clients, behind the byte that chooses the method."""
+    """First bytes of clients, behind the byte that chooses the policy."""
     first = startup("plain", "shop", application_name="x", options="-c geqo=off")
     password = message("p", text("secret"))
     scram = b"n,,n=,r=abcdefgh"
@@ -533,19 +534,20 @@ def logins() -> Iterator[bytes]:
     final = message("p", b"c=biws,r=abcdefgh,p=AAAA")
     newer = first[:4] + struct.pack("!I", 0x0003_0002) + first[8:]
     option = startup("plain", "shop", **{"_pq_.x": "1", "replication": "database"})
-    for method in range(5):
+    for policy in range(2 * len(AuthMethod)):
         for raw in (
             first + password,
             first + sasl + final,
             newer + sasl + password,
             option,
+            startup("nobody", "shop") + password,
             SSL_REQUEST,
             GSSENC_REQUEST,
             cancel_request(bytes(8)),
             cancel_request(bytes(36)),
             b"\x16\x03\x01",
         ):
-            yield bytes((method,)) + raw
+            yield bytes((policy,)) + raw
 
 
 def scans() -> Iterator[bytes]:

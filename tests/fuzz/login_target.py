@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: MIT
 """Fuzz a client's login with atheris: ``login_target.py [libFuzzer's options]``.
 
-The first byte chooses the method, the rest is what a client sends until it is logged
-in. Every input is given whole and then byte by byte. Allowed are an outcome, a wait
-for more, and LoginError: the same each time, and nothing else.
+The first byte chooses the method and whether secrets are asked for, the rest is what a
+client sends until it is logged in. Every input is given whole and then byte by byte.
+Allowed are an outcome, a wait for more, and LoginError: the same each time, and nothing
+else.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 with atheris.instrument_imports(include=["pooler"]):
     from pooler.errors import LoginError
-    from pooler.login.client import ClientLogin, LoggedIn
+    from pooler.login.client import ClientLogin
     from pooler.login.md5 import md5_secret
+    from pooler.login.outcomes import LoggedIn, NeedSecret, NeedVerdict, Pending, Reply
     from pooler.login.packets import MAX_STARTUP_BYTES
     from pooler.login.policy import AuthMethod, ClientPolicy
     from pooler.login.scram import Verifier
@@ -31,21 +33,51 @@ SECRETS = {
     "scram": Verifier.from_password("secret", 2, b"salt" * 4).to_text(),
     "removed": "",
 }
+NOBODY: dict[str, str] = {}
+DATABASES = frozenset({"shop", "forced"})
 POLICIES = [
     ClientPolicy(
         method=method,
-        secrets=SECRETS.get,
-        database_exists={"shop", "forced"}.__contains__,
+        secrets=NOBODY.get if asks else SECRETS.get,
+        can_ask=DATABASES.__contains__ if asks else frozenset().__contains__,
+        database_exists=DATABASES.__contains__,
         forced_user={"forced": "boss"}.get,
         ignore_startup_parameters=frozenset({"extra_float_digits"}),
         mock_key=b"mock",
         scram_iterations=2,
     )
+    for asks in (False, True)
     for method in METHODS
 ]
 # What a client may leave unconsumed: one incomplete packet.
 MOST_LEFT = 65536 + 8
 assert MAX_STARTUP_BYTES <= MOST_LEFT
+
+
+def answer(login: ClientLogin, question: Pending) -> Reply:
+    """What somebody else knows."""
+    if isinstance(question, NeedSecret):
+        return login.secret_found(SECRETS.get(question.user))
+    assert isinstance(question, NeedVerdict)
+    return login.judged("" if question.password == "secret" else "wrong password")
+
+
+def step(login: ClientLogin, pending: bytes) -> Reply:
+    """Go as far as the bytes allow, whatever is asked meanwhile."""
+    reply = login.receive(pending)
+    while isinstance(reply.outcome, Pending):
+        assert login.receive(pending[reply.consumed :]) == Reply(0, b"")
+        answered = answer(login, reply.outcome)
+        assert answered.consumed == 0
+        more = Reply(0, b"", answered.outcome)
+        if answered.outcome is None:
+            more = login.receive(pending[reply.consumed :])
+        reply = Reply(
+            reply.consumed + more.consumed,
+            reply.send + answered.send + more.send,
+            more.outcome,
+        )
+    return reply
 
 
 def play(policy: ClientPolicy, raw: bytes, piece: int) -> tuple[object, ...]:
@@ -57,7 +89,7 @@ def play(policy: ClientPolicy, raw: bytes, piece: int) -> tuple[object, ...]:
     for at in range(0, len(raw), piece):
         pending += raw[at : at + piece]
         try:
-            reply = login.receive(pending)
+            reply = step(login, pending)
         except LoginError as error:
             # What was answered before the error is lost when both come in one read.
             return "error", error.message, error.sqlstate

@@ -70,6 +70,13 @@ def is_alive(pid: int) -> bool:
         return False
 
 
+def is_console(pid: int) -> bool:
+    """Whether a child of a master is the console."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/comm").read_text().strip() == "pooler console"
+    return False
+
+
 def rss_bytes(pid: int) -> int:
     resident: int = psutil.Process(pid).memory_info().rss
     return resident
@@ -223,9 +230,13 @@ class Pooler:
     def worker_pids(self) -> list[int]:
         """The workers that are alive."""
         with contextlib.suppress(psutil.NoSuchProcess):
-            pids = [child.pid for child in psutil.Process(self.pid).children()]
-            self._seen.update(pids)
-            return sorted(filter(is_alive, pids))
+            children = psutil.Process(self.pid).children()
+            self._seen.update(child.pid for child in children)
+            return sorted(
+                child.pid
+                for child in children
+                if is_alive(child.pid) and not is_console(child.pid)
+            )
         return []
 
     def rss_bytes(self) -> int:

@@ -29,7 +29,12 @@ import pytest
 from pooler import cli
 from pooler.config import loading
 from pooler.ipc.bus import MASTER
-from pooler.ipc.worker_start import EXIT_BOOT_FAILURE, READY, WorkerStart
+from pooler.ipc.worker_start import (
+    EXIT_BOOT_FAILURE,
+    READY,
+    ConsoleStart,
+    WorkerStart,
+)
 from pooler.master.process import Master, Timing
 
 DEADLINE_S = 20.0
@@ -114,6 +119,14 @@ class FakeWorker:
                 connection.sendall(f"{start.slot} {os.getpid()}\n".encode())
 
 
+def idle_console(start: ConsoleStart) -> int:
+    """A console that nobody asks, until the master is gone."""
+    os.write(start.ready_fd, READY)
+    os.close(start.ready_fd)
+    os.read(start.master_fd, 1)
+    return 0
+
+
 def refused_by_the_engine(start: WorkerStart) -> int:
     """The real worker with a configuration that has passed every check."""
     from pooler.worker import process
@@ -130,6 +143,10 @@ def program(config_file: str, behaviour: str, directory: str) -> int:
         module = types.ModuleType("pooler.worker.process")
         module.run = FakeWorker("normal", Path(directory)).run  # type: ignore[attr-defined]
         sys.modules["pooler.worker.process"] = module
+        # Nor may the real console be imported by a user who cannot read Python's files.
+        console = types.ModuleType("pooler.console.process")
+        console.run = idle_console  # type: ignore[attr-defined]
+        sys.modules["pooler.console.process"] = console
         sys.argv = ["pooler", *sys.argv[4:], config_file]
         cli.main()
     from pooler import log
@@ -452,7 +469,7 @@ def test_unknown_children_are_reaped(pooler: Pooler) -> None:
             child.status() != psutil.STATUS_ZOMBIE for child in master.children()
         )
     )
-    assert len(master.children()) == 2
+    assert len(master.children()) == 3  # two workers and the console
 
 
 # The end

@@ -385,3 +385,37 @@ def test_what_cannot_be_had_ends_the_start(
 ) -> None:
     settings = {"server_tls_sslmode": "require", **changes}
     assert complaint in refused_start(tmp_path, settings)
+
+
+@pytest.mark.parametrize(
+    ("mode", "asker", "answer"),
+    [
+        ("require", "by_tls", ""),
+        ("require", "in_clear", "cannot connect"),
+        ("disable", "by_tls", "cannot connect"),
+    ],
+)
+def test_auth_query_goes_the_way_of_servers(
+    make_pooler: MakePooler,
+    secure_postgres: Postgres,
+    mode: str,
+    asker: str,
+    answer: str,
+) -> None:
+    pooler = make_pooler(
+        {DATABASE: f"host={HOST} port={secure_postgres.port}"},
+        auth_type="plain",
+        auth_user=asker,
+        auth_query="SELECT $1::text, 'secret'",
+        server_tls_sslmode=mode,
+    )
+    if answer:
+        with pytest.raises(psycopg.OperationalError, match=answer):
+            pooler.connect(user=USER, password="secret")
+        return
+    with pooler.connect(user=USER, password="secret") as link:
+        assert link.execute("SELECT 1").fetchone() == (1,)
+    assert secure_postgres.psql(
+        "SELECT ssl FROM pg_stat_ssl JOIN pg_stat_activity USING (pid)"
+        f" WHERE usename = '{asker}'"
+    ) == [(True,)]

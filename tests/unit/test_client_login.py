@@ -13,8 +13,17 @@ from hypothesis import strategies as st
 
 from pooler.errors import LoginError, SilentLoginError
 from pooler.login import packets
-from pooler.login.client import Cancel, ClientLogin, Closed, LoggedIn, Reply, StartTls
+from pooler.login.client import ClientLogin
 from pooler.login.md5 import md5_secret
+from pooler.login.outcomes import (
+    Cancel,
+    Closed,
+    LoggedIn,
+    NeedSecret,
+    NeedVerdict,
+    Reply,
+    StartTls,
+)
 from pooler.login.policy import (
     Asker,
     AuthMethod,
@@ -51,6 +60,7 @@ POLICY = ClientPolicy(
 BY_THE_CLIENT = [
     one for one in AuthMethod if one not in (AuthMethod.PEER, AuthMethod.CERT)
 ]
+JUDGED = [AuthMethod.PAM, AuthMethod.LDAP]
 
 
 def policy(method: AuthMethod, **changes: Any) -> ClientPolicy:
@@ -65,6 +75,7 @@ class Peer:
         self.piece = piece
         self.pending = b""
         self.outcome: object = None
+        self.asked: list[object] = []
 
     def send(self, data: bytes) -> bytes:
         """Deliver ``data`` in pieces, return what was answered."""
@@ -73,12 +84,30 @@ class Peer:
         for start in range(0, len(data), step):
             self.pending += data[start : start + step]
             if self.outcome is None:
-                reply = self.login.receive(self.pending)
-                assert 0 <= reply.consumed <= len(self.pending)
-                self.pending = self.pending[reply.consumed :]
-                self.outcome = reply.outcome
-                answers += reply.send
+                answers += self._take(self.login.receive(self.pending))
         return answers
+
+    def _take(self, reply: Reply) -> bytes:
+        assert 0 <= reply.consumed <= len(self.pending)
+        self.pending = self.pending[reply.consumed :]
+        if not isinstance(reply.outcome, NeedSecret | NeedVerdict):
+            self.outcome = reply.outcome
+            return reply.send
+        self.asked.append(reply.outcome)
+        # It does not listen until it is answered.
+        assert self.login.receive(self.pending) == Reply(0, b"")
+        sent = reply.send + self._take(answer(self.login, reply.outcome))
+        if self.outcome is None:
+            sent += self._take(self.login.receive(self.pending))
+        return sent
+
+
+def answer(login: ClientLogin, question: object) -> Reply:
+    """What somebody else knows of a user or a password."""
+    if isinstance(question, NeedSecret):
+        return login.secret_found(SECRETS.get(question.user))
+    assert isinstance(question, NeedVerdict)
+    return login.judged("" if question.password == "secret" else "PAM says no")
 
 
 def log_in(
@@ -135,6 +164,10 @@ WORKING = [
 ]
 
 PROVING = [AuthMethod.PLAIN, AuthMethod.MD5, AuthMethod.SCRAM]
+ASKED: dict[str, Any] = {
+    "secrets": lambda user: None,
+    "can_ask": lambda database: database != "nowhere",
+}
 
 
 @pytest.mark.parametrize("piece", [0, 1, 7])
@@ -190,6 +223,124 @@ def test_database_is_checked_after_the_password(method: AuthMethod) -> None:
     if method in PROVING:
         with pytest.raises(LoginError, match=r"authentication failed$"):
             log_in(method, "plain", "wrong", database="nowhere")
+
+
+# Pending
+
+
+@pytest.mark.parametrize("piece", [0, 1, 7])
+@pytest.mark.parametrize(("method", "user"), WORKING)
+def test_login_with_a_secret_that_is_asked_for(
+    method: AuthMethod, user: str, piece: int
+) -> None:
+    outcome, _, left = log_in(method, user, piece=piece, trailing=QUERY, **ASKED)
+    assert outcome.user == outcome.server_user == user
+    assert left == QUERY
+    # What is found is also what servers are told.
+    asked = method is not AuthMethod.ANY
+    assert outcome.secret == ((SECRETS.get(user) or None) if asked else None)
+    assert SECRETS["scram"] not in repr(outcome)
+    known, _, _ = log_in(method, user)
+    assert dataclasses.replace(outcome, secret=None) == known
+
+
+@pytest.mark.parametrize("password", ["secret", "wrong"])
+@pytest.mark.parametrize("user", ["plain", "md5", "scram", "removed", "nobody"])
+@pytest.mark.parametrize("method", PROVING)
+def test_asked_for_or_known_is_told_apart_by_nobody(
+    method: AuthMethod, user: str, password: str
+) -> None:
+    def ends(**changes: Any) -> tuple[str, ...]:
+        try:
+            log_in(method, user, password, **changes)
+        except LoginError as error:
+            return error.message, error.sqlstate, error.why
+        return ("in",)
+
+    assert ends() == ends(**ASKED)
+
+
+def test_nothing_is_said_before_the_secret_is_there() -> None:
+    startup = packets.startup_message(
+        {"user": "scram", "database": "shop", "_pq_.a": ""}, packets.PROTOCOL_3_0 + 3
+    )
+    login = ClientLogin(policy(AuthMethod.SCRAM, **ASKED), secure_random=bytes)
+    asked = login.receive(startup + b"early")
+    assert asked == Reply(len(startup), b"", NeedSecret("scram", "shop"))
+    assert login.receive(b"early") == Reply(0, b"")
+    told = login.secret_found(SECRETS["scram"])
+    known = ClientLogin(POLICY, secure_random=bytes).receive(startup)
+    assert told == Reply(0, known.send)  # the negotiation once, and the challenge
+    assert told.send.count(b"_pq_.a") == 1
+
+
+@pytest.mark.parametrize(
+    ("method", "user", "database"),
+    [
+        (AuthMethod.SCRAM, "plain", "shop"),  # known
+        (AuthMethod.SCRAM, "removed", "shop"),  # known, and shut out
+        (AuthMethod.ANY, "nobody", "shop"),  # whoever it is
+        (AuthMethod.PAM, "nobody", "shop"),  # no secret is needed
+        (AuthMethod.SCRAM, "nobody", "nowhere"),  # nobody could say
+    ],
+)
+def test_who_is_not_asked_for(method: AuthMethod, user: str, database: str) -> None:
+    asked = {**ASKED, "secrets": SECRETS.get}
+    login = ClientLogin(policy(method, **asked))
+    said = login.receive(packets.startup_message({"user": user, "database": database}))
+    assert not isinstance(said.outcome, NeedSecret)
+
+
+@pytest.mark.parametrize("known_users_only", [True, False])
+def test_trust_is_for_those_who_are_found(known_users_only: bool) -> None:
+    asked = {**ASKED, "known_users_only": known_users_only}
+    assert log_in(AuthMethod.TRUST, "removed", **asked)[0].user == "removed"
+    with pytest.raises(LoginError, match='"trust" authentication failed'):
+        log_in(AuthMethod.TRUST, "nobody", **asked)
+
+
+def test_a_user_whom_servers_know_by_another_name() -> None:
+    for database, server_user, secret in (
+        ("shop", "other", "secret"),
+        ("forced", "boss", None),
+    ):
+        login = ClientLogin(policy(AuthMethod.PLAIN, **ASKED))
+        login.receive(packets.startup_message({"user": "Me", "database": database}))
+        login.secret_found("secret", "other")
+        outcome = login.receive(packets.password_message("secret")).outcome
+        assert isinstance(outcome, LoggedIn)
+        assert (outcome.user, outcome.server_user) == ("Me", server_user)
+        assert outcome.secret == secret  # the forced user has another
+
+
+@pytest.mark.parametrize("piece", [0, 1, 7])
+@pytest.mark.parametrize("method", JUDGED)
+def test_a_password_that_somebody_else_judges(method: AuthMethod, piece: int) -> None:
+    outcome, _, left = log_in(method, "whoever", piece=piece, trailing=QUERY)
+    assert (outcome.user, outcome.secret) == ("whoever", "secret")
+    assert left == QUERY
+    with pytest.raises(LoginError) as caught:
+        log_in(method, "whoever", "wrong", piece=piece)
+    assert caught.value.message == f"{method.name} authentication failed"
+    assert (caught.value.sqlstate, caught.value.why) == ("28P01", "PAM says no")
+    with pytest.raises(LoginError, match="no such database"):
+        log_in(method, "whoever", database="nowhere")
+    with pytest.raises(LoginError, match="authentication failed"):
+        log_in(method, "whoever", "wrong", database="nowhere")
+
+
+@pytest.mark.parametrize("method", JUDGED)
+def test_what_is_judged_elsewhere_is_asked_once(method: AuthMethod) -> None:
+    peer = Peer(ClientLogin(policy(method)), 0)
+    peer.send(STARTUP)
+    with pytest.raises(LoginError, match="empty password returned by client"):
+        peer.send(packets.password_message(""))
+    peer = Peer(ClientLogin(policy(method)), 0)
+    peer.send(STARTUP + packets.password_message("secret") + QUERY)
+    assert peer.asked == [NeedVerdict(method, "plain", "secret")]
+    assert "secret" not in repr(peer.asked)
+    assert isinstance(peer.outcome, LoggedIn)
+    assert peer.pending == QUERY
 
 
 def test_forced_user() -> None:
@@ -408,7 +559,8 @@ def test_grease_of_libpq_in_every_method(method: AuthMethod) -> None:
     sent = login.receive(grease).send
     negotiation = packets.negotiate_protocol_version(2, ["_pq_.test"])
     assert sent.startswith(negotiation)
-    assert sent[len(negotiation) :][:1] == (b"R" if method in PROVING else b"")
+    asks = method in (*PROVING, *JUDGED)
+    assert sent[len(negotiation) :][:1] == (b"R" if asks else b"")
     assert login.receive(b"") == Reply(0, b"")
 
 
@@ -684,15 +836,19 @@ class Known(Nobody):
         return "plain"
 
 
+@pytest.mark.parametrize("asked", [False, True])
 @pytest.mark.parametrize("method", [AuthMethod.PEER, AuthMethod.CERT])
-def test_the_connection_is_the_proof(method: AuthMethod) -> None:
+def test_the_connection_is_the_proof(method: AuthMethod, asked: bool) -> None:
     def log_in_as(user: str, peer: Nobody, **changes: Any) -> object:
-        login = ClientLogin(policy(method, tls=ClientTls.OFFERED, **changes), peer=peer)
+        changes = {"tls": ClientTls.OFFERED, **(ASKED if asked else {}), **changes}
+        login = ClientLogin(policy(method, **changes), peer=peer)
         if method is AuthMethod.CERT:
             login.receive(packets.ssl_request())
             login.secured()
         raw = packets.startup_message({"user": user, "database": "shop"})
-        return login.receive(raw).outcome
+        outcome = login.receive(raw).outcome
+        assert isinstance(outcome, NeedSecret) == asked  # not for what has no proof
+        return answer(login, outcome).outcome if asked else outcome
 
     assert isinstance(log_in_as("plain", Known()), LoggedIn)
     for user, peer, why in (

@@ -149,6 +149,9 @@ verbose 0
 """
 OUR_OWN_KEYS = {
     "workers",
+    "auth_query_cache_ttl",
+    "auth_query_negative_ttl",
+    "auth_query_timeout",
     "cancel_abandoned",
     "clean_changed_servers",
     "clean_custom_parameters",
@@ -174,7 +177,8 @@ PEER_KEYS = "host port pool_size"
 BUILT_MAIN = """
 listen_addr listen_port unix_socket_dir auth_type auth_file pool_mode
 default_pool_size max_client_conn listen_backlog logfile pidfile log_connections
-log_disconnections admin_users workers client_login_timeout server_connect_timeout
+log_disconnections admin_users stats_users workers client_login_timeout
+server_connect_timeout
 server_login_retry ignore_startup_parameters unix_socket_mode tcp_keepalive
 query_wait_timeout so_reuseport conffile cancel_abandoned cancel_wait_timeout
 log_pooler_errors max_packet_size peer_id server_check_delay server_check_query
@@ -187,6 +191,8 @@ client_tls_ciphers client_tls_dheparams client_tls_ecdhcurve client_tls_key_file
 client_tls_protocols client_tls_sslmode server_tls13_ciphers server_tls_ca_file
 server_tls_cert_file server_tls_ciphers server_tls_key_file server_tls_protocols
 server_tls_sslmode server_tls_sslnegotiation auth_hba_file auth_ident_file
+auth_user auth_query auth_dbname auth_query_cache_ttl auth_query_negative_ttl
+auth_query_timeout
 """
 RECONNECT_KEYS = """
 dbname host port user connect_query auth_dbname auth_query load_balance_hosts

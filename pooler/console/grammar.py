@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: MIT
+"""The words of a command of the console. Console layer.
+
+One command, then an end or a semicolon: a verb and at most one argument, or SET with a
+name and a value. Words are case-insensitive; what is quoted is taken as it stands.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from pooler.console.answers import ConsoleError
+
+MAX_SHOWN = 64
+
+_WORD = r'[0-9a-z_]+|"(?:[^"]|"")+"'
+_STRING = r"'(?:[^']|'')*'"
+_COMMAND = re.compile(
+    rf"\s*(?P<verb>[a-z_]+)(?:\s+(?P<argument>{_WORD}))?\s*;?\s*",
+    re.ASCII | re.IGNORECASE,
+)
+_SET = re.compile(
+    rf"\s*set\s+(?P<name>[0-9a-z_]+)(?:\s*=\s*|\s+to\s+)"
+    rf"(?P<value>{_STRING}|[^\s';]+)\s*;?\s*",
+    re.ASCII | re.IGNORECASE,
+)
+_NOTHING = re.compile(r"[\s;]*")
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """What was asked for; ``verb`` in upper case, "" for an empty text."""
+
+    verb: str
+    argument: str = ""
+    value: str = ""
+
+
+def parse(text: str) -> Command:
+    """Read one command; ConsoleError if it is none."""
+    if _NOTHING.fullmatch(text):
+        return Command("")
+    setting = _SET.fullmatch(text)
+    if setting:
+        name, value = setting.group("name", "value")
+        if value[0] == "'":
+            value = value[1:-1].replace("''", "'")
+        return Command("SET", name.lower(), value)
+    found = _COMMAND.fullmatch(text)
+    verb = "" if found is None else found["verb"].upper()
+    if found is None or verb == "SET":
+        raise invalid(text)
+    return Command(
+        "SHOW" if verb == "SELECT" else verb, _unquoted(found["argument"] or "")
+    )
+
+
+def invalid(text: str) -> ConsoleError:
+    """What is answered to a text that is no command."""
+    shown = text.strip()
+    if len(shown) > MAX_SHOWN:
+        shown = shown[:MAX_SHOWN] + "…"
+    return ConsoleError(f"invalid command '{shown}', use SHOW HELP;")
+
+
+def _unquoted(word: str) -> str:
+    return word[1:-1].replace('""', '"') if word.startswith('"') else word

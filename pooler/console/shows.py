@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: MIT
+"""SHOW: what the configuration says. Console layer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
+
+from pooler import VERSION_TEXT
+from pooler.config.kinds import Reload, format_value
+from pooler.config.kinds import Row as SettingRow
+from pooler.config.settings import Settings, rows
+from pooler.console.answers import Answer, Value, columns
+from pooler.console.grammar import Command
+from pooler.console.rows import Console, Row, Run
+from pooler.login import packets
+
+USAGE = """
+\tSHOW HELP|CONFIG|DATABASES|USERS|POOLS|PEERS|STATE|VERSION
+\tSET key = arg
+\tRELOAD
+\tRECONNECT [<db>]
+\tSHUTDOWN [ WAIT_FOR_SERVERS | WAIT_FOR_CLIENTS ]
+"""
+
+
+def shown(found: Iterable[Sequence[Value]]) -> Answer:
+    """The answer of every SHOW: these rows."""
+    return Answer("SHOW", tuple(found))
+
+
+async def _show_help(console: Console, command: Command) -> Answer:
+    notice = packets.notice_response("NOTICE", "00000", "Console usage", detail=USAGE)
+    return Answer("SHOW", (), (notice,))
+
+
+async def _show_version(console: Console, command: Command) -> Answer:
+    return shown([(VERSION_TEXT,)])
+
+
+async def _show_state(console: Console, command: Command) -> Answer:
+    return shown([("active", "yes"), ("paused", "no"), ("suspended", "no")])
+
+
+async def _show_config(console: Console, command: Command) -> Answer:
+    settings, default = console.config.settings, Settings()
+
+    def text_of(values: Settings, row: SettingRow) -> Value:
+        value = getattr(values, row.name)
+        if value is None:
+            return None
+        if row.secret and value:
+            return "****"
+        # PgBouncer prints every integer in decimal, though it reads octal.
+        return str(value) if type(value) is int else format_value(row, value)
+
+    return shown(
+        (
+            row.name,
+            text_of(settings, row),
+            text_of(default, row),
+            "no" if row.reload is Reload.RESTART else "yes",
+        )
+        for row in sorted(rows(Settings), key=lambda row: row.name)
+    )
+
+
+async def _show_peers(console: Console, command: Command) -> Answer:
+    return shown(
+        (peer.peer_id, peer.host, peer.port, peer.pool_size)
+        for peer in console.config.peers.values()
+    )
+
+
+def _fixed(text: str) -> Run:
+    """A parameter that drivers ask a server for."""
+
+    async def show(console: Console, command: Command) -> Answer:
+        return shown([(text,)])
+
+    return show
+
+
+PARAMETERS = {
+    "client_encoding": "UTF-8",
+    "default_transaction_isolation": "read committed",
+    "standard_conforming_strings": "on",
+    "datestyle": "ISO",
+    "timezone": "GMT",
+}
+
+OF_CONFIGURATION: Mapping[str, Row] = MappingProxyType(
+    {
+        "HELP": Row(_show_help, admin=False),
+        "VERSION": Row(_show_version, columns("version"), admin=False),
+        "STATE": Row(_show_state, columns("key, value"), admin=False),
+        "CONFIG": Row(
+            _show_config, columns("key, value, default, changeable"), admin=False
+        ),
+        "PEERS": Row(
+            _show_peers, columns("peer_id i, host, port i, pool_size i"), admin=False
+        ),
+        **{
+            name.upper(): Row(_fixed(text), columns(name), admin=False)
+            for name, text in PARAMETERS.items()
+        },
+    }
+)
