@@ -58,6 +58,8 @@ cdef void runs_bound(
     """
     cdef Statement *executed
     runs_statement(t, s, st)
+    if st.custom_by_value:
+        t.params.custom.by_value = True  # of the Bind under way
     if is_resetting(s):
         back_bound(t, c, s, st.changes)
     if not statement_executes(st):

@@ -24,6 +24,7 @@ from pooler.statements.peek cimport is_kept_bind, knows_columns, sends_binary
 from pooler.statements.portals cimport portal_bind, portal_find, portal_forget
 from pooler.statements.replay cimport replay_arm
 from pooler.statements.run_names cimport cursors_now
+from pooler.statements.runs cimport runs_values
 from pooler.session.records cimport COPY_IN_OPEN, Portal, server_has
 from pooler.session.requests cimport (
     REQUEST_DESCRIBE, REQUEST_FAKE, REQUEST_SKIP, batch_number, batch_unsettled,
@@ -349,6 +350,10 @@ cdef PrepareResult prepare_bind(
         t, c, s, out, found, message, here, portal_end, name_end, told, knows,
         sends_binary(message, here, found.length, name_end), taken,
     )
+    if t.params.custom.by_value:
+        t.params.custom.by_value = False
+        if result == PREPARE_DONE or result == PREPARE_FORWARD:
+            runs_values(t, s, message, here, found.length, name_end)
     if portal_end != HEADER_BYTES + 1 and goes_back(s):
         back_is_bound(s, 0, 0)  # it is another portal that is to be executed
     if result != PREPARE_WAIT:

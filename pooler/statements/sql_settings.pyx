@@ -282,6 +282,8 @@ cdef uint64_t read_set_config(Reader *r) noexcept nogil:
         n = read_parameter(r, name)
         if r.at >= r.n or r.text[r.at] != c"'":
             n = 0
+    if n == 0:
+        r.params.custom.by_value = True
     r.at = next_argument(r, value)
     end = next_argument(r, r.at)
     local = next_is(r, b"true", 4) and skip_blank(r.text, r.n, r.at) == end

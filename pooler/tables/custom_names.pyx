@@ -3,7 +3,7 @@
 
 from libc.string cimport memcmp, memcpy, strlen
 
-from pooler._wire cimport HEADER_BYTES, put_header
+from pooler._wire cimport HEADER_BYTES, load_be32, put_header
 
 # Of a real parameter, which an extension has brought meanwhile, nothing is changed.
 cdef const char *BEGINNING = b"SELECT 1"
@@ -58,6 +58,75 @@ cdef bint custom_found(
     t.found |= <uint64_t> 1 << t.count
     t.count += 1
     return True
+
+
+cdef bint found_as_written(
+    CustomNames *t, const uint8_t *name, size_t n
+) noexcept nogil:
+    """As custom_found, of a value that may be such a name, in whatever case."""
+    cdef uint8_t small[CUSTOM_NAME_MAX]
+    cdef bint dot = False
+    cdef size_t i
+    if n > CUSTOM_NAME_MAX:
+        return False
+    for i in range(n):
+        small[i] = name[i] | (0x20 if c"A" <= name[i] <= c"Z" else 0)
+        dot = dot or name[i] == c"."
+    return dot and custom_found(t, small, n)
+
+
+cdef bint custom_in_literals(
+    CustomNames *t, const uint8_t *text, size_t n
+) noexcept nogil:
+    """Note all literals of a text that may be such names; False: none is.
+
+    Cost:    O(n)
+    """
+    cdef size_t at = 0
+    cdef size_t start
+    cdef bint found = False
+    while at < n:
+        if text[at] != c"'":
+            at += 1
+            continue
+        start = at + 1
+        at = start
+        while at < n and text[at] != c"'":
+            at += 1
+        if at < n and found_as_written(t, text + start, at - start):
+            found = True
+        at += 1
+    return found
+
+
+cdef void custom_in_values(
+    CustomNames *t, const uint8_t *message, size_t end, size_t at
+) noexcept nogil:
+    """Note all values of a Bind that may be such names.
+
+    In:      message[0:end) from its type byte on; ``at`` is behind its names
+    Cost:    O(values)
+    Source:  "Message Formats" (Bind)
+    """
+    cdef uint32_t count
+    cdef uint32_t size
+    if at + 2 > end:
+        return
+    at += 2 + 2 * <size_t> (message[at] << 8 | message[at + 1])
+    if at + 2 > end:
+        return
+    count = message[at] << 8 | message[at + 1]
+    at += 2
+    while count and at + 4 <= end:
+        count -= 1
+        size = load_be32(message + at)
+        at += 4
+        if size == <uint32_t> 0xFFFFFFFF:  # NULL
+            continue
+        if size > end - at:
+            return
+        found_as_written(t, message + at, size)
+        at += size
 
 
 cdef size_t custom_query_bytes(const CustomNames *t, uint64_t names) noexcept nogil:

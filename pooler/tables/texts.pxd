@@ -68,6 +68,7 @@ cdef struct Statement:
     bint changes_known
     uint64_t changes  # what running it changes: or-ed session.records.Change
     uint64_t custom  # parameters that it makes up, as bits of CustomNames
+    bint custom_by_value  # and others, whose names are values of its Bind
     uint8_t name_n
     char name[SERVER_NAME_BYTES]  # on every server, zero-terminated
     uint8_t text[1]
