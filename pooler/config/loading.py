@@ -1,11 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""The configuration: one frozen value, and a reload as a diff. Config layer.
+"""The configuration: one frozen value. Config layer.
 
 ``load`` reads the file, the files it includes and the auth_file, and either returns a
 whole ``Config`` or raises one ConfigError; it changes nothing, so a bad file leaves the
-running configuration as it is. ``diff`` says what a reload would change, and
-``reloaded`` gives the configuration that runs after it, in which what needs a restart
-keeps its old value.
+running configuration as it is.
 
 How a value is found: user beats database beats [pgbouncer]; ``None`` is "not said".
 A database without ``host`` is looked for in ``unix_socket_dir``, as PgBouncer does, not
@@ -33,7 +31,6 @@ from pooler.config.kinds import (
     AUTO_WORKERS,
     AuthType,
     PoolMode,
-    Reload,
     Row,
     parse_value,
     printable,
@@ -91,8 +88,21 @@ class Origin:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RunState:
+    """What an operator has changed on the console; no file says it.
+
+    ``disabled``: databases that take no new clients.
+    """
+
+    disabled: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    """All that the files say. ``autodb`` is the ``*`` entry, with its name ``*``."""
+    """All that the files say, and the operator since.
+
+    ``autodb`` is the ``*`` entry, with its name ``*``.
+    """
 
     path: str
     settings: Settings = field(default_factory=Settings)
@@ -102,6 +112,7 @@ class Config:
     autodb: Database | None = None
     userlist: Mapping[str, Secret] = field(default_factory=_empty)
     hba: Hba | None = None  # None: auth_type is another
+    state: RunState = RunState()
     warnings: tuple[str, ...] = ()
     # (section, key or entry name) -> where it was said last.
     origins: Mapping[tuple[str, str], Origin] = field(
@@ -423,7 +434,7 @@ def _warn_auth_dbname(config: Config) -> Iterator[str]:
     if wide and config.database(wide) is None:
         where = config.origins.get((MAIN, "auth_dbname"), config.path)
         yield f"{where}: auth_dbname: there is no database {printable(wide)}"
-    for entry in _all_databases(config).values():
+    for entry in all_databases(config).values():
         own = entry.auth_dbname
         if own and config.database(own) is None:
             yield (
@@ -475,7 +486,7 @@ def unbuilt_warnings(config: Config) -> tuple[str, ...]:
         text = _unbuilt(row, getattr(config.settings, row.name))
         if where is not None and text:
             warnings.append(f"{where}: {text}")
-    databases = _all_databases(config).values()
+    databases = all_databases(config).values()
     entries: list[tuple[str, str, Table, object]] = [
         *((DATABASES, entry.name, Database, entry) for entry in databases),
         *((USERS, entry.name, User, entry) for entry in config.users.values()),
@@ -498,7 +509,7 @@ def _unbuilt(row: Row, value: object) -> str:
 
 
 def _check_hosts(config: Config) -> Iterator[str]:
-    for database in _all_databases(config).values():
+    for database in all_databases(config).values():
         if not config.hosts(database):
             yield (
                 f"{_where(config, DATABASES, database.name)}: no host, and"
@@ -511,98 +522,7 @@ def _where(config: Config, section: str, name: str) -> str:
     return f"{origin}: [{section}] {printable(name)}"
 
 
-def _all_databases(config: Config) -> dict[str, Database]:
+def all_databases(config: Config) -> dict[str, Database]:
+    """All entries, the fallback under the name ``*``."""
     fallback = {} if config.autodb is None else {FALLBACK_DATABASE: config.autodb}
     return {**config.databases, **fallback}
-
-
-# ---------------------------------------------------------------------------
-# Reload
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EntryChanges:
-    """Names of the entries of one section that differ, sorted."""
-
-    added: tuple[str, ...] = ()
-    removed: tuple[str, ...] = ()
-    changed: tuple[str, ...] = ()
-
-    def __bool__(self) -> bool:
-        return bool(self.added or self.removed or self.changed)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Changes:
-    """What differs between two configurations. Names only: values may be secret."""
-
-    live: tuple[str, ...] = ()
-    new_connections: tuple[str, ...] = ()
-    restart: tuple[str, ...] = ()
-    databases: EntryChanges = EntryChanges()
-    # Those of databases.changed whose servers must close: they lead elsewhere now.
-    # ``*`` stands for every database that came from the fallback entry.
-    reconnect: tuple[str, ...] = ()
-    users: EntryChanges = EntryChanges()
-    peers: EntryChanges = EntryChanges()
-    secrets: EntryChanges = EntryChanges()
-
-    def __bool__(self) -> bool:
-        return any(getattr(self, changed.name) for changed in dataclasses.fields(self))
-
-
-def _changed_rows(table: Table, old: object, new: object) -> list[Row]:
-    return [
-        row for row in rows(table) if getattr(old, row.name) != getattr(new, row.name)
-    ]
-
-
-def _entry_changes(
-    old: Mapping[Any, object], new: Mapping[Any, object]
-) -> EntryChanges:
-    kept = old.keys() & new.keys()
-    return EntryChanges(
-        added=tuple(str(name) for name in sorted(new.keys() - kept)),
-        removed=tuple(str(name) for name in sorted(old.keys() - kept)),
-        changed=tuple(str(name) for name in sorted(kept) if old[name] != new[name]),
-    )
-
-
-def diff(old: Config, new: Config) -> Changes:
-    """What a reload from ``old`` to ``new`` changes; the ``*`` entry is named ``*``."""
-    by_class: dict[Reload, list[str]] = {reload: [] for reload in Reload}
-    changed = _changed_rows(Settings, old.settings, new.settings)
-    for row in changed:
-        by_class[row.reload].append(row.name)
-    all_anew = any(row.reconnect for row in changed)
-    before, after = _all_databases(old), _all_databases(new)
-    databases = _entry_changes(before, after)
-    return Changes(
-        live=tuple(by_class[Reload.LIVE]),
-        new_connections=tuple(by_class[Reload.NEW_CONNECTIONS]),
-        restart=tuple(by_class[Reload.RESTART]),
-        databases=databases,
-        reconnect=tuple(
-            name
-            for name in sorted(after.keys() & before.keys())
-            if all_anew
-            or any(
-                row.reconnect
-                for row in _changed_rows(Database, before[name], after[name])
-            )
-        ),
-        users=_entry_changes(old.users, new.users),
-        peers=_entry_changes(old.peers, new.peers),
-        secrets=_entry_changes(old.userlist, new.userlist),
-    )
-
-
-def reloaded(old: Config, new: Config) -> Config:
-    """``new`` as far as it can run without a restart: the rest stays as in ``old``."""
-    kept = {
-        row.name: getattr(old.settings, row.name)
-        for row in rows(Settings)
-        if row.reload is Reload.RESTART
-    }
-    settings = dataclasses.replace(new.settings, **kept)
-    return dataclasses.replace(new, settings=settings)

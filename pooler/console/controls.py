@@ -38,6 +38,23 @@ async def _reconnect(console: Console, command: Command) -> Answer:
     return Answer("RECONNECT")
 
 
+def _of_database(verb: str) -> Row:
+    """A command that the master carries out on one database."""
+
+    async def run(console: Console, command: Command) -> Answer:
+        name = command.argument
+        if name == RESERVED_DATABASE:
+            raise ConsoleError(f"cannot {verb.lower()} admin db: {name}")
+        if console.config.database(name) is None:
+            raise ConsoleError(f"no such database: {name}")
+        problem = await console.ask_master("state", verb=verb, database=name)
+        if problem:
+            raise ConsoleError(problem)
+        return Answer(verb)
+
+    return Row(run, argument=Argument.REQUIRED)
+
+
 async def _shutdown(console: Console, command: Command) -> Answer:
     how = command.argument.upper()
     if how not in ("", "WAIT_FOR_SERVERS", "WAIT_FOR_CLIENTS"):
@@ -60,6 +77,8 @@ CONTROLS: Mapping[str, Row] = MappingProxyType(
         "SET": Row(_set, argument=Argument.REQUIRED),
         "RELOAD": Row(_reload),
         "RECONNECT": Row(_reconnect, argument=Argument.OPTIONAL),
+        "DISABLE": _of_database("DISABLE"),
+        "ENABLE": _of_database("ENABLE"),
         "SHUTDOWN": Row(_shutdown, argument=Argument.OPTIONAL),
     }
 )

@@ -20,6 +20,8 @@ USAGE = """
 \tSET key = arg
 \tRELOAD
 \tRECONNECT [<db>]
+\tDISABLE <db>
+\tENABLE <db>
 \tSHUTDOWN [ WAIT_FOR_SERVERS | WAIT_FOR_CLIENTS ]
 """
 

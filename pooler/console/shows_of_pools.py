@@ -107,7 +107,7 @@ def _database_row(
         wider(entry.max_db_client_connections, settings.max_db_client_connections),
         clients,
         0,
-        0,
+        int(entry.name in config.state.disabled),
     )
 
 

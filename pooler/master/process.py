@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from pooler import __version__, log
-from pooler.config import loading
+from pooler.config import changes, loading
 from pooler.config.loading import Config
 from pooler.errors import ConfigError
 from pooler.ipc.board import Board
@@ -495,9 +495,9 @@ class Master:
             return False
         for warning in new.warnings:
             log.write(log.WARNING, warning)
-        for name in loading.diff(self._config, new).restart:
+        for name in changes.diff(self._config, new).restart:
             log.write(log.WARNING, f"{name}: a change needs a restart, ignored")
-        self.run_with(loading.reloaded(self._config, new), done)
+        self.run_with(changes.reloaded(self._config, new), done)
         return True
 
     def run_with(self, config: Config, done: Callable[[], None]) -> None:

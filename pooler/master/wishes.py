@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import operator
 import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -39,6 +41,10 @@ DRAINS = {
 }
 
 
+_Change = Callable[[frozenset[str], frozenset[str]], frozenset[str]]
+_DISABLED: Mapping[str, _Change] = {"DISABLE": operator.or_, "ENABLE": operator.sub}
+
+
 class Pooler(Protocol):
     """What the master can be asked for."""
 
@@ -73,6 +79,7 @@ class Wishes:
             "reload": self._reload,
             "set": self._set,
             "shutdown": self._shut_down,
+            "state": self._change_state,
         }
 
     def _reload(self, message: BusMessage) -> None:
@@ -91,6 +98,15 @@ class Wishes:
         for warning in config.warnings:
             log.write(log.WARNING, warning)
         self._pooler.run_with(config, lambda: self._done(message))
+
+    def _change_state(self, message: BusMessage) -> None:
+        verb, name = (str(message.payload.get(key)) for key in ("verb", "database"))
+        log.write(log.LOG, f"{verb} '{name}' command issued")
+        config = self._pooler.config
+        disabled = _DISABLED[verb](config.state.disabled, frozenset([name]))
+        state = dataclasses.replace(config.state, disabled=disabled)
+        new = dataclasses.replace(config, state=state)
+        self._pooler.run_with(new, lambda: self._done(message))
 
     def _shut_down(self, message: BusMessage) -> None:
         log.write(log.LOG, "SHUTDOWN command issued")

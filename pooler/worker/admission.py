@@ -338,6 +338,8 @@ class Admission:
             raise LoginError(
                 f"no such database: {accepted.database}", INVALID_CATALOG_NAME
             )
+        if accepted.database in self._pools.config.state.disabled:
+            raise LoginError(f'database "{accepted.database}" is disabled')
         values: dict[str, str] = {}
         if accepted.replication:
             startup = accepted.startup_parameters | {

@@ -285,7 +285,10 @@ class AuthQuery:
         )
 
     def _target(self, question: Question) -> Target:
-        key = (question.auth_database, question.auth_user)
+        name = question.auth_database
+        if name in self._pools.config.state.disabled:
+            raise LoginError(f'authentication database "{name}" is disabled')
+        key = (name, question.auth_user)
         target = self._targets.get(key)
         if target is None:
             database = self._pools.database(question.auth_database)

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable
 
 from pooler import log
-from pooler.config.loading import diff
+from pooler.config.changes import diff
 from pooler.config.travel import unpack
 from pooler.errors import ConfigError
 from pooler.io.conn import Notice

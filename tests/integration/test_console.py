@@ -202,6 +202,27 @@ def test_reconnect_replaces_servers(pooler: Pooler) -> None:
             operator.execute("reconnect nope")
 
 
+def test_a_disabled_database_takes_no_new_clients(pooler: Pooler) -> None:
+    """Those who are there go on; a reload changes nothing about it."""
+    with console(pooler) as operator, pooler.connect() as client:
+        operator.execute("disable bench")
+        operator.execute("reload")
+        assert operator.execute("show databases").fetchall()[0][16] == 1
+        client.execute("select 1")
+        for _ in range(4):
+            with pytest.raises(psycopg.Error, match='database "bench" is disabled'):
+                pooler.connect()
+        operator.execute("enable bench")
+        pooler.connect().close()
+        for verb in ("disable", "enable"):
+            with pytest.raises(psycopg.Error, match="no such database: nope"):
+                operator.execute(f"{verb} nope")
+            with pytest.raises(psycopg.Error, match=f"cannot {verb} admin db"):
+                operator.execute(f"{verb} pgbouncer")
+            with pytest.raises(psycopg.Error, match="invalid command"):
+                operator.execute(verb)
+
+
 def test_what_the_pools_do(pooler: Pooler) -> None:
     with console(pooler) as operator, pooler.connect() as client:
         client.execute("select 1")  # and a transaction is open

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pooler.config import loading, travel
+from pooler.config import changes, loading, travel
 from pooler.config.kinds import MAX_SECONDS, MAX_WORKERS, Kind, Row, format_value
 from pooler.config.loading import Config
 from pooler.config.settings import Database, Peer, Settings, User, rows
@@ -155,7 +155,7 @@ class Bench:
 
     def reload(self, worker: Worker, text: str) -> None:
         self.path.write_text(text)
-        new = loading.reloaded(worker._pools.config, loading.load(self.path))
+        new = changes.reloaded(worker._pools.config, loading.load(self.path))
         fd = travel.pack(new)
         worker._on_reload(BusMessage("reload", {"verbose": 0}, (fd,), MASTER))
         os.close(fd)

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pooler.config.changes import diff, reloaded
 from pooler.config.inifile import (
     Entry,
     Section,
@@ -22,7 +23,7 @@ from pooler.config.inifile import (
     quote_name,
 )
 from pooler.config.kinds import AuthType, LoadBalance, PoolMode, TlsMode
-from pooler.config.loading import Config, diff, load, load_text, reloaded
+from pooler.config.loading import Config, load, load_text
 from pooler.config.settings import Settings, rows_by_name
 from pooler.errors import ConfigError
 
