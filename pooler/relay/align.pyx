@@ -84,14 +84,12 @@ cdef RelayStatus align_server(
 
 
 cdef int make_custom(Relay *r, ServerSession *s) noexcept nogil:
-    """A server was just attached: it shall know the parameters that its client has made
-    up on others. -1 without memory.
+    """A server was just attached that lacks parameters which its client has made up on
+    others: it makes them in front of the first message. -1 without memory.
     """
     cdef uint64_t names = custom_lacked(s)
     cdef size_t n
     cdef uint8_t *room
-    if names == 0:
-        return 0
     n = custom_query_bytes(r.params.custom, names)
     room = output_room(&r.to_server, n)
     if room == NULL:

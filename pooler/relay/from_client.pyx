@@ -46,6 +46,7 @@ from pooler.session.batch cimport (
 from pooler.session.changes cimport changes_not_sent, goes_back, wait_for_resets
 from pooler.session.copy_in cimport copy_end, copy_ignores_sync
 from pooler.session.counters cimport count_received
+from pooler.session.custom cimport custom_lacked
 from pooler.session.fate cimport mark_obsolete
 from pooler.session.sequences cimport sequences_unlike
 from pooler.session.tracking cimport unnamed_of_another
@@ -325,7 +326,7 @@ cdef RelayStatus on_attach(Walk *w) noexcept nogil:
     if w.c.statements != NULL:  # batches are numbered by their server
         w.c.statements.names_batch = w.c.statements.unnamed_batch = 0
     status = align_server(w.r, w.c, w.s)
-    if status != RELAY_NO_MEMORY and make_custom(w.r, w.s) < 0:
+    if custom_lacked(w.s) and make_custom(w.r, w.s) < 0:
         return RELAY_NO_MEMORY
     if sequences_unlike(w.s) and status != RELAY_NO_MEMORY:
         if put_discard_query(w.s, &w.r.to_server) < 0:
