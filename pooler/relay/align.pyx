@@ -48,7 +48,7 @@ cdef void server_params_end(Relay *r, ServerSession *s) noexcept nogil:
 
 cdef void stop_aligning(ClientSession *c) noexcept nogil:
     """Its server is gone, or it is: nothing will answer."""
-    c.aligning = False
+    c.aligning = c.in_doubt = False
 
 
 cdef RelayStatus align_server(
@@ -129,6 +129,7 @@ cdef void server_aligned(Relay *r, ServerSession *s, ClientSession *c) noexcept 
                 tell_parameter(r, i, s.params)
         params_unref(&r.params, c.params)
         c.params = params_ref(s.params)
+    c.in_doubt = False
     if c.aligning:
         c.aligning = False
         r.resume = True
@@ -139,10 +140,11 @@ cdef void server_aligned(Relay *r, ServerSession *s, ClientSession *c) noexcept 
 cdef void note_words(Relay *r, ServerSession *s, int index) noexcept nogil:
     """A server has a new value. If our SET asked for it, others will ask so, too.
 
-    Not of a DateStyle: PostgreSQL may complete that of a login in another way.
+    Not of a DateStyle: PostgreSQL may complete that of a login in another way. Nor
+    what has been in doubt: our Query has asked for another value than the client has.
     """
     cdef const ParamValue *asked
-    if s.client == NULL or s.fate.obsolete or (
+    if s.client == NULL or s.client.in_doubt or s.fate.obsolete or (
         requests_first(&s.requests) != REQUEST_ALIGN
         or index == r.params.partial or index == r.params.label
     ):
@@ -326,6 +328,7 @@ cdef int params_go_back(
             return -1
         c.aligning = True
         if doubt:
+            c.in_doubt = True
             params_unref(&r.params, want)
             return 0
     for i in range(r.params.count):

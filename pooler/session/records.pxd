@@ -217,6 +217,7 @@ cdef struct ClientSession:
     ParamSet *asked  # own: one reference: what it had at its login
     SettingsLog settings
     bint aligning  # held back until the server has accepted its parameters
+    bint in_doubt  # of these some were reset, perhaps: a Query of ours finds out
     ClientStatements *statements  # own; NULL: has prepared nothing
     bint settling  # held back until all batches that it has sent are answered
     bint leaving  # has said goodbye behind a request that is not answered yet

@@ -652,6 +652,11 @@ cdef bint needs_more(
     return found
 
 
+cdef inline bint may_reset(const ServerSession *s) noexcept nogil:
+    """Whether a Query that was looked at may have a RESET, also one that it undoes."""
+    return s.changes.pending & CHANGE_TRACKED or is_resetting(s)
+
+
 cdef bint goes_back_inside(
     StatementTable *t, const ClientSession *c, const ServerSession *s,
     const uint8_t *text, size_t n,
@@ -659,7 +664,7 @@ cdef bint goes_back_inside(
     """Whether a Query reads something behind a RESET of what its client has asked for.
     """
     cdef Backs backs
-    return is_resetting(s) and backs_find(t, c, s, text, n, sql_flags(t, c), &backs)
+    return may_reset(s) and backs_find(t, c, s, text, n, sql_flags(t, c), &backs)
 
 
 cdef void flush(Output *out) noexcept nogil:
@@ -715,7 +720,7 @@ cdef PrepareResult rename_query(
     backs.count = backs.added = 0
     sql_begin(&walk, text, n, sql_flags(t, c))
     names = sql_concerns(text, n) and sql_next(&walk, &command)
-    if is_resetting(s):
+    if may_reset(s):
         backs_find(t, c, s, text, n, walk.flags, &backs)
     if not names and backs.count == 0:
         return PREPARE_FORWARD

@@ -303,6 +303,11 @@ SCRIPTS: dict[str, list[bytes]] = {
         query("SHOW TimeZone"),
         query("COMMIT; SELECT 'x'::int; SHOW DateStyle"),
     ],
+    "read behind one that is undone": [
+        query("SET TimeZone = 'UTC'"),
+        query("BEGIN; RESET TimeZone; SHOW TimeZone; ROLLBACK; SHOW TimeZone"),
+        query("BEGIN; SAVEPOINT a; RESET ALL; SHOW TimeZone; ROLLBACK TO a; COMMIT"),
+    ],
     "read behind a local one": [
         query(
             "BEGIN; SET LOCAL TimeZone TO DEFAULT; SELECT now() IS NULL; SHOW DateStyle"
@@ -515,6 +520,22 @@ def test_reset_in_session_mode(
         assert answers(client, SCRIPTS[what]) == answers(real, SCRIPTS[what])
         for name in ("TimeZone", "DateStyle", "application_name", "IntervalStyle"):
             assert client.parameters[name] == real.parameters[name]
+
+
+@pytest.mark.parametrize("how", ["SELECT reset_it()", "RESET TimeZone"])
+def test_what_goes_back_is_not_learned_for_another_value(
+    worker_in_process: Callable[..., InProcess], how: str
+) -> None:
+    """A login is told its own value, not what a RESET has brought to who had it."""
+    worker = worker_in_process(default_pool_size=1)
+    with worker.client(**GIVEN) as one:
+        one.ask(query("SET TimeZone = 'America/New_York'"))
+        one.ask(query("BEGIN; SAVEPOINT a"))
+        one.ask(query(how))
+        one.ask(query("COMMIT"))
+        assert one.value("SHOW TimeZone") == GIVEN["TimeZone"]
+        with worker.client(TimeZone="America/New_York") as other:
+            assert other.parameters["TimeZone"] == "America/New_York"
 
 
 def test_each_value_is_told_when_its_command_is_answered(
