@@ -32,6 +32,9 @@ CFLAGS = [
 
 # Of the modules that use OpenSSL themselves.
 LIBRARIES = {
+    "pooler.auth.exchange": ["crypto"],
+    "pooler.auth.secrets": ["crypto"],
+    "pooler.io.logins": ["crypto"],
     "pooler.io.tls": ["ssl", "crypto"],
     "pooler.io.tls_context": ["ssl", "crypto"],
 }

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import click
 
-from pooler import __version__, log
+from pooler import VERSION_TEXT, log
 from pooler.config import loading
 from pooler.errors import ConfigError
 from pooler.master import pidfile
@@ -57,10 +57,10 @@ class Options:
 @click.option("-v", "--verbose", count=True, help="Log more; may be repeated.")
 @click.option("-q", "--quiet", is_flag=True, help="Do not log to stderr.")
 @click.version_option(
-    __version__,
+    VERSION_TEXT,
     "-V",
     "--version",
-    message=f"pooler %(version)s\nPython {platform.python_version()}",
+    message=f"%(version)s\nPython {platform.python_version()}",
 )
 def _command(
     config_file: str, daemon: bool, reboot: bool, user: str, verbose: int, quiet: bool

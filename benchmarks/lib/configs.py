@@ -41,6 +41,7 @@ def pooler_files(layout: Layout) -> dict[str, str]:
         "max_prepared_statements": MAX_PREPARED,
         "workers": layout.workers,
         "cache_unnamed_statements": int(layout.cache_unnamed),
+        "core_dumps": 1,  # or only root could measure its memory
     }
     return _ini_files("pooler.ini", layout, extra)
 

@@ -170,8 +170,8 @@ def _rule(line: Line, maps: Mapping[str, object]) -> Rule:
         raise line.error(f"{method_name} is not built yet")
     if method is AuthType.PEER and not local:
         raise line.error("peer is for local lines only")
-    if method is AuthType.CERT and kind != "hostssl":
-        raise line.error("cert is for hostssl lines only")
+    if method is AuthType.CERT and local:
+        raise line.error("cert is for host lines only")
     map_name = _options(line, at + 1, method)
     if map_name and map_name not in maps:
         raise line.error(f"map {map_name!r} is not in auth_ident_file")

@@ -48,7 +48,12 @@ from pooler.config.settings import (
     rows,
     rows_by_name,
 )
-from pooler.config.tls import check_client_tls, check_server_tls
+from pooler.config.tls import (
+    ServerTls,
+    check_client_tls,
+    check_server_tls,
+    server_tls_of,
+)
 from pooler.config.userlist import Secret, parse_userlist
 from pooler.errors import ConfigError
 
@@ -142,6 +147,20 @@ class Config:
         listed = database.host or self.settings.unix_socket_dir
         hosts = (host.strip() for host in listed.split(","))
         return tuple(host for host in hosts if host)
+
+    def server_tls(self, database: Database) -> ServerTls:
+        """TLS towards the servers of the database."""
+        return server_tls_of(self.settings, database)
+
+    def all_server_tls(self) -> frozenset[ServerTls]:
+        """Each that some database has."""
+        return frozenset(map(self.server_tls, all_databases(self).values()))
+
+    def server_secrets(self) -> frozenset[str]:
+        """All that may be said to servers."""
+        passwords = (entry.password for entry in all_databases(self).values())
+        listed = (secret.text for secret in self.userlist.values())
+        return frozenset((*filter(None, passwords), *listed))
 
     def pool_size(self, database: Database, user: str) -> int:
         """Server connections of the pool, over all workers; 0 is no limit.
@@ -447,9 +466,26 @@ def check_tls(config: Config) -> None:
     """ConfigError for what TLS cannot have."""
     try:
         check_client_tls(config.settings)
-        check_server_tls(config.settings)
+        check_server_tls(server_tls_of(config.settings))
     except ConfigError as error:
         raise _at_setting(config, error.setting or "", error.problem) from None
+    checked = {server_tls_of(config.settings)}
+    for database in all_databases(config).values():
+        tls = config.server_tls(database)
+        if tls in checked:
+            continue
+        checked.add(tls)
+        try:
+            check_server_tls(tls)
+        except ConfigError as error:
+            where = config.origins[DATABASES, database.name]
+            owner = f"[{DATABASES}] {printable(database.name)}"
+            raise ConfigError(
+                error.problem,
+                file=where.file,
+                line=where.line,
+                setting=f"{owner}: {error.setting}",
+            ) from None
 
 
 def _at_setting(config: Config, name: str, problem: str) -> ConfigError:

@@ -173,6 +173,11 @@ class Settings:
     conffile: str | None = setting(None, PATH,
         "The file that the next reload reads; unset is the one of the command line.",
         built=True)
+    core_dumps: bool = setting(False, BOOL,
+        "0: no process of the pooler leaves a core dump, and only root can debug or"
+        " trace it (PR_SET_DUMPABLE), for passwords and data of clients stand in its"
+        " memory; 1: as the system has it. Not a PgBouncer setting.",
+        reload=RESTART, built=True)
     default_pool_size: int = setting(20, INT,
         "Server connections for each database and user, over all workers; 0 is no"
         " limit.", unit="connections", built=True)
@@ -185,6 +190,12 @@ class Settings:
     dns_zone_check_period: float = setting(0.0, TIME,
         "Look for a new serial number of the DNS zone this often; 0 is off.",
         unit="s")
+    failed_login_delay: float = setting(1.0, TIME,
+        "A client that could not prove who it is hears of it so much later; 0 is at"
+        " once. It costs a place and no thread: at most a quarter of max_client_conn,"
+        " and 256 for each worker, wait like this at a time; when there are more, the"
+        " first one hears of it. Nobody else waits, nor who comes by a Unix socket."
+        " Not a PgBouncer setting.", unit="s", built=True)
     idle_transaction_timeout: float = setting(0.0, TIME,
         "Close client and server when idle in a transaction this long; 0 is off.",
         unit="s")
@@ -228,6 +239,13 @@ class Settings:
     max_db_connections: int = setting(0, INT,
         "Server connections of one database over all users; 0 is no limit.",
         unit="connections")
+    max_failed_logins: int = setting(0, INT,
+        "Failed logins of one address (IPv6: of a /64) in a minute, over all workers;"
+        " then logins from there are refused before their proof is looked at, until"
+        " failures are left again. 0, the default, is no limit: behind a load balancer"
+        " or NAT all clients have one address, and one that fails would shut out"
+        " everybody. Unix sockets are exempt. Not a PgBouncer setting.",
+        unit="logins", built=True)
     max_packet_size: int = setting(INT_MAX, INT,
         "Longest message that is passed on.",
         unit="bytes", low=1, high=UINT_MAX, off=INT_MAX, built=True)
@@ -280,7 +298,12 @@ class Settings:
         unit="rounds", off=5)
     scram_iterations: int = setting(4096, INT,
         "Iterations for SCRAM verifiers made from plain passwords.",
-        unit="iterations", low=1, high=10_000_000, reload=NEW, off=4096)
+        unit="iterations", low=1, high=10_000_000, reload=NEW, built=True)
+    scram_max_iterations: int = setting(1_000_000, INT,
+        "The most iterations that a server may ask for in a SCRAM login: what a hostile"
+        " one may make us compute. A million are about half a second of one core, once"
+        " for each secret and salt, in a thread. Not a PgBouncer setting.",
+        unit="iterations", low=1, high=INT_MAX, reload=NEW, built=True)
     server_check_delay: float = setting(30.0, TIME,
         "Check a server before use when it was idle this long; 0 is always.",
         unit="s", built=True)
@@ -441,6 +464,25 @@ class Database:
     load_balance_hosts: LoadBalance = setting(LoadBalance.ROUND_ROBIN, ENUM,
         "round-robin over the hosts, or disable: stay until a connect fails.",
         choices=LoadBalance, reload=NEW, off=LoadBalance.ROUND_ROBIN, reconnect=True)
+    server_tls_sslmode: TlsMode | None = setting(None, ENUM,
+        "Instead of the global server_tls_sslmode. Not a PgBouncer setting, as those"
+        " below.", choices=TlsMode, reload=NEW, built=True, reconnect=True)
+    server_tls_sslnegotiation: TlsNegotiation | None = setting(None, ENUM,
+        "Instead of the global one.", choices=TlsNegotiation, reload=NEW, built=True,
+        reconnect=True)
+    server_tls_ca_file: str | None = setting(None, PATH,
+        "Instead of the global one.", reload=NEW, built=True, reconnect=True)
+    server_tls_cert_file: str | None = setting(None, PATH,
+        "Instead of the global one; give server_tls_key_file as well.",
+        reload=NEW, built=True, reconnect=True)
+    server_tls_key_file: str | None = setting(None, PATH,
+        "Instead of the global one.", reload=NEW, built=True, reconnect=True)
+    server_tls_protocols: str | None = setting(None, STRING,
+        "Instead of the global one.", reload=NEW, built=True, reconnect=True)
+    server_tls_ciphers: str | None = setting(None, STRING,
+        "Instead of the global one.", reload=NEW, built=True, reconnect=True)
+    server_tls13_ciphers: str | None = setting(None, STRING,
+        "Instead of the global one.", reload=NEW, built=True, reconnect=True)
     client_encoding: str | None = setting(None, STRING,
         "Put into the server's startup packet.", reload=NEW, built=True)
     datestyle: str | None = setting(None, STRING,

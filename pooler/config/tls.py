@@ -12,9 +12,10 @@ from __future__ import annotations
 import os
 import ssl
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from pooler.config.kinds import AuthType, TlsMode, TlsNegotiation
-from pooler.config.settings import Settings
+from pooler.config.settings import Database, Settings
 from pooler.errors import ConfigError
 
 ALL_VERSIONS = frozenset({"tlsv1.0", "tlsv1.1", "tlsv1.2", "tlsv1.3"})
@@ -97,12 +98,49 @@ def check_client_tls(settings: Settings) -> None:
     _check_suites("client_tls13_ciphers", settings.client_tls13_ciphers)
 
 
-def check_server_tls(settings: Settings) -> None:
+@dataclass(frozen=True, slots=True)
+class ServerTls:
+    """TLS towards the servers of a database: its own settings, or the wider ones.
+
+    The names are those of the settings without ``server_tls_``. Databases that say
+    the same share one of these, and with it one context.
+    """
+
+    sslmode: TlsMode
+    sslnegotiation: TlsNegotiation
+    protocols: str
+    ciphers: str
+    tls13_ciphers: str | None
+    ca_file: str
+    cert_file: str
+    key_file: str
+
+    @property
+    def is_direct(self) -> bool:
+        """Whether TLS begins without a question."""
+        return self.sslnegotiation is TlsNegotiation.DIRECT
+
+
+SERVER_TLS_ROWS = {
+    name: f"server_{name}" if name.startswith("tls") else f"server_tls_{name}"
+    for name in ServerTls.__dataclass_fields__
+}
+
+
+def server_tls_of(settings: Settings, database: Database | None = None) -> ServerTls:
+    """What counts for a database, or for one that says nothing itself."""
+    values = {}
+    for name, row in SERVER_TLS_ROWS.items():
+        own = None if database is None else getattr(database, row)
+        values[name] = getattr(settings, row) if own is None else own
+    return ServerTls(**values)
+
+
+def check_server_tls(tls: ServerTls) -> None:
     """ConfigError unless servers can be reached as the settings say."""
-    _check_versions("server_tls_protocols", settings.server_tls_protocols)
-    mode = settings.server_tls_sslmode
-    direct = settings.server_tls_sslnegotiation is TlsNegotiation.DIRECT
-    if direct and mode in (TlsMode.DISABLE, TlsMode.ALLOW, TlsMode.PREFER):
+    _check_versions("server_tls_protocols", tls.protocols)
+    mode = tls.sslmode
+    if tls.is_direct and mode in (TlsMode.DISABLE, TlsMode.ALLOW, TlsMode.PREFER):
         raise ConfigError(
             f"direct needs server_tls_sslmode of at least require, not {mode}",
             setting="server_tls_sslnegotiation",
@@ -110,18 +148,17 @@ def check_server_tls(settings: Settings) -> None:
     if mode is TlsMode.DISABLE:
         return
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    cert_file, key_file = settings.server_tls_cert_file, settings.server_tls_key_file
-    if bool(cert_file) != bool(key_file):
+    if bool(tls.cert_file) != bool(tls.key_file):
         raise ConfigError(
             "server_tls_cert_file and server_tls_key_file need each other",
-            setting="server_tls_cert_file" if cert_file else "server_tls_key_file",
+            setting="server_tls_cert_file" if tls.cert_file else "server_tls_key_file",
         )
-    if cert_file:
-        _check_pair(context, "server_tls", cert_file, key_file)
-    if settings.server_tls_ca_file:
-        _check_authorities(context, "server_tls", settings.server_tls_ca_file)
-    _check_ciphers(context, "server_tls", settings.server_tls_ciphers)
-    _check_suites("server_tls13_ciphers", settings.server_tls13_ciphers)
+    if tls.cert_file:
+        _check_pair(context, "server_tls", tls.cert_file, tls.key_file)
+    if tls.ca_file:
+        _check_authorities(context, "server_tls", tls.ca_file)
+    _check_ciphers(context, "server_tls", tls.ciphers)
+    _check_suites("server_tls13_ciphers", tls.tls13_ciphers)
 
 
 def _check_versions(setting: str, protocols: str) -> None:

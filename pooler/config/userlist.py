@@ -21,7 +21,9 @@ from types import MappingProxyType
 from pooler.config.settings import MAX_USER_NAME_BYTES
 from pooler.errors import ConfigError
 
-MAX_SECRET_BYTES = 2047
+# PostgreSQL's PG_MAX_AUTH_TOKEN_LENGTH without the length itself: tokens that stand for
+# a password are long.
+MAX_SECRET_BYTES = 65_531
 MAX_SCRAM_ITERATIONS = 10_000_000
 SCRAM_KEY_BYTES = 32
 

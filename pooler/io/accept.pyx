@@ -9,6 +9,7 @@ from pooler.io.conn cimport (
     KIND_CLIENT, KIND_LISTENER, NOTICE_ACCEPT_PAUSED, NOTICE_LOGIN, conn_enter,
     conn_handle, conn_leave, notice,
 )
+from pooler.io.logins cimport count_clients, login_goes_on
 from pooler.io.poll cimport WATCH_READ, WATCH_SHARED, watch, watch_no_more
 from pooler.io.syscalls cimport (
     AF_INET, AF_INET6, EAGAIN, ECONNABORTED, EINTR, EMFILE, ENFILE, ENOBUFS, ENOMEM,
@@ -88,6 +89,7 @@ cdef int add_client(Loop *L, int fd, const sockaddr_storage *peer) noexcept nogi
     L.counters.accepts += 1
     L.client_count += 1
     L.login_count += 1
+    count_clients(L)
     if watch(L, &cc.conn, WATCH_READ) < 0:
         step_client_close(&L.relay, &cc.session, CLOSE_NO_MEMORY, False)
     return 0
@@ -125,7 +127,7 @@ cdef void pause(Loop *L, ListenerConn *listener, int error) noexcept nogil:
 
 
 cdef void login_readable(Loop *L, ClientConn *cc) noexcept nogil:
-    """Keep what a client says before it is logged in; Python reads it.
+    """Keep what a client says before it is logged in; who is not known, Python reads.
 
     Not more than Python waits for, or a startup packet: the rest waits outside until
     some of it was consumed.
@@ -148,6 +150,8 @@ cdef void login_readable(Loop *L, ClientConn *cc) noexcept nogil:
         return
     if queue_add(&cc.session.stream.held, L.recv_buffer, n) < 0:
         step_client_close(&L.relay, &cc.session, CLOSE_NO_MEMORY, True)
+        return
+    if login_goes_on(L, cc):
         return
     if not cc.login_noticed and have + <size_t> n >= cc.login_wanted_bytes:
         cc.login_noticed = True

@@ -9,6 +9,7 @@ from pooler.io.conn cimport (
     NOTICE_LAUNCH, NOTICE_LEARNED, NOTICE_SERVER_CLOSED, NoticeRow, ServerConn,
     conn_handle, conn_leave, conn_of_client, conn_of_server, notice,
 )
+from pooler.io.logins cimport count_clients, login_end
 from pooler.io.poll cimport WATCH_READ, WATCH_WRITE, watch
 from pooler.io.syscalls cimport ENOMEM
 from pooler.io.tls cimport tls_error
@@ -21,6 +22,7 @@ from pooler.relay.orders cimport (
 from pooler.relay.step cimport (
     client_held_back, server_held_back, step_client_end, step_is_over, step_more,
 )
+from pooler.session.records cimport CLOSE_LOGIN_TIMEOUT
 from pooler.wire.buffers cimport queue_reset
 from pooler._wire cimport error_response_bytes, put_error_response
 
@@ -99,25 +101,39 @@ cdef void tell_client(Loop *L, ClientConn *cc, uint8_t reason) noexcept nogil:
     stream_swallow(L, &cc.conn)
 
 
-cdef void close_client(Loop *L, const Order *order) noexcept nogil:
-    cdef ClientConn *cc = conn_of_client(order.client)
+cdef void tell_closed(Loop *L, ClientConn *cc, const Order *order) noexcept nogil:
+    """Python hears of a close that it logs, or has something to clear away for."""
     cdef NoticeRow *row
-    if cc.conn.fd < 0:
+    cdef const char *detail = tls_error(&cc.conn)
+    if not L.logins.tell_closes and L.logins.on and detail == NULL and (
+        not order.client.pool.config.dedicated if order.client.pool != NULL
+        else not cc.by_python and order.reason != CLOSE_LOGIN_TIMEOUT
+    ):
         return
-    if order.tell:
-        tell_client(L, cc, order.reason)
     row = notice(
         L, NOTICE_CLIENT_CLOSED, conn_handle(L, &cc.conn), <int32_t> order.reason
     )
     row.peer = cc.peer
-    row.detail = tls_error(&cc.conn)
+    row.detail = detail
     row.age_us = L.relay.now_us - order.client.opened_us
     if order.client.pool != NULL:
         row.pool_id = <int32_t> order.client.pool.id
-    else:
+
+
+cdef void close_client(Loop *L, const Order *order) noexcept nogil:
+    cdef ClientConn *cc = conn_of_client(order.client)
+    if cc.conn.fd < 0:
+        return
+    if order.tell:
+        tell_client(L, cc, order.reason)
+    tell_closed(L, cc, order)
+    login_end(L, cc)
+    if order.client.pool == NULL:
         L.login_count -= 1
     queue_reset(&order.client.stream.out)
     L.client_count -= 1
+    L.uncounted_count -= cc.uncounted
+    count_clients(L)
     conn_leave(L, &cc.conn)
 
 

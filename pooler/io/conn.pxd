@@ -9,9 +9,12 @@ of the same turn and orders of the same step may still point to it.
 
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 
+from pooler.auth.exchange cimport Exchange
+from pooler.auth.secrets cimport Secret
 from pooler.io.syscalls cimport ssize_t
 from pooler.relay.shared cimport Relay
 from pooler.session.records cimport ClientSession, ServerSession
+from pooler.tables.params cimport ParamSet
 from pooler.wire.buffers cimport Output, Stream
 
 cdef enum ConnKind:
@@ -23,6 +26,7 @@ cdef enum ConnKind:
 # What Python has to do. The meaning of a row's argument stands beside each.
 cpdef enum Notice:
     NOTICE_LOGIN  # a client in state LOGIN has sent something
+    NOTICE_LOGGED_IN  # argument: number of the known login; Python did not lead it
     NOTICE_CLIENT_CLOSED  # argument: CloseReason
     NOTICE_SERVER_CLOSED  # argument: CloseReason
     NOTICE_LAUNCH  # pool_id: it wants servers
@@ -66,11 +70,64 @@ cdef struct Peer:
     uint16_t port
     uint8_t address[16]  # IPv4 in the first four bytes
 
+cdef struct KnownLogin:  # a startup packet that was let in, and what it has come to
+    KnownLogin *next  # own list of one bucket
+    uint64_t hash
+    uint32_t refs  # of the table, and of every proof under way
+    bint forgotten  # is not in the table any more
+    uint32_t number  # as Python calls it
+    Peer peer  # from where; its port is 0
+    bint secured  # it came by TLS
+    uint8_t question  # Question, if there is a secret
+    Secret *secret  # own: one reference; NULL: nothing is asked
+    uint64_t until_us  # when the secret has to be asked for anew; 0: it has not
+    uint32_t pool_id
+    ParamSet *values  # own: one reference
+    uint8_t key_n  # of the cancel key that it gets
+    uint32_t packet_n
+    uint32_t before_n  # what is sent in front of the question
+    uint32_t greeting_n  # what is sent when it is let in, up to the cancel key
+    uint8_t bytes[1]  # packet, before, greeting
+
+cdef struct ProofUnderWay:
+    KnownLogin *known  # own: one reference
+    Exchange exchange
+    uint8_t code  # ProofCode: from PROOF_GIVEN on, Python has to see to it
+
+cdef enum LoginMarks:
+    KNOWN_LOGIN_BUCKETS = 1024  # and so many are kept at most
+    RANDOM_CACHE_BYTES = 1024
+
+cdef struct Logins:  # what is known of those who log in; written by logins
+    bint on  # Python has said what the fields below are
+    bint tell_logins  # Python writes a line for each
+    bint tell_closes
+    void *tls  # borrow: SSL_CTX of those who ask for it; NULL: they are refused
+    uint8_t binding_n
+    uint8_t binding[64]
+    uint8_t slot  # cancel keys: see worker.cancel
+    uint16_t peer_id
+    uint64_t *clients  # borrow: of this worker, on the board; NULL: there is none
+    const uint64_t *all_clients  # borrow: of the first of workers_count workers
+    size_t stride  # from one to the next
+    uint32_t workers_count
+    uint64_t max_clients
+    KnownLogin **known  # own: KNOWN_LOGIN_BUCKETS; NULL: none yet
+    uint32_t known_count
+    uint32_t last_number
+    uint32_t random_n  # that are left
+    uint8_t random[RANDOM_CACHE_BYTES]
+    Output out  # own: what a login is sent at once
+
 cdef struct ClientConn:
     Conn conn
     ClientSession session
     bint login_noticed  # Python knows that there are bytes
+    bint by_python  # Python leads the login
+    bint uncounted  # takes no place of max_client_conn
+    bint asked_tls  # SSLRequest was answered, and not by Python
     uint32_t login_wanted_bytes  # Python hears of no less
+    ProofUnderWay *proof  # own; NULL: none
     Peer peer
 
 cdef struct ServerConn:
@@ -106,6 +163,7 @@ cdef struct LoopCounters:
     uint64_t sends
     uint64_t watches  # changes of what is watched
     uint64_t accepts
+    uint64_t known_logins  # that Python did not lead
     uint64_t python  # returns to Python
 
 cdef struct Loop:  # one per worker
@@ -128,9 +186,11 @@ cdef struct Loop:  # one per worker
     uint32_t *ready_masks
     uint32_t ready_count
     uint32_t client_count
+    uint32_t uncounted_count  # of these, not on the board
     uint32_t login_count
     uint32_t server_count
     uint32_t link_count
+    Logins logins
     LoopCounters counters
 
 

@@ -3,22 +3,28 @@
 
 cimport cython
 from cpython.bytes cimport PyBytes_AsString, PyBytes_FromStringAndSize
-from libc.stdint cimport uint32_t, uint64_t, uint8_t
+from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport free
-from libc.string cimport memset
+from libc.string cimport memcpy, memmove, memset
 
+from pooler.auth.exchange cimport Exchange
+from pooler.auth.secrets cimport KEY_BYTES, StoredSecret, secret_ref, stored_secret
 from pooler.io.accept cimport (
     LOGIN_HELD_MAX_BYTES, close_listener, listen_again, open_listener,
 )
 from pooler.io.carry_out cimport carry_out, fill_close_reasons
 from pooler.io.conn cimport (
-    ClientConn, Conn, KIND_CLIENT, KIND_LINK, KIND_LISTENER, KIND_SERVER, LinkConn,
-    ListenerConn, Loop, NOTICE_CLIENT_CLOSED, NoticeRow, ServerConn, conn_handle,
-    conn_of, conn_of_server, free_dead,
+    ClientConn, Conn, KIND_CLIENT, KIND_LINK, KIND_LISTENER, KIND_SERVER, KnownLogin,
+    LinkConn, ListenerConn, Logins, Loop, NOTICE_CLIENT_CLOSED, NOTICE_LOGGED_IN,
+    NoticeRow, ServerConn, conn_handle, conn_of, conn_of_server, free_dead,
 )
 from pooler.io.find cimport cancel_owner, close_all, retire_servers
 from pooler.io.link cimport (
     close_link, link_becomes_server, link_listen, link_send, open_link,
+)
+from pooler.io.logins cimport (
+    admit, count_clients, login_end, login_forget, login_known, login_remember,
+    logins_forget, logins_free,
 )
 from pooler.io.loop cimport loop_free, loop_init, loop_now, loop_run
 from pooler.io.poll cimport (
@@ -33,7 +39,7 @@ from pooler.io.tls_context cimport (
 from pooler.io.transport cimport stream_swallow, stream_write
 from pooler.relay.inquire cimport inquiry_forget, words_forget
 from pooler.relay.step cimport (
-    relay_add_pool, step_cancel, step_cancelled, step_client_admit, step_client_close,
+    relay_add_pool, step_cancel, step_cancelled, step_client_close,
     step_client_end, step_pool_inquire, step_pool_waits, step_pool_wants,
     step_server_begin, step_server_close,
 )
@@ -46,7 +52,7 @@ from pooler.session.records cimport (
     CANCEL_KEY_MAX_BYTES, CANCEL_KEY_MIN_BYTES, CLIENT_LOGIN, CLOSE_NO_MEMORY,
     CLOSE_REASONS, CLOSE_SERVER_OBSOLETE, CLOSE_SERVER_UNUSABLE, ClientSession,
     CloseReason, MODE_SESSION, Pool, PoolConfig, Script, ServerSession,
-    client_cancel_key, script_fill,
+    script_fill,
 )
 from pooler.session.sequences cimport sequences_always
 from pooler.tables.params cimport (
@@ -63,6 +69,9 @@ import selectors
 from pooler.errors import CLOSE_REASON_ROWS
 
 fill_close_reasons(CLOSE_REASON_ROWS)
+
+cdef enum:
+    NOTICES_AT_ONCE = 32  # of logins: some milliseconds
 
 # Parameters that are lists of names: SET would take a reported value for one name.
 LIST_PARAMETERS = frozenset(
@@ -142,6 +151,9 @@ cdef class Engine:
             &self.loop.relay.statements.schema_own
         )
         self.schema_cell = None
+        logins_free(&self.loop)
+        self.client_cells = None
+        self.login_context = None
 
     def fileno(self):
         """What ``run`` reports as readable when notices wait."""
@@ -197,18 +209,21 @@ cdef class Engine:
         return ready
 
     def take_notices(self):
-        """Return and forget what was left for Python.
+        """Return and forget what was left for Python, the oldest first.
 
-        Rows are (Notice, handle, argument, pool id or -1, age in us, peer, detail);
-        what a kind fills in is said at ``Notice``.
+        No more than what keeps others waiting for a moment only: what is left is told
+        after the next turn. Rows are (Notice, handle, argument, pool id or -1, age in
+        us, peer, detail); what a kind fills in is said at
+        ``Notice``.
         """
+        cdef uint32_t count = min(self.loop.notice_count, <uint32_t> NOTICES_AT_ONCE)
         cdef uint32_t i
         cdef NoticeRow *row
         rows = []
-        for i in range(self.loop.notice_count):
+        for i in range(count):
             row = &self.loop.notices[i]
             peer = None
-            if row.kind == NOTICE_CLIENT_CLOSED:
+            if row.kind == NOTICE_CLIENT_CLOSED or row.kind == NOTICE_LOGGED_IN:
                 peer = peer_name(&row.peer)
             detail = row.detail.decode() if row.detail != NULL else ""
             rows.append(
@@ -217,7 +232,11 @@ cdef class Engine:
                     detail,
                 )
             )
-        self.loop.notice_count = 0
+        self.loop.notice_count -= count
+        memmove(
+            self.loop.notices, self.loop.notices + count,
+            self.loop.notice_count * sizeof(NoticeRow),
+        )
         return rows
 
     @property
@@ -276,6 +295,113 @@ cdef class Engine:
         if conn != NULL and conn.kind == KIND_LISTENER:
             close_listener(&self.loop, conn)
 
+    # ------------------------------------------------------------ logins
+
+    def logins_configure(
+        self, *, uint64_t[:] client_cells, uint8_t slot, uint64_t max_clients,
+        uint16_t peer_id=0, TlsContext context=None, bint tell_logins=True,
+        bint tell_closes=True,
+    ):
+        """From now on logins whose startup packet is known need no Python.
+
+        ``client_cells``: how many clients each worker has, shared, and this worker's
+        row of them; lent until ``close``. ``context``: TLS for clients that ask for it;
+        None: they are refused. ``tell_logins``, ``tell_closes``: whether notices of
+        such logins, and of the end of clients, are wanted. What was known is forgotten.
+        """
+        cdef Logins *logins = &self.loop.logins
+        logins_forget(&self.loop)
+        self.client_cells = client_cells
+        self.login_context = context
+        logins.all_clients = &client_cells[0]
+        logins.stride = <size_t> client_cells.strides[0] // sizeof(uint64_t)
+        logins.clients = &client_cells[slot]
+        logins.workers_count = <uint32_t> client_cells.shape[0]
+        logins.max_clients = max_clients
+        logins.slot = slot
+        logins.peer_id = peer_id
+        logins.tls = NULL if context is None else <void *> context.context
+        logins.binding_n = 0
+        if context is not None:
+            logins.binding_n = <uint8_t> len(context.certificate_hash)
+            memcpy(
+                logins.binding, bytes_of(context.certificate_hash), logins.binding_n
+            )
+        logins.tell_logins = tell_logins
+        logins.tell_closes = tell_closes
+        logins.on = True
+        count_clients(&self.loop)
+
+    def tell_closes(self):
+        """From now on the end of every client is told."""
+        self.loop.logins.tell_closes = True
+
+    def logins_forget(self):
+        """Something has changed that a known login depends on."""
+        logins_forget(&self.loop)
+
+    def login_forget(self, uint32_t number):
+        """What ``login_remember`` has returned is not known any more."""
+        login_forget(&self.loop, number)
+
+    def login_remember(
+        self, uint64_t handle, bytes packet, uint32_t pool_id, parameters,
+        bytes greeting, *, bytes before=b"", int question=0, StoredSecret secret=None,
+        uint64_t valid_us=0, uint8_t key_bytes=CANCEL_KEY_MIN_BYTES,
+    ):
+        """A client that is about to be admitted: others like it need no Python.
+
+        ``packet``: its startup packet. ``before``: what it was told in front of the
+        question, ``secret``: what its answer was measured by; None: nothing was asked.
+        ``valid_us``: for how long, 0 for ever. ``greeting``: all it is told, up to the
+        cancel key of ``key_bytes``. Returns the
+        number by which NOTICE_LOGGED_IN names them, 0 if nothing is kept.
+        """
+        cdef ClientConn *cc = self.client(handle)
+        cdef KnownLogin *known
+        self.pool(pool_id)
+        if not CANCEL_KEY_MIN_BYTES <= key_bytes <= CANCEL_KEY_MAX_BYTES:
+            raise ValueError(f"cancel key of {key_bytes} bytes")
+        known = login_known(
+            cc, bytes_of(packet), len(packet), bytes_of(before), len(before),
+            bytes_of(greeting), len(greeting),
+        )
+        if known == NULL:
+            raise MemoryError
+        try:
+            known.values = self.parameter_set(parameters)
+        except BaseException:
+            free(known)
+            raise
+        known.pool_id = pool_id
+        known.key_n = key_bytes
+        if valid_us:
+            loop_now(&self.loop)
+            known.until_us = self.loop.relay.now_us + valid_us
+        known.question = <uint8_t> question
+        if secret is not None:
+            known.secret = secret_ref(secret.secret)
+        return login_remember(&self.loop, known)
+
+    def login_state(self, uint64_t handle):
+        """What the engine has done of a login that is Python's now.
+
+        (SSLRequest was answered, TLS has begun, proof); the proof is None, or what
+        ``LedElsewhere`` (``login/outcomes``) is made of.
+        """
+        cdef ClientConn *cc = self.client(handle)
+        cdef Exchange *x
+        proof = None
+        if cc.proof != NULL:
+            x = &cc.proof.exchange
+            proof = (
+                <bytes> cc.proof.known.bytes[:cc.proof.known.packet_n],
+                <int> cc.proof.code, <int> x.question, x.kind, x.length,
+                stored_secret(x.secret), <bytes> x.client_key[:KEY_BYTES],
+                <bytes> x.answer[:x.answer_n],
+            )
+        return bool(cc.asked_tls), cc.conn.tls != NULL, proof
+
     # ------------------------------------------------------------ clients
 
     cdef ClientConn *client(self, uint64_t handle) except? NULL:
@@ -333,14 +459,12 @@ cdef class Engine:
         if not CANCEL_KEY_MIN_BYTES <= len(cancel_key) <= CANCEL_KEY_MAX_BYTES:
             raise ValueError(f"cancel key of {len(cancel_key)} bytes")
         cdef ParamSet *values = self.parameter_set(parameters)
-        client_cancel_key(c, bytes_of(cancel_key), <uint8_t> len(cancel_key))
-        L.login_count -= 1
         loop_now(L)
-        step_client_admit(&L.relay, c, p, values)
-        if stream_write(
-            L, &cc.conn, &c.stream.out, bytes_of(greeting), len(greeting)
-        ) < 0:
-            step_client_end(&L.relay, c)
+        login_end(L, cc)
+        admit(
+            L, cc, p, values, bytes_of(cancel_key), <uint8_t> len(cancel_key),
+            bytes_of(greeting), len(greeting),
+        )
         carry_out(L)
 
     def client_start_tls(self, uint64_t handle, TlsContext context):
@@ -371,6 +495,13 @@ cdef class Engine:
     def client_certificate_name(self, uint64_t handle):
         """The common name in the certificate that a client has shown; b"": none."""
         return certificate_name(&self.client(handle).conn)
+
+    def client_uncounted(self, uint64_t handle):
+        """A client takes no place of ``max_client_conn``."""
+        cdef ClientConn *cc = self.client(handle)
+        self.loop.uncounted_count += not cc.uncounted
+        cc.uncounted = True
+        count_clients(&self.loop)
 
     def client_os_uid(self, uint64_t handle):
         """The user id of the process behind a Unix socket; None: there is none."""

@@ -12,6 +12,7 @@ cdef class TlsContext:
     cdef readonly bytes certificate_hash  # ours, for channel binding; b"": none
 
 cdef SSL *accepting(TlsContext context)
+cdef SSL *accepting_by(SSL_CTX *context) noexcept nogil
 cdef SSL *connecting(TlsContext context, str host, bint direct) except *
 cdef bytes peer_hash(const Conn *conn)
 cdef bytes peer_name(const Conn *conn)

@@ -266,7 +266,12 @@ cdef class TlsContext:
 
 cdef SSL *accepting(TlsContext context):
     """For a client that begins; NULL without memory."""
-    cdef SSL *ssl = SSL_new(context.context)
+    return accepting_by(context.context)
+
+
+cdef SSL *accepting_by(SSL_CTX *context) noexcept nogil:
+    """The same; the connection keeps the context as long as it needs it."""
+    cdef SSL *ssl = SSL_new(context)
     if ssl != NULL:
         SSL_set_accept_state(ssl)
     return ssl

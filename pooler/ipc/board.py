@@ -89,6 +89,10 @@ class Board:
         start = self._at(slot, COUNTERS[0].name)
         return self._values[start : start + len(COUNTERS)]
 
+    def column(self, name: str) -> memoryview[int]:
+        """Return a counter of all slots, shared; the writer of each may change it."""
+        return self._values[INDEX[name] :: self._row]
+
     def schema_cell(self) -> memoryview[int]:
         """Return the cell that all processes count up, as one unsigned 32-bit."""
         with memoryview(self._map) as whole:

@@ -16,28 +16,30 @@ Authentication".
 from __future__ import annotations
 
 import enum
-import hmac
 import os
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import final
 
+from pooler.auth.exchange import ProofCode, Question
+from pooler.auth.proof import RANDOM_BYTES, Proof, WrongProofError, proof_error
+from pooler.auth.secrets import StoredSecret
 from pooler.errors import (
     FEATURE_NOT_SUPPORTED,
     INVALID_AUTHORIZATION,
     INVALID_CATALOG_NAME,
     INVALID_PASSWORD,
     LoginError,
-    SilentLoginError,
 )
 from pooler.login import packets
-from pooler.login.md5 import md5_response, md5_secret
+from pooler.login.md5 import md5_secret
 from pooler.login.outcomes import Cancel as Cancel
 from pooler.login.outcomes import Closed as Closed
+from pooler.login.outcomes import LedElsewhere, Outcome, Pending, Remembered
 from pooler.login.outcomes import LoggedIn as LoggedIn
+from pooler.login.outcomes import NeedKeys as NeedKeys
 from pooler.login.outcomes import NeedSecret as NeedSecret
 from pooler.login.outcomes import NeedVerdict as NeedVerdict
-from pooler.login.outcomes import Outcome, Pending
 from pooler.login.outcomes import Reply as Reply
 from pooler.login.outcomes import StartTls as StartTls
 from pooler.login.policy import (
@@ -50,12 +52,11 @@ from pooler.login.policy import (
     Demand,
 )
 from pooler.login.scram import (
+    KeyRequest,
     ScramKeys,
     SecretKind,
     SecureRandom,
-    ServerExchange,
     Verifier,
-    WrongProofError,
     salt_of,
     secret_kind,
 )
@@ -70,22 +71,18 @@ from pooler.login.startup import (
     select_parameters,
 )
 
-_MD5_SALT_BYTES = 4
 _NOT_ENCRYPTED = b"N"
 _ENCRYPTED = b"S"
 
 
 class _State(enum.Enum):
-    """What is awaited from the client; from elsewhere in SECRET and VERDICT."""
+    """What is awaited from the client; from elsewhere in SECRET, VERDICT and KEYS."""
 
     STARTUP = enum.auto()
     SECRET = enum.auto()
     VERDICT = enum.auto()
-    PASSWORD = enum.auto()
-    MD5 = enum.auto()
-    SASL_INITIAL = enum.auto()
-    SASL_FIRST = enum.auto()
-    SASL_FINAL = enum.auto()
+    KEYS = enum.auto()
+    PROOF = enum.auto()
     DONE = enum.auto()
 
 
@@ -95,22 +92,27 @@ class ClientLogin:
 
     __slots__ = (
         "_demand",
+        "_elsewhere",
         "_encryption_requests",
-        "_exchange",
+        "_found",
         "_kind",
         "_known",
         "_negotiation",
+        "_packet",
         "_parameters",
         "_peer",
         "_policy",
+        "_proof",
         "_random",
-        "_salt",
         "_secret",
         "_secured",
         "_server_secret",
         "_server_user",
         "_startup",
         "_state",
+        "_stored",
+        "_verifier",
+        "_with_keys",
     )
 
     def __init__(
@@ -136,8 +138,13 @@ class ClientLogin:
         self._negotiation = b""
         self._server_user = ""
         self._server_secret: str | None = None
-        self._salt = b""
-        self._exchange: ServerExchange | None = None
+        self._packet = b""
+        self._proof: Proof | None = None
+        self._stored: StoredSecret | None = None
+        self._elsewhere = False
+        self._found = False
+        self._verifier: Verifier | None = None
+        self._with_keys: _WithKeys | None = None
 
     @property
     def asked(self) -> tuple[str, str]:
@@ -163,8 +170,8 @@ class ClientLogin:
                  incomplete packet (at most 64 KiB)
         Errors:  LoginError: tell the client, unless it is a SilentLoginError, and
                  close
-        Cost:    one salted password (``scram_iterations`` hashes) for a plain
-                 secret under SCRAM, once per user; else some hashes
+        Cost:    some hashes, and what ``find_keys`` costs: for a plain secret under
+                 SCRAM once per user, for a password and a SCRAM secret each time
         """
         consumed = 0
         sent: list[bytes] = []
@@ -190,6 +197,7 @@ class ClientLogin:
         are those of ``receive``, which goes on with the bytes that have come meanwhile.
         """
         assert self._state is _State.SECRET  # noqa: S101 - one answer to one question
+        self._found = True
         self._server_user = server_user
         self._server_secret = secret
         reply = self._challenge(secret, known=secret is not None)
@@ -212,6 +220,77 @@ class ClientLogin:
         self._state = _State.DONE
         return reply
 
+    def keys_found(self, keys: ScramKeys) -> Reply:
+        """Answer NeedKeys. Out and Errors are those of ``secret_found``."""
+        then, self._with_keys = self._with_keys, None
+        assert then is not None  # noqa: S101 - one answer to one question
+        reply = then(self, keys)
+        if reply.outcome is not None:
+            self._come_to(reply.outcome)
+        return reply
+
+    def _seek_keys(self, request: KeyRequest, then: _WithKeys) -> Reply:
+        """Go on with the keys at once, or when somebody else has derived them."""
+        keys = self._policy.find_keys(request)
+        if keys is not None:
+            return then(self, keys)
+        self._with_keys = then
+        self._state = _State.KEYS
+        return Reply(0, b"", NeedKeys(request, request.password == self._secret))
+
+    def resumed(self, *, asked_tls: bool, secured: bool) -> None:
+        """The engine has answered SSLRequest, and TLS may have begun."""
+        if asked_tls:
+            self._encryption_requests.add(SSLRequest)
+        self._secured = secured
+
+    def remembered(self) -> Remembered | None:
+        """What this login was; None: it tells nothing of the next one.
+
+        So it does when somebody else than our configuration has judged it.
+        """
+        startup, method = self._startup_message(), self._demand.method
+        if self._elsewhere or startup.replication:
+            return None
+        if self._proof is not None:
+            return Remembered(
+                self._packet,
+                self._negotiation,
+                self._proof.question,
+                self._stored,
+                self._found,
+            )
+        if method not in (AuthMethod.TRUST, AuthMethod.ANY):
+            return None
+        return Remembered(self._packet, self._negotiation, 0, None, self._found)
+
+    def take_over(self, led: LedElsewhere) -> Reply:
+        """Go on with a login that the engine has led up to the end of its proof.
+
+        What was sent is not sent again. The proof counts if the same is asked by the
+        same secret today. Out and Errors are those of ``receive``.
+        """
+        reply = self.receive(led.packet)
+        if isinstance(reply.outcome, NeedKeys):  # a reload came in between
+            reply = self.keys_found(reply.outcome.request.derive())
+        if led.code >= ProofCode.PROOF_WRONG:
+            error = proof_error(led.code, led.question, led.kind, led.length)
+            return self._refuse_proof(error)
+        if isinstance(reply.outcome, LoggedIn):
+            return Reply(0, led.answer, reply.outcome)
+        proof, stored = self._proof, self._stored
+        if (
+            proof is None
+            or stored is None
+            or proof.question != led.question
+            or not stored.same(led.secret)
+        ):
+            error = proof_error(ProofCode.PROOF_WRONG, led.question)
+            return self._refuse_proof(error)
+        self._state = _State.DONE
+        keys = self._proven_keys(led.client_key)
+        return Reply(0, led.answer, self._logged_in(keys))
+
     def _wanted(self, data: bytes) -> int:
         """How many bytes the packet has that begins here; its length was judged."""
         if self._state is _State.STARTUP:
@@ -232,6 +311,7 @@ class ClientLogin:
             case CancelRequest(key, consumed):
                 return Reply(consumed, b"", Cancel(key))
             case StartupMessage():
+                self._packet = data[: request.consumed]
                 return self._begin(request)
             case SSLRequest() | GSSENCRequest():
                 return self._answer_encryption(request)
@@ -311,6 +391,12 @@ class ClientLogin:
         if check is not None:
             check(self, known)
             return Reply(0, self._negotiation, self._logged_in())
+        request = self._missing_verifier()
+        if request is not None:
+            return self._seek_keys(request, ClientLogin._keep_verifier)
+        return self._ask_for_proof()
+
+    def _ask_for_proof(self) -> Reply:
         challenge = _CHALLENGES[self._demand.method, self._kind](self)
         return Reply(0, self._negotiation + challenge)
 
@@ -338,11 +424,16 @@ class ClientLogin:
         """Everybody may be anybody."""
 
     def _check_known(self, known: bool) -> None:
+        """PgBouncer's words, which differ when auth_query was asked.
+
+        Where there is no password to guess they tell nothing more.
+        """
         if not known:
+            reason = "no such user"
+            if self._found:
+                raise LoginError(reason, INVALID_AUTHORIZATION)
             raise LoginError(
-                '"trust" authentication failed',
-                INVALID_AUTHORIZATION,
-                why="no such user",
+                '"trust" authentication failed', INVALID_AUTHORIZATION, why=reason
             )
 
     def _check_os_user(self, known: bool) -> None:
@@ -373,25 +464,78 @@ class ClientLogin:
 
     # Challenges: what to ask for, by method and kind of secret.
 
-    def _ask_password(self) -> bytes:
-        self._state = _State.PASSWORD
-        return packets.authentication_cleartext_password()
+    def _ask(self, question: Question, secret: StoredSecret) -> bytes:
+        """Begin the proof."""
+        self._stored = secret
+        self._proof = Proof(
+            question,
+            secret,
+            self._random(RANDOM_BYTES),
+            binding=self._policy.certificate_hash if self._secured else b"",
+        )
+        self._state = _State.PROOF
+        return self._proof.answer
 
-    def _ask_md5(self) -> bytes:
-        self._state = _State.MD5
-        self._salt = self._random(_MD5_SALT_BYTES)
-        return packets.authentication_md5_password(self._salt)
+    def _ask_password(self) -> bytes:
+        self._elsewhere = True
+        return self._ask(Question.ASK_PASSWORD, StoredSecret.elsewhere())
+
+    def _ask_password_mock(self) -> bytes:
+        return self._ask(Question.ASK_PASSWORD, StoredSecret.nobody())
+
+    def _ask_password_plain(self) -> bytes:
+        secret = packets.encode(self._secret or "")
+        return self._ask(Question.ASK_PASSWORD, StoredSecret.plain(secret))
+
+    def _ask_password_md5(self) -> bytes:
+        return self._ask(Question.ASK_PASSWORD, self._md5(self._secret or ""))
+
+    def _ask_md5_plain(self) -> bytes:
+        secret = md5_secret(self._secret or "", self._name())
+        return self._ask(Question.ASK_MD5, self._md5(secret))
+
+    def _ask_md5_stored(self) -> bytes:
+        return self._ask(Question.ASK_MD5, self._md5(self._secret or ""))
+
+    def _ask_md5_mock(self) -> bytes:
+        """A user that nobody knows is asked what one that is known might be asked."""
+        if self._policy.mock_kind(self._name()) is SecretKind.SCRAM:
+            return self._ask_scram_mock()
+        secret = StoredSecret.md5(self._random(16).hex().encode(), b"", doomed=True)
+        return self._ask(Question.ASK_MD5, secret)
+
+    def _md5(self, secret: str) -> StoredSecret:
+        digits = secret.removeprefix("md5").encode()
+        return StoredSecret.md5(digits, packets.encode(self._name()))
 
     def _ask_scram_stored(self) -> bytes:
         return self._ask_scram(Verifier.parse(self._secret or ""))
 
+    def _verifier_request(self) -> KeyRequest:
+        """What the verifier of a plain secret is made of."""
+        policy = self._policy
+        salt = salt_of(self._name(), policy.mock_key)
+        return KeyRequest(self._secret or "", salt, policy.scram_iterations)
+
+    def _missing_verifier(self) -> KeyRequest | None:
+        """What has to be derived before SCRAM can be offered."""
+        if (self._demand.method, self._kind) != (AuthMethod.SCRAM, SecretKind.PLAIN):
+            return None
+        request = self._verifier_request()
+        known = self._policy.verifiers.find(
+            self._name(), request.password, request.salt, request.iterations
+        )
+        return None if known is not None else request
+
+    def _keep_verifier(self, keys: ScramKeys) -> Reply:
+        verifier = Verifier.from_keys(keys)
+        self._policy.verifiers.keep(self._name(), self._secret or "", verifier)
+        return self._ask_for_proof()
+
     def _ask_scram_plain(self) -> bytes:
-        policy, user = self._policy, self._name()
-        verifier = policy.verifiers.get(
-            user,
-            self._secret or "",
-            salt_of(user, policy.mock_key),
-            policy.scram_iterations,
+        request = self._verifier_request()
+        verifier = self._policy.verifiers.find(
+            self._name(), request.password, request.salt, request.iterations
         )
         return self._ask_scram(verifier)
 
@@ -401,135 +545,82 @@ class ClientLogin:
     def _ask_scram(self, verifier: Verifier | None) -> bytes:
         """Offer SCRAM; without a verifier the exchange runs and fails at its end."""
         policy = self._policy
-        self._exchange = ServerExchange(
-            verifier
-            or Verifier.mock(self._name(), policy.mock_key, policy.scram_iterations),
-            doomed=verifier is None,
-            binding=policy.certificate_hash if self._secured else b"",
-            secure_random=self._random,
+        self._verifier = verifier or Verifier.mock(
+            self._name(), policy.mock_key, policy.scram_iterations
         )
-        self._state = _State.SASL_INITIAL
-        return packets.authentication_sasl(self._exchange.mechanisms)
+        secret = self._verifier.stored_secret(doomed=verifier is None)
+        return self._ask(Question.ASK_SCRAM, secret)
 
     # Answers to challenges.
 
-    def _take_password(self, data: bytes) -> Reply | None:
-        message = self._read_answer(data)
-        if message is None:
+    def _take_proof(self, data: bytes) -> Reply | None:
+        proof = self._proof
+        assert proof is not None  # noqa: S101 - set with the state
+        try:
+            code, consumed, password = proof.take(data)
+        except WrongProofError as error:
+            return self._refuse_proof(error)
+        if code == ProofCode.PROOF_MORE:
             return None
-        password = self._read_password(message)
+        if code == ProofCode.PROOF_ANSWERED:
+            return Reply(consumed, proof.answer)
+        if password is not None:
+            return self._judge(consumed, packets.decode(password))
+        keys = self._proven_keys(proof.client_key)
+        return Reply(consumed, proof.answer, self._logged_in(keys))
+
+    def _judge(self, consumed: int, password: str) -> Reply:
+        """A password of which we have no hash to compare."""
         if self._demand.method in _JUDGED_ELSEWHERE:
             self._state = _State.VERDICT
             self._server_secret = password
             verdict = NeedVerdict(self._demand.method, self._name(), password)
-            return Reply(message.end, b"", verdict)
-        check = None if self._kind is None else _PASSWORD_CHECKS[self._kind]
-        if check is None or not check(self, password):
-            raise self._refused("password authentication failed")
-        return Reply(message.end, b"", self._logged_in())
+            return Reply(consumed, b"", verdict)
+        verifier = Verifier.parse(self._secret or "")
+        assert verifier is not None  # noqa: S101 - or there was something to compare
+        request = KeyRequest(password, verifier.salt, verifier.iterations)
+        self._verifier = verifier
+        reply = self._seek_keys(request, ClientLogin._compare_keys)
+        return Reply(consumed, reply.send, reply.outcome)
 
-    def _take_md5(self, data: bytes) -> Reply | None:
-        message = self._read_answer(data)
-        if message is None:
+    def _compare_keys(self, keys: ScramKeys) -> Reply:
+        verifier = self._verifier
+        if verifier is None or not verifier.is_of(keys):
+            return self._refuse_password(keys)
+        return Reply(0, b"", self._logged_in())
+
+    def _proven_keys(self, client_key: bytes) -> ScramKeys | None:
+        """Keys of a verifier we made ourselves open no server."""
+        verifier = self._verifier
+        if self._kind is not SecretKind.SCRAM or verifier is None:
             return None
-        answer = self._read_password(message)
-        known = self._secret is not None
-        secret = self._secret if self._secret is not None else self._random(16).hex()
-        if secret_kind(secret) is SecretKind.PLAIN:
-            secret = md5_secret(secret, self._name())
-        same = _same(answer, md5_response(secret, self._salt))
-        if not (same and known):
-            raise self._refused("password authentication failed")
-        return Reply(message.end, b"", self._logged_in())
-
-    def _take_sasl_initial(self, data: bytes) -> Reply | None:
-        message = self._read_answer(data)
-        if message is None:
-            return None
-        mechanism, response = packets.read_sasl_initial_response(message.body)
-        self._scram().choose(mechanism)
-        if response is None:
-            # RFC 4422: an empty challenge asks for what the client held back.
-            self._state = _State.SASL_FIRST
-            return Reply(message.end, packets.authentication_sasl_continue(b""))
-        return self._continue_sasl(message.end, response)
-
-    def _take_sasl_first(self, data: bytes) -> Reply | None:
-        message = self._read_answer(data)
-        if message is None:
-            return None
-        return self._continue_sasl(message.end, message.body)
-
-    def _continue_sasl(self, consumed: int, client_first: bytes) -> Reply:
-        self._state = _State.SASL_FINAL
-        challenge = self._scram().first(client_first)
-        return Reply(consumed, packets.authentication_sasl_continue(challenge))
-
-    def _take_sasl_final(self, data: bytes) -> Reply | None:
-        message = self._read_answer(data)
-        if message is None:
-            return None
-        exchange = self._scram()
-        try:
-            answer = exchange.final(message.body)
-        except WrongProofError as error:
-            raise self._refused(error.message) from None
-        proof = packets.authentication_sasl_final(answer)
-        # Keys of a verifier we made ourselves open no server.
-        stored = self._kind is SecretKind.SCRAM
-        return Reply(
-            message.end, proof, self._logged_in(exchange.keys if stored else None)
+        return ScramKeys(
+            verifier.salt, verifier.iterations, client_key, verifier.server_key
         )
 
     # Parts of steps.
 
-    def _read_answer(self, data: bytes) -> packets.Message | None:
-        """Read a message of type ``p``; its type is judged before its length.
+    def _refuse_proof(self, error: LoginError) -> Reply:
+        """A wrong password takes as long as that of a user whose secret is SCRAM's."""
+        if not isinstance(error, WrongProofError):
+            raise error
+        if self._demand.method is AuthMethod.PLAIN and self._policy.hashes_passwords:
+            mock = self._policy.mock_verifier
+            request = KeyRequest("wrong", mock.salt, mock.iterations)
+            return self._seek_keys(request, ClientLogin._refuse_password)
+        raise self._why(error)
 
-        Terminate is refused like any other: a client that leaves during the
-        login closes the connection. A length out of bounds ends the login as in
-        PostgreSQL: without a word, or as a failed SASL exchange.
-        """
-        if data and data[:1] != b"p":
-            raise LoginError(
-                f"expected password response, got message type 0x{data[0]:02x}"
-            )
-        sasl = self._exchange is not None
-        try:
-            return packets.read_message(
-                data, 0, packets.MAX_SASL_BYTES if sasl else packets.MAX_PASSWORD_BYTES
-            )
-        except LoginError as error:
-            if sasl:
-                raise LoginError(
-                    f"SASL authentication failed: {error.message}", INVALID_PASSWORD
-                ) from None
-            raise SilentLoginError(error.message) from None
+    def _refuse_password(self, _keys: ScramKeys) -> Reply:
+        raise self._why(proof_error(ProofCode.PROOF_WRONG, Question.ASK_PASSWORD))
 
-    def _read_password(self, message: packets.Message) -> str:
-        password = packets.read_password(message.body)
-        if not password:
-            raise LoginError("empty password returned by client", INVALID_PASSWORD)
-        return password
-
-    def _refused(self, message: str) -> LoginError:
+    def _why(self, error: LoginError) -> LoginError:
         """The client hears what everybody hears; the log, what it was."""
         why = "wrong password"
         if not self._known:
             why = "no such user"
         elif self._secret is None:
             why = "the user has no password"
-        return LoginError(message, INVALID_PASSWORD, why=why)
-
-    def _check_plain(self, password: str) -> bool:
-        return _same(password, self._secret or "")
-
-    def _check_md5(self, password: str) -> bool:
-        return _same(md5_secret(password, self._name()), self._secret or "")
-
-    def _check_scram(self, password: str) -> bool:
-        verifier = Verifier.parse(self._secret or "")
-        return verifier is not None and verifier.matches(password)
+        return LoginError(error.message, error.sqlstate, why=why)
 
     def _logged_in(self, scram_keys: ScramKeys | None = None) -> LoggedIn:
         """End the login. Only from here on may a client learn what exists."""
@@ -559,41 +650,29 @@ class ClientLogin:
         assert self._startup is not None  # noqa: S101 - set before any other state
         return self._startup
 
-    def _scram(self) -> ServerExchange:
-        assert self._exchange is not None  # noqa: S101 - set with the SASL states
-        return self._exchange
-
-
-def _same(left: str, right: str) -> bool:
-    """Compare two secrets in a time that tells nothing of them."""
-    return hmac.compare_digest(packets.encode(left), packets.encode(right))
-
 
 _Step = Callable[[ClientLogin, bytes], Reply | None]
 _Challenge = Callable[[ClientLogin], bytes]
-_Check = Callable[[ClientLogin, str], bool]
+_WithKeys = Callable[[ClientLogin, ScramKeys], Reply]
 
 _STEPS: Mapping[_State, _Step] = MappingProxyType(
     {
         _State.STARTUP: ClientLogin._take_startup,
-        _State.PASSWORD: ClientLogin._take_password,
-        _State.MD5: ClientLogin._take_md5,
-        _State.SASL_INITIAL: ClientLogin._take_sasl_initial,
-        _State.SASL_FIRST: ClientLogin._take_sasl_first,
-        _State.SASL_FINAL: ClientLogin._take_sasl_final,
+        _State.PROOF: ClientLogin._take_proof,
     }
 )
 
 _CHALLENGES: Mapping[tuple[AuthMethod, SecretKind | None], _Challenge] = (
     MappingProxyType(
         {
-            (AuthMethod.PLAIN, None): ClientLogin._ask_password,
-            (AuthMethod.PLAIN, SecretKind.PLAIN): ClientLogin._ask_password,
-            (AuthMethod.PLAIN, SecretKind.MD5): ClientLogin._ask_password,
+            (AuthMethod.PLAIN, None): ClientLogin._ask_password_mock,
+            (AuthMethod.PLAIN, SecretKind.PLAIN): ClientLogin._ask_password_plain,
+            (AuthMethod.PLAIN, SecretKind.MD5): ClientLogin._ask_password_md5,
+            # It has to be hashed many times, which the engine would wait for.
             (AuthMethod.PLAIN, SecretKind.SCRAM): ClientLogin._ask_password,
-            (AuthMethod.MD5, None): ClientLogin._ask_md5,
-            (AuthMethod.MD5, SecretKind.PLAIN): ClientLogin._ask_md5,
-            (AuthMethod.MD5, SecretKind.MD5): ClientLogin._ask_md5,
+            (AuthMethod.MD5, None): ClientLogin._ask_md5_mock,
+            (AuthMethod.MD5, SecretKind.PLAIN): ClientLogin._ask_md5_plain,
+            (AuthMethod.MD5, SecretKind.MD5): ClientLogin._ask_md5_stored,
             (AuthMethod.MD5, SecretKind.SCRAM): ClientLogin._ask_scram_stored,
             (AuthMethod.SCRAM, None): ClientLogin._ask_scram_mock,
             (AuthMethod.SCRAM, SecretKind.PLAIN): ClientLogin._ask_scram_plain,
@@ -613,13 +692,5 @@ _UNASKED: Mapping[AuthMethod, Callable[[ClientLogin, bool], None]] = MappingProx
         AuthMethod.TRUST: ClientLogin._check_known,
         AuthMethod.PEER: ClientLogin._check_os_user,
         AuthMethod.CERT: ClientLogin._check_certificate,
-    }
-)
-
-_PASSWORD_CHECKS: Mapping[SecretKind, _Check] = MappingProxyType(
-    {
-        SecretKind.PLAIN: ClientLogin._check_plain,
-        SecretKind.MD5: ClientLogin._check_md5,
-        SecretKind.SCRAM: ClientLogin._check_scram,
     }
 )

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from pooler.auth.secrets import StoredSecret
 from pooler.login.policy import AuthMethod
-from pooler.login.scram import ScramKeys
+from pooler.login.scram import KeyRequest, ScramKeys
 from pooler.login.startup import Replication
 
 
@@ -83,7 +84,52 @@ class NeedVerdict:
     password: str = field(repr=False)
 
 
-Pending = NeedSecret | NeedVerdict
+@dataclass(frozen=True, slots=True)
+class NeedKeys:
+    """Pending: keys that cost many hashes. ``ClientLogin.keys_found`` is due.
+
+    ``is_ours``: they are those of a secret of ours, so that who asks for the same may
+    share them. What clients say is hashed for each, or a refusal would tell of others.
+    """
+
+    request: KeyRequest
+    is_ours: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Remembered:
+    """What a login was, for those who send the same packet from the same place.
+
+    ``before``: what was sent in front of the question. Without ``secret`` nothing was
+    asked. ``found``: the secret is an answer to NeedSecret.
+    """
+
+    packet: bytes
+    before: bytes
+    question: int
+    secret: StoredSecret | None
+    found: bool
+
+
+@dataclass(frozen=True, slots=True)
+class LedElsewhere:
+    """A login that the engine has led so far, by what was remembered.
+
+    ``code``: what the proof came to (ProofCode). ``answer``: what is to be sent if it
+    was given. ``kind`` and ``length``: of the message that has ended it.
+    """
+
+    packet: bytes
+    code: int
+    question: int
+    kind: int
+    length: int
+    secret: StoredSecret
+    client_key: bytes = field(repr=False)
+    answer: bytes
+
+
+Pending = NeedSecret | NeedVerdict | NeedKeys
 Outcome = LoggedIn | Cancel | Closed | StartTls | Pending
 
 

@@ -4,11 +4,20 @@
 from __future__ import annotations
 
 import enum
+import hmac
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from pooler.login.scram import DEFAULT_ITERATIONS, VerifierCache
+from pooler.login.packets import encode
+from pooler.login.scram import (
+    DEFAULT_ITERATIONS,
+    FindKeys,
+    KeyRequest,
+    SecretKind,
+    Verifier,
+    VerifierCache,
+)
 from pooler.parameters import TRACKED_PARAMETERS
 
 
@@ -107,11 +116,15 @@ class ClientPolicy:
     own; empty: there is none.
     ``known_users_only``: whether ``trust`` refuses users that ``secrets`` does
     not know; false when there is no auth_file to be listed in.
+    ``mock_kind``: what kind of secret a user that nobody knows might have.
+    ``hashes_passwords``: whether a password may be measured by a SCRAM verifier, so
+    that every wrong one has to cost as much.
     ``mock_key``: random, the same in every worker, else users can be told apart.
     ``tracked``: lower-case to canonical name of the parameters kept per client.
     ``demand``: chooses for each client instead of ``method``; LoginError: none will do.
     ``can_secure``: whether there is a certificate to speak TLS with.
     ``certificate_hash``: of our certificate, to which SCRAM is bound over TLS.
+    ``find_keys``: makes keys, which costs many hashes; None: the login has to wait.
     """
 
     method: AuthMethod
@@ -125,8 +138,34 @@ class ClientPolicy:
     known_users_only: bool = True
     tracked: Mapping[str, str] = field(default_factory=lambda: TRACKED_PARAMETERS)
     verifiers: VerifierCache = field(default_factory=VerifierCache, repr=False)
+    mock_kind: Callable[[str], SecretKind] = lambda user: SecretKind.PLAIN
+    hashes_passwords: bool = False
+    mock_verifier: Verifier = field(
+        default_factory=lambda: Verifier.mock("", b""), repr=False
+    )
     tls: ClientTls = ClientTls.REFUSED
     can_secure: bool = True
     certificate_hash: bytes = b""
     can_ask: Callable[[str], bool] = lambda database: False
     demand: Callable[[Asker], Demand] | None = None
+    find_keys: FindKeys = KeyRequest.derive
+
+
+def kind_by_name(
+    scram_count: int, count: int, mock_key: bytes
+) -> Callable[[str], SecretKind]:
+    """Of a user that nobody knows: the kind of secret of a user picked by its name.
+
+    ``scram_count`` of the ``count`` users that are known have a SCRAM verifier. So what
+    an unknown user is asked is as frequent as it is with known ones, the same each
+    time, and tells nothing of that user. Where nobody is listed, it is SCRAM, as
+    PostgreSQL does.
+    """
+
+    def kind(user: str) -> SecretKind:
+        digest = hmac.digest(mock_key, b"kind\0" + encode(user), "sha256")
+        picked = int.from_bytes(digest[:8], "big") % max(count, 1)
+        is_scram = picked < scram_count or count == 0
+        return SecretKind.SCRAM if is_scram else SecretKind.MD5
+
+    return kind

@@ -29,7 +29,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Self
 
-from pooler.errors import INVALID_AUTHORIZATION, INVALID_PASSWORD, LoginError
+from pooler.auth.secrets import StoredSecret
+from pooler.errors import INVALID_PASSWORD, LoginError
 from pooler.login.md5 import is_md5_secret
 from pooler.login.packets import (
     SCRAM_SHA_256,
@@ -39,7 +40,7 @@ from pooler.login.packets import (
 )
 
 DEFAULT_ITERATIONS = 4096
-# What a server may make us compute: about half a second of one core.
+# What a server may make us compute, unless it is told: about half a second of one core.
 MAX_ITERATIONS = 1_000_000
 MAX_MESSAGE_BYTES = 4096
 MAX_NONCE_BYTES = 256
@@ -94,6 +95,23 @@ class ScramKeys:
 
 
 @dataclass(frozen=True, slots=True)
+class KeyRequest:
+    """What keys are made of; ``derive`` costs ``iterations`` hashes."""
+
+    password: str = field(repr=False)
+    salt: bytes
+    iterations: int
+
+    def derive(self) -> ScramKeys:
+        """Make the keys, here and now."""
+        return ScramKeys.from_password(self.password, self.salt, self.iterations)
+
+
+# The keys, or None: whoever asks has to wait for them.
+FindKeys = Callable[[KeyRequest], ScramKeys | None]
+
+
+@dataclass(frozen=True, slots=True)
 class Verifier:
     """What PostgreSQL stores of a password (``pg_authid.rolpassword``)."""
 
@@ -145,7 +163,7 @@ class Verifier:
     ) -> Self:
         """Return a verifier for nobody: steady per user, and without a password.
 
-        Use it with ``ServerExchange(..., doomed=True)``.
+        Its ``stored_secret`` is to be ``doomed``.
         """
         return cls(
             iterations,
@@ -154,9 +172,23 @@ class Verifier:
             _hmac(mock_key, b"server\0" + encode(user)),
         )
 
+    def stored_secret(self, *, doomed: bool = False) -> StoredSecret:
+        """Return what an exchange measures a client by."""
+        return StoredSecret.scram(
+            self.iterations,
+            self.salt,
+            self.stored_key,
+            self.server_key,
+            doomed=doomed,
+        )
+
     def matches(self, password: str) -> bool:
         """Tell whether this is the password; costs ``iterations`` hashes."""
         keys = ScramKeys.from_password(password, self.salt, self.iterations)
+        return self.is_of(keys)
+
+    def is_of(self, keys: ScramKeys) -> bool:
+        """Tell whether these are the keys of this verifier."""
         return hmac.compare_digest(keys.server_key, self.server_key)
 
     def to_text(self) -> str:
@@ -193,8 +225,10 @@ class VerifierCache:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def get(self, user: str, password: str, salt: bytes, iterations: int) -> Verifier:
-        """Return the verifier of this password, made now if need be."""
+    def find(
+        self, user: str, password: str, salt: bytes, iterations: int
+    ) -> Verifier | None:
+        """Return the verifier of this password, if it was made."""
         known, verifier = self._entries.get(user, ("", None))
         if (
             verifier is not None
@@ -202,142 +236,14 @@ class VerifierCache:
             and (verifier.salt, verifier.iterations) == (salt, iterations)
         ):
             return verifier
-        made = Verifier.from_password(password, iterations, salt)
+        return None
+
+    def keep(self, user: str, password: str, verifier: Verifier) -> None:
+        """Remember the verifier of a password."""
         self._entries.pop(user, None)
         if len(self._entries) >= self._max_count:
             del self._entries[next(iter(self._entries))]
-        self._entries[user] = (password, made)
-        return made
-
-
-class WrongProofError(LoginError):
-    """The client does not know the password, or there is none."""
-
-
-class ServerExchange:
-    """We are the server: check one client against a verifier.
-
-    ``choose``, ``first``, then ``final``. A ``doomed`` exchange looks like any other
-    and fails at its end. ``keys`` holds what the client proved to own.
-
-    ``binding``: the hash of our certificate, over TLS; then SCRAM-SHA-256-PLUS is
-    offered, and a client that believes it was not is refused: somebody in between has
-    removed the offer.
-    """
-
-    __slots__ = (
-        "_binding",
-        "_client_first_bare",
-        "_doomed",
-        "_gs2_header",
-        "_mechanism",
-        "_nonce",
-        "_random",
-        "_server_first",
-        "_verifier",
-        "keys",
-    )
-
-    def __init__(
-        self,
-        verifier: Verifier,
-        *,
-        doomed: bool = False,
-        binding: bytes = b"",
-        secure_random: SecureRandom = os.urandom,
-    ) -> None:
-        self._verifier = verifier
-        self._doomed = doomed
-        self._binding = binding
-        self._mechanism = SCRAM_SHA_256
-        self._random = secure_random
-        self._gs2_header = b""
-        self._client_first_bare = b""
-        self._nonce = b""
-        self._server_first = b""
-        self.keys: ScramKeys | None = None
-
-    @property
-    def mechanisms(self) -> list[str]:
-        """What is offered, the best first."""
-        return [SCRAM_SHA_256_PLUS] * bool(self._binding) + [SCRAM_SHA_256]
-
-    def choose(self, mechanism: str) -> None:
-        """The client's choice; LoginError unless it was offered."""
-        if mechanism not in self.mechanisms:
-            raise LoginError("client selected an invalid SASL authentication mechanism")
-        self._mechanism = mechanism
-
-    def first(self, message: bytes) -> bytes:
-        """Take client-first-message, return server-first-message.
-
-        The name in it is ignored, as in PostgreSQL: StartupMessage has it.
-        """
-        _check_size(message)
-        flag, _, after_flag = message.partition(b",")
-        header = _GS2_HEADERS[self._mechanism].get(flag)
-        if header is None:
-            raise _malformed(f"unexpected channel binding flag for {self._mechanism}")
-        if flag == b"y" and self._binding:
-            raise LoginError(
-                "SCRAM channel binding negotiation error", INVALID_AUTHORIZATION
-            )
-        if not after_flag.startswith(b","):
-            raise _malformed("authorization identity is not supported")
-        bare = after_flag[1:]
-        parts = bare.split(b",")
-        if parts[0].startswith(b"m="):
-            raise _malformed("mandatory extensions are not supported")
-        if len(parts) < 2 or not parts[0].startswith(b"n="):
-            raise _malformed("no user name")
-        client_nonce = _decode_nonce(parts[1], MAX_NONCE_BYTES)
-        self._gs2_header = header
-        self._client_first_bare = bare
-        self._nonce = client_nonce + _make_nonce(self._random)
-        self._server_first = b"r=%b,s=%b,i=%d" % (
-            self._nonce,
-            _encode_base64(self._verifier.salt),
-            self._verifier.iterations,
-        )
-        return self._server_first
-
-    def final(self, message: bytes) -> bytes:
-        """Take client-final-message, return server-final-message."""
-        _check_size(message)
-        parts = message.split(b",")
-        if len(parts) < 3:
-            raise _malformed("incomplete client-final-message")
-        binding = _attribute(parts[0], b"c=")
-        nonce = _attribute(parts[1], b"r=")
-        encoded_proof = _attribute(parts[-1], b"p=")
-        proof = _field(encoded_proof, _KEY_BYTES, _KEY_BYTES, "proof")
-        self._check_binding(binding)
-        if not self._nonce or not hmac.compare_digest(nonce, self._nonce):
-            raise _malformed("nonce does not match")
-        without_proof = message[: -len(parts[-1]) - 1]
-        auth_message = b",".join(
-            (self._client_first_bare, self._server_first, without_proof)
-        )
-        verifier = self._verifier
-        client_key = _xor(proof, _hmac(verifier.stored_key, auth_message))
-        proven = hmac.compare_digest(_hash(client_key), verifier.stored_key)
-        if self._doomed or not proven:
-            raise WrongProofError(_FAILED, INVALID_PASSWORD)
-        self.keys = ScramKeys(
-            verifier.salt, verifier.iterations, client_key, verifier.server_key
-        )
-        return b"v=" + _encode_base64(_hmac(verifier.server_key, auth_message))
-
-    def _check_binding(self, given: bytes) -> None:
-        """The client means this TLS connection, not one to somebody in between."""
-        if self._mechanism == SCRAM_SHA_256_PLUS:
-            expected = _encode_base64(self._gs2_header + self._binding)
-            if not hmac.compare_digest(given, expected):
-                raise LoginError(
-                    "SCRAM channel binding check failed", INVALID_AUTHORIZATION
-                )
-        elif given != _encode_base64(self._gs2_header):
-            raise _malformed("unexpected channel binding data")
+        self._entries[user] = (password, verifier)
 
 
 class ClientExchange:
@@ -346,6 +252,9 @@ class ClientExchange:
     ``first``, then ``final``, then ``verify``. Keys serve only for the salt and
     the count they were made with; a password, if there is one, serves for any.
     ``keys`` holds those that were used once ``verify`` has passed.
+
+    ``find_keys``: makes or finds the keys of a password. If it has none, ``final``
+    returns nothing and sets ``wanted``; the message then comes from ``proceed``.
 
     ``binding``: the hash of the server's certificate, over TLS. ``plus_offered``: the
     server has offered to be bound to it; if it has not, it is told that we would have.
@@ -356,12 +265,16 @@ class ClientExchange:
         "_binding",
         "_candidate",
         "_client_first_bare",
+        "_find_keys",
         "_gs2_header",
         "_known_keys",
+        "_max_iterations",
         "_nonce",
         "_password",
+        "_without_proof",
         "keys",
         "mechanism",
+        "wanted",
     )
 
     def __init__(
@@ -371,6 +284,8 @@ class ClientExchange:
         *,
         binding: bytes = b"",
         plus_offered: bool = False,
+        max_iterations: int = MAX_ITERATIONS,
+        find_keys: FindKeys = KeyRequest.derive,
         secure_random: SecureRandom = os.urandom,
     ) -> None:
         bound = bool(binding) and plus_offered
@@ -380,19 +295,23 @@ class ClientExchange:
         self._binding = binding if bound else b""
         self._password = password
         self._known_keys = keys
+        self._max_iterations = max_iterations
+        self._find_keys = find_keys
         self._nonce = _make_nonce(secure_random)
         # PostgreSQL takes the name from StartupMessage; libpq leaves it empty.
         self._client_first_bare = b"n=,r=" + self._nonce
         self._candidate: ScramKeys | None = None
         self._auth_message = b""
+        self._without_proof = b""
         self.keys: ScramKeys | None = None
+        self.wanted: KeyRequest | None = None
 
     def first(self) -> bytes:
         """Return client-first-message."""
         return self._gs2_header + self._client_first_bare
 
     def final(self, server_first: bytes) -> bytes:
-        """Take server-first-message, return client-final-message."""
+        """Take server-first-message, return client-final-message, or b"": see above."""
         _check_size(server_first)
         parts = server_first.split(b",")
         if parts[0].startswith(b"m="):
@@ -404,17 +323,22 @@ class ClientExchange:
         if not nonce.startswith(self._nonce) or len(nonce) == len(self._nonce):
             raise _malformed("nonce does not extend ours")
         salt = _field(_attribute(parts[1], b"s="), 1, MAX_SALT_BYTES, "salt")
-        iterations = _read_iterations(_attribute(parts[2], b"i="))
-        keys = self._keys_for(salt, iterations)
+        iterations = self._read_iterations(_attribute(parts[2], b"i="))
         bound = _encode_base64(self._gs2_header + self._binding)
-        without_proof = b"c=%b,r=%b" % (bound, nonce)
+        self._without_proof = b"c=%b,r=%b" % (bound, nonce)
         self._auth_message = b",".join(
-            (self._client_first_bare, server_first, without_proof)
+            (self._client_first_bare, server_first, self._without_proof)
         )
-        signature = _hmac(_hash(keys.client_key), self._auth_message)
+        keys = self._keys_for(salt, iterations)
+        return b"" if keys is None else self.proceed(keys)
+
+    def proceed(self, keys: ScramKeys) -> bytes:
+        """Return client-final-message, with keys for what ``wanted`` says."""
+        self.wanted = None
         self._candidate = keys
+        signature = _hmac(_hash(keys.client_key), self._auth_message)
         proof = _encode_base64(_xor(keys.client_key, signature))
-        return without_proof + b",p=" + proof
+        return self._without_proof + b",p=" + proof
 
     def verify(self, server_final: bytes) -> None:
         """Take server-final-message; LoginError unless the server knows us."""
@@ -432,7 +356,16 @@ class ClientExchange:
             )
         self.keys = self._candidate
 
-    def _keys_for(self, salt: bytes, iterations: int) -> ScramKeys:
+    def _read_iterations(self, text: bytes) -> int:
+        try:
+            return _decode_iterations(text, self._max_iterations)
+        except ValueError:
+            raise _malformed(
+                f"iteration count is not within 1..{self._max_iterations}"
+                " (scram_max_iterations)"
+            ) from None
+
+    def _keys_for(self, salt: bytes, iterations: int) -> ScramKeys | None:
         known = self._known_keys
         if known is not None and (known.salt, known.iterations) == (salt, iterations):
             return known
@@ -442,7 +375,11 @@ class ClientExchange:
                 " than ours; store the same secret in auth_file or a password",
                 INVALID_PASSWORD,
             )
-        return ScramKeys.from_password(self._password, salt, iterations)
+        request = KeyRequest(self._password, salt, iterations)
+        keys = self._find_keys(request)
+        if keys is None:
+            self.wanted = request
+        return keys
 
 
 def saslprep(password: str) -> bytes:
@@ -531,13 +468,6 @@ def _field(text: bytes, low: int, high: int, name: str) -> bytes:
         return _decode_base64(text, low, high)
     except ValueError:
         raise _malformed(f"bad {name}") from None
-
-
-def _read_iterations(text: bytes) -> int:
-    try:
-        return _decode_iterations(text, MAX_ITERATIONS)
-    except ValueError:
-        raise _malformed(f"iteration count is not within 1..{MAX_ITERATIONS}") from None
 
 
 def _make_nonce(secure_random: SecureRandom) -> bytes:

@@ -33,7 +33,10 @@ from pooler.errors import (
 from pooler.login import packets
 from pooler.login.md5 import md5_response, md5_secret
 from pooler.login.scram import (
+    MAX_ITERATIONS,
     ClientExchange,
+    FindKeys,
+    KeyRequest,
     ScramKeys,
     SecretKind,
     SecureRandom,
@@ -44,7 +47,11 @@ from pooler.parameters import TRACKED_PARAMETERS
 MAX_MESSAGE_BYTES = 65_536
 # All messages of one login together: parameters and notices have no other bound.
 MAX_LOGIN_BYTES = 1_048_576
+MAX_LOGIN_MESSAGES = 4_096
+# Parameters are kept, and told to every client.
+MAX_PARAMETER_BYTES = 65_536
 MAX_NOTICES = 16
+MAX_ERROR_CHARACTERS = 1_024
 
 _SQLSTATE = re.compile(r"[0-9A-Z]{5}")
 _QUOTED_BYTES = 200
@@ -59,10 +66,17 @@ _PROTOCOL_REFUSAL = re.compile(
 )
 
 
+def _cut(text: str) -> str:
+    if len(text) <= MAX_ERROR_CHARACTERS:
+        return text
+    return text[:MAX_ERROR_CHARACTERS] + "…"
+
+
 class ServerLoginError(LoginError):
     """The server refused us, or we refuse it.
 
-    ``server_message`` is what the server itself said, without our prefix.
+    ``server_message`` is what the server itself said, without our prefix. Texts are
+    cut at ``MAX_ERROR_CHARACTERS``: they go to every client that waits.
     ``unsupported_protocol``: it stumbled over the minor version we asked for; a
     new connection with ``minor=0`` may succeed. Never true when that was asked.
     """
@@ -75,8 +89,8 @@ class ServerLoginError(LoginError):
         *,
         unsupported_protocol: bool = False,
     ) -> None:
-        super().__init__(message, sqlstate)
-        self.server_message = server_message
+        super().__init__(_cut(message), sqlstate)
+        self.server_message = None if server_message is None else _cut(server_message)
         self.unsupported_protocol = unsupported_protocol
 
 
@@ -106,6 +120,7 @@ class _State(enum.Enum):
     ASKED = enum.auto()
     PASSWORD_SENT = enum.auto()
     SASL_STARTED = enum.auto()
+    SASL_CHALLENGED = enum.auto()
     SASL_PROVEN_BY_US = enum.auto()
     SASL_PROVEN_BY_BOTH = enum.auto()
     AUTHENTICATED = enum.auto()
@@ -117,6 +132,8 @@ _MAY_SAY_OK = frozenset(
     {_State.ASKED, _State.PASSWORD_SENT, _State.SASL_PROVEN_BY_BOTH}
 )
 _BEFORE_READY = frozenset(_State) - {_State.READY}
+# Where nothing is read, whatever has come.
+_STOPS = frozenset({_State.SASL_CHALLENGED, _State.READY})
 
 
 @final
@@ -133,6 +150,10 @@ class ServerLogin:
 
     ``binding``: the hash of the server's certificate, over TLS; SCRAM is bound to it
     if the server offers that, and a removed offer is noticed by the server.
+
+    ``find_keys``: makes or finds the keys of a password for a server's salt. If it has
+    none, ``wanted`` is set and nothing is consumed until ``proceed`` brings them.
+    ``max_iterations``: the most that a server may make us compute.
     """
 
     __slots__ = (
@@ -142,8 +163,11 @@ class ServerLogin:
         "_cancel_key",
         "_database",
         "_exchange",
+        "_find_keys",
+        "_max_iterations",
         "_negotiated_minor",
         "_notices",
+        "_parameter_bytes",
         "_parameters",
         "_random",
         "_reported",
@@ -152,6 +176,7 @@ class ServerLogin:
         "_secret_kind",
         "_state",
         "_total_bytes",
+        "_total_messages",
         "_tracked",
         "_user",
         "greeting",
@@ -168,6 +193,8 @@ class ServerLogin:
         minor: int = packets.NEWEST_MINOR,
         tracked: Mapping[str, str] = TRACKED_PARAMETERS,
         binding: bytes = b"",
+        max_iterations: int = MAX_ITERATIONS,
+        find_keys: FindKeys = KeyRequest.derive,
         secure_random: SecureRandom = os.urandom,
     ) -> None:
         self._user = user
@@ -180,6 +207,8 @@ class ServerLogin:
         self._negotiated_minor: int | None = None
         self._tracked = tracked
         self._binding = binding
+        self._max_iterations = max_iterations
+        self._find_keys = find_keys
         self._random = secure_random
         self._state = _State.ASKED
         self._exchange: ClientExchange | None = None
@@ -188,7 +217,14 @@ class ServerLogin:
         self._backend_pid = 0
         self._cancel_key = b""
         self._total_bytes = 0
+        self._total_messages = 0
+        self._parameter_bytes = 0
         self.greeting: ServerGreeting | None = None
+
+    @property
+    def wanted(self) -> KeyRequest | None:
+        """What ``proceed`` waits for."""
+        return None if self._exchange is None else self._exchange.wanted
 
     def start(self) -> bytes:
         """Return the StartupMessage."""
@@ -209,8 +245,7 @@ class ServerLogin:
         In:      data = all bytes received and not yet consumed
         Out:     bytes consumed, bytes to send
         Errors:  ServerLoginError; the connection must be closed
-        Cost:    one salted password at most (up to a million hashes if the
-                 server asks for that many), else some hashes
+        Cost:    some hashes, and what ``find_keys`` costs
         """
         try:
             return self._receive(data)
@@ -224,12 +259,16 @@ class ServerLogin:
     def _receive(self, data: bytes) -> tuple[int, bytes]:
         consumed = 0
         sent: list[bytes] = []
-        while self._state is not _State.READY:
+        while self._state not in _STOPS:
             message = self._read(data, consumed)
             if message is None:
                 break
             self._total_bytes += message.end - consumed
-            if self._total_bytes > MAX_LOGIN_BYTES:
+            self._total_messages += 1
+            if (
+                self._total_bytes > MAX_LOGIN_BYTES
+                or self._total_messages > MAX_LOGIN_MESSAGES
+            ):
                 raise LoginError("the server's answer is too long")
             consumed = message.end
             sent.append(self._take(message))
@@ -263,7 +302,9 @@ class ServerLogin:
             name = _UNSUPPORTED.get(code, "unknown")
             raise LoginError(f"unsupported authentication request {code} ({name})")
         if self._state not in allowed:
-            raise LoginError(f"unexpected authentication request {code} from server")
+            raise LoginError(
+                f"unexpected authentication request {code} ({_NAMES[code]}) from server"
+            )
         return handler(self, reader.rest())
 
     def _take_ok(self, body: bytes) -> bytes:
@@ -306,6 +347,8 @@ class ServerLogin:
             self._scram_keys,
             binding=self._binding,
             plus_offered=packets.SCRAM_SHA_256_PLUS in mechanisms,
+            max_iterations=self._max_iterations,
+            find_keys=self._find_keys,
             secure_random=self._random,
         )
         self._state = _State.SASL_STARTED
@@ -315,6 +358,19 @@ class ServerLogin:
 
     def _take_sasl_continue(self, body: bytes) -> bytes:
         answer = self._scram().final(body)
+        if self.wanted is not None:
+            self._state = _State.SASL_CHALLENGED
+            return b""
+        return self._prove(answer)
+
+    def proceed(self, keys: ScramKeys) -> bytes:
+        """Go on with the keys that were ``wanted``; returns what to send.
+
+        ``receive`` is due behind it, for what has come meanwhile.
+        """
+        return self._prove(self._scram().proceed(keys))
+
+    def _prove(self, answer: bytes) -> bytes:
         self._state = _State.SASL_PROVEN_BY_US
         return packets.sasl_response(answer)
 
@@ -375,6 +431,9 @@ class ServerLogin:
 
     def _take_parameter(self, body: bytes) -> bytes:
         name, value = packets.read_parameter_status(body)
+        self._parameter_bytes += len(body)
+        if self._parameter_bytes > MAX_PARAMETER_BYTES:
+            raise LoginError("the server reports too many parameters")
         self._reported[self._tracked.get(name.lower(), name)] = value
         return b""
 
@@ -459,5 +518,23 @@ _AUTHENTICATION: _Table = MappingProxyType(
 )
 
 _UNSUPPORTED: Mapping[int, str] = MappingProxyType(
-    {2: "Kerberos V5", 6: "SCM", 7: "GSSAPI", 8: "GSSAPI", 9: "SSPI"}
+    {
+        1: "Kerberos V4",
+        2: "Kerberos V5",
+        4: "crypt",
+        6: "SCM",
+        7: "GSSAPI",
+        8: "GSSAPI",
+        9: "SSPI",
+    }
+)
+_NAMES: Mapping[int, str] = MappingProxyType(
+    {
+        packets.AUTH_OK: "AuthenticationOk",
+        packets.AUTH_CLEARTEXT: "password in the clear",
+        packets.AUTH_MD5: "md5",
+        packets.AUTH_SASL: "SASL",
+        packets.AUTH_SASL_CONTINUE: "SASL challenge",
+        packets.AUTH_SASL_FINAL: "SASL outcome",
+    }
 )

@@ -235,14 +235,25 @@ def _parse_startup_message(body: bytes, minor: int, consumed: int) -> StartupMes
     if not user:
         raise LoginError("no username supplied", INVALID_AUTHORIZATION)
     if len(encode(user)) > MAX_USER_BYTES:
-        raise LoginError("username too long", INVALID_AUTHORIZATION)
+        raise LoginError(
+            "username too long", INVALID_AUTHORIZATION, why=_beginning(user)
+        )
     database = parameters.pop("database", "") or user
     if len(encode(database)) > MAX_DATABASE_BYTES:
-        raise LoginError("database name too long", INVALID_CATALOG_NAME)
+        raise LoginError(
+            "database name too long",
+            INVALID_CATALOG_NAME,
+            why=f"of user {user}, {_beginning(database)}",
+        )
     replication = _parse_replication(parameters.pop("replication", "false"))
     return StartupMessage(
         (3, minor), user, database, parameters, options, consumed, replication
     )
+
+
+def _beginning(name: str) -> str:
+    """What the log is told of a name that is no name."""
+    return f"it begins with {name[:32]}"
 
 
 def _pairs(body: bytes) -> Iterator[tuple[str, str]]:

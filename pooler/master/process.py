@@ -41,7 +41,7 @@ from pooler.ipc.worker_start import (
     ConsoleStart,
     WorkerStart,
 )
-from pooler.master import listeners, rlimit
+from pooler.master import dumpable, listeners, rlimit
 from pooler.master.children import Child, Pipe, Slot, name_process
 from pooler.master.pidfile import PidFile
 from pooler.master.rollout import Rollouts
@@ -214,6 +214,8 @@ class Master:
                 settings.max_client_conn,
                 settings.default_pool_size * max(1, len(self._config.databases)),
             )
+            if not settings.core_dumps:
+                dumpable.forbid_core_dumps()
             # First of all, for when the loop failed: no worker outlives its master.
             cleanup.callback(self._kill_all)
             # The parent's objects will never be garbage in a child, and a collection

@@ -9,14 +9,17 @@ what the welcome is, admitted. From then on Python does not see the client again
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import contextlib
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 from pooler import log
 from pooler.config.loading import RESERVED_DATABASE
+from pooler.config.userlist import SecretKind
 from pooler.errors import (
     CLOSE_REASON_ROWS,
     INTERNAL_ERROR,
+    INVALID_AUTHORIZATION,
     INVALID_CATALOG_NAME,
     INVALID_PARAMETER_VALUE,
     INVALID_PASSWORD,
@@ -34,20 +37,24 @@ from pooler.login.outcomes import (
     Cancel,
     Closed,
     LoggedIn,
+    NeedKeys,
     NeedSecret,
     NeedVerdict,
     Pending,
     Reply,
     StartTls,
 )
-from pooler.login.policy import AuthMethod, ClientPolicy
+from pooler.login.policy import AuthMethod, ClientPolicy, kind_by_name
 from pooler.session.records import CloseReason
 from pooler.worker.auth_query import AuthQuery
 from pooler.worker.cancel import Cancels
 from pooler.worker.console import DATABASE as CONSOLE_DATABASE
 from pooler.worker.console import startup_of
 from pooler.worker.identity import Peer, demand_by
+from pooler.worker.keys import KeyRing
+from pooler.worker.known import KnownLogins, log_login
 from pooler.worker.pools import Pool, Pools
+from pooler.worker.refusals import Refusals
 from pooler.worker.tls import CLIENT_TLS, client_context
 from pooler.worker.words import Asked, RefusedValueError
 
@@ -55,6 +62,11 @@ from pooler.worker.words import Asked, RefusedValueError
 # ("unix" for a Unix socket) to why it is not right, empty if it is. LoginError: nobody
 # can say.
 Judge = Callable[[NeedVerdict, str], Awaitable[str]]
+
+# Who is sent away with these has not proved who it is.
+UNPROVEN = frozenset({INVALID_PASSWORD, INVALID_AUTHORIZATION})
+# What ends a login of which Python has not heard.
+ENDED: Mapping[int, str] = {CloseReason.CLOSE_LOGIN_TIMEOUT: "client_login_timeout"}
 
 REPLICATION_WORDS = {"logical": "database", "physical": "true"}
 MAX_PARAMETER_BYTES = 4096
@@ -78,6 +90,10 @@ def make_policy(
         return None if database is None else database.user
 
     settings = config.settings
+    kinds = [one.kind for one in config.userlist.values() if not one.is_empty]
+    scram_count = kinds.count(SecretKind.SCRAM)
+    askers = [settings.auth_user, *(one.auth_user for one in config.databases.values())]
+    asks = any(askers)  # what auth_query finds may be SCRAM's
     return ClientPolicy(
         method=(AuthMethod.SCRAM if config.hba else AuthMethod(settings.auth_type)),
         demand=demand_by(config.hba) if config.hba else None,
@@ -90,11 +106,15 @@ def make_policy(
         tracked=pools.tracked,
         ignore_startup_parameters=frozenset(settings.ignore_startup_parameters),
         mock_key=mock_key,
+        mock_kind=kind_by_name(scram_count, len(kinds), mock_key),
+        hashes_passwords=scram_count > 0 or asks,
         known_users_only=bool(settings.auth_file),
         tls=CLIENT_TLS[settings.client_tls_sslmode],
         can_secure=context is not None,
         certificate_hash=b"" if context is None else context.certificate_hash,
         can_ask=can_ask,
+        scram_iterations=settings.scram_iterations,
+        find_keys=lambda _: None,  # nobody waits for the hashes of others
     )
 
 
@@ -116,6 +136,12 @@ def farewell_of(error: LoginError) -> bytes:
     return packets.error_response("FATAL", error.sqlstate, error.message)
 
 
+def _who(arrival: _Arrival | None) -> str:
+    """How a log line names a client that is not admitted."""
+    database, user = arrival.login.asked if arrival else ("", "")
+    return f"{database or '(nodb)'}/{user or '(nouser)'}"
+
+
 @dataclass(slots=True)
 class _Arrival:
     """A client that is logging in."""
@@ -125,6 +151,7 @@ class _Arrival:
     direct: bool = False  # its first byte was one of TLS
     # Asks for what the login waits for: what comes meanwhile stays unread.
     pending: asyncio.Task[None] | None = None
+    checked: bool = False  # whether its address may try at all
     asked: bool = False  # a database, for the secret
     accepted: LoggedIn | None = None
     pool: Pool | None = None  # of a replication client, its own
@@ -145,16 +172,18 @@ class Admission:
         self._engine = engine
         self._pools = pools
         self._board = board
-        self._slot = slot
         self._mock_key = mock_key
         self._cancels = cancels
         self._arrivals: dict[int, _Arrival] = {}
-        self._operators: set[int] = set()  # on the console, or on their way there
         self._tasks: set[asyncio.Task[None]] = set()
         self.judges: dict[AuthMethod, Judge] = {}
         self._auth_query = AuthQuery(pools)
+        self._hashes = KeyRing()
+        self._refusals = Refusals(engine, lambda: pools.config.settings, pools.workers)
         self._context = client_context(pools.config.settings, mock_key)
         self._policy = self._make_policy()
+        self._known = KnownLogins(engine, board, slot)
+        self._known.configure(pools.config.settings, self._context)
 
     def _make_policy(self) -> ClientPolicy:
         return make_policy(
@@ -173,29 +202,49 @@ class Admission:
             log.write(log.ERROR, f"reload: {error}; TLS stays as it was")
         self._auth_query.reload()
         self._policy = self._make_policy()
+        self._known.configure(self._pools.config.settings, self._context)
+
+    def end(self) -> None:
+        """The worker ends."""
+        self._refusals.end()
+        self._hashes.close()
 
     # ------------------------------------------------------------ arriving
 
     def arrived(self, handle: int) -> None:
         """A client in login has sent something."""
         arrival = self._arrivals.get(handle)
-        if arrival is None:
-            arrival = self._arrivals[handle] = self._new_arrival(handle)
-        if arrival.accepted is not None or arrival.pending is not None:
-            return  # its next words wait with it
+        led = None
         try:
-            self._check_protocol(handle, arrival)
-            reply = arrival.login.receive(self._engine.login_bytes(handle))
+            if arrival is None:
+                if self._refusals.holds(handle):
+                    return
+                arrival = self._arrivals[handle] = self._new_arrival(handle)
+                led = self._known.led(handle, arrival.login)
+            elif arrival.accepted is not None or arrival.pending is not None:
+                return  # its next words wait with it
+            if led is not None:
+                reply = arrival.login.take_over(led)
+            else:
+                self._check_protocol(handle, arrival)
+                reply = arrival.login.receive(self._engine.login_bytes(handle))
             self._carry_out(handle, arrival, reply)
         except LoginError as error:
             self._refuse(handle, error)
         except LookupError:
-            self._forget(handle)  # it closed while it was answered
+            self._forget(handle)  # it has closed meanwhile
+
+    def led_by_engine(self, handle: int, number: int, peer: object) -> None:
+        """The engine has let a client in of which Python has not heard."""
+        self._known.log_login(handle, number, peer)
 
     def _carry_out(self, handle: int, arrival: _Arrival, reply: Reply) -> None:
         """Do what a step of the login came to; LookupError when the client has gone."""
         if arrival.login.wants_in and arrival.login.asked[0] != RESERVED_DATABASE:
             self._check_room()
+            if not arrival.checked:
+                arrival.checked = True
+                self._refusals.check_address(handle)
         if reply.send:
             self._engine.client_send(handle, reply.send)
         self._engine.login_consume(handle, reply.consumed, reply.wanted)
@@ -210,7 +259,7 @@ class Admission:
                 self._engine.client_close(handle, CloseReason.CLOSE_CLIENT_REQUEST)
             case StartTls(direct):
                 self._start_tls(handle, arrival, direct)
-            case NeedSecret() | NeedVerdict():
+            case NeedSecret() | NeedVerdict() | NeedKeys():
                 task = asyncio.get_running_loop().create_task(
                     self._pend(handle, arrival, reply.outcome)
                 )
@@ -254,6 +303,9 @@ class Admission:
                 arrival.asked = True
                 found = await self._auth_query.find(user, database)
                 return arrival.login.secret_found(found.secret, found.server_user)
+            case NeedKeys(request, is_ours):
+                derive = self._hashes.get if is_ours else self._hashes.once
+                return arrival.login.keys_found(await derive(request))
             case NeedVerdict(method):
                 judge = self.judges[method]
                 host, _ = self._engine.client_peer(handle)
@@ -280,22 +332,14 @@ class Admission:
 
     def _check_room(self) -> None:
         """Refuse a client above ``max_client_conn``; all workers count together."""
-        self._count_clients()
         limit = self._pools.config.settings.max_client_conn
         if self._board.total("clients") > limit:
             raise LoginError(
                 "no more connections allowed (max_client_conn)", TOO_MANY_CONNECTIONS
             )
 
-    def _count_clients(self) -> None:
-        """Show all but those of the console, which is there when all is full."""
-        # An operator may have closed whose notice is still on its way.
-        count = max(0, self._engine.client_count - len(self._operators))
-        self._board.set(self._slot, "clients", count)
-
     def _forget(self, handle: int) -> None:
         """A client will not be admitted."""
-        self._operators.discard(handle)
         arrival = self._arrivals.pop(handle, None)
         if arrival is None:
             return
@@ -306,24 +350,20 @@ class Admission:
 
     def _refuse(self, handle: int, error: LoginError) -> None:
         arrival = self._arrivals.get(handle)
-        database, user = arrival.login.asked if arrival else ("", "")
-        if error.sqlstate == INVALID_PASSWORD:
-            self._auth_query.forget(user, database)
-        database, user = database or "(nodb)", user or "(nouser)"
-        self._forget(handle)
-        if self._pools.config.settings.log_pooler_errors:
-            try:
-                host, port = self._engine.client_peer(handle)
-            except LookupError:
-                return
-            log.write(
-                log.WARNING,
-                f"pooler error: {error.message}{f': {error.why}' * bool(error.why)}",
-                tag=f"C-{handle:#x}: {database}/{user}@{host}:{port}",
-            )
-        self._engine.client_close(
-            handle, CloseReason.CLOSE_CLIENT_LOGIN, farewell_of(error)
+        failed = (
+            arrival is not None
+            and arrival.accepted is None
+            and error.sqlstate in UNPROVEN
         )
+        if arrival is not None and error.sqlstate == INVALID_PASSWORD:
+            database, user = arrival.login.asked
+            self._auth_query.forget(user, database)
+            self._known.forget(user)
+        self._forget(handle)
+        with contextlib.suppress(LookupError):  # it has gone
+            self._refusals.refuse(
+                handle, error, _who(arrival), farewell_of(error), failed=failed
+            )
 
     # ------------------------------------------------------------ admitting
 
@@ -366,7 +406,7 @@ class Admission:
         startup = startup_of(self._pools.config, accepted.user, is_own=is_own)
         pool = self._pools.dedicated(CONSOLE_DATABASE, accepted.user, startup)
         arrival.pool = pool
-        self._operators.add(handle)
+        self._engine.client_uncounted(handle)  # it is there when all is full
         self._choose_words(handle, accepted, pool, {})
 
     def _choose_words(
@@ -443,18 +483,29 @@ class Admission:
     ) -> None:
         """Let a client in, in the server's words; LoginError if one was refused."""
         told, notice = pool.in_words(values)
-        del self._arrivals[handle]
-        settings = self._pools.config.settings
-        if settings.log_connections:
+        arrival = self._arrivals.pop(handle)
+        if self._pools.config.settings.log_connections:
             host, port = self._engine.client_peer(handle)
-            log.write(
-                log.LOG,
-                f"login attempt: db={accepted.database} user={accepted.user}"
-                f" tls={self._tls_words(handle)}"
-                f" replication={accepted.replication or 'none'}",
-                tag=f"C-{handle:#x}: {accepted.database}/{accepted.user}@{host}:{port}",
+            log_login(
+                self._engine,
+                handle,
+                accepted.database,
+                accepted.user,
+                f"{host}:{port}",
+                accepted.replication,
             )
         greeting = pool.greeting(told, self._pools.tracked_names)
+        is_shared = pool.startup is None
+        if is_shared and not pool.words.unknown(values, pool.welcome or {}):
+            self._known.remember(
+                handle,
+                arrival.login,
+                accepted,
+                pool,
+                greeting,
+                notice,
+                self._auth_query.kept_for_s,
+            )
         key = self._cancels.new_key(accepted.minor_protocol)
         self._engine.client_admit(
             handle,
@@ -471,10 +522,6 @@ class Admission:
             ),
         )
 
-    def _tls_words(self, handle: int) -> str:
-        facts = self._engine.client_tls(handle)
-        return "no" if facts is None else f"{facts[0]}/{facts[1]}"
-
     # ------------------------------------------------------------ leaving
 
     def client_closed(
@@ -490,23 +537,21 @@ class Admission:
 
         ``detail``: why TLS has failed; empty: it has not.
         """
+        arrival = self._arrivals.get(handle)
         self._forget(handle)
         host, port = peer if isinstance(peer, tuple) else ("?", 0)
-        if detail and self._pools.config.settings.log_pooler_errors:
-            log.write(
-                log.WARNING,
-                f"TLS handshake error: {detail}",
-                tag=f"C-{handle:#x}: (nodb)/(nouser)@{host}:{port}",
-            )
-        self._count_clients()
         pool = self._pools.by_id(pool_id)
-        if pool is not None:
-            self._pools.release_dedicated(pool)
-        if pool is None or not self._pools.config.settings.log_disconnections:
-            return  # a probe that never logged in is not worth a line
+        if pool is None:
+            why = f"TLS handshake error: {detail}" if detail else ENDED.get(reason, "")
+            self._refusals.closed(handle, _who(arrival), (host, port), age_us, why)
+            return  # a probe that just left is not worth a line
+        self._pools.release_dedicated(pool)
+        if not self._pools.config.settings.log_disconnections:
+            return
         text = CLOSE_REASON_ROWS[reason][1]
         log.write(
             log.LOG,
             f"closing because: {text} (age={age_us // 1_000_000}s)",
             tag=f"C-{handle:#x}: {pool.tag}@{host}:{port}",
+            later=True,
         )

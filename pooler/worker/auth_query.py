@@ -255,6 +255,11 @@ class AuthQuery:
         if kept is not None and kept[1].secret is not None:
             del self._kept[question]
 
+    def kept_for_s(self, user: str, database: str) -> float:
+        """How long what was found of a user counts from now on; 0: not any more."""
+        kept = self._kept.get(self._question(user, database))
+        return 0.0 if kept is None else max(0.0, kept[0] - time.monotonic())
+
     async def find(self, user: str, database: str) -> Found:
         """The secret of a user who asks for a database; LoginError: nobody can say."""
         question = self._question(user, database)

@@ -140,7 +140,6 @@ class Cancels:
                         server.way,
                         server.backend_pid,
                         server.cancel_key,
-                        self._pools.opener,
                     )
         except (OSError, TimeoutError, LoginError) as error:
             uncertain = isinstance(error, TimeoutError)

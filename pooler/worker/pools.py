@@ -22,6 +22,7 @@ from pooler.config.settings import Database
 from pooler.errors import (
     CANNOT_CONNECT_NOW,
     CLOSE_REASON_ROWS,
+    INVALID_PASSWORD,
     ConfigError,
     LocalResourceError,
     LoginError,
@@ -211,14 +212,15 @@ def tracked_values(
 def is_hopeless(error: LoginError) -> bool:
     """Whether those who wait for a server should be told now, rather than wait.
 
-    Yes when PostgreSQL refused the login. A server that cannot be reached, or that is
-    starting up (57P03), may come back within ``query_wait_timeout``.
+    Yes when PostgreSQL refused the login, or asks for a secret that we have not. A
+    server that cannot be reached, or that is starting up (57P03), may come back within
+    ``query_wait_timeout``.
     """
-    return (
-        isinstance(error, ServerLoginError)
-        and error.server_message is not None
-        and error.sqlstate != CANNOT_CONNECT_NOW
-    )
+    if not isinstance(error, ServerLoginError):
+        return False
+    if error.server_message is None:
+        return error.sqlstate == INVALID_PASSWORD
+    return error.sqlstate != CANNOT_CONNECT_NOW
 
 
 class Pools:
@@ -235,7 +237,7 @@ class Pools:
     ) -> None:
         self._engine = engine
         self._slot = slot
-        self._workers = workers
+        self.workers = workers
         self.tracked = tracked_parameters(config)
         self.tracked_names = tuple(self.tracked.values())
         self.opener = ServerOpener(links, config, self.tracked, door)
@@ -270,6 +272,7 @@ class Pools:
             pool_id = self._engine.pool_create(self._size(database, user))
             pool = self._by_key[key] = Pool(database, user, pool_id)
             self._by_id[pool_id] = pool
+            pool.words.changed = self._engine.logins_forget
             self._prepare_questions(pool)
             self._configure(pool)
         return pool
@@ -352,6 +355,7 @@ class Pools:
 
     def reload(self, config: Config, reconnect: frozenset[str]) -> None:
         """Take over a new configuration; servers of ``reconnect`` are replaced."""
+        secrets = self.config.userlist
         try:
             self.opener.use(config)
         except ConfigError as error:
@@ -364,6 +368,8 @@ class Pools:
             pool.words.forget()
             pool.failure = None  # what was wrong may be right by now
             self._engine.pool_learned(pool.pool_id)  # what is on its way, as well
+            if config.userlist.get(pool.user) != secrets.get(pool.user):
+                pool.scram_keys = None  # they were proved by what is no secret any more
             database = self.database(pool.database.name)
             if database is None:
                 continue
@@ -380,7 +386,7 @@ class Pools:
         self._engine.limit_statements(
             max_client_count=settings.max_client_prepared_statements,
             max_client_bytes=settings.max_client_prepared_bytes,
-            max_bytes=-(-settings.max_prepared_memory // self._workers),
+            max_bytes=-(-settings.max_prepared_memory // self.workers),
             cache_unnamed=settings.cache_unnamed_statements,
         )
 
@@ -409,7 +415,7 @@ class Pools:
 
     def _size(self, database: Database, user: str) -> int:
         total = self.config.pool_size(database, user)
-        return share_of(total, self._slot, self._workers)
+        return share_of(total, self._slot, self.workers)
 
     # ------------------------------------------------------------ welcome
 

@@ -124,6 +124,7 @@ class Worker:
         self._leaving: Callable[[], bool] | None = None
         self._notices: dict[int, Callable[[NoticeRow], None]] = {
             Notice.NOTICE_LOGIN: self._on_login,
+            Notice.NOTICE_LOGGED_IN: self._on_logged_in,
             Notice.NOTICE_CLIENT_CLOSED: self._on_client_closed,
             Notice.NOTICE_SERVER_CLOSED: self._on_server_closed,
             Notice.NOTICE_LAUNCH: self._on_launch,
@@ -175,7 +176,11 @@ class Worker:
         gc.freeze()
         os.write(start.ready_fd, READY)
         os.close(start.ready_fd)
-        return await self._end
+        try:
+            return await self._end
+        finally:
+            self._admission.end()
+            self._pools.opener.keys.close()
 
     def _listen(self, listener: socket.socket, *, shared: bool) -> None:
         self._listeners.append(self._engine.add_listener(listener.fileno(), shared))
@@ -184,16 +189,20 @@ class Worker:
     # ------------------------------------------------------------ notices
 
     def _on_notices(self) -> None:
-        for row in self._engine.take_notices():
-            try:
-                self._notices[row[0]](row)
-            except Exception:
-                # one client's trouble must not become everybody's
-                log.write_exception(f"notice {row[0]} failed")
+        with log.together():
+            for row in self._engine.take_notices():
+                try:
+                    self._notices[row[0]](row)
+                except Exception:
+                    # one client's trouble must not become everybody's
+                    log.write_exception(f"notice {row[0]} failed")
         self._check_leaving()
 
     def _on_login(self, row: NoticeRow) -> None:
         self._admission.arrived(row[1])
+
+    def _on_logged_in(self, row: NoticeRow) -> None:
+        self._admission.led_by_engine(row[1], row[2], row[5])
 
     def _on_client_closed(self, row: NoticeRow) -> None:
         _, handle, reason, pool_id, age_us, peer, detail = row
@@ -284,6 +293,7 @@ class Worker:
         """SIGTERM: take no new clients, end with the last one that is here."""
         self._stop_listening()
         self._leaving = lambda: self._engine.client_count == 0
+        self._engine.tell_closes()
         self._check_leaving()
 
     def leave_after_servers(self) -> None:

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 
 from pooler.config.kinds import TlsMode
+from pooler.config.tls import ServerTls
 from pooler.errors import (
     INVALID_AUTHORIZATION,
     SQLCLIENT_UNABLE_TO_CONNECT,
@@ -42,6 +44,14 @@ ATTEMPTS: Mapping[TlsMode, tuple[Attempt, ...]] = MappingProxyType(
         TlsMode.VERIFY_FULL: (Attempt.TLS,),
     }
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Security:
+    """TLS towards the servers of a database, and the context of all that have it."""
+
+    tls: ServerTls
+    context: TlsContext | None
 
 
 class TlsStartError(LoginError):

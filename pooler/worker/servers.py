@@ -20,24 +20,37 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from pooler import log
-from pooler.config.kinds import TlsNegotiation
 from pooler.config.loading import Config
 from pooler.config.settings import Database
 from pooler.errors import (
     SQLCLIENT_UNABLE_TO_CONNECT,
+    ConfigError,
     LocalResourceError,
     LoginError,
 )
 from pooler.io.links import Link, Links
 from pooler.login import packets
 from pooler.login.scram import ScramKeys
-from pooler.login.server import ServerGreeting, ServerLogin, ServerLoginError
+from pooler.login.server import (
+    MAX_PARAMETER_BYTES,
+    ServerGreeting,
+    ServerLogin,
+    ServerLoginError,
+)
 from pooler.worker.console import DATABASE as CONSOLE_DATABASE
 from pooler.worker.console import ConsoleDoor
-from pooler.worker.server_tls import ATTEMPTS, Attempt, is_worth_another, secure
+from pooler.worker.keys import KeyRing
+from pooler.worker.server_tls import (
+    ATTEMPTS,
+    Attempt,
+    Security,
+    is_worth_another,
+    secure,
+)
 from pooler.worker.tls import server_context
 
 MAX_ANSWER_BYTES = 1_048_576
+MAX_TOLD_ERRORS = 16
 LOCAL_SHORTAGES = frozenset(
     {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL}
 )
@@ -64,6 +77,7 @@ class Way:
     address: Address
     host: str  # as the configuration names it
     attempt: Attempt = Attempt.PLAIN
+    security: Security | None = None  # None: nothing but the clear
 
 
 CONSOLE_WAY = Way(Address(socket.AF_UNIX, ""), "console")
@@ -97,23 +111,29 @@ async def addresses(host: str, port: int) -> list[Address]:
     return [Address(family, sockaddr) for family, _, _, _, sockaddr in found]
 
 
-async def log_in(link: Link, login: ServerLogin) -> bytes:
+async def log_in(link: Link, login: ServerLogin, keys: KeyRing) -> bytes:
     """Run a login over a link; returns what came behind it. Raises LoginError."""
     link.send(login.start())
     pending = b""
     while login.greeting is None:
-        data = await link.receive()
-        if not data:
-            raise LoginError(
-                "server closed the connection during login",
-                SQLCLIENT_UNABLE_TO_CONNECT,
-            )
-        pending += data
+        if login.wanted is not None:
+            link.send(login.proceed(await keys.get(login.wanted)))
+        else:
+            pending += await _receive(link)
         consumed, answer = login.receive(pending)
         pending = pending[consumed:]
         if answer:
             link.send(answer)
     return pending
+
+
+async def _receive(link: Link) -> bytes:
+    data = await link.receive()
+    if not data:
+        raise LoginError(
+            "server closed the connection during login", SQLCLIENT_UNABLE_TO_CONNECT
+        )
+    return data
 
 
 async def run_query(
@@ -122,19 +142,26 @@ async def run_query(
     """Run ``connect_query`` on a fresh server; returns what came behind its answer.
 
     ``parameters`` of the greeting take over what the query changes. An error is logged
-    and otherwise ignored. LoginError when a transaction stays open.
+    and otherwise ignored. LoginError when a transaction stays open, or a server tells
+    more parameters than a login may.
     """
     link.send(packets.message(b"Q", packets.cstring(sql)))
+    errors = parameter_bytes = 0
     while True:
         at = 0
         while message := packets.read_message(pending, at, MAX_ANSWER_BYTES):
             at = message.end
             if message.kind == b"S":
+                parameter_bytes += len(message.body)
+                if parameter_bytes > MAX_PARAMETER_BYTES:
+                    raise LoginError("connect_query changes too many parameters")
                 name, value = packets.read_parameter_status(message.body)
                 parameters[name] = value
             elif message.kind == b"E":
-                text = packets.read_report(message.body).get("M", "")
-                log.write(log.WARNING, f"exec_on_connect query failed: {text}")
+                errors += 1
+                if errors <= MAX_TOLD_ERRORS:
+                    text = packets.read_report(message.body).get("M", "")
+                    log.write(log.WARNING, f"exec_on_connect query failed: {text}")
             elif message.kind == b"Z":
                 if message.body != b"I":
                     raise LoginError("connect_query has left a transaction open")
@@ -144,6 +171,18 @@ async def run_query(
         if not data:
             raise LoginError("server closed the connection during connect_query")
         pending += data
+
+
+async def _secure(link: Link, way: Way) -> Way:
+    """Speak TLS on a fresh link if it is to be; how the server is reached then."""
+    security = way.security
+    if security is None or security.context is None or way.attempt is Attempt.PLAIN:
+        return dataclasses.replace(way, attempt=Attempt.PLAIN)
+    await secure(
+        link, security.context, way.host, way.attempt, direct=security.tls.is_direct
+    )
+    attempt = Attempt.TLS if link.is_secure else Attempt.PLAIN
+    return dataclasses.replace(way, attempt=attempt)
 
 
 class ServerOpener:
@@ -158,6 +197,7 @@ class ServerOpener:
     ) -> None:
         self._links = links
         self._door = door
+        self.keys = KeyRing()
         self.use(config)
         self._tracked = tracked
         self._turn = itertools.count()
@@ -169,8 +209,11 @@ class ServerOpener:
 
         ConfigError names what TLS cannot have; then all stays as it was.
         """
-        self._context = server_context(config.settings)
+        self._security = {
+            tls: Security(tls, server_context(tls)) for tls in config.all_server_tls()
+        }
         self.config = config
+        self.keys.keep(config.server_secrets())
 
     async def open(
         self,
@@ -229,22 +272,8 @@ class ServerOpener:
     def _attempts(self, way: Way) -> tuple[Attempt, ...]:
         if way.address.family == socket.AF_UNIX:
             return (Attempt.PLAIN,)
-        return ATTEMPTS[self.config.settings.server_tls_sslmode]
-
-    async def secure(self, link: Link, way: Way) -> Way:
-        """Speak TLS on a fresh link if it is to be; how the server is reached then."""
-        if self._context is None or way.attempt is Attempt.PLAIN:
-            return dataclasses.replace(way, attempt=Attempt.PLAIN)
-        await secure(
-            link,
-            self._context,
-            way.host,
-            way.attempt,
-            direct=self.config.settings.server_tls_sslnegotiation
-            is TlsNegotiation.DIRECT,
-        )
-        attempt = Attempt.TLS if link.is_secure else Attempt.PLAIN
-        return dataclasses.replace(way, attempt=attempt)
+        assert way.security is not None  # noqa: S101 - given by _connect
+        return ATTEMPTS[way.security.tls.sslmode]
 
     async def _log_in(
         self,
@@ -257,7 +286,7 @@ class ServerOpener:
     ) -> ReadyServer:
         """Log in on a fresh link, which is closed if that fails."""
         try:
-            way = await self.secure(link, way)
+            way = await _secure(link, way)
             login = ServerLogin(
                 user,
                 database.dbname or database.name,
@@ -267,8 +296,10 @@ class ServerOpener:
                 minor=0 if way.address in self._old else packets.NEWEST_MINOR,
                 tracked=self._tracked,
                 binding=link.certificate_hash,
+                max_iterations=self.config.settings.scram_max_iterations,
+                find_keys=self.keys.find,
             )
-            early = await log_in(link, login)
+            early = await log_in(link, login, self.keys)
             if database.connect_query:
                 early = await self._connect_query(link, early, database, login)
         except BaseException as error:
@@ -290,12 +321,14 @@ class ServerOpener:
                 " unix_socket_dir is empty",
                 SQLCLIENT_UNABLE_TO_CONNECT,
             )
+        security = self._security_of(database)
         first = next(self._turn) % len(hosts)
         reason = "no address"
         for host in hosts[first:] + hosts[:first]:
             for address in await addresses(host, database.port):
                 try:
-                    return await self._links.dial(*address), Way(address, host)
+                    link = await self._links.dial(*address)
+                    return link, Way(address, host, security=security)
                 except OSError as error:
                     if error.errno in LOCAL_SHORTAGES:
                         raise LocalResourceError(
@@ -314,6 +347,21 @@ class ServerOpener:
             link, early, database.connect_query, login.greeting.parameters
         )
 
+    def _security_of(self, database: Database) -> Security:
+        tls = self.config.server_tls(database)
+        known = self._security.get(tls)
+        if known is not None:
+            return known
+        # Of an entry that a reload has removed, or whose files have gone meanwhile.
+        try:
+            made = self._security[tls] = Security(tls, server_context(tls))
+        except ConfigError as error:
+            log.write(log.ERROR, f"TLS for database {database.name}: {error}")
+            raise LoginError(
+                "TLS towards the server cannot be had", SQLCLIENT_UNABLE_TO_CONNECT
+            ) from None
+        return made
+
     def _secret(self, database: Database, user: str) -> str | None:
         if database.password is not None:
             return database.password
@@ -326,17 +374,15 @@ async def send_cancel(
     way: Way,
     backend_pid: int,
     key: bytes,
-    opener: ServerOpener | None = None,
 ) -> None:
     """Ask the server to cancel; returns when it has closed the connection.
 
-    By TLS if the server was reached by it, which ``opener`` then knows about. By then
-    PostgreSQL has sent the signal. Raises OSError, LoginError.
+    By TLS if the server was reached by it. By then PostgreSQL has sent the signal.
+    Raises OSError, LoginError.
     """
     link = await links.dial(*way.address)
     try:
-        if opener is not None:
-            await opener.secure(link, way)
+        await _secure(link, way)
         link.send(packets.cancel_request(backend_pid, key))
         with contextlib.suppress(ConnectionResetError):  # as good as an end of file
             while await link.receive():

@@ -11,7 +11,7 @@ import hashlib
 
 from pooler.config.kinds import AuthType, DhParams, TlsMode
 from pooler.config.settings import Settings
-from pooler.config.tls import VERIFIED, tls_ciphers, tls_versions
+from pooler.config.tls import VERIFIED, ServerTls, tls_ciphers, tls_versions
 from pooler.io.tls_context import TICKET_KEY_BYTES, TlsContext
 from pooler.login.policy import ClientTls
 
@@ -53,20 +53,19 @@ def client_context(settings: Settings, mock_key: bytes) -> TlsContext | None:
     )
 
 
-def server_context(settings: Settings) -> TlsContext | None:
+def server_context(tls: ServerTls) -> TlsContext | None:
     """For connections that we open to servers; None where TLS is off."""
-    mode = settings.server_tls_sslmode
-    if mode is TlsMode.DISABLE:
+    if tls.sslmode is TlsMode.DISABLE:
         return None
     return TlsContext(
         accepts=False,
         prefix="server_tls",
-        versions=tls_versions(settings.server_tls_protocols),
-        cert_file=settings.server_tls_cert_file,
-        key_file=settings.server_tls_key_file,
-        ca_file=settings.server_tls_ca_file,
-        verify=mode in VERIFIED,
-        checks_host=mode is TlsMode.VERIFY_FULL,
-        ciphers=tls_ciphers(settings.server_tls_ciphers),
-        suites=settings.server_tls13_ciphers or "",
+        versions=tls_versions(tls.protocols),
+        cert_file=tls.cert_file,
+        key_file=tls.key_file,
+        ca_file=tls.ca_file,
+        verify=tls.sslmode in VERIFIED,
+        checks_host=tls.sslmode is TlsMode.VERIFY_FULL,
+        ciphers=tls_ciphers(tls.ciphers),
+        suites=tls.tls13_ciphers or "",
     )

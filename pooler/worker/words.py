@@ -108,6 +108,8 @@ class Words:
 
     _known: dict[Asked, Known] = field(default_factory=dict)
     generation: int = 0
+    # Called when what a login was told by these words may not be true any more.
+    changed: Callable[[], None] = lambda: None
 
     def __len__(self) -> int:
         return len(self._known)
@@ -116,12 +118,14 @@ class Words:
         """Nothing is known any more, nor what is being asked now."""
         self._known.clear()
         self.generation += 1
+        self.changed()
 
     def learn(self, name: str, value: str, known: Known) -> None:
         """Keep what a server has answered."""
         if len(value) > LONGEST_KEPT_BYTES:
             return
-        self._known.pop((name, value), None)
+        if self._known.pop((name, value), known) != known:
+            self.changed()
         while len(self._known) >= WORDS_KEPT:
             del self._known[next(iter(self._known))]
         self._known[name, value] = known

@@ -20,10 +20,17 @@ with atheris.instrument_imports(include=["pooler"]):
     from pooler.errors import LoginError
     from pooler.login.client import ClientLogin
     from pooler.login.md5 import md5_secret
-    from pooler.login.outcomes import LoggedIn, NeedSecret, NeedVerdict, Pending, Reply
+    from pooler.login.outcomes import (
+        LoggedIn,
+        NeedKeys,
+        NeedSecret,
+        NeedVerdict,
+        Pending,
+        Reply,
+    )
     from pooler.login.packets import MAX_STARTUP_BYTES
     from pooler.login.policy import AuthMethod, ClientPolicy
-    from pooler.login.scram import Verifier
+    from pooler.login.scram import KeyRequest, Verifier
 
 METHODS = tuple(AuthMethod)
 CANARY = b"\xffPGSQ"
@@ -45,6 +52,8 @@ POLICIES = [
         ignore_startup_parameters=frozenset({"extra_float_digits"}),
         mock_key=b"mock",
         scram_iterations=2,
+        hashes_passwords=asks,
+        find_keys=(lambda _: None) if asks else KeyRequest.derive,
     )
     for asks in (False, True)
     for method in METHODS
@@ -58,6 +67,8 @@ def answer(login: ClientLogin, question: Pending) -> Reply:
     """What somebody else knows."""
     if isinstance(question, NeedSecret):
         return login.secret_found(SECRETS.get(question.user))
+    if isinstance(question, NeedKeys):
+        return login.keys_found(question.request.derive())
     assert isinstance(question, NeedVerdict)
     return login.judged("" if question.password == "secret" else "wrong password")
 

@@ -11,11 +11,13 @@ from pathlib import Path
 import pytest
 
 from pooler.demo.postgres import Postgres
+from pooler.login.scram import KeyRequest
 from tests.integration.fake_server import FakeServer
 from tests.integration.harness import (
     DATABASE,
     HOST,
     USER,
+    Derivations,
     InProcess,
     MakePooler,
     Pooler,
@@ -102,3 +104,11 @@ def worker(
 ) -> InProcess:
     """A worker in front of it, with one server per pool."""
     return worker_in_process(server_port=server.port, default_pool_size=1)
+
+
+@pytest.fixture
+def derivations(monkeypatch: pytest.MonkeyPatch) -> Iterator[Derivations]:
+    made = Derivations()
+    monkeypatch.setattr(KeyRequest, "derive", lambda request: made.derive(request))
+    yield made
+    made.may_go.set()

@@ -29,6 +29,7 @@ from pooler.io.selector import EngineSelector
 from pooler.ipc.board import Board
 from pooler.ipc.bus import Bus
 from pooler.ipc.worker_start import WorkerStart
+from pooler.login.scram import KeyRequest, ScramKeys
 from pooler.worker.pools import tracked_parameters
 from pooler.worker.process import Worker
 from tests.wire_client import WireClient
@@ -99,6 +100,8 @@ def ini_text(
         "default_pool_size": 5,
         "max_client_conn": 5000,
         "workers": 1,
+        "failed_login_delay": 0,
+        "core_dumps": 1,  # or tests that are not root's could not look into /proc
         **settings,
     }
     lines = ["[databases]"]
@@ -410,6 +413,20 @@ class InProcess:
             "statement_bytes",
         ):
             assert after[name] == 0, (name, after)
+
+
+class Derivations:
+    """All derivations of keys stand still until they are let go."""
+
+    def __init__(self) -> None:
+        self.asked: list[KeyRequest] = []
+        self.may_go = threading.Event()
+        self._derive = KeyRequest.derive
+
+    def derive(self, request: KeyRequest) -> ScramKeys:
+        self.asked.append(request)
+        assert self.may_go.wait(20)
+        return self._derive(request)
 
 
 @contextlib.contextmanager

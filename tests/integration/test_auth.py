@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -50,6 +51,7 @@ METHODS = {
 }
 HBA = """
 local all all trust
+host all by_trust 127.0.0.1/32 trust
 host all by_password 127.0.0.1/32 password
 host all by_md5 127.0.0.1/32 md5
 host all all 127.0.0.1/32 scram-sha-256
@@ -68,6 +70,7 @@ def secured() -> Iterator[Postgres]:
                 f"SET password_encryption = '{kind}';"
                 f" CREATE ROLE {user} LOGIN PASSWORD '{SERVER_PASSWORD}'"
             )
+        server.psql("CREATE ROLE by_trust LOGIN")
         yield server
 
 
@@ -209,6 +212,32 @@ def test_server_asks_for_a_password(
     assert SERVER_PASSWORD not in pooler.log()
 
 
+def test_tokens_of_64_kib(make_pooler: MakePooler, secured: Postgres) -> None:
+    """From a client, in auth_file, in password=, and to servers."""
+    token = "t'\"" + "k" * 65_527
+    quoted = token.replace("'", "''")
+    for user, kind in (("by_password", "scram-sha-256"), ("by_md5", "md5")):
+        secured.psql(
+            f"SET password_encryption = '{kind}'; ALTER ROLE {user} PASSWORD '{quoted}'"
+        )
+    where = f"host={HOST} port={secured.port} dbname=postgres"
+    forced = f"{where} user=by_md5 password='{quoted}'"
+    pooler = make_pooler(
+        {"listed": where, "forced": forced},
+        userlist({"by_password": token}),
+        auth_type="plain",
+    )
+    for database, user in (("listed", "by_password"), ("forced", "by_md5")):
+        assert user_of(pooler, "by_password", token, database=database) == user
+    assert "failed" in refusal(pooler, "by_password", token[:-1], database="listed")
+    assert token[:20] not in pooler.log()
+    for user, kind in (("by_password", "scram-sha-256"), ("by_md5", "md5")):
+        secured.psql(
+            f"SET password_encryption = '{kind}';"
+            f" ALTER ROLE {user} PASSWORD '{SERVER_PASSWORD}'"
+        )
+
+
 def test_server_that_wants_a_password_nobody_has(
     make_pooler: MakePooler, secured: Postgres
 ) -> None:
@@ -263,6 +292,40 @@ def test_scram_pass_through(make_pooler: MakePooler, secured: Postgres) -> None:
     assert user_of(pooler, users[0], SERVER_PASSWORD, database="postgres") == users[0]
 
 
+def test_keys_of_a_client_go_with_its_secret(
+    make_pooler: MakePooler, secured: Postgres
+) -> None:
+    """What was proved by a secret that is no more opens no server."""
+    pooler = make_pooler(
+        {"*": f"host={HOST} port={secured.port}"},
+        userlist(stored(secured)),
+        auth_type="scram-sha-256",
+        server_login_retry=0,
+    )
+    user = "by_scram"
+    with pooler.connect("postgres", user, password=SERVER_PASSWORD) as stays:
+        stays.autocommit = True
+        assert stays.execute("SELECT 1").fetchone() == (1,)
+        pooler.userlist = userlist({user: Verifier.from_password("new").to_text()})
+        pooler.reload()
+
+        def old_is_refused() -> bool:
+            try:
+                user_of(pooler, user, SERVER_PASSWORD, database="postgres")
+            except psycopg.OperationalError as error:
+                return "SASL authentication failed" in str(error)
+            return False
+
+        wait_until(old_is_refused, "the worker has reloaded", 5)
+        secured.psql(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            f" WHERE usename = '{user}'"
+        )
+        wait_until(lambda: "server connection closed" in pooler.log())
+        with pytest.raises(psycopg.OperationalError, match="a hash that cannot answer"):
+            stays.execute("SELECT 1")
+
+
 def test_stored_secrets_without_a_scram_login(
     make_pooler: MakePooler, secured: Postgres
 ) -> None:
@@ -272,6 +335,71 @@ def test_stored_secrets_without_a_scram_login(
     )
     assert user_of(pooler, "by_md5", database="postgres") == "by_md5"
     assert "server login failed" in refusal(pooler, "by_scram", database="postgres")
+
+
+# How a client proves itself (by the database it asks for), and with which secrets
+# that works.
+CLIENT_WAYS = {
+    "trust": {"plain", "md5", "scram"},
+    "password": {"plain", "md5", "scram"},
+    "md5": {"plain", "md5", "scram"},
+    "scram-sha-256": {"plain", "scram"},
+}
+# How the server asks, and which secrets answer it; "keys": a client's own SCRAM proof.
+SERVER_WAYS = {
+    "by_trust": {"plain", "md5", "scram", "keys"},
+    "by_password": {"plain"},
+    "by_md5": {"plain", "md5"},
+    "by_scram": {"plain", "keys"},
+}
+
+
+@pytest.mark.parametrize("kind", ["plain", "md5", "scram"])
+def test_every_secret_every_way(
+    make_pooler: MakePooler, secured: Postgres, tmp_path: Path, kind: str
+) -> None:
+    """Methods of clients by methods of servers, also with a forced user."""
+    other = Verifier.from_password(SERVER_PASSWORD, 4096).to_text()
+    kept = stored(secured)
+    secrets = {
+        "plain": dict.fromkeys(SERVER_WAYS, SERVER_PASSWORD),
+        "md5": {user: md5_secret(SERVER_PASSWORD, user) for user in SERVER_WAYS},
+        "scram": {
+            user: kept[user] if user == "by_scram" else other for user in SERVER_WAYS
+        },
+    }[kind]
+    rules = tmp_path / "hba.conf"
+    rules.write_text(
+        "".join(f"host {way} all {HOST}/32 {way}\n" for way in CLIENT_WAYS)
+        + f"host all forced {HOST}/32 trust\n"
+    )
+    where = f"host={HOST} port={secured.port} dbname=postgres"
+    pooler = make_pooler(
+        {
+            **dict.fromkeys(CLIENT_WAYS, where),
+            **{f"to_{user}": f"{where} user={user}" for user in SERVER_WAYS},
+        },
+        userlist({**secrets, "forced": ""}),
+        auth_type="hba",
+        auth_hba_file=rules,
+    )
+
+    def outcome(user: str, database: str) -> str:
+        try:
+            return user_of(pooler, user, SERVER_PASSWORD, database=database)
+        except psycopg.OperationalError as error:
+            return "server" if "server login failed" in str(error) else "client"
+
+    for user, answers in SERVER_WAYS.items():
+        for way, proves in CLIENT_WAYS.items():
+            by_scram = kind == "scram" and way in ("md5", "scram-sha-256")
+            opens = "keys" if by_scram else kind
+            expected = user if opens in answers else "server"
+            expected = expected if kind in proves else "client"
+            assert outcome(user, way) == expected, (user, way)
+        expected = user if kind in answers else "server"
+        assert outcome("forced", f"to_{user}") == expected, user
+    assert SERVER_PASSWORD not in pooler.log()
 
 
 # Databases

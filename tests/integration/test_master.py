@@ -26,7 +26,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pooler import cli
+from pooler import VERSION_TEXT, cli
 from pooler.config import loading
 from pooler.ipc.bus import MASTER
 from pooler.ipc.worker_start import (
@@ -705,7 +705,7 @@ def test_what_cannot_work_is_told(pooler: Pooler, ini: str, setting: str) -> Non
 @pytest.mark.parametrize(
     ("arguments", "code", "text"),
     [
-        (("-V",), 0, "pooler "),
+        (("-V",), 0, f"{VERSION_TEXT}\nPython "),
         (("--help",), 0, "CONFIG_FILE"),
         ((), 1, "CONFIG_FILE"),
         (("a.ini", "b.ini"), 1, "b.ini"),

@@ -7,15 +7,25 @@ import asyncio
 import dataclasses
 import ssl
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from pooler.errors import LoginError
 from pooler.login.outcomes import NeedVerdict
 from pooler.login.policy import AuthMethod
+from pooler.login.scram import Verifier
 from tests.certificates import make_certificates
-from tests.integration.harness import DATABASE, USER, InProcess, wait_until
+from tests.integration.harness import (
+    DATABASE,
+    HOST,
+    USER,
+    Derivations,
+    InProcess,
+    wait_until,
+)
 from tests.wire_client import (
     SSL_REQUEST,
     WireClient,
@@ -189,3 +199,57 @@ def test_what_comes_meanwhile_is_bounded_and_not_lost(
 
 async def _bytes_held(judged: Judged, handle: int) -> int:
     return len(judged.worker.engine.login_bytes(handle))
+
+
+# ------------------------------------------------------------ hashes
+
+
+SECRETS = {
+    "scram-sha-256": ("costly", "a secret"),  # no verifier is there yet
+    "plain": ("verified", Verifier.from_password("a secret", 2).to_text()),
+}
+
+
+@pytest.mark.parametrize("method", SECRETS)
+@pytest.mark.parametrize("password", ["a secret", "wrong"])
+def test_hashes_of_a_login_hold_nobody_up(
+    worker_in_process: Callable[..., InProcess],
+    tmp_path: Path,
+    derivations: Derivations,
+    method: str,
+    password: str,
+) -> None:
+    """They are made in a thread; others log in and run their queries meanwhile."""
+    user, secret = SECRETS[method]
+    auth_file, rules = tmp_path / "userlist.txt", tmp_path / "hba.conf"
+    auth_file.write_text(f'"{user}" "{secret}"\n"{USER}" ""\n')
+    line = {"plain": "password"}.get(method, method)
+    rules.write_text(f"host all {USER} all trust\nhost all {user} all {line}\n")
+    worker = worker_in_process(
+        auth_type="hba", auth_file=auth_file, auth_hba_file=rules
+    )
+
+    def log_in() -> str:
+        try:
+            psycopg.connect(
+                host=HOST,
+                port=worker.port,
+                user=user,
+                password=password,
+                dbname=DATABASE,
+            )
+        except psycopg.OperationalError as error:
+            return str(error)
+        return ""
+
+    with ThreadPoolExecutor(1) as pool:
+        said = pool.submit(log_in)
+        wait_until(lambda: derivations.asked, "hashes are wanted")
+        with worker.client() as other:
+            assert other.value("SELECT 1") == "1"
+        assert not said.done()
+        derivations.may_go.set()
+        # Behind the proof, the server does not know the user.
+        right = f'role "{user}" does not exist' in said.result()
+    assert right == (password == "a secret"), said.result()
+    assert len(derivations.asked) == 1

@@ -85,9 +85,11 @@ def entry(server: Postgres, **more: object) -> dict[str, str]:
     return {DATABASE: " ".join(f"{key}={value}" for key, value in options.items())}
 
 
-def security(pooler: Pooler, user: str = USER) -> tuple[Any, ...]:
+def security(
+    pooler: Pooler, user: str = USER, database: str = DATABASE
+) -> tuple[Any, ...]:
     """(whether the server is reached by TLS, version, name in our certificate)."""
-    with pooler.connect(user=user) as link:
+    with pooler.connect(database, user) as link:
         row = link.execute(
             "SELECT ssl, version, client_dn FROM pg_stat_ssl"
             " WHERE pid = pg_backend_pid()"
@@ -304,6 +306,67 @@ def test_a_change_of_mode_replaces_the_servers(
     assert security(pooler)[0] is False
     pooler.reload(server_tls_sslmode="require")
     wait_until(lambda: security(pooler)[0] is True, "TLS")
+
+
+# ------------------------------------------------------------ databases
+
+
+def test_databases_have_their_own_settings(
+    make_pooler: MakePooler,
+    secure_postgres: Postgres,
+    certificates: Certificates,
+    tmp_path: Path,
+) -> None:
+    """Mode, authority and certificate of one are no other's; a cancel goes along."""
+    cert_file, key_file = certificates.of_client("by_certificate", tmp_path)
+    stranger = make_certificates(tmp_path / "stranger")
+    where = entry(secure_postgres, dbname=DATABASE)[DATABASE]
+    forced = f"{where} user=by_certificate server_tls_sslmode=require"
+    pooler = make_pooler(
+        {
+            "wide": where,
+            "clear": f"{where} server_tls_sslmode=disable",
+            "old": f"{where} server_tls_protocols=tlsv1.2",
+            "strict": f"{where} server_tls_sslmode=verify-full"
+            f" server_tls_ca_file={certificates.ca_file}",
+            "strange": f"{where} server_tls_sslmode=verify-ca"
+            f" server_tls_ca_file={stranger.ca_file}",
+            "shown": f"{forced} server_tls_cert_file={cert_file}"
+            f" server_tls_key_file={key_file}",
+            "unshown": forced,
+        },
+        server_tls_sslmode="require",
+    )
+
+    def secured(database: str) -> tuple[Any, ...]:
+        return security(pooler, database=database)
+
+    assert secured("wide")[:2] == (True, "TLSv1.3")
+    assert secured("clear")[0] is False
+    assert secured("old")[:2] == (True, "TLSv1.2")
+    assert secured("strict")[0] is True
+    assert "/CN=by_certi" in secured("shown")[2]
+    for database, complaint in (
+        ("strange", "TLS handshake failed: self-signed certificate"),
+        ("unshown", "client certificate"),
+    ):
+        with pytest.raises(psycopg.OperationalError, match=complaint):
+            secured(database)
+    with pooler.connect("old") as link, ThreadPoolExecutor(1) as pool:
+        asleep = "SELECT 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
+
+        def cancel() -> None:
+            wait_until(lambda: secure_postgres.psql(asleep), "the query runs")
+            link.cancel_safe(timeout=10)
+
+        done = pool.submit(cancel)
+        with pytest.raises(psycopg.errors.QueryCanceled):
+            link.execute("SELECT pg_sleep(30)")
+        done.result()
+    # A reload of one entry replaces the servers of that one.
+    pooler.databases = {**pooler.databases, "clear": where}
+    pooler.reload()
+    wait_until(lambda: secured("clear")[0] is True, "TLS")
 
 
 # ------------------------------------------------------------ attacks

@@ -245,6 +245,7 @@ def test_our_configuration_is_pgbouncers_and_workers() -> None:
     ours = pooler_files(layout)["pooler.ini"].splitlines()
     assert sorted(set(ours) ^ set(theirs)) == [
         "cache_unnamed_statements = 0",
+        "core_dumps = 1",
         "workers = 2",
     ]
 

@@ -19,6 +19,7 @@ from pooler.login.outcomes import (
     Cancel,
     Closed,
     LoggedIn,
+    NeedKeys,
     NeedSecret,
     NeedVerdict,
     Reply,
@@ -90,7 +91,7 @@ class Peer:
     def _take(self, reply: Reply) -> bytes:
         assert 0 <= reply.consumed <= len(self.pending)
         self.pending = self.pending[reply.consumed :]
-        if not isinstance(reply.outcome, NeedSecret | NeedVerdict):
+        if not isinstance(reply.outcome, NeedSecret | NeedVerdict | NeedKeys):
             self.outcome = reply.outcome
             return reply.send
         self.asked.append(reply.outcome)
@@ -106,6 +107,8 @@ def answer(login: ClientLogin, question: object) -> Reply:
     """What somebody else knows of a user or a password."""
     if isinstance(question, NeedSecret):
         return login.secret_found(SECRETS.get(question.user))
+    if isinstance(question, NeedKeys):
+        return login.keys_found(question.request.derive())
     assert isinstance(question, NeedVerdict)
     return login.judged("" if question.password == "secret" else "PAM says no")
 
@@ -295,7 +298,7 @@ def test_who_is_not_asked_for(method: AuthMethod, user: str, database: str) -> N
 def test_trust_is_for_those_who_are_found(known_users_only: bool) -> None:
     asked = {**ASKED, "known_users_only": known_users_only}
     assert log_in(AuthMethod.TRUST, "removed", **asked)[0].user == "removed"
-    with pytest.raises(LoginError, match='"trust" authentication failed'):
+    with pytest.raises(LoginError, match=r"^no such user$"):
         log_in(AuthMethod.TRUST, "nobody", **asked)
 
 
@@ -387,6 +390,48 @@ def test_salted_passwords_are_kept() -> None:
         log_in(AuthMethod.SCRAM, "plain", verifiers=cache)
         log_in(AuthMethod.SCRAM, "scram", verifiers=cache)
     assert len(cache) == 1
+
+
+ELSEWHERE: dict[str, Any] = {"find_keys": lambda _: None}
+
+
+@pytest.mark.parametrize(("method", "user"), WORKING)
+@pytest.mark.parametrize("piece", [0, 1, 7])
+def test_keys_that_somebody_else_derives(
+    method: AuthMethod, user: str, piece: int
+) -> None:
+    """The client cannot tell; it is asked for nothing until they are there."""
+    outcome, greeting, left = log_in(
+        method, user, trailing=QUERY, piece=piece, **ELSEWHERE
+    )
+    assert (outcome.user, left) == (user, QUERY)
+    assert greeting.parameters == {"server_version": "15.0"}
+
+
+@pytest.mark.parametrize("user", ["plain", "md5", "scram", "removed", "nobody"])
+def test_a_wrong_password_is_refused_when_it_is_hashed(user: str) -> None:
+    """Right or wrong, known or not: as many hashes, and none of them here."""
+    login = ClientLogin(policy(AuthMethod.PLAIN, hashes_passwords=True, **ELSEWHERE))
+    login.receive(packets.startup_message({"user": user, "database": "shop"}))
+    reply = login.receive(packets.password_message("wrong"))
+    assert isinstance(reply.outcome, NeedKeys)
+    assert reply.outcome.request.password == "wrong"
+    assert "wrong" not in repr(reply)
+    with pytest.raises(LoginError, match=r"^password authentication failed$"):
+        login.keys_found(reply.outcome.request.derive())
+
+
+def test_a_verifier_is_made_once_for_all_logins() -> None:
+    cache = VerifierCache()
+    startup = packets.startup_message({"user": "plain", "database": "shop"})
+    changes = {"verifiers": cache, **ELSEWHERE}
+    first, second = (ClientLogin(policy(AuthMethod.SCRAM, **changes)) for _ in range(2))
+    reply = first.receive(startup)
+    assert isinstance(reply.outcome, NeedKeys)
+    assert (reply.consumed, reply.send) == (len(startup), b"")
+    asked = first.keys_found(reply.outcome.request.derive()).send
+    assert asked[:1] == b"R"
+    assert second.receive(startup).send == asked
 
 
 # Start-up.

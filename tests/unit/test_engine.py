@@ -60,6 +60,29 @@ def test_what_cannot_be_watched_any_more_is_an_error(engine: Engine) -> None:
     engine.close()
 
 
+def test_notices_come_in_portions(engine: Engine) -> None:
+    """So that those who are served do not wait for everybody who logs in."""
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    listener.listen(200)
+    listener.setblocking(False)
+    port = listener.getsockname()[1]
+    engine.add_listener(listener.detach(), shared=False)
+    clients = [socket.create_connection(("127.0.0.1", port)) for _ in range(100)]
+    for client in clients:
+        client.sendall(b"x")
+    seen: list[int] = []
+    while len(seen) < len(clients):
+        assert engine.run(10)
+        rows = engine.take_notices()
+        assert 0 < len(rows) <= 32
+        seen += [handle for _, handle, *_ in rows]
+    assert sorted(seen) == sorted(set(seen))
+    assert engine.run(0) == []
+    for client in clients:
+        client.close()
+
+
 def test_close_is_idempotent(engine: Engine) -> None:
     engine.close()
     engine.close()

@@ -91,6 +91,13 @@ def test_whom_a_line_fits(tmp_path: Path, line: str, fitting: list[Connection]) 
         assert (method(rules, one) == "trust") == (one in fitting), one
 
 
+def test_cert_may_stand_in_any_line_by_tcp(tmp_path: Path) -> None:
+    """Who comes without TLS has no certificate to show."""
+    for kind in ("host", "hostssl", "hostnossl"):
+        rules = hba(tmp_path, f"{kind} all all all cert\n")
+        assert method(rules, TLS if kind != "hostnossl" else TCP) == "cert"
+
+
 def test_names_that_are_keywords_elsewhere(tmp_path: Path) -> None:
     rules = hba(
         tmp_path,
@@ -228,7 +235,7 @@ def test_maps(tmp_path: Path) -> None:
         ("host all all all ldap", "ldap is not built yet"),
         ("host all all all trust,md5", "a method cannot be a list"),
         ("host all all all peer", "peer is for local lines only"),
-        ("host all all all cert", "cert is for hostssl lines only"),
+        ("local all all cert", "cert is for host lines only"),
         ("host all all all md5 map=x", "map= is for peer and cert only"),
         ("local all all peer map=x", "map 'x' is not in auth_ident_file"),
         ("local all all peer clientcert=1", "unknown option 'clientcert=1'"),

@@ -181,6 +181,39 @@ def test_a_log_that_cannot_be_written_is_let_pass() -> None:
     log.write(log.LOG, "lost")
 
 
+def test_lines_that_are_written_together(
+    logfile: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In their order, and never more at once than a pipe takes whole."""
+    written: list[bytes] = []
+    real = os.write
+
+    def write(fd: int, data: bytes) -> int:
+        written.append(data)
+        return real(fd, data)
+
+    monkeypatch.setattr(os, "write", write)
+    with pytest.raises(ZeroDivisionError), log.together():
+        for number in range(100):
+            log.write(log.LOG, f"line {number} {'x' * 100}", later=True)
+        raise ZeroDivisionError
+    assert 3 < len(written) < 10
+    assert max(map(len, written)) <= log.MAX_LINE_BYTES
+    assert all(data.endswith(b"\n") for data in written)
+    lines = logfile.read_text().splitlines()
+    assert [int(line.split("line ")[1].split()[0]) for line in lines] == list(
+        range(100)
+    )
+    with log.together():
+        log.write(log.LOG, "first", later=True)
+        assert not written[-1].endswith(b"first\n")
+        log.write(log.LOG, "second")
+        assert written[-1].endswith(b"second\n")
+        assert b"first\n" in written[-1]
+    log.write(log.LOG, "alone", later=True)
+    assert written[-1].endswith(b"alone\n")
+
+
 def test_rate_limiter_counts_what_it_suppressed(logfile: Path) -> None:
     now = 0.0
     limiter = log.RateLimiter(10.0, clock=lambda: now)

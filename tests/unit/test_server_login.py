@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pooler.login import packets
 from pooler.login.md5 import md5_response, md5_secret
-from pooler.login.scram import ScramKeys, ServerExchange, Verifier
+from pooler.login.scram import KeyRequest, ScramKeys, Verifier
 from pooler.login.server import (
     MAX_NOTICES,
     ServerGreeting,
@@ -19,6 +19,7 @@ from pooler.login.server import (
     ServerLoginError,
 )
 from pooler.login.startup import StartupMessage, parse_startup
+from tests.server_exchange import ServerExchange
 
 VERIFIER = Verifier.from_password("secret", 2, b"salt" * 4)
 KEYS = ScramKeys.from_password("secret", VERIFIER.salt, VERIFIER.iterations)
@@ -133,6 +134,26 @@ def test_md5(secret: str, piece: int) -> None:
     assert login.greeting is not None
 
 
+TOKEN = "t" * 65_530  # the longest that PostgreSQL takes in the clear
+
+
+def test_a_token_instead_of_a_password() -> None:
+    login = new_login(TOKEN)
+    answers, _ = feed(login, packets.authentication_cleartext_password())
+    assert answers == packets.password_message(TOKEN)
+    assert len(answers) == 1 + 65_535
+    login = new_login(TOKEN)
+    answers, _ = feed(login, packets.authentication_md5_password(b"salt"))
+    expected = md5_response(md5_secret(TOKEN, "joe"), b"salt")
+    assert answers == packets.password_message(expected)
+    login = new_login(TOKEN)
+    exchange = ServerExchange(Verifier.from_password(TOKEN, 2, b"salt" * 4))
+    signature = exchange.final(begin_scram(login, exchange))
+    data = packets.authentication_sasl_final(signature) + packets.authentication_ok()
+    feed(login, data + WELCOME)
+    assert login.greeting is not None
+
+
 def begin_scram(login: ServerLogin, exchange: ServerExchange, piece: int = 0) -> bytes:
     """Go up to our proof; return it."""
     offer = sasl("SCRAM-SHA-256-PLUS", "SCRAM-SHA-256")
@@ -166,12 +187,47 @@ def test_scram(secret: str | None, keys: ScramKeys | None, piece: int) -> None:
     assert login.greeting.scram_keys == KEYS
 
 
+@PIECES
+def test_keys_that_somebody_else_derives(piece: int) -> None:
+    """Until they are there nothing is read; what has come is not lost."""
+    asked: list[KeyRequest] = []
+    login = ServerLogin("joe", "shop", "secret", {}, find_keys=asked.append)
+    exchange = ServerExchange(VERIFIER)
+    assert begin_scram(login, exchange, piece) == b""
+    assert asked == [login.wanted] == [KeyRequest("secret", VERIFIER.salt, 2)]
+    assert "secret" not in repr(login.wanted)
+    assert login.receive(b"anything") == (0, b"")
+    answer = login.proceed(KEYS)
+    assert login.wanted is None
+    signature = exchange.final(answer[5:])
+    data = packets.authentication_sasl_final(signature) + packets.authentication_ok()
+    feed(login, data + WELCOME, piece)
+    assert login.greeting is not None
+    assert login.greeting.scram_keys == KEYS
+
+
+def test_a_server_that_does_not_wait_for_our_proof() -> None:
+    login = ServerLogin("joe", "shop", "secret", {}, find_keys=lambda _: None)
+    begin_scram(login, ServerExchange(VERIFIER))
+    login.proceed(KEYS)
+    error = refused(login, packets.authentication_sasl_continue(b"r=x,s=YWJj,i=1"))
+    assert "unexpected authentication request 11" in error.message
+
+
+def test_keys_that_are_found_need_no_wait() -> None:
+    login = ServerLogin("joe", "shop", "secret", {}, find_keys=lambda _: KEYS)
+    exchange = ServerExchange(VERIFIER)
+    assert exchange.final(begin_scram(login, exchange))
+    assert login.wanted is None
+
+
 def test_scram_server_that_proves_nothing() -> None:
     login = new_login()
     begin_scram(login, ServerExchange(VERIFIER))
     error = refused(login, packets.authentication_ok())
     assert error.message == (
-        "server login failed: unexpected authentication request 0 from server"
+        "server login failed: unexpected authentication request 0 (AuthenticationOk)"
+        " from server"
     )
 
 
@@ -196,7 +252,17 @@ def test_scram_with_costly_challenge() -> None:
     nonce = answers.partition(b"r=")[2]
     challenge = b"r=" + nonce + b"x,s=YWJj,i=10000000"
     error = refused(login, packets.authentication_sasl_continue(challenge))
-    assert "iteration count is not within 1..1000000" in error.message
+    assert "not within 1..1000000 (scram_max_iterations)" in error.message
+
+
+def test_costly_challenges_that_are_allowed() -> None:
+    login = ServerLogin(
+        "joe", "shop", "secret", {}, max_iterations=7, find_keys=lambda _: None
+    )
+    answers, _ = feed(login, sasl("SCRAM-SHA-256"))
+    nonce = answers.partition(b"r=")[2]
+    feed(login, packets.authentication_sasl_continue(b"r=%bx,s=YWJj,i=7" % nonce))
+    assert login.wanted is not None
 
 
 @pytest.mark.parametrize(
@@ -213,6 +279,8 @@ def test_scram_with_costly_challenge() -> None:
         ("secret", sasl("SCRAM-SHA-1", "OAUTHBEARER"), "no supported SASL mechanism"),
         ("secret", sasl(), "no supported SASL mechanism"),
         ("secret", b"R\0\0\0\x08\0\0\0\x07", r"request 7 \(GSSAPI\)"),
+        ("secret", b"R\0\0\0\x08\0\0\0\x09", r"request 9 \(SSPI\)"),
+        ("secret", b"R\0\0\0\x08\0\0\0\x04", r"request 4 \(crypt\)"),
         ("secret", b"R\0\0\0\x08\0\0\0\x63", r"request 99 \(unknown\)"),
         ("secret", b"R\0\0\0\x08\0\0\0\x0c", "unexpected authentication request 12"),
         ("secret", b"R\0\0\0\x04", "malformed Authentication message"),
@@ -470,6 +538,86 @@ def test_malformed_after_authentication(message: bytes) -> None:
 def test_length_is_judged_by_the_header(kind: bytes, length: int) -> None:
     error = refused(new_login(), kind + struct.pack("!I", length))
     assert f"length {length} is outside 4..65540" in error.message
+
+
+SECOND_QUESTIONS = [
+    (sasl("SCRAM-SHA-256"), "10 (SASL)"),
+    (packets.authentication_cleartext_password(), "3 (password in the clear)"),
+    (packets.authentication_md5_password(b"salt"), "5 (md5)"),
+]
+
+
+@pytest.mark.parametrize("first", SECOND_QUESTIONS)
+@pytest.mark.parametrize("second", SECOND_QUESTIONS)
+def test_one_question_is_all_that_a_server_has(
+    first: tuple[bytes, str], second: tuple[bytes, str]
+) -> None:
+    """Not another proof by a weaker method, whichever the first was."""
+    login = new_login()
+    feed(login, first[0])
+    error = refused(login, second[0])
+    assert f"unexpected authentication request {second[1]} from server" in error.message
+
+
+@pytest.mark.parametrize("second", SECOND_QUESTIONS)
+def test_no_question_behind_our_proof(second: tuple[bytes, str]) -> None:
+    login = new_login()
+    begin_scram(login, ServerExchange(VERIFIER))
+    assert "unexpected" in refused(login, second[0]).message
+
+
+@pytest.mark.parametrize("secret", [VERIFIER.to_text(), None])
+@pytest.mark.parametrize("question", SECOND_QUESTIONS[1:])
+def test_keys_are_no_answer_to_a_weaker_question(
+    secret: str | None, question: tuple[bytes, str]
+) -> None:
+    error = refused(new_login(secret, KEYS), question[0])
+    assert error.sqlstate == "28P01"
+    if secret is not None:
+        assert secret not in error.message
+
+
+def test_the_last_key_counts() -> None:
+    """As with libpq; it is never longer than any version allows."""
+    login = new_login(None)
+    first = packets.backend_key_data(1, b"first")
+    feed(login, packets.authentication_ok() + first + WELCOME)
+    assert login.greeting is not None
+    assert (login.greeting.backend_pid, login.greeting.cancel_key) == (
+        0x80000001,
+        b"keys",
+    )
+
+
+@pytest.mark.parametrize("kind", [b"N", b"S"])
+def test_endless_little_messages(kind: bytes) -> None:
+    login = new_login(None)
+    feed(login, packets.authentication_ok())
+    with pytest.raises(ServerLoginError, match="answer is too long"):
+        feed(login, packets.message(kind, b"a\0b\0") * 5_000)
+
+
+def test_endless_parameters() -> None:
+    login = new_login(None)
+    feed(login, packets.authentication_ok())
+    many = [packets.parameter_status(f"a{n}", "x" * 1_000) for n in range(80)]
+    with pytest.raises(ServerLoginError, match="too many parameters"):
+        feed(login, b"".join(many))
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        packets.error_response("FATAL", "28000", "x" * 60_000),
+        packets.error_response("F" * 60_000, "28000", "x"),
+        sasl("SCRAM-SHA-1", "x" * 60_000),
+        b"E\0\2\0\0" + b"x" * 60_000,
+    ],
+)
+def test_what_is_said_of_a_server_is_bounded(hostile: bytes) -> None:
+    error = refused(new_login(), hostile)
+    assert len(error.message) <= 1_025
+    assert len(error.server_message or "") <= 1_025
 
 
 def test_endless_answer() -> None:

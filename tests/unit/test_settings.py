@@ -156,6 +156,10 @@ OUR_OWN_KEYS = {
     "clean_changed_servers",
     "clean_custom_parameters",
     "clean_sequences",
+    "core_dumps",
+    "failed_login_delay",
+    "max_failed_logins",
+    "scram_max_iterations",
     "server_tls_sslnegotiation",
     "cache_unnamed_statements",
     "max_client_prepared_bytes",
@@ -167,6 +171,8 @@ dbname host port user password auth_user auth_query auth_dbname pool_size
 min_pool_size reserve_pool_size reserve_pool pool_mode max_db_connections
 max_db_client_connections server_lifetime query_wait_timeout connect_query
 load_balance_hosts client_encoding datestyle timezone application_name
+server_tls_sslmode server_tls_sslnegotiation server_tls_ca_file server_tls_cert_file
+server_tls_key_file server_tls_protocols server_tls_ciphers server_tls13_ciphers
 """
 USER_KEYS = """
 pool_mode pool_size reserve_pool_size max_user_connections
@@ -191,11 +197,14 @@ client_tls_ciphers client_tls_dheparams client_tls_ecdhcurve client_tls_key_file
 client_tls_protocols client_tls_sslmode server_tls13_ciphers server_tls_ca_file
 server_tls_cert_file server_tls_ciphers server_tls_key_file server_tls_protocols
 server_tls_sslmode server_tls_sslnegotiation auth_hba_file auth_ident_file
+scram_iterations scram_max_iterations failed_login_delay max_failed_logins core_dumps
 auth_user auth_query auth_dbname auth_query_cache_ttl auth_query_negative_ttl
 auth_query_timeout
 """
 RECONNECT_KEYS = """
 dbname host port user connect_query auth_dbname auth_query load_balance_hosts
+server_tls_sslmode server_tls_sslnegotiation server_tls_ca_file server_tls_cert_file
+server_tls_key_file server_tls_protocols server_tls_ciphers server_tls13_ciphers
 """
 
 

@@ -59,6 +59,11 @@ def test_lines() -> None:
     }
 
 
+def test_a_token_may_stand_for_a_password() -> None:
+    token = '"' + "s" * 65_530
+    assert parse_userlist(format_user("a", token), "u") == {"a": plain(token)}
+
+
 def test_the_last_line_of_a_user_counts() -> None:
     assert parse_userlist('"a" "1"\n"a" "2"', "u") == {"a": plain("2")}
 
@@ -78,7 +83,7 @@ def test_an_empty_secret_is_told_apart() -> None:
         ('"app', "both in double quotes"),
         (f'"{"x" * 128}" "s"', "longer than 127 bytes"),
         (f'"{"é" * 64}" "s"', "longer than 127 bytes"),
-        (f'"a" "{"s" * 2048}"', "longer than 2047 bytes"),
+        (f'"a" "{"s" * 65_532}"', "longer than 65531 bytes"),
         ('"a" "md5' + "g" * 32 + '"', "32 hexadecimal digits"),
         (f'"a" "md5{MD5[3:].upper()}"', "32 hexadecimal digits"),
         ('"a" "SCRAM-SHA-256$4096"', "SCRAM-SHA-256$<iterations>"),

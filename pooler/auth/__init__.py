@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""How a client proves who it is, in C. Auth layer, sans-IO."""
