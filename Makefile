@@ -48,7 +48,7 @@ test-full: build ## run all tests and the long ones: other drivers and versions,
 suites: build ## run other projects' tests through the pooler (SUITES="asyncpg psycopg2")
 	@$(RUN) -m tests.suites $(SUITES)
 
-fuzz: build ## fuzz scanner, relay and login (FUZZ_SECONDS=600)
+fuzz: build ## fuzz scanner, relay, TLS and logins (FUZZ_SECONDS=600)
 	@dev/full_tools.sh
 	@dev/fuzz.sh $(FUZZ_SECONDS)
 

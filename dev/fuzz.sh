@@ -3,9 +3,10 @@
 # Fuzz for so many seconds in all: fuzz.sh SECONDS [FOLDER]
 #
 # By libFuzzer with AddressSanitizer and UndefinedBehaviorSanitizer: the scanner, the
-# relay without and with prepared statements, and the SQL that it reads; by atheris: a
-# client's login. First the canaries, each of which must be found, else the job proves
-# nothing. Prints the number of executions. With POOLER_FUZZ_RUNS=N in the environment
+# relay without and with prepared statements, the SQL that it reads, TLS, and the proofs
+# of clients; by atheris: a client's login, and ours to a server. First the canaries,
+# each of which must be found, else the job proves nothing. Prints the number of
+# executions. With POOLER_FUZZ_RUNS=N in the environment
 # the inputs are the same each time: N for the slowest target, whatever time it takes
 # (up to SECONDS for each), so that a check does not depend on luck. What is found lies in
 # FOLDER/found (play it again with FOLDER/fuzzer, POOLER_FUZZ_TARGET and
@@ -44,6 +45,10 @@ login() {
     "$python" tests/fuzz/login_target.py -max_len=$most_bytes "$@"
 }
 
+server_login() {
+    "$python" tests/fuzz/server_login_target.py -max_len=$most_bytes "$@"
+}
+
 # canary WORDS COMMAND...: the command must fail and say these words.
 canary() {
     words=$1
@@ -70,6 +75,7 @@ limits="-seed=1 -max_total_time=60 -artifact_prefix=$folder/canary-"
     canary "canary: found" core canary_coverage $limits
     printf '\377PGSQ' >"$folder/canary.input"
     canary "canary: found" login $limits "$folder/canary.input"
+    canary "canary: found" server_login $limits "$folder/canary.input"
 }
 rm -f "$folder"/canary-* "$folder"/canary.*
 echo "canaries: found"
@@ -103,8 +109,11 @@ fuzz() {
 
 failed=0
 fuzz scan 1 50 core scan
-fuzz relay 2 2 core relay
-fuzz statements 4 1 core statements
+fuzz relay 1 2 core relay
+fuzz statements 3 1 core statements
 fuzz sql 1 20 core sql
-fuzz login 2 5 login
+fuzz tls 1 1 core tls
+fuzz auth 1 20 core auth
+fuzz login 1 5 login
+fuzz server_login 1 5 server_login
 exit $failed

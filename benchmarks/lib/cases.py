@@ -12,6 +12,8 @@ ROWS_COUNT: Final = 5_000
 ROW_BYTES: Final = 100
 VALUE_BYTES: Final = 1_000_000
 IDLE_CLIENTS: Final = 5_000
+IDLE_TLS_CLIENTS: Final = 2_000
+STORM_CLIENTS: Final = 2_000
 
 
 class Capability(StrEnum):
@@ -19,6 +21,7 @@ class Capability(StrEnum):
 
     PREPARED = "prepared"  # protocol-level prepared statements in transaction mode
     MANY_CLIENTS = "many_clients"  # thousands of clients at once
+    SECURE = "secure"  # configured here for SCRAM and TLS
 
 
 class Kind(StrEnum):
@@ -26,6 +29,26 @@ class Kind(StrEnum):
 
     LOAD = "load"  # pgbench
     IDLE = "idle"  # memory of clients that do nothing
+    STORM = "storm"  # pgbench, while many log in at once
+
+
+class Login(StrEnum):
+    """How clients log in; a target has a configuration for each."""
+
+    TRUST = "trust"
+    SCRAM = "scram"
+    TLS = "tls"  # and trust
+    SCRAM_TLS = "scram-tls"
+
+    @property
+    def is_secured(self) -> bool:
+        """Whether TLS is spoken."""
+        return self in (Login.TLS, Login.SCRAM_TLS)
+
+    @property
+    def is_proven(self) -> bool:
+        """Whether a password is asked for."""
+        return self in (Login.SCRAM, Login.SCRAM_TLS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +70,7 @@ class Case:
     needs: Capability | None = None
     kind: Kind = Kind.LOAD
     unnamed: bool = False  # its statements have no names
+    login: Login = Login.TRUST
 
 
 PIPELINE_LENGTH: Final = 8
@@ -103,6 +127,59 @@ CASES: Final = (
         options=("-C",),
         sample_rate=1.0,
         warmup=20,
+    ),
+    Case(
+        "connect_scram",
+        "a new connection for each SELECT, SCRAM from a stored verifier",
+        options=("-C",),
+        sample_rate=1.0,
+        warmup=20,
+        needs=Capability.SECURE,
+        login=Login.SCRAM,
+    ),
+    Case(
+        "connect_scram_tls",
+        "a new connection for each SELECT, SCRAM from a stored verifier, TLS 1.3",
+        options=("-C",),
+        sample_rate=1.0,
+        warmup=20,
+        needs=Capability.SECURE,
+        login=Login.SCRAM_TLS,
+    ),
+    Case(
+        "simple_tls",
+        "one indexed SELECT, simple protocol, clients by TLS 1.3",
+        needs=Capability.SECURE,
+        login=Login.TLS,
+    ),
+    Case(
+        "many_rows_tls",
+        f"a result of {ROWS_COUNT:,} rows of {ROW_BYTES} bytes, clients by TLS 1.3",
+        script="SELECT payload FROM bench_rows;\n",
+        clients=8,
+        sample_rate=1.0,
+        warmup=20,
+        needs=Capability.SECURE,
+        login=Login.TLS,
+    ),
+    Case(
+        "logins2000",
+        f"one indexed SELECT of 8 clients, while {STORM_CLIENTS:,} others log in at"
+        " once by SCRAM",
+        clients=8,
+        sample_rate=1.0,
+        needs=Capability.SECURE,
+        kind=Kind.STORM,
+        login=Login.SCRAM,
+    ),
+    Case(
+        "idle_tls2000",
+        f"memory of {IDLE_TLS_CLIENTS:,} clients by TLS 1.3 that ran one query and"
+        " then wait",
+        clients=IDLE_TLS_CLIENTS,
+        needs=Capability.SECURE,
+        kind=Kind.IDLE,
+        login=Login.TLS,
     ),
     Case(
         "idle5000",

@@ -2,20 +2,25 @@
 """Raw-socket clients: log in, ask one query, wait. No driver, so they are cheap.
 
 They exist to be many; a driver's objects would be larger than what is measured. Only
-trust authentication is spoken, as all targets are configured with it.
+trust authentication is spoken, in the clear and by TLS; ``storm`` speaks SCRAM.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import resource
 import socket
+import ssl
 import struct
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from benchmarks.lib.cases import Login
+
 PROTOCOL_3_0 = 0x0003_0000
+SSL_REQUEST = struct.pack("!II", 8, 80877103)
 HEADER = struct.Struct("!cI")
 READ_BYTES = 65_536
 TIMEOUT_S = 20.0
@@ -27,6 +32,10 @@ SPARE_DESCRIPTORS = 1_000
 
 class ClientError(Exception):
     """A login or a query that did not succeed."""
+
+
+class ProofWantedError(ClientError):
+    """A target that asks for a password: it answers, which may be all one wants."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +78,7 @@ def read_until_ready(sock: socket.socket) -> None:
             if kind == b"E":
                 raise ClientError(error_text(body))
             if kind == b"R" and body[:4] != b"\0\0\0\0":
-                raise ClientError("asks for a password; expected trust")
+                raise ProofWantedError("asks for a password; expected trust")
             if kind == b"Z":
                 return
 
@@ -96,15 +105,38 @@ def raise_descriptor_limit(count: int) -> int:
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
-def open_batch(address: Address, count: int) -> list[socket.socket]:
+def connect(address: Address, secured: bool) -> socket.socket:
+    """Open a connection, by TLS if so; nobody looks at the certificate."""
+    sock = socket.create_connection((address.host, address.port), TIMEOUT_S)
+    if not secured:
+        return sock
+    try:
+        sock.sendall(SSL_REQUEST)
+        if sock.recv(1) != b"S":
+            raise ClientError("has no TLS")
+        return _tls_context().wrap_socket(sock)
+    except BaseException:
+        sock.close()
+        raise
+
+
+@functools.cache
+def _tls_context() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context
+
+
+def open_batch(
+    address: Address, count: int, secured: bool = False
+) -> list[socket.socket]:
     """Open clients that have logged in and run one query each."""
     startup = startup_message(address.user, address.database)
     query = query_message("SELECT 1")
     batch: list[socket.socket] = []
     try:
         for _ in range(count):
-            where = (address.host, address.port)
-            batch.append(socket.create_connection(where, TIMEOUT_S))
+            batch.append(connect(address, secured))
         for message in (startup, query):
             for sock in batch:
                 sock.sendall(message)
@@ -123,21 +155,27 @@ def close_all(clients: Sequence[socket.socket]) -> None:
 
 
 @contextlib.contextmanager
-def idle_clients(address: Address, count: int) -> Iterator[list[socket.socket]]:
+def idle_clients(
+    address: Address, count: int, secured: bool = False
+) -> Iterator[list[socket.socket]]:
     """Hold ``count`` idle clients open for the length of the block."""
     clients: list[socket.socket] = []
     try:
         while len(clients) < count:
-            clients += open_batch(address, min(BATCH, count - len(clients)))
+            some = min(BATCH, count - len(clients))
+            clients += open_batch(address, some, secured)
         yield clients
     finally:
         close_all(clients)
 
 
 def wait_until_ready(
-    address: Address, timeout_s: float, ended: Callable[[], int | None]
+    address: Address,
+    timeout_s: float,
+    ended: Callable[[], int | None],
+    login: Login = Login.TRUST,
 ) -> None:
-    """Return when a login and a query succeed.
+    """Return when a login and a query succeed, or a password is asked for, if it is.
 
     Raises the last reason at the deadline, or as soon as ``ended`` returns the exit
     code of the process that should have answered.
@@ -145,7 +183,11 @@ def wait_until_ready(
     deadline = time.monotonic() + timeout_s
     while True:
         try:
-            close_all(open_batch(address, 1))
+            close_all(open_batch(address, 1, login.is_secured))
+        except ProofWantedError:
+            if not login.is_proven:
+                raise
+            return
         except (OSError, ClientError) as error:
             code = ended()
             if code is not None:

@@ -1,21 +1,32 @@
 # SPDX-License-Identifier: MIT
 """Configuration files of the peers: the same limits in each one's own words. Pure.
 
-Transaction mode, one pool of the same size, trust, TCP only, no logging. A setting
-is given even where it is the default, so that the recorded file is the whole truth.
+Transaction mode, one pool of the same size, TCP only, no logging. A setting is given
+even where it is the default, so that the recorded file is the whole truth. There is a
+main file for each way to log in; that of trust comes first and has the plain name.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import PurePath
 
+from benchmarks.lib.cases import Login
 from benchmarks.lib.clients import Address
 
 POOL_SIZE = 20
 MAX_CLIENTS = 6_000
-BACKLOG = 1_024
+BACKLOG = 4_096
 MAX_PREPARED = 200
 PREPARED_SINCE = (1, 21)
+PASSWORD = "benchmark"
+# What PostgreSQL stores of it: 4,096 iterations, as by default. No secret.
+VERIFIER = (
+    "SCRAM-SHA-256$4096:YmVuY2htYXJrIHNhbHQuLg=="
+    "$nTsLUHKX2/kIbwNeGIIcgb8+GGQzMog6SeHfqnLdP6A="
+    ":1HSjdqfgz3T90XM5/b1e8ByNBA+Vlsv18gGwP2K0BQE="
+)
+CERTIFICATE, KEY = "server.crt", "server.key"  # beside the configuration
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,13 +127,47 @@ def _ini_files(name: str, layout: Layout, extra: dict[str, object]) -> dict[str,
         "log_stats": 0,
         **extra,
     }
+    files = {
+        config_name(name, login): _ini_text(layout, settings | _login_settings(login))
+        for login in Login
+    }
+    return files | {
+        "userlist.txt": f'"{address.user}" ""\n',
+        "verifiers.txt": f'"{address.user}" "{VERIFIER}"\n',
+    }
+
+
+def config_name(name: str, login: Login) -> str:
+    """Return the main file for a way to log in, given that of trust."""
+    if login is Login.TRUST:
+        return name
+    path = PurePath(name)
+    return f"{path.stem}-{login}{path.suffix}"
+
+
+def _login_settings(login: Login) -> dict[str, object]:
+    settings: dict[str, object] = {}
+    if login.is_proven:
+        settings |= {"auth_type": "scram-sha-256", "auth_file": "verifiers.txt"}
+    if login.is_secured:
+        settings |= {
+            "client_tls_sslmode": "require",
+            "client_tls_cert_file": CERTIFICATE,
+            "client_tls_key_file": KEY,
+            "client_tls_protocols": "tlsv1.3",
+        }
+    return settings
+
+
+def _ini_text(layout: Layout, settings: dict[str, object]) -> str:
+    database = layout.address.database
     lines = [
         "[databases]",
-        f"{address.database} = host={layout.server_host} port={layout.server_port}"
-        f" dbname={address.database}",
+        f"{database} = host={layout.server_host} port={layout.server_port}"
+        f" dbname={database}",
         "",
         "[pgbouncer]",
         *(f"{key} = {value}" for key, value in settings.items()),
         "",
     ]
-    return {name: "\n".join(lines), "userlist.txt": f'"{address.user}" ""\n'}
+    return "\n".join(lines)

@@ -21,11 +21,16 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
-from benchmarks.lib.cases import Capability, Case
+import trustme
+
+from benchmarks.lib.cases import Capability, Case, Login
 from benchmarks.lib.clients import Address, ClientError, wait_until_ready
 from benchmarks.lib.configs import (
+    CERTIFICATE,
+    KEY,
     PREPARED_SINCE,
     Layout,
+    config_name,
     odyssey_files,
     pgbouncer_files,
     pooler_files,
@@ -50,15 +55,17 @@ class Brand:
     files: Callable[[Layout], dict[str, str]]
     version_pattern: str
     can_prepared: Callable[[tuple[int, ...]], bool]
+    secure: bool = False  # its files know SCRAM and TLS
 
 
 BRANDS: Final[Mapping[str, Brand]] = MappingProxyType(
     {
-        "pooler": Brand(pooler_files, r"pooler (\d[\w.]*)", lambda version: True),
+        "pooler": Brand(pooler_files, r"pooler (\d[\w.]*)", lambda version: True, True),
         "pgbouncer": Brand(
             pgbouncer_files,
             r"PgBouncer (\d[\w.]*)",
             lambda version: version >= PREPARED_SINCE,
+            secure=True,
         ),
         "odyssey": Brand(
             odyssey_files, r"(\d+\.\d[\w.]*)", lambda version: version >= (1, 3)
@@ -130,6 +137,8 @@ def probe_target(brand: str, program: tuple[str, ...]) -> Target:
     capabilities = {Capability.MANY_CLIENTS}
     if row.can_prepared(parse_version(match[1])):
         capabilities.add(Capability.PREPARED)
+    if row.secure:
+        capabilities.add(Capability.SECURE)
     return Target(
         name=f"{brand}-{match[1]}",
         brand=brand,
@@ -183,6 +192,8 @@ def write_files(target: Target, layout: Layout, directory: Path) -> dict[str, st
     files = BRANDS[target.brand].files(layout)
     for name, text in files.items():
         (directory / name).write_text(text)
+    if BRANDS[target.brand].secure:
+        _write_certificate(directory)
     if target.account is not None:
         owner = pwd.getpwnam(target.account)
         for path in (directory, *directory.iterdir()):
@@ -190,14 +201,28 @@ def write_files(target: Target, layout: Layout, directory: Path) -> dict[str, st
     return files
 
 
-def command_of(target: Target, files: Mapping[str, str]) -> list[str]:
-    """Return the command line; the main configuration is the first file."""
-    return [*target.program, next(iter(files))]
+def _write_certificate(directory: Path) -> None:
+    """What a target shows to clients by TLS; nobody checks it. ECDSA, P-256."""
+    made = trustme.CA().issue_cert("localhost", key_type=trustme.KeyType.ECDSA)
+    made.cert_chain_pems[0].write_to_path(directory / CERTIFICATE)
+    made.private_key_pem.write_to_path(directory / KEY)
+    (directory / KEY).chmod(0o600)
+
+
+def command_of(
+    target: Target, files: Mapping[str, str], login: Login = Login.TRUST
+) -> list[str]:
+    """Return the command line; the main configuration for trust is the first file."""
+    return [*target.program, config_name(next(iter(files)), login)]
 
 
 @contextlib.contextmanager
 def running(
-    target: Target, files: Mapping[str, str], directory: Path, address: Address
+    target: Target,
+    files: Mapping[str, str],
+    directory: Path,
+    address: Address,
+    login: Login = Login.TRUST,
 ) -> Iterator[subprocess.Popen[bytes] | None]:
     """Run the target for the length of the block; ``None`` for direct."""
     if target.brand == DIRECT:
@@ -206,7 +231,7 @@ def running(
     log_path = directory / "output.log"
     with log_path.open("wb") as log:
         process = subprocess.Popen(
-            command_of(target, files),
+            command_of(target, files, login),
             cwd=directory,
             env=_environment(),
             stdin=subprocess.DEVNULL,
@@ -218,7 +243,7 @@ def running(
         )
     try:
         try:
-            wait_until_ready(address, START_TIMEOUT_S, process.poll)
+            wait_until_ready(address, START_TIMEOUT_S, process.poll, login)
         except ClientError as error:
             raise PeerError(f"{target.name}: {error}\n{log_tail(log_path)}") from error
         yield process

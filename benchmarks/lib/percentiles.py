@@ -7,11 +7,19 @@ import math
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import NamedTuple, Self
 
 # pgbench documentation, "Per-Transaction Logging": client_id transaction_no time ...
 TIME_FIELD = 2
+END_S_FIELD, END_US_FIELD = 4, 5
 MIN_FIELDS = 6
+
+
+class Sample(NamedTuple):
+    """One transaction of the log: when it ended (by the clock), how long it took."""
+
+    end_s: float
+    time_us: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,13 +81,13 @@ def percentile(ordered: Sequence[float], percent: float) -> float:
     return ordered[max(rank, 1) - 1]
 
 
-def parse_log(lines: Iterable[str]) -> tuple[list[int], int]:
-    """Return the times (µs) and the number of failed or skipped transactions.
+def parse_log(lines: Iterable[str]) -> tuple[list[Sample], int]:
+    """Return the samples and the number of failed or skipped transactions.
 
     A line that is not a pgbench log line raises ``ValueError``: a log that changed
     its format must not become a quiet gap in the numbers.
     """
-    times: list[int] = []
+    samples: list[Sample] = []
     failed = 0
     for line in lines:
         fields = line.split()
@@ -89,12 +97,13 @@ def parse_log(lines: Iterable[str]) -> tuple[list[int], int]:
             raise ValueError(f"not a pgbench log line: {line!r}")
         time = fields[TIME_FIELD]
         if time.isdigit():
-            times.append(int(time))
+            end_s = int(fields[END_S_FIELD]) + int(fields[END_US_FIELD]) / 1e6
+            samples.append(Sample(end_s, int(time)))
         elif time.isalpha():  # "failed", "skipped", or the kind of the failure
             failed += 1
         else:
             raise ValueError(f"not a pgbench log line: {line!r}")
-    return times, failed
+    return samples, failed
 
 
 def ratio_band(ours: Sequence[float], base: Sequence[float]) -> Band | None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import resource
 import subprocess
@@ -12,7 +13,8 @@ from pathlib import Path
 
 from benchmarks.lib.cases import SCALE, Case
 from benchmarks.lib.clients import Address
-from benchmarks.lib.percentiles import Latency, parse_log
+from benchmarks.lib.configs import PASSWORD
+from benchmarks.lib.percentiles import Latency, Sample, parse_log
 
 # Beyond the run itself: connecting, and a target that answers no more.
 GRACE_S = 30.0
@@ -42,6 +44,7 @@ class Run:
     latency: Latency | None
     elapsed_s: float
     cpu_s: float
+    samples: tuple[Sample, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +88,8 @@ class Pgbench:
 
     def warm_up(self, case: Case, address: Address) -> Outcome:
         """Run a few transactions, so that pools are full and caches warm."""
-        return self._execute(self.command(case, address, "-t", str(case.warmup)), 0)
+        command = self.command(case, address, "-t", str(case.warmup))
+        return self._execute(case, command, 0)
 
     def measured_command(self, case: Case, address: Address, seconds: int) -> list[str]:
         """Return the command line of a measurement."""
@@ -99,24 +103,26 @@ class Pgbench:
             left.unlink()
         cpu_before = _children_cpu_s()
         begin = time.monotonic()
-        outcome = self._execute(self.measured_command(case, address, seconds), seconds)
+        command = self.measured_command(case, address, seconds)
+        outcome = self._execute(case, command, seconds)
         elapsed = time.monotonic() - begin
         cpu = _children_cpu_s() - cpu_before
-        times: list[int] = []
+        samples: list[Sample] = []
         failed = 0
         for path in self.folder.glob("log.*"):
             with path.open() as lines:
-                some_times, some_failed = parse_log(lines)
-            times += some_times
+                some, some_failed = parse_log(lines)
+            samples += some
             failed += some_failed
             path.unlink()
         if failed and not outcome.errors:
             outcome = Outcome(
                 outcome.tps, outcome.transactions, (f"{failed} failed in the log",)
             )
-        return Run(outcome, Latency.of(times), elapsed, cpu)
+        latency = Latency.of(sample.time_us for sample in samples)
+        return Run(outcome, latency, elapsed, cpu, tuple(samples))
 
-    def _execute(self, command: list[str], seconds: int) -> Outcome:
+    def _execute(self, case: Case, command: list[str], seconds: int) -> Outcome:
         try:
             done = subprocess.run(
                 command,
@@ -124,10 +130,19 @@ class Pgbench:
                 text=True,
                 check=False,
                 timeout=seconds + GRACE_S,
+                env={**os.environ, **environment(case)},
             )
         except subprocess.TimeoutExpired:
             return Outcome(0.0, 0, (f"pgbench did not end within {GRACE_S:g} s",))
         return parse_output(done.returncode, done.stdout, done.stderr)
+
+
+def environment(case: Case) -> dict[str, str]:
+    """Return what tells libpq how to connect."""
+    return {
+        "PGSSLMODE": "require" if case.login.is_secured else "disable",
+        "PGPASSWORD": PASSWORD,
+    }
 
 
 def parse_output(returncode: int, stdout: str, stderr: str) -> Outcome:

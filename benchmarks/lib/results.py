@@ -42,6 +42,8 @@ class Measurement:
     client_pss_bytes: float | None = None
     client_rss_bytes: float | None = None
     processes: int | None = None
+    storm_s: float | None = None  # until all were logged in
+    slowdown: float | None = None  # mean latency meanwhile, divided by that before
     errors: tuple[str, ...] = ()
 
 

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import contextlib
+import statistics
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,17 +13,19 @@ from pathlib import Path
 from typing import Protocol
 
 from benchmarks.lib import cpu
-from benchmarks.lib.cases import IDLE_CLIENTS, Case, Kind
+from benchmarks.lib.cases import IDLE_CLIENTS, STORM_CLIENTS, Case, Kind, Login
 from benchmarks.lib.clients import (
     Address,
     ClientError,
     idle_clients,
     raise_descriptor_limit,
 )
-from benchmarks.lib.configs import Layout
+from benchmarks.lib.configs import PASSWORD, Layout
 from benchmarks.lib.peers import DIRECT, PeerError, Target, running, write_files
+from benchmarks.lib.percentiles import Latency
 from benchmarks.lib.pgbench import Pgbench
 from benchmarks.lib.results import Measurement
+from benchmarks.lib.storm import logged_in
 
 # Freed buffers and the last log-in work have settled by then.
 SETTLE_S = 1.0
@@ -106,15 +110,20 @@ class Runner:
 
     def check(self, placed: Placed) -> None:
         """Start and stop the target; raise ``PeerError`` when it does not answer."""
-        with _started(placed):
+        with _started(placed, Login.TRUST):
             return
 
     def measure(self, step: Step, placed: Placed) -> Measurement:
         """Make one measurement; what goes wrong is in its ``errors``."""
-        measure = {Kind.LOAD: self._load, Kind.IDLE: self._idle}[step.case.kind]
+        kinds = {
+            Kind.LOAD: self._load,
+            Kind.IDLE: self._idle,
+            Kind.STORM: self._storm,
+        }
+        measure = kinds[step.case.kind]
         base = Measurement(step.case.name, step.target.name, step.round)
         try:
-            with _started(placed) as pid:
+            with _started(placed, step.case.login) as pid:
                 return measure(step.case, placed, pid, base)
         except (PeerError, ClientError, ProcessLookupError, OSError) as error:
             return replace(base, errors=(str(error),))
@@ -168,7 +177,7 @@ class Runner:
         # The first log-in has happened, so the pool has its first server already.
         before = cpu.tree_memory(pid)
         begin = time.monotonic()
-        with idle_clients(placed.address, case.clients):
+        with idle_clients(placed.address, case.clients, case.login.is_secured):
             time.sleep(SETTLE_S)
             after = cpu.tree_memory(pid)
         return replace(
@@ -177,6 +186,41 @@ class Runner:
             client_pss_bytes=(after.pss_bytes - before.pss_bytes) / case.clients,
             client_rss_bytes=(after.rss_bytes - before.rss_bytes) / case.clients,
             processes=after.processes,
+        )
+
+    def _storm(
+        self, case: Case, placed: Placed, pid: int | None, base: Measurement
+    ) -> Measurement:
+        """Run pgbench; when half of the time is over, many others log in at once."""
+        if raise_descriptor_limit(STORM_CLIENTS) < STORM_CLIENTS:
+            raise PeerError("RLIMIT_NOFILE is too low for this case")
+        warm = self.pgbench.warm_up(case, placed.address)
+        if warm.errors:
+            return replace(base, errors=warm.errors)
+        storm = _Storm(placed.address, self.seconds / 2)
+        storm.start()
+        run = self.pgbench.measure(case, placed.address, self.seconds)
+        storm.join()
+        before = [it.time_us for it in run.samples if it.end_s < storm.begin_s]
+        meanwhile = [
+            it.time_us for it in run.samples if storm.begin_s <= it.end_s <= storm.end_s
+        ]
+        errors = run.outcome.errors + storm.errors
+        if not errors and not (before and meanwhile):
+            errors = ("no transaction before or during the logins",)
+        return replace(
+            base,
+            command=tuple(
+                self.pgbench.measured_command(case, placed.address, self.seconds)
+            ),
+            elapsed_s=run.elapsed_s,
+            transactions=run.outcome.transactions,
+            latency=Latency.of(meanwhile),
+            storm_s=None if errors else storm.end_s - storm.begin_s,
+            slowdown=None
+            if errors
+            else statistics.fmean(meanwhile) / statistics.fmean(before),
+            errors=errors,
         )
 
     def _clocks(self, pid: int | None) -> _Clocks:
@@ -199,11 +243,33 @@ class _Clocks:
     stolen: float
 
 
+class _Storm(threading.Thread):
+    """Logs many clients in after a while; ``begin_s`` and ``end_s`` by the clock."""
+
+    def __init__(self, address: Address, after_s: float) -> None:
+        super().__init__(daemon=True)
+        self._address = address
+        self._after_s = after_s
+        self.begin_s = self.end_s = 0.0
+        self.errors: tuple[str, ...] = ()
+
+    def run(self) -> None:
+        time.sleep(self._after_s)
+        self.begin_s = time.time()
+        try:
+            with logged_in(self._address, PASSWORD, STORM_CLIENTS):
+                self.end_s = time.time()
+        except (OSError, ClientError) as error:
+            self.errors = (f"a login has failed: {error}",)
+
+
 @contextlib.contextmanager
-def _started(placed: Placed) -> Iterator[int | None]:
+def _started(placed: Placed, login: Login) -> Iterator[int | None]:
     """Run the target and yield its process id; its early end is an error."""
     target = placed.target
-    with running(target, placed.files, placed.directory, placed.address) as process:
+    with running(
+        target, placed.files, placed.directory, placed.address, login
+    ) as process:
         yield None if process is None else process.pid
         if process is not None and process.poll() is not None:
             raise PeerError(f"{target.name} ended with {process.returncode}")

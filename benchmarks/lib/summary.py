@@ -43,6 +43,8 @@ METRICS: Final = (
     Metric("foreign", "others %", lambda row: row.foreign_busy, 100, 0),
     Metric("pss", "PSS B/client", lambda row: row.client_pss_bytes, digits=0),
     Metric("rss", "RSS B/client", lambda row: row.client_rss_bytes, digits=0),
+    Metric("storm", "all in after s", lambda row: row.storm_s, digits=2),
+    Metric("slowdown", "times slower", lambda row: row.slowdown, digits=2),
 )
 METRICS_BY_KEY: Final = {metric.key: metric for metric in METRICS}
 # Below one is better for CPU and memory, above one for tps.

@@ -19,7 +19,7 @@ from pooler.io.syscalls cimport (
 from pooler.io.transport cimport PLAIN
 from pooler.relay.step cimport step_client_close, step_client_end
 from pooler.session.records cimport CLOSE_NO_MEMORY, client_begin
-from pooler.wire.buffers cimport queue_add, queue_size
+from pooler.wire.buffers cimport explicit_bzero, queue_add_secret, queue_size
 
 cdef enum:
     ACCEPTS_PER_EVENT = 64
@@ -138,6 +138,7 @@ cdef void login_readable(Loop *L, ClientConn *cc) noexcept nogil:
         else LOGIN_READ_BYTES
     )
     cdef ssize_t n
+    cdef int code
     if have >= most:
         watch_no_more(L, &cc.conn, WATCH_READ)
         return
@@ -148,7 +149,9 @@ cdef void login_readable(Loop *L, ClientConn *cc) noexcept nogil:
     if n <= 0:
         step_client_end(&L.relay, &cc.session)
         return
-    if queue_add(&cc.session.stream.held, L.recv_buffer, n) < 0:
+    code = queue_add_secret(&cc.session.stream.held, L.recv_buffer, n)
+    explicit_bzero(L.recv_buffer, <size_t> n)  # it may be a password
+    if code < 0:
         step_client_close(&L.relay, &cc.session, CLOSE_NO_MEMORY, True)
         return
     if login_goes_on(L, cc):

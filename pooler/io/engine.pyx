@@ -60,7 +60,7 @@ from pooler.tables.params cimport (
     params_unref, params_with,
 )
 from pooler.tables.texts cimport StatementTable, statements_free, statements_init
-from pooler.wire.buffers cimport Queue, queue_drop, queue_reset, queue_size
+from pooler.wire.buffers cimport Queue, queue_reset, queue_size, queue_wipe
 from pooler._wire cimport HELD_MOST_BYTES, limit_rules
 
 import os
@@ -425,13 +425,17 @@ cdef class Engine:
         if n > queue_size(&cc.session.stream.held):
             raise ValueError(f"{n} bytes are not there to consume")
         if n:
-            queue_drop(&cc.session.stream.held, n)
+            queue_wipe(&cc.session.stream.held, n)  # it may be a password
         cc.login_wanted_bytes = min(wanted_bytes, <uint32_t> LOGIN_HELD_MAX_BYTES)
         watch(&self.loop, &cc.conn, WATCH_READ | (cc.conn.watched & WATCH_WRITE))
 
     def client_peer(self, uint64_t handle):
         """(address, port) of a client; a Unix socket has ("unix", 0)."""
         return peer_name(&self.client(handle).peer)
+
+    def client_age_us(self, uint64_t handle):
+        """How long ago a client was accepted."""
+        return self.loop.relay.now_us - self.client(handle).session.opened_us
 
     def client_send(self, uint64_t handle, bytes data):
         """Send bytes to a client that is not attached to a server."""

@@ -27,7 +27,9 @@ from pooler.session.records cimport (
 )
 from pooler.tables.hashing cimport hash_bytes
 from pooler.tables.params cimport ParamSet, params_ref, params_unref
-from pooler.wire.buffers cimport output_clear, output_join, queue_drop, queue_size
+from pooler.wire.buffers cimport (
+    output_clear, output_join, queue_drop, queue_size, queue_wipe,
+)
 from pooler._wire cimport load_be32, store_be32
 
 cdef enum:
@@ -409,7 +411,7 @@ cdef Turn take_proof(Loop *L, ClientConn *cc) noexcept nogil:
         )
         return TURN_WAIT
     if consumed:
-        queue_drop(&cc.session.stream.held, consumed)
+        queue_wipe(&cc.session.stream.held, consumed)  # it may be a password
     if code == PROOF_ANSWERED:
         if not send(L, cc, proof.exchange.answer, proof.exchange.answer_n):
             return TURN_WAIT

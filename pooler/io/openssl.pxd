@@ -78,6 +78,16 @@ cdef extern from "<openssl/err.h>" nogil:
     void ERR_error_string_n(unsigned long code, char *text, size_t n)
     const char *ERR_reason_error_string(unsigned long code)
 
+cdef extern from *:
+    """
+    #include <openssl/ssl.h>
+    #ifndef SSL_OP_CLEANSE_PLAINTEXT /* OpenSSL 3.0 and newer */
+    #define SSL_OP_CLEANSE_PLAINTEXT 0
+    #endif
+    """
+    enum:
+        SSL_OP_CLEANSE_PLAINTEXT
+
 cdef extern from "<openssl/ssl.h>" nogil:
     ctypedef struct SSL
     ctypedef struct SSL_CTX
@@ -145,6 +155,8 @@ cdef extern from "<openssl/ssl.h>" nogil:
     X509 *SSL_CTX_get0_certificate(const SSL_CTX *ctx)
     SSL *SSL_new(SSL_CTX *ctx)
     void SSL_free(SSL *ssl)
+    uint64_t SSL_set_options(SSL *ssl, uint64_t options)
+    uint64_t SSL_clear_options(SSL *ssl, uint64_t options)
     void SSL_set_bio(SSL *ssl, BIO *into, BIO *out)
     void SSL_set_accept_state(SSL *ssl)
     void SSL_set_connect_state(SSL *ssl)

@@ -6,6 +6,9 @@ the loop's buffer and leaves records in the loop's output, which goes out in one
 only what is cut, or what the kernel does not take, is stored with the connection. So an
 idle connection has an ``SSL`` without buffers, and nothing else.
 
+Records are as big as suits who reads them: such that one TCP segment holds at the
+beginning and after a pause, of 16 KiB where much is sent.
+
 What is readable is more than epoll knows of: plain bytes that did not fit into the
 caller's room wait in OpenSSL. Such a connection is on the loop's list of those that
 have ``more`` and is served in the next turn.
@@ -14,7 +17,7 @@ Source: OpenSSL man pages SSL_read(3), SSL_write(3), BIO_meth_new(3); PostgreSQL
 documentation, "SSL Session Encryption".
 """
 
-from libc.stdint cimport uint8_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from pooler.io.conn cimport Conn, Loop, Transport
 from pooler.io.openssl cimport SSL
@@ -28,6 +31,9 @@ cdef struct Tls:  # own of a connection
     size_t came_n
     Queue held  # came, and OpenSSL has not asked for it
     Queue out  # records that the kernel has not taken
+    uint64_t sent_us  # when something was sent last
+    uint32_t run_bytes  # sent without a pause, as far as it matters for their records
+    bint wipes  # what comes may be a password, which OpenSSL would keep a copy of
     bint more  # plain bytes wait in OpenSSL
     bint established  # the handshake is over
     bint ended  # the peer has said that nothing follows

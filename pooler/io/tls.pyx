@@ -1,26 +1,29 @@
 # SPDX-License-Identifier: MIT
 """TLS as a transport; see ``tls.pxd``."""
 
-from libc.stdint cimport uint8_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 
+from pooler.io.conn cimport ClientConn, KIND_CLIENT
 from pooler.io.openssl cimport (
     BIO, BIO_CTRL_FLUSH, BIO_METHOD, BIO_TYPE_SOURCE_SINK, BIO_clear_retry_flags,
     BIO_free, BIO_get_data, BIO_get_new_index, BIO_meth_new, BIO_meth_set_ctrl,
     BIO_meth_set_read, BIO_meth_set_write, BIO_new, BIO_set_data, BIO_set_init,
     BIO_set_retry_read, ERR_clear_error, ERR_peek_last_error,
     ERR_reason_error_string, SSL_CIPHER_get_name, SSL_ERROR_WANT_READ,
-    SSL_ERROR_ZERO_RETURN, SSL_do_handshake, SSL_free, SSL_get0_alpn_selected,
-    SSL_get_current_cipher, SSL_get_error, SSL_get_verify_result, SSL_get_version,
-    SSL_is_init_finished, SSL_is_server, SSL_pending, SSL_read, SSL_set_bio,
-    SSL_shutdown, SSL_write, X509_V_OK, X509_verify_cert_error_string,
+    SSL_ERROR_ZERO_RETURN, SSL_OP_CLEANSE_PLAINTEXT, SSL_clear_options,
+    SSL_do_handshake, SSL_free, SSL_get0_alpn_selected, SSL_get_current_cipher,
+    SSL_get_error, SSL_get_verify_result, SSL_get_version, SSL_is_init_finished,
+    SSL_is_server, SSL_pending, SSL_read, SSL_set_bio, SSL_set_options, SSL_shutdown,
+    SSL_write, X509_V_OK, X509_verify_cert_error_string,
 )
 from pooler.io.poll cimport WATCH_WRITE, more_waits, watch_also
 from pooler.io.syscalls cimport (
     EAGAIN, ENOMEM, EPROTO, SHUT_RDWR, c_close, shutdown, sys_recv, sys_send,
     sys_socket_error,
 )
+from pooler.session.records cimport CLIENT_LOGIN
 from pooler.wire.buffers cimport (
     output_clear, output_join, queue_add, queue_drop, queue_reset,
     queue_size,
@@ -30,6 +33,13 @@ cdef enum:
     CAME_BYTES = 65536  # one receive, as many records as fit
     SENT_MOST_BYTES = 262144  # of plain bytes in one send
     READ_MOST_BYTES = 0x40000000
+    # A reader can do nothing with a part of a record. So a run of bytes begins with
+    # records that one TCP segment holds, as many as TCP sends before it hears of the
+    # first; who still reads then has few big ones, which cost less.
+    SMALL_RECORD_BYTES = 1350
+    SMALL_RUN_BYTES = 10 * SMALL_RECORD_BYTES
+    RUN_PAUSE_US = 200000  # after this TCP begins small as well
+    OWED_MOST_BYTES = 2 * SENT_MOST_BYTES  # of records that nobody takes
 
 
 # ---------------------------------------------------------------- OpenSSL's socket
@@ -145,22 +155,43 @@ cdef int tls_flush(Conn *conn) noexcept nogil:
     return 0 if t.out.cap == 0 else -EAGAIN
 
 
+cdef ssize_t write_records(Tls *t, const uint8_t *src, size_t n) noexcept nogil:
+    """Make records of n bytes, small ones at the beginning of a run; n, or -EPROTO."""
+    cdef uint64_t now_us = t.loop.relay.now_us
+    cdef size_t done = 0
+    cdef size_t most
+    cdef int written
+    if now_us - t.sent_us >= RUN_PAUSE_US:
+        t.run_bytes = 0
+    t.sent_us = now_us
+    ERR_clear_error()
+    while done < n:
+        most = n - done
+        if t.run_bytes < SMALL_RUN_BYTES:
+            if most > SMALL_RECORD_BYTES:
+                most = SMALL_RECORD_BYTES
+            t.run_bytes += <uint32_t> most
+        written = SSL_write(t.ssl, src + done, <int> most)
+        if written <= 0:
+            return fail(t)
+        done += <size_t> written
+    return <ssize_t> n
+
+
 cdef ssize_t tls_send(Conn *conn, const uint8_t *src, size_t n) noexcept nogil:
     cdef Tls *t = tls_of(conn)
-    cdef size_t most = n if n < SENT_MOST_BYTES else SENT_MOST_BYTES
-    cdef int written
+    cdef ssize_t written
     cdef int code
     if t.failed or not t.established:
         return -EPROTO
     code = tls_flush(conn)
     if code < 0:
         return code
-    ERR_clear_error()
-    written = SSL_write(t.ssl, src, <int> most)
-    if written <= 0:
-        return fail(t)
+    written = write_records(t, src, n if n < SENT_MOST_BYTES else SENT_MOST_BYTES)
+    if written < 0:
+        return written
     code = send_records(conn, t)
-    return <ssize_t> written if code == 0 else code
+    return written if code == 0 else code
 
 
 # ---------------------------------------------------------------- the way in
@@ -186,6 +217,8 @@ cdef ssize_t read_records(Tls *t, uint8_t *into, size_t n) noexcept nogil:
         code = SSL_read(t.ssl, into + got, <int> room)
         if code > 0:
             got += <size_t> code
+            if t.came_n == 0 and t.held.cap == 0 and SSL_pending(t.ssl) == 0:
+                break  # another call would only say so
             continue
         code = SSL_get_error(t.ssl, code)
         if code == SSL_ERROR_ZERO_RETURN:
@@ -217,6 +250,9 @@ cdef ssize_t tls_receive(Conn *conn, uint8_t *into, size_t n) noexcept nogil:
         return -EPROTO
     if t.ended:
         return 0
+    if t.wipes and (<const ClientConn *> conn).session.state != CLIENT_LOGIN:
+        t.wipes = False  # it costs a buffer of 16 KiB for each receive
+        SSL_clear_options(t.ssl, SSL_OP_CLEANSE_PLAINTEXT)
     if not t.more:
         got = sys_recv(conn.fd, t.loop.came, CAME_BYTES)
         if got <= 0:
@@ -228,6 +264,10 @@ cdef ssize_t tls_receive(Conn *conn, uint8_t *into, size_t n) noexcept nogil:
     if keep_rest(t) < 0:
         return -ENOMEM
     code = send_records(conn, t)  # of the handshake, an alert, a new key
+    if queue_size(&t.out) > OWED_MOST_BYTES and not t.failed:
+        t.error = b"asks for new keys and does not read them"
+        t.failed = t.more = True
+        code = -EPROTO
     if got == -EAGAIN and code < 0:
         return code
     if t.more:
@@ -305,6 +345,9 @@ cdef int tls_begin(Loop *L, Conn *conn, SSL *ssl) noexcept nogil:
     conn.tls = t
     conn.transport = &TLS
     if SSL_is_server(ssl):
+        t.wipes = conn.kind == KIND_CLIENT
+        if t.wipes:
+            SSL_set_options(ssl, SSL_OP_CLEANSE_PLAINTEXT)
         return 0
     ERR_clear_error()
     SSL_do_handshake(ssl)

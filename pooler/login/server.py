@@ -75,7 +75,8 @@ def _cut(text: str) -> str:
 class ServerLoginError(LoginError):
     """The server refused us, or we refuse it.
 
-    ``server_message`` is what the server itself said, without our prefix. Texts are
+    ``server_message`` is what the server itself said, and then the whole message: who
+    waits for a server hears its words, as behind PgBouncer. Texts are
     cut at ``MAX_ERROR_CHARACTERS``: they go to every client that waits.
     ``unsupported_protocol``: it stumbled over the minor version we asked for; a
     new connection with ``minor=0`` may succeed. Never true when that was asked.
@@ -381,11 +382,10 @@ class ServerLogin:
 
     def _take_error(self, body: bytes) -> bytes:
         fields = packets.read_report(body)
-        text = fields.get("M", "the server gave no reason")
-        severity = fields.get("V", fields.get("S", "FATAL"))
+        text = fields.get("M") or "the server gave no reason"
         code = fields.get("C", "")
         raise ServerLoginError(
-            f"server login failed: {severity}: {text}",
+            text,
             code if _SQLSTATE.fullmatch(code) else CONNECTION_FAILURE,
             text,
             unsupported_protocol=self._refuses_protocol(code, text),

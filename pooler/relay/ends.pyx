@@ -11,7 +11,7 @@ from pooler.session.records cimport (
     CLIENT_ACTIVE, CLIENT_CLOSED, CLIENT_LOGIN, CLOSE_CLIENT_REQUEST,
     CLOSE_SERVER_CRASHED, CLOSE_SERVER_EOF, COPY_IN_OPEN, set_client_state,
 )
-from pooler.wire.buffers cimport queue_reset
+from pooler.wire.buffers cimport queue_reset, queue_size, queue_wipe
 from pooler.session.settings_log cimport settings_forgotten
 from pooler.statements.sql_names cimport forget_names
 
@@ -34,6 +34,8 @@ cdef void close_client(
     if c.kept != NULL:  # its locks, and whatever else it has left, end with it
         clean_kept(r, c.kept)
     if c.state == CLIENT_LOGIN:
+        if c.stream.held.cap:
+            queue_wipe(&c.stream.held, queue_size(&c.stream.held))
         set_client_state(c, CLIENT_CLOSED)
     else:
         pool_remove_client(c.pool, c)

@@ -23,6 +23,9 @@ from pooler.wire.debug cimport POOLER_DEBUG
 cdef extern from "<assert.h>" nogil:
     void c_assert "assert"(bint truth)
 
+cdef extern from "<string.h>" nogil:
+    void explicit_bzero(void *data, size_t n)
+
 cdef enum:
     QUEUE_MAX_BYTES = 0x4000000  # 64 MiB
     OUTPUT_MAX_BYTES = 0x80000000  # 2 GiB: of one read
@@ -74,7 +77,13 @@ cdef inline void queue_drop(Queue *q, size_t n) noexcept nogil:
     elif q.cap > KEPT_BYTES and q.end - q.start < q.cap // 2:
         queue_shrink(q)
 
+cdef inline void queue_wipe(Queue *q, size_t n) noexcept nogil:
+    """As ``queue_drop``, and nothing of them stays in memory."""
+    explicit_bzero(q.data + q.start, n)
+    queue_drop(q, n)
+
 cdef int queue_add(Queue *q, const uint8_t *src, size_t n) noexcept nogil
+cdef int queue_add_secret(Queue *q, const uint8_t *src, size_t n) noexcept nogil
 cdef int queue_keep(Queue *q, const uint8_t *src, size_t n) noexcept nogil
 
 

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Growth of queues and outputs: the parts of ``buffers.pxd`` that may allocate."""
 
+from libc.string cimport memset
+
 
 cdef int queue_add(Queue *q, const uint8_t *src, size_t n) noexcept nogil:
     """Append a copy of src[0:n); -1 if memory or its size forbids it.
@@ -29,6 +31,24 @@ cdef int queue_add(Queue *q, const uint8_t *src, size_t n) noexcept nogil:
             q.cap = <uint32_t> want
     memcpy(q.data + q.end, src, n)
     q.end += <uint32_t> n
+    return 0
+
+
+cdef int queue_add_secret(Queue *q, const uint8_t *src, size_t n) noexcept nogil:
+    """As ``queue_add``, and what moves leaves no copy behind."""
+    cdef size_t used = queue_size(q)
+    cdef Queue grown
+    if n <= q.cap - q.end:
+        return queue_add(q, src, n)
+    memset(&grown, 0, sizeof(Queue))
+    if (used and queue_add(&grown, q.data + q.start, used) < 0) or (
+        queue_add(&grown, src, n) < 0
+    ):
+        queue_reset(&grown)
+        return -1
+    if used:
+        queue_wipe(q, used)
+    q[0] = grown
     return 0
 
 

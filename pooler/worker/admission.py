@@ -391,10 +391,10 @@ class Admission:
             check_values(accepted.parameters)
             values = dict(accepted.parameters)
             pool = self._pools.get(database, accepted.server_user)
-        if accepted.scram_keys is not None:
-            pool.scram_keys = accepted.scram_keys
         if accepted.secret is not None or pool.user in self._pools.config.userlist:
             self._pools.learn_secret(pool, accepted.secret, stored=arrival.asked)
+        if accepted.scram_keys is not None:
+            pool.scram_keys = accepted.scram_keys
         self._choose_words(handle, accepted, pool, values)
 
     def _enter_console(
@@ -549,6 +549,8 @@ class Admission:
         if not self._pools.config.settings.log_disconnections:
             return
         text = CLOSE_REASON_ROWS[reason][1]
+        if reason == CloseReason.CLOSE_SERVER_UNUSABLE and pool.failure is not None:
+            text = pool.failure.message  # what the client has heard
         log.write(
             log.LOG,
             f"closing because: {text} (age={age_us // 1_000_000}s)",

@@ -119,6 +119,7 @@ class Pool:
         """Take over what the newest login has found; it has not failed yet."""
         if secret != self.secret:
             self.secret = secret
+            self.scram_keys = None  # of another secret
             self.failure = None
 
     def learn(self, welcome: dict[str, str] | None) -> None:
@@ -519,11 +520,13 @@ class Pools:
 
     async def _open(self, pool: Pool) -> None:
         """Open one server that the engine counts as connecting."""
+        begun_s = time.monotonic()
         try:
             ready = await self.opener.open(
                 pool.entry, pool.user, pool.scram_keys, pool.startup or {}
             )
         except LoginError as error:
+            self._log_failure(pool, error, time.monotonic() - begun_s)
             self._failed(pool, error)
         except BaseException:
             self._engine.pool_launch_failed(pool.pool_id)
@@ -564,8 +567,15 @@ class Pools:
         )
         self._settle_welcome(pool)
 
+    def _log_failure(self, pool: Pool, error: LoginError, age_s: float) -> None:
+        tag, said = f"S: {pool.tag}", getattr(error, "server_message", None)
+        line = error.message if said is None else f"server login failed: FATAL {said}"
+        log.write(log.WARNING, line, tag=tag)
+        if self.config.settings.log_disconnections:
+            line = f"closing because: {error.message} (age={int(age_s)}s)"
+            log.write(log.LOG, line, tag=tag)
+
     def _failed(self, pool: Pool, error: LoginError) -> None:
-        log.write(log.WARNING, error.message, tag=f"S: {pool.tag}")
         self._pause(pool, error)
         self._engine.pool_launch_failed(pool.pool_id)
         if pool.abandoned:

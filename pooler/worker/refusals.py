@@ -155,7 +155,7 @@ class Refusals:
         self._settings = settings
         self._workers = workers
         self._held: OrderedDict[int, _Held] = OrderedDict()
-        # Who was refused and why, of those that are logged once more when they close.
+        # Who was refused and why, of those whose end is still to be logged.
         self._reasons: dict[int, tuple[str, str]] = {}
         self._failures = FailureTable()
         self._lines = FloodLog("refused logins that are not logged")
@@ -221,16 +221,11 @@ class Refusals:
         held = self._held.pop(handle, None)
         if held is not None:
             held.timer.cancel()
-        who, reason = self._reasons.pop(handle, (who, ""))
-        if not reason and why and held is None and self._lines.may_write():
+            why = "client unexpected eof"
+        elif why and self._lines.may_write():
             self._log_error(why, handle, who, peer)
-            reason = why
-        if reason and self._settings().log_disconnections:
-            log.write(
-                log.LOG,
-                f"closing because: {reason} (age={age_us // 1_000_000}s)",
-                tag=_tag(handle, who, peer),
-            )
+            self._reasons[handle] = (who, why)
+        self._log_end(handle, peer, age_us, why)
 
     def end(self) -> None:
         """The worker ends: what is left to say is said."""
@@ -244,7 +239,21 @@ class Refusals:
         with contextlib.suppress(LookupError):
             self._close(handle, held.farewell)
 
+    def _log_end(
+        self, handle: int, peer: tuple[str, int], age_us: int, reason: str = ""
+    ) -> None:
+        """Once, and before the client hears of it: who reads the log then finds it."""
+        who, refused = self._reasons.pop(handle, ("", ""))
+        if refused and self._settings().log_disconnections:
+            log.write(
+                log.LOG,
+                f"closing because: {reason or refused} (age={age_us // 1_000_000}s)",
+                tag=_tag(handle, who, peer),
+            )
+
     def _close(self, handle: int, farewell: bytes) -> None:
+        peer = self._engine.client_peer(handle)
+        self._log_end(handle, peer, self._engine.client_age_us(handle))
         self._engine.client_close(handle, CloseReason.CLOSE_CLIENT_LOGIN, farewell)
 
     def _room(self) -> int:

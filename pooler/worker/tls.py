@@ -29,10 +29,18 @@ def client_context(settings: Settings, mock_key: bytes) -> TlsContext | None:
     """For connections that clients open; None where TLS is off.
 
     ``mock_key``: known to all workers and nobody else; the keys of tickets are made of
-    it. ConfigError names the setting and the file that cannot be had.
+    it. Where certificates are looked at there are no tickets: who comes again shows his
+    certificate again, and what was agreed on before a reload is no way round it.
+    ConfigError names the setting and the file that cannot be had.
     """
     if settings.client_tls_sslmode is TlsMode.DISABLE:
         return None
+    verify = settings.client_tls_sslmode in VERIFIED
+    # Where lines may ask for one (cert).
+    verify_if_shown = settings.auth_type is AuthType.HBA and bool(
+        settings.client_tls_ca_file
+    )
+    tickets = hashlib.shake_256(b"tickets\0" + mock_key).digest(TICKET_KEY_BYTES)
     groups = settings.client_tls_ecdhcurve
     return TlsContext(
         accepts=True,
@@ -41,15 +49,13 @@ def client_context(settings: Settings, mock_key: bytes) -> TlsContext | None:
         cert_file=settings.client_tls_cert_file,
         key_file=settings.client_tls_key_file,
         ca_file=settings.client_tls_ca_file,
-        verify=settings.client_tls_sslmode in VERIFIED,
-        # Where lines may ask for one (cert).
-        verify_if_shown=settings.auth_type is AuthType.HBA
-        and bool(settings.client_tls_ca_file),
+        verify=verify,
+        verify_if_shown=verify_if_shown,
         ciphers=tls_ciphers(settings.client_tls_ciphers),
         suites=settings.client_tls13_ciphers or "",
         groups="" if groups in ("auto", "none") else groups,
         dh_auto=settings.client_tls_dheparams is not DhParams.NONE,
-        ticket_keys=hashlib.shake_256(b"tickets\0" + mock_key).digest(TICKET_KEY_BYTES),
+        ticket_keys=b"" if verify or verify_if_shown else tickets,
     )
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What libFuzzer calls: the scanner, the relay, its SQL, and canaries.
+"""What libFuzzer calls: the scanner, the relay, its SQL, TLS, proofs, and canaries.
 
 Bytes go in as heap blocks of their exact size, so that AddressSanitizer sees the first
 byte that is read behind them. A broken promise ends in ``abort``.
@@ -13,9 +13,11 @@ from pooler._wire cimport (
     CLIENT_RULES, Found, IDLE_SERVER_RULES, Rule, SCAN_END, SCAN_EPROTO, SCAN_HOLD,
     SCAN_MESSAGE, SERVER_RULES, ScanState, ScanStatus, scan_next,
 )
+from tests.fuzz._auth cimport fuzz_auth
 from tests.fuzz._checks cimport Digest, check, digest
 from tests.fuzz._play cimport fuzz_relay, fuzz_statements
 from tests.fuzz._sql cimport fuzz_sql
+from tests.fuzz._tls cimport fuzz_tls
 
 cdef extern from *:  # Cython has no word for it
     """
@@ -130,13 +132,13 @@ cdef int canary_coverage(const uint8_t *src, size_t n) noexcept nogil:
 
 
 ctypedef int (*Target)(const uint8_t *, size_t) noexcept nogil
-cdef Target TARGETS[8]
+cdef Target TARGETS[10]
 TARGETS[:] = [
-    fuzz_scan, fuzz_relay, fuzz_statements, fuzz_sql,
+    fuzz_scan, fuzz_relay, fuzz_statements, fuzz_sql, fuzz_tls, fuzz_auth,
     canary_heap, canary_overflow, canary_leak, canary_coverage,
 ]
 NAMES = (
-    "scan", "relay", "statements", "sql",
+    "scan", "relay", "statements", "sql", "tls", "auth",
     "canary_heap", "canary_overflow", "canary_leak", "canary_coverage",
 )
 

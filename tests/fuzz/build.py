@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Build the fuzzer: ``python tests/fuzz/build.py FOLDER``; prints its path.
 
-The Cython modules of the sans-IO core are compiled once more, by clang, with
+The Cython modules of the sans-IO core and of TLS are compiled once more, by clang, with
 AddressSanitizer, UndefinedBehaviorSanitizer, the coverage that guides libFuzzer and
 the debug checks, into a folder of their own; the modules in the tree stay as they are.
 """
@@ -17,11 +17,21 @@ import tomllib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import trustme
 from Cython.Compiler.Main import compile_single
 from Cython.Compiler.Options import CompilationOptions, get_directive_defaults
 
 ROOT = Path(__file__).resolve().parents[2]
-LAYERS = ("base", "wire", "tables", "session", "statements", "relay")  # no socket
+LAYERS = (
+    "base",
+    "auth",
+    "wire",
+    "tables",
+    "session",
+    "statements",
+    "relay",
+)  # no socket
+TLS = ("io.conn", "io.poll", "io.tls", "io.tls_context", "io.transport")
 DEADLINE_S = 300
 SANITIZE = (
     "-fsanitize=address,undefined",
@@ -85,16 +95,28 @@ def generate(source: Path, folder: Path) -> Path:
 
 
 def core() -> list[Path]:
-    """The sources of the layers without sockets, of Python and of Cython."""
+    """The sources of the layers without sockets and of TLS, of Python and of Cython."""
     layers = tomllib.loads((ROOT / "dev" / "layers.toml").read_text())["layer"]
     names = [name for row in layers if row["name"] in LAYERS for name in row["modules"]]
-    names += [f"{layer}.__init__" for layer in LAYERS]
+    names += [f"{layer}.__init__" for layer in (*LAYERS, "io")]
+    names += TLS
     paths = [
         (ROOT / "pooler").joinpath(*name.split(".")).with_suffix(end)
         for name in names
         for end in (".py", ".pyx")
     ]
     return [path for path in paths if path.exists()]
+
+
+def make_certificates(folder: Path) -> None:
+    """What the TLS target's servers show."""
+    made = trustme.CA().issue_cert("localhost")
+    made.cert_chain_pems[0].write_to_path(folder / "server.crt")
+    made.private_key_pem.write_to_path(folder / "server.key")
+
+
+def uses_openssl(source: Path) -> bool:
+    return "tls" in source.stem or "auth" in source.stem or source.parent.name == "auth"
 
 
 def build(folder: Path) -> Path:
@@ -111,6 +133,7 @@ def build(folder: Path) -> Path:
     for package in ("tests", "tests/fuzz"):
         (packages / package).mkdir(parents=True, exist_ok=True)
         (packages / package / "__init__.py").touch()
+    make_certificates(packages / "tests" / "fuzz")
     sources += sorted(Path(__file__).parent.glob("*.pyx"))
     generated = [generate(path, packages) for path in sources if path.suffix == ".pyx"]
     include = f"-I{sysconfig.get_path('include')}"
@@ -120,7 +143,8 @@ def build(folder: Path) -> Path:
     python_path = ":".join([stdlib, f"{stdlib}/lib-dynload", str(packages)])
     commands: list[list[str | Path]] = [
         [clang, *CFLAGS, "-fsanitize=fuzzer-no-link", "-fPIC", "-shared", include,
-         source, "-o", source.with_suffix(".so")]
+         source, "-o", source.with_suffix(".so"),
+         *(("-lssl", "-lcrypto") if uses_openssl(source) else ())]
         for source in generated
     ]  # fmt: skip
     commands.append(

@@ -3,11 +3,12 @@
 
 They come from tests/vectors, from the conformance scripts and from conversations with
 answers, each in the form that its target reads (see ``_play.pyx``, ``_server.pyx``,
-``login_target``).
+``_tls.pyx``, ``login_target``, ``server_login_target``).
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import struct
 import sys
@@ -18,6 +19,7 @@ from pooler.login.policy import AuthMethod
 from tests.conformance.script import COPY, COPY_DONE, copy_fail, data
 from tests.conformance.scripts import all_scripts
 from tests.feeding import load_vectors
+from tests.fuzz.scram_reference import OUR_NONCE, proofs
 from tests.wire_client import (
     FLUSH,
     GSSENC_REQUEST,
@@ -550,6 +552,120 @@ def logins() -> Iterator[bytes]:
             yield bytes((policy,)) + raw
 
 
+def proven_logins() -> Iterator[bytes]:
+    """Logins of clients by SCRAM that succeed, as our random bytes are zero."""
+    first = startup("scram", "shop")
+    salt = base64.b64encode(b"salt" * 4)
+    for header in (b"n,,", b"y,,"):
+        bare = b"n=,r=abcdefgh"
+        server_first = b"r=abcdefgh" + OUR_NONCE + b",s=" + salt + b",i=2"
+        without_proof = b"c=" + base64.b64encode(header) + b",r=abcdefgh" + OUR_NONCE
+        proof, _ = proofs(b"secret", bare, server_first, without_proof)
+        size = struct.pack("!I", len(header + bare))
+        initial = b"SCRAM-SHA-256\0" + size + header + bare
+        final = without_proof + b",p=" + proof
+        for method in range(12):
+            yield (
+                bytes((method,)) + first + message("p", initial) + message("p", final)
+            )
+
+
+def auths() -> Iterator[bytes]:
+    """Answers to a question, behind the byte of options (``_auth.pyx``)."""
+    password, md5, scram = range(3)
+    binding, doomed, right, other = 4, 8, 16, 32
+    for more in (0, doomed, other, other | doomed):
+        yield bytes((password | more,)) + message("p", text("secret"))
+        yield bytes((password | more,)) + message("p", b"\0") + message("p", b"x\0y\0")
+        yield bytes((md5 | more,)) + message("p", text("md5" + "0" * 32))
+    for header, name in (
+        (b"n,,", b"SCRAM-SHA-256"),
+        (b"y,,", b"SCRAM-SHA-256"),
+        (b"p=tls-server-end-point,,", b"SCRAM-SHA-256-PLUS"),
+    ):
+        bound = header + b"\2" * 32 if header[:1] == b"p" else header
+        first = header + b"n=,r=abcdefgh"
+        final = (
+            b"c="
+            + base64.b64encode(bound)
+            + b",r=abcdefgh"
+            + base64.b64encode(bytes(18))[:24]
+            + b",p="
+            + base64.b64encode(bytes(32))
+        )
+        size = struct.pack("!I", len(first))
+        whole = message("p", name + b"\0" + size + first)
+        held = message("p", name + b"\0" + b"\xff" * 4) + message("p", first)
+        for more in (0, binding, right, right | binding, right | other, right | doomed):
+            for begin in (whole, held):
+                yield bytes((scram | more,)) + begin + message("p", final)
+
+
+def server_logins() -> Iterator[bytes]:
+    """What servers say, behind the byte that chooses what is known of the user."""
+    welcome = (
+        message("R", bytes(4))
+        + message("S", text("server_version") + text("15.0"))
+        + message("K", bytes(8))
+        + message("Z", b"I")
+    )
+    mechanisms = text("SCRAM-SHA-256-PLUS") + text("SCRAM-SHA-256")
+    offer = message("R", struct.pack("!I", 10) + mechanisms + b"\0")
+    refusal = message("E", text("SFATAL") + text("C28P01") + text("Mno") + b"\0")
+    for known in range(7):
+        for said in (
+            welcome,
+            message("R", struct.pack("!I", 3)) + welcome,
+            message("R", struct.pack("!I", 5) + b"salt") + welcome,
+            message("v", struct.pack("!II", 0x0003_0000, 0)) + refusal,
+            message("N", text("Mx") + b"\0") + refusal,
+        ):
+            yield bytes((known,)) + said
+        for header in (b"n,,", b"p=tls-server-end-point,,hash"):
+            bare = b"n=,r=" + OUR_NONCE
+            salt = base64.b64encode(b"salt" * 4)
+            first = b"r=" + OUR_NONCE + b"server,s=" + salt + b",i=2"
+            without_proof = (
+                b"c=" + base64.b64encode(header) + b",r=" + OUR_NONCE + b"server"
+            )
+            _, signature = proofs(b"secret", bare, first, without_proof)
+            yield (
+                bytes((known,))
+                + offer
+                + message("R", struct.pack("!I", 11) + first)
+                + message("R", struct.pack("!I", 12) + b"v=" + signature)
+                + welcome
+            )
+
+
+def tls_plays() -> Iterator[bytes]:
+    """What is done over TLS, behind the byte of options (``_tls.pyx``)."""
+    say, receive, send, hear, write, damage, drop, special, raw = range(9)
+    settle, new_keys, close, lose = range(4)
+    talk = [write, 100, say, 255, receive, 200, send, 100, hear, 0, special, settle]
+    plays: tuple[list[int], ...] = (
+        [],
+        talk,
+        talk * 4,
+        [write, 200, damage, 3, special, settle, *talk],
+        [write, 200, damage, 200, *talk],
+        [write, 20, write, 20, drop, 60, *talk],
+        [write, 20, drop, 61, *talk],
+        [write, 255, say, 1, receive, 1, say, 0, receive, 2, say, 255, receive, 255],
+        [special, new_keys, *talk, special, new_keys, *talk],
+        [*talk, special, close, *talk],
+        [*talk, special, lose, *talk],
+        [send, 255, send, 255, send, 255, hear, 0, send, 240, special, settle],
+        [raw, 5, 23, 3, 3, 0, 0, *talk],
+        [raw, 7, 21, 3, 3, 0, 2, 1, 0, *talk],
+        [raw, 12, *b"\x16\x03\x01\x40\x00GET / ", *talk],
+        [say, 1, say, 2, receive, 1, *talk],
+    )
+    for options in range(16):
+        for play in plays:
+            yield bytes((options, *play))
+
+
 def scans() -> Iterator[bytes]:
     """The vectors, behind the byte that chooses the rules."""
     for kind in ("valid", "invalid"):
@@ -590,7 +706,11 @@ def write(folder: Path) -> int:
         ("relay", relays()),
         ("statements", statements()),
         ("sql", texts()),
+        ("tls", tls_plays()),
+        ("auth", auths()),
         ("login", logins()),
+        ("login", proven_logins()),
+        ("server_login", server_logins()),
     ):
         (folder / name).mkdir(parents=True, exist_ok=True)
         for raw in inputs:

@@ -9,6 +9,7 @@ else.
 
 from __future__ import annotations
 
+import struct
 import sys
 from pathlib import Path
 
@@ -32,7 +33,11 @@ with atheris.instrument_imports(include=["pooler"]):
     from pooler.login.policy import AuthMethod, ClientPolicy
     from pooler.login.scram import KeyRequest, Verifier
 
+from tests.fuzz.scram_reference import CONTINUE, authentication, messages, proofs
+
 METHODS = tuple(AuthMethod)
+PASSWORD = b"secret"  # of all secrets
+ENCRYPTION = (80877103, 80877104)  # SSLRequest, GSSENCRequest
 CANARY = b"\xffPGSQ"
 SECRETS = {
     "plain": "secret",
@@ -113,10 +118,31 @@ def play(policy: ClientPolicy, raw: bytes, piece: int) -> tuple[object, ...]:
                 # What is behind a cancel request or TLS is consumed unread.
                 return "over", sent, reply.outcome
             assert reply.outcome.user
+            judge(raw[:used], sent)
             assert reply.outcome.database
             return "outcome", used, sent, reply.outcome
         assert len(pending) <= MOST_LEFT
     return "waits", used, sent, login.wants_in
+
+
+def judge(raw: bytes, sent: bytes) -> None:
+    """Who was asked for a proof of SCRAM, and is let in, has given it."""
+    first = authentication(sent, CONTINUE)
+    if not first:
+        return
+    at = 0
+    while True:  # over requests for encryption and the startup packet
+        length, code = struct.unpack_from("!II", raw, at)
+        at += length
+        if code not in ENCRYPTION:
+            break
+    initial, *others = [body for kind, body in messages(raw[at:]) if kind == b"p"]
+    client_first = initial[initial.index(b"\0") + 5 :] or others.pop(0)
+    [final] = others
+    without_proof = final[: final.rindex(b",p=")]
+    bare = client_first.split(b",", 2)[2]
+    proof = proofs(PASSWORD, bare, first, without_proof)[0]
+    assert final[len(without_proof) + 3 :] == proof, "let in without a proof"
 
 
 def glued(whole: tuple[object, ...]) -> bool:

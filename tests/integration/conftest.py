@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -12,16 +13,72 @@ import pytest
 
 from pooler.demo.postgres import Postgres
 from pooler.login.scram import KeyRequest
+from tests.certificates import Certificates, make_certificates
 from tests.integration.fake_server import FakeServer
 from tests.integration.harness import (
     DATABASE,
     HOST,
+    SERVER_PASSWORD,
     USER,
     Derivations,
     InProcess,
     MakePooler,
     Pooler,
 )
+
+# Who must come in which way; the databases are named for what they ask.
+SECURE_HBA = """
+local all all trust
+host as_password all 127.0.0.1/32 password
+host as_md5 all 127.0.0.1/32 md5
+host as_scram all 127.0.0.1/32 scram-sha-256
+hostssl as_cert all 127.0.0.1/32 cert
+hostssl all by_tls 127.0.0.1/32 trust
+hostnossl all in_clear 127.0.0.1/32 trust
+hostssl all by_certificate 127.0.0.1/32 cert
+host all by_tls,in_clear,by_certificate 127.0.0.1/32 reject
+host all by_scram 127.0.0.1/32 scram-sha-256
+host all all 127.0.0.1/32 trust
+"""
+
+
+@pytest.fixture(scope="session")
+def server_certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    """Of ``secure_postgres``."""
+    return make_certificates(
+        tmp_path_factory.mktemp("tls"), "localhost", "db.example", "127.0.0.1"
+    )
+
+
+@pytest.fixture(scope="session")
+def secure_postgres(server_certificates: Certificates) -> Iterator[Postgres]:
+    """A server that offers TLS and asks for proofs."""
+    with Postgres(hba=SECURE_HBA) as server:
+        owner = server.data_dir.owner()
+        for path in (
+            server_certificates.cert_file,
+            server_certificates.key_file,
+            server_certificates.ca_file,
+        ):
+            there = server.data_dir / path.name
+            shutil.copyfile(path, there)
+            there.chmod(0o600)
+            shutil.chown(there, owner)
+        for name, value in (
+            ("ssl_cert_file", server_certificates.cert_file.name),
+            ("ssl_key_file", server_certificates.key_file.name),
+            ("ssl_ca_file", server_certificates.ca_file.name),
+            ("ssl", "on"),
+        ):
+            server.psql(f"ALTER SYSTEM SET {name} = '{value}'")
+        server.reload()
+        for user in ("by_tls", "in_clear", "by_certificate", "by_scram", USER):
+            server.psql(
+                f"SET password_encryption = 'scram-sha-256';"
+                f" CREATE ROLE {user} LOGIN PASSWORD '{SERVER_PASSWORD}'"
+            )
+        server.psql(f"CREATE DATABASE {DATABASE}")
+        yield server
 
 
 @pytest.fixture(scope="session")

@@ -37,6 +37,7 @@ from tests.wire_client import WireClient
 HOST = "127.0.0.1"
 USER = "app"
 DATABASE = "bench"
+SERVER_PASSWORD = "server secret"  # of the roles of ``secure_postgres``
 DEADLINE_S = 15.0
 # The programs started here import the tree under test. Their statements have names on
 # servers that clients of the tests can guess (pooler_0_1).

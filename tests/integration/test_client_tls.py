@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import ssl
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -327,6 +328,61 @@ def _try(pooler: Pooler, certificates: Certificates) -> str:
     except psycopg.OperationalError as error:
         return str(error)
     return ""
+
+
+def resumed(
+    pooler: Pooler, context: ssl.SSLContext, session: ssl.SSLSession | None
+) -> tuple[bool, ssl.SSLSession | None]:
+    """Log in; whether an earlier session was taken up, and this one."""
+    with socket.create_connection((HOST, pooler.port), 10) as raw:
+        raw.sendall(SSL_REQUEST)
+        assert raw.recv(1) == b"S"
+        with context.wrap_socket(
+            raw, server_hostname="localhost", session=session
+        ) as link:
+            link.sendall(startup(USER, DATABASE))
+            got = b""
+            while b"Z\0\0\0\x05I" not in got:
+                part = link.recv(65536)
+                assert part, got
+                got += part
+            return bool(link.session_reused), link.session
+
+
+@pytest.mark.parametrize("version", ["TLSv1.2", "TLSv1.3"])
+def test_an_earlier_session_is_no_way_round_a_certificate(
+    make_pooler: MakePooler, certificates: Certificates, tmp_path: Path, version: str
+) -> None:
+    """Who comes again shows it again, whatever was agreed on before."""
+    authority = tmp_path / "authority.crt"
+    authority.write_bytes(certificates.ca_file.read_bytes())
+    pooler = make_pooler(**tls_settings(certificates, "require"))
+    context = certificates.client_context()
+    context.maximum_version = ssl.TLSVersion[version.replace(".", "_")]
+    context.check_hostname = False
+    _, session = resumed(pooler, context, None)
+    assert resumed(pooler, context, session)[0] is True
+    pooler.reload(client_tls_sslmode="verify-ca", client_tls_ca_file=authority)
+    wait_until(lambda: not _logs_in(pooler, context, None), "a certificate is a must")
+    assert not _logs_in(pooler, context, session)
+    context.load_cert_chain(*certificates.of_client("somebody", tmp_path))
+    _, session = resumed(pooler, context, None)
+    assert resumed(pooler, context, session)[0] is False
+    stranger = make_certificates(tmp_path / "stranger")
+    authority.write_bytes(stranger.ca_file.read_bytes())
+    pooler.reload()
+    wait_until(lambda: not _logs_in(pooler, context, None), "the other authority")
+    assert not _logs_in(pooler, context, session)
+
+
+def _logs_in(
+    pooler: Pooler, context: ssl.SSLContext, session: ssl.SSLSession | None
+) -> bool:
+    try:
+        resumed(pooler, context, session)
+    except (ssl.SSLError, AssertionError, OSError):
+        return False
+    return True
 
 
 def test_a_reload_without_its_files_changes_nothing(

@@ -607,3 +607,31 @@ def test_two_thousand_at_once(make_pooler: MakePooler) -> None:
             assert at_work.execute("SELECT 7").fetchone() == (7,)
             wait_until(lambda: pooler.sockets_of_workers() == 1, "they leave")
     assert "no more connections" not in pooler.log()
+
+
+def test_disable_forgets(make_pooler: MakePooler) -> None:
+    pooler = make_pooler(
+        {DATABASE: ""},
+        f'"{USER}" ""\n"chief" ""\n',
+        auth_type="trust",
+        admin_users="chief",
+    )
+
+    def answer() -> object:
+        with pooler.connect() as link:
+            return link.execute("SELECT 7").fetchone()
+
+    for _ in range(3):
+        assert answer() == (7,)
+    with pooler.connect("pgbouncer", "chief", autocommit=True) as console:
+        console.execute(f"DISABLE {DATABASE}")
+        with pytest.raises(psycopg.OperationalError, match="is disabled"):
+            answer()
+        console.execute(f"ENABLE {DATABASE}")
+        assert answer() == (7,)
+        console.execute("SET max_client_conn = 1")
+        with (
+            pooler.connect(),
+            pytest.raises(psycopg.OperationalError, match="max_client_conn"),
+        ):
+            answer()

@@ -6,7 +6,6 @@ from __future__ import annotations
 import shutil
 import socket
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from tests.certificates import Certificates, make_certificates
 from tests.integration.harness import (
     DATABASE,
     HOST,
+    SERVER_PASSWORD,
     USER,
     MakePooler,
     Pooler,
@@ -28,55 +28,6 @@ from tests.integration.harness import (
 from tests.wire_client import SSL_REQUEST
 
 pytestmark = pytest.mark.timeout(60)
-
-PASSWORD = "server secret"
-HBA = """
-local all all trust
-hostssl all by_tls 127.0.0.1/32 trust
-hostnossl all in_clear 127.0.0.1/32 trust
-hostssl all by_certificate 127.0.0.1/32 cert
-host all by_tls,in_clear,by_certificate 127.0.0.1/32 reject
-host all by_scram 127.0.0.1/32 scram-sha-256
-host all all 127.0.0.1/32 trust
-"""
-
-
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    return make_certificates(
-        tmp_path_factory.mktemp("tls"), "localhost", "db.example", "127.0.0.1"
-    )
-
-
-@pytest.fixture(scope="module")
-def secure_postgres(certificates: Certificates) -> Iterator[Postgres]:
-    """A server that offers TLS."""
-    with Postgres(hba=HBA) as server:
-        owner = server.data_dir.owner()
-        for path in (
-            certificates.cert_file,
-            certificates.key_file,
-            certificates.ca_file,
-        ):
-            there = server.data_dir / path.name
-            shutil.copyfile(path, there)
-            there.chmod(0o600)
-            shutil.chown(there, owner)
-        for name, value in (
-            ("ssl_cert_file", certificates.cert_file.name),
-            ("ssl_key_file", certificates.key_file.name),
-            ("ssl_ca_file", certificates.ca_file.name),
-            ("ssl", "on"),
-        ):
-            server.psql(f"ALTER SYSTEM SET {name} = '{value}'")
-        server.reload()
-        for user in ("by_tls", "in_clear", "by_certificate", "by_scram", USER):
-            server.psql(
-                f"SET password_encryption = 'scram-sha-256';"
-                f" CREATE ROLE {user} LOGIN PASSWORD '{PASSWORD}'"
-            )
-        server.psql(f"CREATE DATABASE {DATABASE}")
-        yield server
 
 
 def entry(server: Postgres, **more: object) -> dict[str, str]:
@@ -163,7 +114,7 @@ def test_a_unix_socket_is_exempt(
 def test_the_server_is_who_it_should_be(
     make_pooler: MakePooler,
     secure_postgres: Postgres,
-    certificates: Certificates,
+    server_certificates: Certificates,
     tmp_path: Path,
 ) -> None:
     stranger = make_certificates(tmp_path / "stranger")
@@ -171,7 +122,7 @@ def test_the_server_is_who_it_should_be(
         pooler = make_pooler(
             entry(secure_postgres),
             server_tls_sslmode=mode,
-            server_tls_ca_file=certificates.ca_file,
+            server_tls_ca_file=server_certificates.ca_file,
         )
         assert security(pooler)[:2] == (True, "TLSv1.3")
         pooler = make_pooler(
@@ -183,10 +134,10 @@ def test_the_server_is_who_it_should_be(
 
 
 def test_a_certificate_of_another_host(
-    make_pooler: MakePooler, certificates: Certificates, tmp_path: Path
+    make_pooler: MakePooler, server_certificates: Certificates, tmp_path: Path
 ) -> None:
     """verify-full looks at the name, verify-ca does not; neither sends a password."""
-    other = certificates.authority.issue_cert("another.example")
+    other = server_certificates.authority.issue_cert("another.example")
     server = make_certificates(tmp_path / "other")
     server.cert_file.write_bytes(b"".join(p.bytes() for p in other.cert_chain_pems))
     other.private_key_pem.write_to_path(server.key_file)
@@ -203,7 +154,7 @@ def test_a_certificate_of_another_host(
             pooler = make_pooler(
                 entry(postgres, dbname="postgres", user="postgres"),
                 server_tls_sslmode=mode,
-                server_tls_ca_file=certificates.ca_file,
+                server_tls_ca_file=server_certificates.ca_file,
             )
             if works:
                 assert security(pooler)[0] is True
@@ -214,10 +165,10 @@ def test_a_certificate_of_another_host(
 def test_we_show_a_certificate(
     make_pooler: MakePooler,
     secure_postgres: Postgres,
-    certificates: Certificates,
+    server_certificates: Certificates,
     tmp_path: Path,
 ) -> None:
-    cert_file, key_file = certificates.of_client("by_certificate", tmp_path)
+    cert_file, key_file = server_certificates.of_client("by_certificate", tmp_path)
     pooler = make_pooler(
         entry(secure_postgres),
         server_tls_sslmode="require",
@@ -233,7 +184,8 @@ def test_we_show_a_certificate(
 def test_scram_by_tls(make_pooler: MakePooler, secure_postgres: Postgres) -> None:
     """Bound to the server's certificate (SCRAM-SHA-256-PLUS), which it offers."""
     pooler = make_pooler(
-        entry(secure_postgres, password=f"'{PASSWORD}'"), server_tls_sslmode="require"
+        entry(secure_postgres, password=f"'{SERVER_PASSWORD}'"),
+        server_tls_sslmode="require",
     )
     assert security(pooler, "by_scram")[0] is True
     pooler = make_pooler(
@@ -314,11 +266,11 @@ def test_a_change_of_mode_replaces_the_servers(
 def test_databases_have_their_own_settings(
     make_pooler: MakePooler,
     secure_postgres: Postgres,
-    certificates: Certificates,
+    server_certificates: Certificates,
     tmp_path: Path,
 ) -> None:
     """Mode, authority and certificate of one are no other's; a cancel goes along."""
-    cert_file, key_file = certificates.of_client("by_certificate", tmp_path)
+    cert_file, key_file = server_certificates.of_client("by_certificate", tmp_path)
     stranger = make_certificates(tmp_path / "stranger")
     where = entry(secure_postgres, dbname=DATABASE)[DATABASE]
     forced = f"{where} user=by_certificate server_tls_sslmode=require"
@@ -328,7 +280,7 @@ def test_databases_have_their_own_settings(
             "clear": f"{where} server_tls_sslmode=disable",
             "old": f"{where} server_tls_protocols=tlsv1.2",
             "strict": f"{where} server_tls_sslmode=verify-full"
-            f" server_tls_ca_file={certificates.ca_file}",
+            f" server_tls_ca_file={server_certificates.ca_file}",
             "strange": f"{where} server_tls_sslmode=verify-ca"
             f" server_tls_ca_file={stranger.ca_file}",
             "shown": f"{forced} server_tls_cert_file={cert_file}"

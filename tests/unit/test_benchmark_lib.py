@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import base64
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,9 +21,21 @@ if str(ROOT) not in sys.path:
 pytest.importorskip("rich")
 
 from benchmarks.lib import cpu, markdown  # noqa: E402
-from benchmarks.lib.cases import CASES, Capability, Kind  # noqa: E402
-from benchmarks.lib.clients import Address, error_text, startup_message  # noqa: E402
-from benchmarks.lib.configs import Layout, pgbouncer_files, pooler_files  # noqa: E402
+from benchmarks.lib.cases import CASES, Capability, Kind, Login  # noqa: E402
+from benchmarks.lib.clients import (  # noqa: E402
+    Address,
+    ClientError,
+    error_text,
+    startup_message,
+)
+from benchmarks.lib.configs import (  # noqa: E402
+    PASSWORD,
+    VERIFIER,
+    Layout,
+    config_name,
+    pgbouncer_files,
+    pooler_files,
+)
 from benchmarks.lib.metadata import REQUIRED_KEYS, cpu_model  # noqa: E402
 from benchmarks.lib.peers import Target, parse_version, unique_names  # noqa: E402
 from benchmarks.lib.percentiles import (  # noqa: E402
@@ -35,7 +48,10 @@ from benchmarks.lib.percentiles import (  # noqa: E402
 from benchmarks.lib.pgbench import parse_output  # noqa: E402
 from benchmarks.lib.results import Measurement, Results, ResultsError  # noqa: E402
 from benchmarks.lib.runner import plan  # noqa: E402
+from benchmarks.lib.storm import NONCE, Keys, answer  # noqa: E402
 from benchmarks.lib.summary import summarise  # noqa: E402
+from pooler.login.scram import Verifier  # noqa: E402
+from tests.fuzz.scram_reference import proofs  # noqa: E402
 
 # Percentiles and bands.
 
@@ -65,7 +81,9 @@ def test_latency_sorts_and_counts() -> None:
 
 def test_log_times_are_the_third_field() -> None:
     lines = ["0 199 2241 0 1175850568 995598\n", "\n", "3 1 400 0 1175850569 608\n"]
-    assert parse_log(lines) == ([2241, 400], 0)
+    samples, failed = parse_log(lines)
+    assert failed == 0
+    assert samples == [(1175850568.995598, 2241), (1175850569.000608, 400)]
 
 
 @pytest.mark.parametrize("word", ["failed", "skipped", "serialization"])
@@ -248,6 +266,33 @@ def test_our_configuration_is_pgbouncers_and_workers() -> None:
         "core_dumps = 1",
         "workers = 2",
     ]
+
+
+def test_each_way_to_log_in_has_its_file() -> None:
+    address = Address("127.0.0.1", 6432, "postgres", "bench")
+    layout = Layout(address, "127.0.0.1", 5432, workers=1, version=(1, 24, 1))
+    files = pooler_files(layout)
+    assert next(iter(files)) == "pooler.ini"
+    for login in Login:
+        lines = files[config_name("pooler.ini", login)].splitlines()
+        assert ("auth_type = scram-sha-256" in lines) is login.is_proven
+        assert ("client_tls_protocols = tlsv1.3" in lines) is login.is_secured
+    verifier = Verifier.parse(VERIFIER)
+    assert verifier is not None
+    assert verifier.matches(PASSWORD)
+
+
+def test_a_client_of_the_storm_proves_its_password() -> None:
+    keys = Keys(PASSWORD.encode())
+    salt = base64.b64encode(b"salt")
+    first = b"r=" + NONCE + b"theirs,s=" + salt + b",i=2"
+    said = answer((11).to_bytes(4) + first, keys)[5:]
+    without_proof, _, proof = said.rpartition(b",p=")
+    bare = b"n=,r=" + NONCE
+    assert proofs(PASSWORD.encode(), bare, first, without_proof)[0] == proof
+    assert answer((0).to_bytes(4), keys) == b""
+    with pytest.raises(ClientError, match="expected SCRAM"):
+        answer((5).to_bytes(4) + b"salt", keys)
 
 
 def test_old_pgbouncer_is_not_given_what_it_does_not_know() -> None:

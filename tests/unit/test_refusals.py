@@ -46,6 +46,9 @@ class EngineOfTest:
         self.hosts: dict[int, str] = {}
         self.told: list[int] = []
 
+    def client_age_us(self, handle: int) -> int:
+        return 7_900_000
+
     def client_peer(self, handle: int) -> tuple[str, int]:
         return self.hosts[handle], 5000 + handle
 
@@ -78,6 +81,9 @@ def play(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
     asyncio.run(work())
 
 
+ENDS = ((2, f"{HOST}:5002"), (3, "unix:5003"), (1, f"{HOST}:5001"))
+
+
 def test_a_wrong_proof_is_answered_late(lines: list[str]) -> None:
     async def work() -> None:
         world = World(failed_login_delay=0.05)
@@ -96,6 +102,10 @@ def test_a_wrong_proof_is_answered_late(lines: list[str]) -> None:
     play(work)
     expected = f"C-0x1: db/user@{HOST}:5001 pooler error: {WRONG.message}: wrong"
     assert lines[0] == expected
+    reasons = [
+        line.split(" closing because: ")[0] for line in lines if "age=7s" in line
+    ]
+    assert reasons == [f"C-0x{n}: db/user@{where}" for n, where in ENDS]
 
 
 def test_without_a_delay(lines: list[str]) -> None:

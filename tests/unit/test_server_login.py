@@ -306,7 +306,7 @@ def test_requests_we_cannot_answer(
 def test_error_of_the_server() -> None:
     text = 'password authentication failed for user "joe"'
     error = refused(new_login(), packets.error_response("FATAL", "28P01", text))
-    assert error.message == f"server login failed: FATAL: {text}"
+    assert error.message == text
     assert (error.sqlstate, error.server_message) == ("28P01", text)
 
 
@@ -317,7 +317,8 @@ def test_error_of_the_server() -> None:
 def test_error_without_some_fields(body: bytes) -> None:
     error = refused(new_login(), packets.message(b"E", body))
     assert error.sqlstate == "08006"
-    assert error.message.startswith("server login failed: FATAL: ")
+    assert error.message == (error.server_message or "")
+    assert error.message in ("gone", "the server gave no reason")
 
 
 def test_error_after_authentication() -> None:

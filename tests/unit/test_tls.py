@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import ssl
@@ -18,9 +19,11 @@ from pooler.io.engine import Engine
 from pooler.io.tls_context import TICKET_KEY_BYTES, TlsContext
 from pooler.session.records import CloseReason
 from tests.certificates import Certificates, make_certificates
+from tests.openssl_peer import OpensslPeer
 
 DEADLINE_S = 20.0
 VERSIONS = ("tlsv1.2", "tlsv1.3")
+RECORDS_PAUSE_US = 200_000
 
 
 @pytest.fixture(scope="module")
@@ -42,10 +45,14 @@ def make_context(certificates: Certificates, **options: object) -> TlsContext:
 class World:
     """An engine with one client that is logging in."""
 
-    def __init__(self) -> None:
+    def __init__(self, send_buffer_bytes: int = 0) -> None:
         self.engine = Engine(["application_name"])
         with socket.create_server(("127.0.0.1", 0)) as listening:
             listening.setblocking(False)
+            if send_buffer_bytes:
+                listening.setsockopt(
+                    socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer_bytes
+                )
             address = listening.getsockname()
             self.engine.add_listener(listening.detach(), False)
         self.raw = socket.create_connection(address)
@@ -339,3 +346,110 @@ def test_files_that_do_not_belong_together(
     ):
         with pytest.raises(ConfigError, match=next(iter(options.values()))):
             make_context(certificates, **options)
+
+
+# ------------------------------------------------------------ records
+
+RECORD_HEADER_BYTES = 5
+ONE_SEGMENT_BYTES = 1_400  # what a TCP segment surely holds
+WHOLE_RECORD_BYTES = 16_384
+APPLICATION_DATA = 23
+
+
+def records_of(raw: bytes) -> list[int]:
+    """The sizes of the records of application data in what was sent, headers too."""
+    sizes = []
+    while raw:
+        kind, size = raw[0], int.from_bytes(raw[3:5], "big") + RECORD_HEADER_BYTES
+        assert len(raw) >= size
+        if kind == APPLICATION_DATA:
+            sizes.append(size)
+        raw = raw[size:]
+    return sizes
+
+
+def sent_records(world: World, client: ssl.SSLObject, n: int) -> list[int]:
+    """Send n bytes to the client, which reads them; the records of that."""
+    data = os.urandom(n)
+    raw = b""
+    got = b""
+    for at in range(0, n, 5_000):  # as a server's answer comes: in pieces
+        world.engine.client_send(world.handle, data[at : at + 5_000])
+    deadline = time.monotonic() + DEADLINE_S
+    while len(got) < n:
+        assert time.monotonic() < deadline
+        raw += world.exchange()
+        with contextlib.suppress(ssl.SSLWantReadError):
+            while True:
+                got += client.read(n)
+    assert got == data
+    return records_of(raw)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_records_are_small_first_and_big_in_bulk(
+    world: World, certificates: Certificates, version: str
+) -> None:
+    """Who waits for the first bytes needs one segment, who reads much few records."""
+    context = make_context(certificates, versions=[version])
+    client = world.start(context, certificates.client_context())
+    world.shake_hands(client)
+    sizes = sent_records(world, client, 12_000)
+    assert max(sizes) <= ONE_SEGMENT_BYTES
+    assert sum(size > ONE_SEGMENT_BYTES - 100 for size in sizes) >= 6
+    world.engine.client_send(world.handle, b"x" * 20_000)
+    world.read(client, 20_000)
+    data = b"y" * 500_000
+    world.engine.client_send(world.handle, data)
+    raw = b""
+    while len(raw) < len(data):
+        raw += world.exchange()
+    sizes = records_of(raw)
+    assert len(sizes) <= len(data) // WHOLE_RECORD_BYTES + 4
+    assert sizes.count(max(sizes)) >= len(data) // WHOLE_RECORD_BYTES - 1
+    assert client.read(10) == b"y" * 10
+
+
+def test_records_are_small_again_after_a_pause(
+    world: World, certificates: Certificates
+) -> None:
+    client = world.start(make_context(certificates), certificates.client_context())
+    world.shake_hands(client)
+    sent_records(world, client, 60_000)
+    assert max(sent_records(world, client, 5_000)) > ONE_SEGMENT_BYTES
+    until = time.monotonic() + RECORDS_PAUSE_US / 1e6
+    world.until(lambda: time.monotonic() > until)
+    assert max(sent_records(world, client, 5_000)) <= ONE_SEGMENT_BYTES
+
+
+def test_who_asks_for_new_keys_without_end(certificates: Certificates) -> None:
+    """Each request is owed an answer; who reads none of them is not owed for ever."""
+    world = World(send_buffer_bytes=4_096)
+    peer = OpensslPeer()
+    try:
+        world.say(b"!")
+        world.engine.login_consume(world.handle, 1)
+        world.engine.client_start_tls(world.handle, make_context(certificates))
+        deadline = time.monotonic() + DEADLINE_S
+        while not peer.shake_hands():
+            assert time.monotonic() < deadline
+            world.out.write(peer.to_send())
+            peer.receive(world.exchange())
+        asked = 0
+        while not world.closed:
+            assert time.monotonic() < deadline
+            for _ in range(1_000):
+                peer.ask_for_new_keys()
+            asked += 1_000
+            unsent = peer.to_send()
+            while unsent and not world.closed:
+                with contextlib.suppress(BlockingIOError, ConnectionError):
+                    unsent = unsent[world.raw.send(unsent) :]
+                world.turn()
+        assert world.closed == [CloseReason.CLOSE_CLIENT_EOF]
+        assert world.detail == "asks for new keys and does not read them"
+        assert asked > 5_000  # nobody who asks now and then is closed
+    finally:
+        peer.close()
+        world.raw.close()
+        world.engine.close()
