@@ -137,6 +137,20 @@ class Settings:
         " WITH HOLD) for that client, and runs DISCARD ALL before anybody else gets it;"
         " with 0 the next client finds what was left, as behind PgBouncer. Not a"
         " PgBouncer setting.", built=True)
+    clean_custom_parameters: bool = setting(True, BOOL,
+        "In transaction or statement mode: 1 gives a server on which clients have set a"
+        " parameter with a dot in its name (SET LOCAL my.tenant, set_config) only to"
+        " clients that have set the same one; for others a new one is opened. 0 saves"
+        " those logins where each client sets it first of all: before that,"
+        " current_setting('my.tenant', true) may be an empty string instead of NULL."
+        " Needs clean_changed_servers. Not a PgBouncer setting.", built=True)
+    clean_sequences: bool = setting(False, BOOL,
+        "In transaction or statement mode: 1 has each server forget what its last"
+        " client got of sequences (DISCARD SEQUENCES in front of the next one's first"
+        " message); with 0 it does so once a text of the pool has asked for currval()"
+        " or lastval(): the very first asker, behind other commands of its transaction,"
+        " and functions may be told another's value. Needs clean_changed_servers. Not a"
+        " PgBouncer setting.", built=True)
     client_idle_timeout: float = setting(0.0, TIME,
         "Close a client that is idle outside a transaction this long; 0 is off.",
         unit="s")

@@ -108,6 +108,8 @@ class Engine:
         cancel_abandoned: bool,
         max_prepared_statements: int = ...,
         clean_changed: bool = ...,
+        clean_custom: bool = ...,
+        clean_sequences: bool = ...,
         dedicated: bool = ...,
         query_wait_us: int = ...,
         tested_us: int = ...,

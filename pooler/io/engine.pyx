@@ -51,9 +51,10 @@ from pooler.session.pool cimport (
 from pooler.session.records cimport (
     CANCEL_KEY_MAX_BYTES, CANCEL_KEY_MIN_BYTES, CLIENT_LOGIN, CLOSE_NO_MEMORY,
     CLOSE_REASONS, CLOSE_SERVER_OBSOLETE, CLOSE_SERVER_UNUSABLE, ClientSession,
-    CloseReason, Pool, PoolConfig, Script, ServerSession,
+    CloseReason, MODE_SESSION, Pool, PoolConfig, Script, ServerSession,
     script_fill,
 )
+from pooler.session.sequences cimport sequences_always
 from pooler.tables.params cimport (
     PARAM_VALUE_MAX, ParamSet, params_empty, params_free, params_init, params_track,
     params_unref, params_with,
@@ -547,7 +548,7 @@ cdef class Engine:
         self, uint32_t pool_id, *, int mode, bytes reset_query, bint reset_always,
         bytes check_query, uint64_t check_delay_us, bint cancel_abandoned,
         uint32_t max_prepared_statements=0, bint dedicated=False,
-        bint clean_changed=False,
+        bint clean_changed=False, bint clean_custom=False, bint clean_sequences=False,
         uint64_t query_wait_us=0, uint64_t tested_us=0,
     ):
         """Set how a pool works; scripts are SQL, empty for none.
@@ -572,10 +573,13 @@ cdef class Engine:
         config.check_delay_us = check_delay_us
         config.cancel_abandoned = cancel_abandoned
         config.clean_changed = clean_changed
+        config.clean_custom = clean_changed and clean_custom
         config.dedicated = dedicated
         config.client_limit_us[<int> DEADLINE_QUERY_WAIT] = query_wait_us
         config.server_limit_us[<int> DEADLINE_TESTED] = tested_us
         pool_configure(p, &config)
+        if clean_sequences and clean_changed and mode != MODE_SESSION:
+            sequences_always(p)
         pool_resume(p)
         if replace:
             retire_servers(&self.loop, p)

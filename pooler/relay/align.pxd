@@ -13,6 +13,7 @@ from pooler.relay.shared cimport Relay, RelayStatus
 from pooler.session.records cimport ClientSession, ServerSession
 from pooler.tables.params cimport ParamSet
 
+cdef int make_custom(Relay *r, ServerSession *s) noexcept nogil
 cdef RelayStatus align_server(
     Relay *r, ClientSession *c, ServerSession *s
 ) noexcept nogil

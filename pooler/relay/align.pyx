@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Parameters follow the client; see ``align.pxd``."""
 
-from libc.stdint cimport uint16_t, uint32_t, uint8_t
+from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
 from libc.string cimport memchr, memcmp
 
 from pooler.relay.cancels cimport cancel_if_late
@@ -10,8 +10,10 @@ from pooler.relay.shared cimport RELAY_ALIGN, RELAY_NO_MEMORY, RELAY_OK
 from pooler.session.changes cimport (
     reset_may_fail, reset_seen, resets_go_on, resets_over, resets_reached,
 )
+from pooler.session.custom cimport custom_lacked, custom_put
 from pooler.session.records cimport CHANGE_TRACKED
 from pooler.session.requests cimport REQUEST_ALIGN, requests_first, requests_push
+from pooler.tables.custom_names cimport custom_query_bytes, put_custom_query
 from pooler.tables.params cimport (
     PARAM_VALUE_MAX, ParamValue, back_query_bytes, params_index, params_ref,
     params_unref, params_with, put_back_query, put_set_query, set_query_bytes,
@@ -46,7 +48,7 @@ cdef void server_params_end(Relay *r, ServerSession *s) noexcept nogil:
 
 cdef void stop_aligning(ClientSession *c) noexcept nogil:
     """Its server is gone, or it is: nothing will answer."""
-    c.aligning = False
+    c.aligning = c.in_doubt = False
 
 
 cdef RelayStatus align_server(
@@ -81,6 +83,22 @@ cdef RelayStatus align_server(
     return RELAY_OK
 
 
+cdef int make_custom(Relay *r, ServerSession *s) noexcept nogil:
+    """A server was just attached that lacks parameters which its client has made up on
+    others: it makes them in front of the first message. -1 without memory.
+    """
+    cdef uint64_t names = custom_lacked(s)
+    cdef size_t n
+    cdef uint8_t *room
+    n = custom_query_bytes(r.params.custom, names)
+    room = output_room(&r.to_server, n)
+    if room == NULL:
+        return -1
+    put_custom_query(room, r.params.custom, names)
+    custom_put(s, names)
+    return requests_push(&s.requests, REQUEST_ALIGN)
+
+
 cdef void tell_parameter(
     Relay *r, int index, const ParamSet *values
 ) noexcept nogil:
@@ -111,6 +129,7 @@ cdef void server_aligned(Relay *r, ServerSession *s, ClientSession *c) noexcept 
                 tell_parameter(r, i, s.params)
         params_unref(&r.params, c.params)
         c.params = params_ref(s.params)
+    c.in_doubt = False
     if c.aligning:
         c.aligning = False
         r.resume = True
@@ -121,10 +140,11 @@ cdef void server_aligned(Relay *r, ServerSession *s, ClientSession *c) noexcept 
 cdef void note_words(Relay *r, ServerSession *s, int index) noexcept nogil:
     """A server has a new value. If our SET asked for it, others will ask so, too.
 
-    Not of a DateStyle: PostgreSQL may complete that of a login in another way.
+    Not of a DateStyle: PostgreSQL may complete that of a login in another way. Nor
+    what has been in doubt: our Query has asked for another value than the client has.
     """
     cdef const ParamValue *asked
-    if s.client == NULL or s.fate.obsolete or (
+    if s.client == NULL or s.client.in_doubt or s.fate.obsolete or (
         requests_first(&s.requests) != REQUEST_ALIGN
         or index == r.params.partial or index == r.params.label
     ):
@@ -308,6 +328,7 @@ cdef int params_go_back(
             return -1
         c.aligning = True
         if doubt:
+            c.in_doubt = True
             params_unref(&r.params, want)
             return 0
     for i in range(r.params.count):

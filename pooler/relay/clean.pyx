@@ -33,6 +33,7 @@ from pooler.statements.effects cimport session_statements_free
 from pooler.wire.buffers cimport queue_reset
 from pooler.session.changes cimport changes_cleaned, resets_over
 from pooler.session.counters cimport count_changed, count_cleaned
+from pooler.session.custom cimport custom_fits
 from pooler.session.tracking cimport no_strays
 from pooler.tables.server_statements cimport server_statements_sure
 
@@ -226,6 +227,11 @@ cdef bint make_fit(Relay *r, Pool *p, ServerSession *s) noexcept nogil:
         if p.launch_wanted or p.connecting_count:
             return False
         clean_kept(r, s)
+        return True
+    if not custom_fits(s, p.waiting_head):
+        if p.launch_wanted or p.connecting_count:
+            return False
+        close_server(r, s, CLOSE_SERVER_CHANGED)
         return True
     pool_test(p, s)
     s.cleaning.checking = True

@@ -3,7 +3,7 @@
 
 from libc.stdint cimport uint64_t, uint8_t
 
-from pooler.relay.align cimport align_server
+from pooler.relay.align cimport align_server, make_custom
 from pooler.relay.injected cimport answer_fakes
 from pooler.relay.shared cimport (
     RELAY_ALIGN, RELAY_CLIENT_PROTO, RELAY_HOLD, RELAY_NO_MEMORY, RELAY_OK,
@@ -21,6 +21,7 @@ from pooler.statements.replay cimport (
 )
 from pooler.statements.run_names cimport run_names
 from pooler.statements.portals cimport portals_free
+from pooler.statements.put_back cimport put_back_behind
 from pooler.statements.sql_changes cimport sql_is_plain
 from pooler.statements.runs cimport (
     put_discard_query, query_sent, runs_function, runs_query, runs_unseen,
@@ -44,9 +45,10 @@ from pooler._wire cimport (
 from pooler.session.batch cimport (
     batch_bind, batch_extended, batch_request, batch_synced, hold_until_settled,
 )
-from pooler.session.changes cimport changes_not_sent, wait_for_resets
+from pooler.session.changes cimport changes_not_sent, goes_back, wait_for_resets
 from pooler.session.copy_in cimport copy_end, copy_ignores_sync
 from pooler.session.counters cimport count_received
+from pooler.session.custom cimport custom_lacked
 from pooler.session.fate cimport mark_obsolete
 from pooler.session.sequences cimport sequences_unlike
 from pooler.session.tracking cimport unnamed_of_another
@@ -135,6 +137,15 @@ cdef PrepareResult prepare_execute(Walk *w) noexcept nogil:
     return prepared
 
 
+cdef int put_back(Walk *w) noexcept nogil:
+    """An Execute, of the unnamed portal if so, resets what its client had set."""
+    if w.src[w.found.start + HEADER_BYTES] != 0:
+        return 0
+    output_add(&w.r.to_server, w.src + w.start, w.pos - w.start)
+    w.start = w.pos
+    return put_back_behind(&w.r.statements, w.c, w.s, &w.r.to_server)
+
+
 cdef RelayStatus on_request(Walk *w) noexcept nogil:
     """A request that names nothing."""
     cdef uint8_t code = w.found.code
@@ -146,6 +157,8 @@ cdef RelayStatus on_request(Walk *w) noexcept nogil:
         status = prove_first(w)
         if status != RELAY_OK:
             return status
+    if code == c"E" and w.c.scan.body_left and goes_back(w.s):
+        return give_back(w, False)
     if w.s.portals != NULL and code == c"E" and w.s.copy.state != COPY_IN_OPEN:
         prepared = prepare_execute(w)
         if prepared == PREPARE_HOLD or prepared == PREPARE_WAIT:
@@ -156,6 +169,8 @@ cdef RelayStatus on_request(Walk *w) noexcept nogil:
     if prepared == PREPARE_NO_MEMORY or (
         prepared == PREPARE_FORWARD and requests_push(&w.s.requests, code) < 0
     ):
+        return RELAY_NO_MEMORY
+    if code == c"E" and goes_back(w.s) and put_back(w) < 0:
         return RELAY_NO_MEMORY
     return RELAY_ALIGN if w.c.settling else RELAY_OK
 
@@ -178,7 +193,7 @@ cdef inline bint needs_nothing(const Walk *w) noexcept nogil:
     """
     cdef ServerSession *s = w.s
     cdef const uint8_t *message = w.src + w.found.start
-    if s.portals != NULL or w.c.scan.body_left or w.found.length < 6:
+    if s.portals != NULL or goes_back(s) or w.c.scan.body_left or w.found.length < 6:
         return False
     if w.found.code == c"B":
         return binds_own_unnamed(w.c, s, message)
@@ -395,6 +410,8 @@ cdef RelayStatus on_attach(Walk *w) noexcept nogil:
     if w.c.statements != NULL:  # batches are numbered by their server
         w.c.statements.names_batch = w.c.statements.unnamed_batch = 0
     status = RELAY_OK if w.c.params == w.s.params else align_server(w.r, w.c, w.s)
+    if custom_lacked(w.s) and make_custom(w.r, w.s) < 0:
+        return RELAY_NO_MEMORY
     if sequences_unlike(w.s) and status != RELAY_NO_MEMORY:
         if put_discard_query(w.s, &w.r.to_server) < 0:
             return RELAY_NO_MEMORY

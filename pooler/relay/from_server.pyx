@@ -17,14 +17,14 @@ from pooler.session.records cimport (
     CHANGE_TRACKED, COPY_IN_NONE, COPY_IN_OPEN, MODE_SESSION, MODE_STATEMENT,
 )
 from pooler.session.requests cimport (
-    REQUEST_ALIGN, REQUEST_DESCRIBE, REQUEST_NAMES, REQUEST_SKIP, request_closes,
-    request_code, request_has_effect, request_is_fake, request_is_query,
+    REQUEST_ALIGN, REQUEST_DESCRIBE, REQUEST_NAMES, REQUEST_SKIP, REQUEST_SQL,
+    request_closes, request_code, request_has_effect, request_is_fake, request_is_query,
     request_is_simple, requests_fail, requests_first, requests_last, requests_pop,
     requests_ready,
 )
 from pooler.statements.effects cimport (
-    effects_commit, has_notices, note_parameters, note_shape, note_tag, note_types,
-    read_otherwise, tag_tells, values_told,
+    effects_commit, extra_done, has_notices, is_extra, note_parameters, note_shape,
+    note_tag, note_types, read_otherwise, tag_tells, values_told,
 )
 from pooler.statements.install cimport send_again
 from pooler.statements.replay cimport (
@@ -45,6 +45,7 @@ from pooler._wire cimport (
 from pooler.session.batch cimport batch_fail, batch_open, batch_synced, settled
 from pooler.session.copy_in cimport copy_fail, copy_open
 from pooler.session.counters cimport count_query, count_sent
+from pooler.session.custom cimport custom_failed, custom_tag
 from pooler.session.fate cimport mark_obsolete, note_fatal
 from pooler.session.tracking cimport (
     error_is_owed, no_prepares, owe_nothing, tell_error,
@@ -214,8 +215,17 @@ cdef RelayStatus on_ends(Walk *w) noexcept nogil:
 cdef RelayStatus on_tag(Walk *w) noexcept nogil:
     cdef const uint8_t *tag = body_of(w)
     cdef size_t n = body_size(w)
+    if w.first == REQUEST_SQL and is_extra(w.s):
+        if is_cut(w):
+            return give_back(w)
+        extra_done(w.s)
+        keep_until(w, w.found.start)
+        w.start = w.pos
+        return RELAY_OK
     if tag_is_counted(w.s, tag, n):
         schema_tag(&w.r.statements, w.s, tag, n)
+    if w.s.custom.sent and n > 1:
+        custom_tag(w.s, tag)
     if w.s.tracking.on and tag_tells(w.first, tag, n):
         note_tag(&w.r.statements, w.s, NULL if w.drop else w.c, tag, n)
     return on_ends(w)
@@ -438,6 +448,7 @@ cdef RelayStatus on_client_error(Walk *w) noexcept nogil:
         if s.copy.syncs_ignored:
             mark_obsolete(s)
     change_undone(s)
+    custom_failed(s)
     batch_fail(s, requests_fail(&s.requests, &effects))
     resets_failed(w.r, s)
     if s.batch.failed:  # its Query, too, was skipped

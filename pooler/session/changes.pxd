@@ -13,11 +13,12 @@ Source: PostgreSQL documentation, "SET", "Asynchronous Operations", "DISCARD".
 from libc.stdint cimport int32_t, uint16_t, uint32_t, uint64_t
 
 from pooler.session.records cimport (
-    CHANGES_LEFT, CHANGE_BACK, CHANGE_FORGETS, CHANGE_GIVES, CHANGE_LENDS,
-    CHANGE_LOCAL, CHANGE_LOCAL_SHIFT, CHANGE_MEANING, CHANGE_RESET_SHIFT,
+    CHANGES_LEFT, CHANGE_BACK, CHANGE_FORGETS, CHANGE_FOR_GOOD, CHANGE_GIVES,
+    CHANGE_LENDS, CHANGE_LOCAL, CHANGE_LOCAL_SHIFT, CHANGE_MEANING, CHANGE_RESET_SHIFT,
     CHANGE_TRACKED, CHANGE_UNDOES, Changes, ServerSession,
 )
 from pooler.session.batch cimport hold_until_settled
+from pooler.session.custom cimport custom_answered
 from pooler.session.requests cimport batch_answered, batch_number, batch_unsettled
 from pooler.session.settings_log cimport settings_answered
 
@@ -49,9 +50,23 @@ cdef inline bint is_resetting(const ServerSession *s) noexcept nogil:
     return s.changes.reset | s.changes.reset_local != 0
 
 
+cdef inline void back_is_bound(
+    ServerSession *s, uint16_t session, uint16_t local
+) noexcept nogil:
+    """What the unnamed portal resets, so that it goes back behind its Execute."""
+    s.changes.back = session
+    s.changes.back_local = local
+
+
+cdef inline bint goes_back(const ServerSession *s) noexcept nogil:
+    """Whether the Execute of the unnamed portal needs something behind it."""
+    return s.changes.back | s.changes.back_local != 0
+
+
 cdef inline void resets_over(ServerSession *s) noexcept nogil:
     """What was reset is as it was at the client's login, or has failed to be reset."""
     s.changes.reset = s.changes.reset_local = 0
+    s.changes.back = s.changes.back_local = 0
     s.changes.reset_doubt = s.changes.reset_open = False
 
 
@@ -110,6 +125,8 @@ cdef inline bint changes_answered(ServerSession *s) noexcept nogil:
         return False
     unsure = meaning_is_unsure(s)
     s.changes.pending = s.changes.tracked_sent = 0
+    if s.custom.sent and not custom_answered(s):
+        s.changes.xact |= CHANGE_FOR_GOOD
     if s.xact_status == c"I":
         if s.client != NULL:
             settings_answered(s.client, not s.changes.undone)

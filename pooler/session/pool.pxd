@@ -18,6 +18,7 @@ from pooler.session.records cimport (
     set_server_state,
 )
 from pooler.session.counters cimport count_wait
+from pooler.session.custom cimport custom_fits
 
 
 cdef inline void pool_unlist_idle(Pool *p, ServerSession *s) noexcept nogil:
@@ -113,15 +114,25 @@ cdef inline bint server_fits(
 ) noexcept nogil:
     """Whether a client may have an idle server as it is."""
     return (
-        s.kept_for == c or (s.kept_for == NULL and s.changes.left == 0)
+        s.kept_for == c
+        or (s.kept_for == NULL and s.changes.left == 0 and custom_fits(s, c))
     ) and not server_is_stale(s, now_us)
+
+
+cdef ServerSession *pool_other_for(
+    const Pool *p, const ClientSession *c
+) noexcept nogil
 
 
 cdef inline ServerSession *pool_first_for(
     const Pool *p, const ClientSession *c
 ) noexcept nogil:
     """The idle server that a client would get, if it is fit; NULL: there is none."""
-    return c.kept if c.kept != NULL else p.idle_head
+    if c.kept != NULL:
+        return c.kept
+    if p.idle_head == NULL or custom_fits(p.idle_head, c):
+        return p.idle_head
+    return pool_other_for(p, c)
 
 
 cdef inline ServerSession *pool_take(

@@ -6,6 +6,7 @@ from libc.stdlib cimport free
 from pooler.session.records cimport (
     CLIENT_CLOSED, PoolConfig, SERVER_CLOSED, SERVER_TESTED,
 )
+from pooler.session.custom cimport custom_fits
 from pooler.session.deadlines cimport DEADLINE_QUERY_WAIT, deadline_start_since
 
 
@@ -115,6 +116,16 @@ cdef void pool_keep(Pool *p, ServerSession *s, uint64_t now_us) noexcept nogil:
         p.idle_head = s
     p.idle_tail = s
     p.idle_count += 1
+
+
+cdef ServerSession *pool_other_for(
+    const Pool *p, const ClientSession *c
+) noexcept nogil:
+    """The first one behind which others have not made up parameters; else the first."""
+    cdef ServerSession *s = p.idle_head.next
+    while s != NULL and not custom_fits(s, c):
+        s = s.next
+    return s if s != NULL else p.idle_head
 
 
 cdef void pool_let_go(Pool *p, ServerSession *s) noexcept nogil:

@@ -139,6 +139,7 @@ cdef struct PoolConfig:  # how a pool works; written by pool
     bint cancel_abandoned  # cancel what a lost client left running, and keep the server
     bint dedicated  # made for one client; its server ends with it
     bint clean_changed  # what a client has left in a server goes before the next one
+    bint clean_custom  # and so do the names of parameters that it has made up
     Script reset_query  # own
     Script check_query  # own
     uint64_t check_delay_us  # idle for longer: check before use
@@ -206,6 +207,7 @@ cdef struct ClientSession:
     ServerSession *kept  # borrow: an idle one, with what this client has left in it
     uint64_t number  # of all clients of this worker; not 0
     bint asks_sequences  # has used currval() or lastval()
+    uint64_t custom  # parameters that it has made up, as bits of CustomNames
     ClientSession *next  # borrow: waiting list
     ClientSession *prev
     uint64_t waiting_since_us
@@ -215,6 +217,7 @@ cdef struct ClientSession:
     ParamSet *asked  # own: one reference: what it had at its login
     SettingsLog settings
     bint aligning  # held back until the server has accepted its parameters
+    bint in_doubt  # of these some were reset, perhaps: a Query of ours finds out
     ClientStatements *statements  # own; NULL: has prepared nothing
     bint settling  # held back until all batches that it has sent are answered
     bint leaving  # has said goodbye behind a request that is not answered yet
@@ -270,6 +273,8 @@ cdef struct Changes:  # by requests of its clients, or-ed Change; written by cha
     uint16_t reset  # parameters that go back to what their client had at its login
     uint16_t reset_local  # likewise, but the transaction will take it back
     bint reset_doubt  # they may have been set behind it, or failed to be reset
+    uint16_t back  # those that the unnamed portal resets, if that is sure
+    uint16_t back_local  # likewise, for the transaction only
     bint reset_open  # so it is until the transaction ends
     uint32_t reset_batch  # the first one that resets any of them
     uint32_t batch  # the last one that had any, as batch_number counts
@@ -278,6 +283,11 @@ cdef struct Changes:  # by requests of its clients, or-ed Change; written by cha
 cdef struct Sequences:  # whose values it remembers; written by sequences
     uint64_t user  # number of its last client; 0: none yet
     bint of_others  # those of other clients may be there as well
+
+cdef struct Custom:  # parameters that clients have made up; written by custom
+    uint64_t made  # of whomever, as bits of CustomNames
+    uint64_t sent  # by the transaction under way, and not by its client before
+    bint failed  # nobody knows whether these were made
 
 cdef struct Cleaning:  # of a server that a client has left; written by clean
     bint reset_wanted  # run the reset query before going idle
@@ -311,6 +321,7 @@ cdef struct ServerSession:
     Fate fate
     Changes changes
     Sequences sequences
+    Custom custom
     Cleaning cleaning
     uint32_t cancels  # cancel requests under way to this server
     bint cancel_late  # a cancel request waits until our SET is answered

@@ -40,6 +40,11 @@ cdef inline void sequences_asked(ServerSession *s) noexcept nogil:
         s.pool.sequences_asked = True
 
 
+cdef inline void sequences_always(Pool *p) noexcept nogil:
+    """Servers forget from the first client on, whether anybody asks or not."""
+    p.sequences_asked = True
+
+
 cdef inline bint sequences_late(const ServerSession *s) noexcept nogil:
     """Whether those of others are still there, and its client has done nothing yet.
 

@@ -17,7 +17,7 @@ from pooler.tables.effect_queue cimport (
     EFFECT_FAILED, EFFECT_FORGETS, EFFECT_STANDS_IN, EFFECT_UNNAMED, effects_at,
 )
 from pooler.tables.query_names cimport (
-    NameStep, QueryNames, STEP_ADDS, STEP_DROPS, STEP_FORGETS, STEP_NONE,
+    NameStep, QueryNames, RenamedName, STEP_ADDS, STEP_DROPS, STEP_FORGETS, STEP_NONE,
     query_names_free,
 )
 from pooler.tables.params cimport ParamSet, params_context, params_ref, params_unref
@@ -262,6 +262,32 @@ cdef uint8_t step_of_tag(const uint8_t *tag, size_t n) noexcept nogil:
     if is_tag(tag, n, b"DEALLOCATE ALL", 14) or is_tag(tag, n, b"DISCARD ALL", 11):
         return STEP_FORGETS
     return STEP_NONE
+
+
+cdef RenamedName *extra_row(const ServerSession *s) noexcept nogil:
+    """Where the Query that is being answered has a command of ours now, or NULL."""
+    cdef QueryNames *q = NULL
+    if s.effects.head != s.effects.tail:
+        q = effects_at(&s.effects, s.effects.head).query
+    if q == NULL:
+        return NULL
+    while q.extra_row < q.row_n and q.rows[q.extra_row].extra == 0:
+        q.extra_row += 1
+    if q.extra_row == q.row_n or q.rows[q.extra_row].command + 1 != q.answered:
+        return NULL
+    return &q.rows[q.extra_row]
+
+
+cdef bint is_extra(const ServerSession *s) noexcept nogil:
+    """Whether the tag that comes is of a command that we have put into a Query.
+
+    The first request is a Query with an effect.
+    """
+    return extra_row(s) != NULL
+
+
+cdef void extra_done(ServerSession *s) noexcept nogil:
+    extra_row(s).extra -= 1
 
 
 cdef bint note_step(

@@ -4,6 +4,7 @@
 from libc.stdint cimport uint16_t, uint64_t
 
 from pooler.session.batch cimport transaction_has_failed
+from pooler.session.changes cimport is_resetting
 from pooler.session.requests cimport REQUEST_DESCRIBE
 from pooler.statements.effects cimport push_with_effect
 from pooler.statements.install cimport ensure_since
@@ -12,6 +13,7 @@ from pooler.statements.outcomes cimport (
 )
 from pooler.statements.parse cimport names_unsettled
 from pooler.statements.portals cimport portal_runs
+from pooler.statements.put_back cimport back_bound
 from pooler.statements.runs cimport put_discard_before, runs_statement
 from pooler.statements.targets cimport (
     ensure_as_parsed, ensure_bound, target_meaning, target_now,
@@ -56,6 +58,10 @@ cdef void runs_bound(
     """
     cdef Statement *executed
     runs_statement(t, s, st)
+    if st.custom_by_value:
+        t.params.custom.by_value = True  # of the Bind under way
+    if is_resetting(s):
+        back_bound(t, c, s, st.changes)
     if not statement_executes(st):
         return
     executed = target_meaning(c, st)

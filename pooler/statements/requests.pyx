@@ -25,6 +25,7 @@ from pooler.statements.portals cimport portal_bind, portal_find, portal_forget
 from pooler.statements.replay cimport replay_arm
 from pooler.statements.run_names cimport cursors_now
 from pooler.statements.runs cimport runs_quietly
+from pooler.statements.runs cimport runs_values
 from pooler.session.records cimport COPY_IN_OPEN, Portal, server_has
 from pooler.session.requests cimport (
     REQUEST_DESCRIBE, REQUEST_FAKE, REQUEST_SKIP, batch_number, batch_unsettled,
@@ -35,7 +36,9 @@ from pooler.statements.sql_text cimport sql_first, sql_first_concerns
 from pooler.statements.sql_names cimport (
     is_stable, names_of, over_limit, query_names, sql_flags,
 )
-from pooler.statements.sql_query cimport flush, rename_query, sql_names
+from pooler.statements.sql_query cimport (
+    flush, goes_back_inside, rename_query, sql_names,
+)
 from pooler.statements.stand_in cimport put_stand_in, stand_in_for
 from pooler.statements.outcomes cimport (
     PREPARE_DONE, PREPARE_FORWARD, PREPARE_HOLD, PREPARE_NO_MEMORY, PREPARE_WAIT,
@@ -59,6 +62,7 @@ from pooler.tables.texts cimport (
 )
 from pooler._wire cimport HEADER_BYTES, load_be32, put_header
 from pooler.session.batch cimport batch_bind, hold_until_settled
+from pooler.session.changes cimport back_is_bound, goes_back
 from pooler.session.copy_in cimport copy_end
 from pooler.session.fate cimport mark_obsolete
 from pooler.session.counters cimport count_bind, count_client_parse, count_parse_hit
@@ -386,6 +390,12 @@ cdef PrepareResult prepare_bind(
         t, c, s, out, found, message, here, portal_end, name_end, told, knows,
         named and sends_binary(message, here, found.length, name_end), taken,
     )
+    if t.params.custom.by_value:
+        t.params.custom.by_value = False
+        if result == PREPARE_DONE or result == PREPARE_FORWARD:
+            runs_values(t, s, message, here, found.length, name_end)
+    if portal_end != HEADER_BYTES + 1 and goes_back(s):
+        back_is_bound(s, 0, 0)  # it is another portal that is to be executed
     if result != PREPARE_WAIT:
         count_bind(s.pool)
     return result
@@ -521,7 +531,9 @@ cdef PrepareResult prepare_query(
         if first_command(t, c, text, text_n, whole, &first, &ours) == PREPARE_HOLD:
             return PREPARE_HOLD
     elif whole:
-        ours = message[here - 1] == 0 and sql_names(t, c, text, text_n)
+        ours = message[here - 1] == 0 and (
+            sql_names(t, c, text, text_n) or goes_back_inside(t, c, s, text, text_n)
+        )
     if ours and names_unsettled(c, s):
         return PREPARE_WAIT
     if s.portals != NULL:

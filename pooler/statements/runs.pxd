@@ -44,6 +44,10 @@ cdef void query_sent(ServerSession *s, uint64_t changes) noexcept nogil
 cdef void runs_statement(
     StatementTable *t, ServerSession *s, Statement *st
 ) noexcept nogil
+cdef void runs_values(
+    StatementTable *t, ServerSession *s, const uint8_t *message, size_t here,
+    size_t length, size_t name_end,
+) noexcept nogil
 cdef void runs_unseen(ServerSession *s) noexcept nogil
 cdef void runs_function(
     ServerSession *s, const uint8_t *body, size_t n

@@ -5,6 +5,7 @@ from libc.stdint cimport uint32_t, uint64_t
 
 from pooler._wire cimport load_be32
 from pooler.session.changes cimport change_sent
+from pooler.session.custom cimport custom_sent
 from pooler.session.records cimport (
     CHANGES_LEFT, CHANGE_FORGETS, CHANGE_FOR_GOOD, CHANGE_HIDDEN, CHANGE_MEANING,
     CHANGE_SEQUENCES, CHANGE_SETTING,
@@ -19,6 +20,9 @@ from pooler.statements.install cimport put_scratch, run_scratch
 from pooler.statements.sql_names cimport sql_flags
 from pooler.wire.buffers cimport output_add
 from pooler.statements.sql_scan cimport is_word, skip_blank, skip_word, sql_end
+from pooler.tables.custom_names cimport (
+    custom_in_literals, custom_in_values, custom_take,
+)
 from pooler.tables.server_statements cimport server_statements_doubt
 from pooler.tables.texts cimport STATEMENT_PARSE, statement_executes
 
@@ -100,10 +104,16 @@ cdef uint64_t runs_query(
     """
     cdef uint64_t changes = sql_changes(text, n, t.params, s.params, flags_of(t, s))
     if not is_watched(s):
+        custom_take(t.params.custom)
         changes &= ~<uint64_t> CHANGES_NOT_OWN
     if changes == 0:
         return 0
+    if t.params.custom.by_value and (
+        not custom_in_literals(t.params.custom, text, n) and is_watched(s)
+    ):
+        changes |= CHANGE_FOR_GOOD  # a name that is computed
     change_sent(s, changes)
+    custom_sent(s, custom_take(t.params.custom))
     if changes & CHANGE_SEQUENCES:
         sequences_asked(s)
     if changes & CHANGES_LEFT and s.client != NULL:
@@ -134,6 +144,10 @@ cdef void look_once(
         st.changes = sql_changes_of_plan(
             text, st.n, t.params, s.params, flags_of(t, s)
         )
+    st.custom_by_value = t.params.custom.by_value
+    if st.custom_by_value:
+        custom_in_literals(t.params.custom, text, st.n)
+    st.custom = custom_take(t.params.custom)
 
 
 cdef int put_discard_query(ServerSession *s, Output *out) noexcept nogil:
@@ -179,10 +193,26 @@ cdef void runs_statement(
     if not is_watched(s):
         return
     look_once(t, s, st)
+    custom_sent(s, st.custom)
     if st.changes:
         note(t, s, st.changes, text, strnlen(<const char *> text, st.n))
     if st.target != NULL and not statement_executes(st):
         runs_statement(t, s, st.target)
+
+
+cdef void runs_values(
+    StatementTable *t, ServerSession *s, const uint8_t *message, size_t here,
+    size_t length, size_t name_end,
+) noexcept nogil:
+    """The values of a Bind may be names of parameters that its client makes up.
+
+    In:      message[0:here) from its type byte on; name_end: behind its names
+    """
+    if here > length:
+        custom_in_values(t.params.custom, message, length + 1, name_end)
+        custom_sent(s, custom_take(t.params.custom))
+    else:
+        note(NULL, s, CHANGE_FOR_GOOD, NULL, 0)
 
 
 cdef void runs_unseen(ServerSession *s) noexcept nogil:

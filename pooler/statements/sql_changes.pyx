@@ -13,8 +13,8 @@ from pooler.statements.sql_scan cimport (
     skip_blank, skip_mark, skip_parentheses, skip_word, sql_end,
 )
 from pooler.statements.sql_settings cimport (
-    Reader, all_reset, in_name, is_word, low, next_is, read_reset, read_set,
-    read_set_config, read_update,
+    Reader, all_reset, custom_in_body, in_name, is_word, low, next_is, read_reset,
+    read_set, read_set_config, read_update,
 )
 from pooler.statements.sql_text cimport skip_explain
 
@@ -184,6 +184,10 @@ cdef uint64_t named_changes(Reader *r) noexcept nogil:
 
 # ---------------------------------------------------------------- other commands
 
+cdef enum:
+    ANYTHING = CHANGE_MEANING | CHANGE_HIDDEN | CHANGE_FORGETS
+
+
 cdef bint read_next(Reader *r, size_t *start) noexcept nogil:
     """Go behind the command's next word, over literals, quoted names and (...)."""
     cdef size_t at = r.at
@@ -209,7 +213,7 @@ cdef uint64_t read_create(Reader *r) noexcept nogil:
     if not next_is(r, b"local", 5):
         next_is(r, b"global", 6)
     if not next_is(r, b"temp", 4) and not next_is(r, b"temporary", 9):
-        return CHANGE_MEANING
+        return CHANGE_MEANING | custom_in_body(r)  # of a function: SET my.own
     while read_next(r, &start):
         if is_word(r, start, r.at, b"as", 2):
             break
@@ -232,6 +236,15 @@ cdef uint64_t read_declare(Reader *r) noexcept nogil:
 cdef uint64_t read_explain(Reader *r) noexcept nogil:
     """EXPLAIN ANALYZE runs what it explains."""
     return command_changes(r, skip_explain(r.text, r.n, r.at, r.flags))
+
+
+cdef uint64_t read_alter(Reader *r) noexcept nogil:
+    """ALTER ROLE … SET my.own has the parameter made, to look at the value."""
+    return CHANGE_MEANING | custom_in_body(r)
+
+
+cdef uint64_t read_do(Reader *r) noexcept nogil:
+    return ANYTHING | custom_in_body(r)
 
 
 cdef uint64_t read_discard(Reader *r) noexcept nogil:
@@ -271,17 +284,16 @@ cdef Command COMMANDS_KNOWN[COMMANDS]
 cdef uint8_t FIRST_OF[27]  # of the commands with a letter, a to z; the last is the end
 
 # By their first letters. Every other command changes nothing but rows, or is none.
-_ANYTHING = CHANGE_MEANING | CHANGE_HIDDEN | CHANGE_FORGETS
 _COMMANDS = {
     b"abort": CHANGE_BACK | CHANGE_UNDOES,
-    b"alter": CHANGE_MEANING,
-    b"call": _ANYTHING,
+    b"alter": 0,
+    b"call": ANYTHING,
     b"commit": CHANGE_BACK,
     b"create": 0,
     b"deallocate": 0,
     b"declare": 0,
     b"discard": 0,
-    b"do": _ANYTHING,
+    b"do": 0,
     b"drop": CHANGE_MEANING,
     b"end": CHANGE_BACK,
     b"explain": 0,
@@ -313,10 +325,12 @@ cdef int fill_commands() except -1:
         i += 1
     for i in range(27):
         FIRST_OF[i] = sum(1 for word in _COMMANDS if word[0] < c"a" + i)
+    read_by(b"alter", read_alter)
     read_by(b"create", read_create)
     read_by(b"deallocate", read_deallocate)
     read_by(b"declare", read_declare)
     read_by(b"discard", read_discard)
+    read_by(b"do", read_do)
     read_by(b"explain", read_explain)
     read_by(b"reset", read_reset)
     read_by(b"rollback", read_rollback)

@@ -63,6 +63,10 @@ cdef int put_refused_query(
 cdef bint sql_names(
     const StatementTable *t, const ClientSession *c, const uint8_t *text, size_t n
 ) noexcept nogil
+cdef bint goes_back_inside(
+    StatementTable *t, const ClientSession *c, const ServerSession *s,
+    const uint8_t *text, size_t n,
+) noexcept nogil
 cdef void flush(Output *out) noexcept nogil
 cdef PrepareResult rename_query(
     StatementTable *t, ClientSession *c, ServerSession *s, Output *out,

@@ -24,6 +24,7 @@ from pooler.statements.sql_changes cimport sql_changes
 from pooler.statements.sql_names cimport (
     count_characters, intern_sql, names_of, over_limit, own_copy, sql_flags,
 )
+from pooler.statements.put_back cimport Backs, backs_add, backs_find
 from pooler.statements.runs cimport runs_statement
 from pooler.statements.stand_in cimport put_stand_in
 from pooler.statements.sql_text cimport (
@@ -38,6 +39,7 @@ from pooler.tables.client_names cimport (
     ClientStatement, client_statement_find, client_statement_link,
     client_statement_new, client_statement_unlink, client_statements_take,
 )
+from pooler.tables.custom_names cimport custom_take
 from pooler.tables.effect_queue cimport (
     EFFECT_ADDS_NAME, EFFECT_DROPS_NAME, EFFECT_DUPLICATE, EFFECT_EXECUTES,
     EFFECT_LIMITED, EFFECT_REFUSED,
@@ -54,6 +56,7 @@ from pooler.tables.server_statements cimport (
 from pooler.tables.texts cimport statement_executes, statement_ref, statement_unref
 from pooler._wire cimport HEADER_BYTES, put_header
 from pooler.session.batch cimport hold_until_settled, transaction_has_failed
+from pooler.session.changes cimport is_resetting
 from pooler.session.counters cimport count_bind, count_client_parse, count_server_parse
 from pooler.session.tracking cimport prepare_sent
 
@@ -100,7 +103,8 @@ cdef int add_written(
     row.start = <uint32_t> command.name_start
     row.end = <uint32_t> command.name_end
     row.name_at = r.names.byte_n
-    row.name_n = <uint8_t> n
+    row.name_n = <uint32_t> n
+    row.extra = 0
     row.shown_at = row.name_at + row.name_n
     row.shown_n = command.name_n
     row.command = command.index
@@ -207,20 +211,19 @@ cdef void place_changes(
     In:      text, with its terminator: that of the whole Query
     """
     cdef uint8_t flags = sql_flags(t, c)
-    cdef size_t end = command.end
+    cdef size_t end = command.end + (text[command.end] == c";")
     if not st.is_unheard or s.changes.tracked_sent != 1:
         return
     if not CHANGE_TRACKED & sql_changes(
         text, command.name_start, t.params, s.params, flags
     ):
         st.is_unheard = st.is_adrift = False  # it comes first
-        return
-    end += text[end] == c";"
-    if CHANGE_TRACKED & sql_changes(
+    elif CHANGE_TRACKED & sql_changes(
         text + end, strlen(<const char *> text + end), t.params, s.params, flags
     ):
         st.is_unheard = False
         st.is_lost = True
+    custom_take(t.params.custom)  # of the whole Query, which has noted them
 
 
 cdef Statement *name_here(
@@ -480,11 +483,13 @@ cdef bint ends_with(const uint8_t *text, size_t n, size_t at) noexcept nogil:
 
 cdef int read_query(
     StatementTable *t, ClientSession *c, ServerSession *s, Output *out,
-    SqlText *walk, SqlCommand *command, Renaming *r,
+    SqlText *walk, SqlCommand *command, Backs *backs, Renaming *r,
 ) noexcept nogil:
     """Go over the commands from the first of ours on, up to one that surely fails."""
     r.alone = command.index == 0 and ends_with(walk.text, walk.n, command.end)
     while True:
+        if backs_add(t, c, backs, command.name_start, &r.names, &r.room) < 0:
+            return -1
         if query_command(t, c, s, out, walk.text, command, r) < 0:
             return -1
         if r.fails or not sql_next(walk, command):
@@ -647,6 +652,21 @@ cdef bint needs_more(
     return found
 
 
+cdef inline bint may_reset(const ServerSession *s) noexcept nogil:
+    """Whether a Query that was looked at may have a RESET, also one that it undoes."""
+    return s.changes.pending & CHANGE_TRACKED or is_resetting(s)
+
+
+cdef bint goes_back_inside(
+    StatementTable *t, const ClientSession *c, const ServerSession *s,
+    const uint8_t *text, size_t n,
+) noexcept nogil:
+    """Whether a Query reads something behind a RESET of what its client has asked for.
+    """
+    cdef Backs backs
+    return may_reset(s) and backs_find(t, c, s, text, n, sql_flags(t, c), &backs)
+
+
 cdef void flush(Output *out) noexcept nogil:
     """Have the server answer what it has got, before a Sync comes."""
     output_add(out, <const uint8_t *> FLUSH, HEADER_BYTES)
@@ -695,18 +715,25 @@ cdef PrepareResult rename_query(
     cdef SqlCommand command
     cdef PrepareResult result = PREPARE_NO_MEMORY
     cdef bint quiet = s.requests.closing_count == 0  # before anything of ours
-    if not sql_concerns(text, n):
-        return PREPARE_FORWARD
+    cdef bint names
+    cdef Backs backs
+    backs.count = backs.added = 0
     sql_begin(&walk, text, n, sql_flags(t, c))
-    if not sql_next(&walk, &command):
+    names = sql_concerns(text, n) and sql_next(&walk, &command)
+    if may_reset(s):
+        backs_find(t, c, s, text, n, walk.flags, &backs)
+    if not names and backs.count == 0:
         return PREPARE_FORWARD
-    if s.batch.unsynced and requests_may_skip(&s.requests) and (
+    if names and s.batch.unsynced and requests_may_skip(&s.requests) and (
         needs_more(t, c, s, walk, command)
     ):
         flush(out)
         return PREPARE_WAIT
     renaming_begin(&r, s, walk.flags)
-    if read_query(t, c, s, out, &walk, &command, &r) == 0:
+    if (
+        (not names or read_query(t, c, s, out, &walk, &command, &backs, &r) == 0)
+        and backs_add(t, c, &backs, n, &r.names, &r.room) == 0
+    ):
         result = send_renamed(t, c, s, out, text, n, quiet, &r)
     renaming_end(t, s, &r)
     return result

@@ -47,6 +47,7 @@ cdef inline bint is_word(
 
 cdef size_t read_word(Reader *r) noexcept nogil
 cdef bint next_is(Reader *r, const char *word, size_t word_n) noexcept nogil
+cdef uint64_t custom_in_body(Reader *r) noexcept nogil
 cdef uint64_t all_reset(const Reader *r, bint local) noexcept nogil
 cdef uint64_t read_set(Reader *r) noexcept nogil
 cdef uint64_t read_reset(Reader *r) noexcept nogil

@@ -8,6 +8,7 @@ from pooler.session.records cimport (
     CHANGE_MEANING, CHANGE_RESET_SHIFT, CHANGE_SETTING, CHANGE_TRACKED,
 )
 from pooler.statements.sql_scan cimport skip_blank, skip_word
+from pooler.tables.custom_names cimport custom_found
 from pooler.tables.params cimport PARAM_NAME_MAX, params_index
 
 
@@ -75,14 +76,25 @@ cdef uint64_t reset_of(
     return <uint64_t> 1 << (first + index) if index >= 0 else 0
 
 
-cdef bint is_to_default(Reader *r) noexcept nogil:
+cdef inline bint is_default_style(
+    const Reader *r, const char *name, size_t n
+) noexcept nogil:
+    """Whether a DateStyle follows that PostgreSQL takes for the word: 'default'."""
+    cdef size_t at = skip_blank(r.text, r.n, r.at)
+    return n == 9 and memcmp(name, b"datestyle", 9) == 0 and at + 9 <= r.n and (
+        r.text[at] == c"'" and r.text[at + 8] == c"'"
+        and is_word(r, at + 1, at + 8, b"default", 7)
+    )
+
+
+cdef bint is_to_default(Reader *r, const char *name, size_t n) noexcept nogil:
     """Whether a SET ends with TO DEFAULT, or = DEFAULT."""
     cdef size_t at
     if not next_is(r, b"to", 2):
         at = skip_blank(r.text, r.n, r.at)
         if at < r.n and r.text[at] == c"=":
             r.at = at + 1
-    return next_is(r, b"default", 7)
+    return next_is(r, b"default", 7) or is_default_style(r, name, n)
 
 
 cdef inline uint64_t gives(bint local) noexcept nogil:
@@ -104,19 +116,26 @@ cdef uint64_t set_to(
 cdef uint64_t setting_changed(
     const Reader *r, const char *name, size_t n, bint local
 ) noexcept nogil:
-    """What SET of a parameter changes; ``local``: for the transaction only."""
+    """What SET of a parameter changes; ``local``: for the transaction only.
+
+    One with a dot in its name is there from then on, in both cases; whose that is has a
+    place of its own, unless the name is too odd.
+    """
     cdef const uint8_t *p = <const uint8_t *> name
     cdef int index = params_index(r.params, p, n)
     cdef bint harmless = is_harmless(p, n)
     if index >= 0 and r.reported != NULL and r.reported.value[index] != NULL:
         return 0 if index == r.params.label else CHANGE_TRACKED
-    return (0 if harmless else CHANGE_MEANING) | (
-        0 if local else CHANGE_SETTING | (CHANGE_FOR_GOOD if has_dot(p, n) else 0)
+    return (0 if harmless else CHANGE_MEANING) | (0 if local else CHANGE_SETTING) | (
+        CHANGE_FOR_GOOD if has_dot(p, n) and not custom_found(r.params.custom, p, n)
+        else 0
     )
 
 
 cdef size_t read_parameter(Reader *r, char *name) noexcept nogil:
     """Read the name of a parameter, small; 0 when it cannot be read as one.
+
+    Of one whose parts are quoted, or stand apart, the first and a dot.
 
     ``name``: room for PARAM_NAME_MAX bytes.
     """
@@ -130,10 +149,38 @@ cdef size_t read_parameter(Reader *r, char *name) noexcept nogil:
         name[n] = r.text[at] | 0x20 if c"A" <= r.text[at] <= c"Z" else r.text[at]
         n += 1
         at += 1
+    if at < r.n and r.text[at] == c"&":
+        return 0
     if quoted and (at >= r.n or r.text[at] != c'"'):
         return 0
     r.at = at + quoted
+    at = skip_blank(r.text, r.n, r.at)
+    if n and n < PARAM_NAME_MAX and at < r.n and r.text[at] == c".":
+        name[n] = c"."
+        n += 1
     return n
+
+
+cdef uint64_t custom_in_body(Reader *r) noexcept nogil:
+    """What a text makes up by SET anywhere in it: what runs later, or is validated."""
+    cdef char name[PARAM_NAME_MAX]
+    cdef const uint8_t *p = <const uint8_t *> name
+    cdef uint64_t changes = 0
+    cdef size_t start
+    cdef size_t n
+    while r.at < r.n:
+        start = r.at
+        while r.at < r.n and in_name(r.text[r.at]):
+            r.at += 1
+        if r.at == start:
+            r.at += 1
+        elif is_word(r, start, r.at, b"set", 3):
+            if not next_is(r, b"local", 5):
+                next_is(r, b"session", 7)
+            n = read_parameter(r, name)
+            if has_dot(p, n) and not custom_found(r.params.custom, p, n):
+                changes |= CHANGE_FOR_GOOD
+    return changes
 
 
 cdef uint64_t read_set(Reader *r) noexcept nogil:
@@ -164,8 +211,11 @@ cdef uint64_t read_set(Reader *r) noexcept nogil:
     if n == 4 and memcmp(name, b"seed", 4) == 0:
         return CHANGE_FOR_GOOD
     if n == 0:
-        return CHANGE_MEANING | CHANGE_SETTING | gives(local)
-    return set_to(r, name, n, local, is_to_default(r))
+        at = skip_blank(r.text, r.n, r.at)
+        return CHANGE_MEANING | CHANGE_SETTING | gives(local) | (
+            CHANGE_FOR_GOOD if at < r.n and r.text[at] != c";" else 0
+        )
+    return set_to(r, name, n, local, is_to_default(r, name, n))
 
 
 cdef uint64_t read_reset(Reader *r) noexcept nogil:
@@ -179,9 +229,9 @@ cdef uint64_t read_reset(Reader *r) noexcept nogil:
         return setting_changed(r, b"timezone", 8, True) | reset_of(
             r, b"timezone", 8, False
         )
-    if has_dot(<const uint8_t *> name, n):
-        return CHANGE_FOR_GOOD | CHANGE_MEANING
-    return setting_changed(r, name, n, True) | reset_of(r, name, n, False)
+    return reset_of(r, name, n, False) | setting_changed(
+        r, name, n, not has_dot(<const uint8_t *> name, n)
+    )
 
 
 cdef size_t next_argument(const Reader *r, size_t at) noexcept nogil:
@@ -212,7 +262,7 @@ cdef uint64_t value_given(
         reset_of(r, name, n, local) if n else all_reset(r, local)
     )
     cdef size_t at = skip_blank(r.text, r.n, r.at)
-    if next_is(r, b"null", 4):
+    if next_is(r, b"null", 4) or is_default_style(r, name, n):
         return reset
     if at < r.n and r.text[at] == c"'":
         return gives(local)
@@ -232,6 +282,8 @@ cdef uint64_t read_set_config(Reader *r) noexcept nogil:
         n = read_parameter(r, name)
         if r.at >= r.n or r.text[r.at] != c"'":
             n = 0
+    if n == 0:
+        r.params.custom.by_value = True
     r.at = next_argument(r, value)
     end = next_argument(r, r.at)
     local = next_is(r, b"true", 4) and skip_blank(r.text, r.n, r.at) == end

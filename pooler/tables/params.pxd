@@ -12,6 +12,8 @@ Source: PostgreSQL documentation, "Asynchronous Operations" (ParameterStatus).
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 
+from pooler.tables.custom_names cimport CustomNames
+
 cdef enum:
     PARAM_MAX = 16  # tracked parameters
     PARAM_NAME_MAX = 63
@@ -41,6 +43,7 @@ cdef struct ParamTable:
     uint32_t name_n[PARAM_MAX]
     char name[PARAM_MAX][PARAM_NAME_MAX + 1]
     bint is_list[PARAM_MAX]  # reported as a quoted list, which SET would quote again
+    CustomNames *custom  # own
     ParamValue **values  # own: buckets, as many as there were values at most, or more
     ParamSet **sets  # own: likewise
     uint32_t value_mask  # buckets - 1; a power of two minus one
@@ -69,6 +72,15 @@ cdef size_t put_local_set(
 cdef size_t set_query_bytes(const ParamTable *t, const ParamSet *want) noexcept nogil
 cdef size_t put_set_query(
     uint8_t *p, const ParamTable *t, const ParamSet *want, const ParamSet *have
+) noexcept nogil
+cdef size_t back_text_bytes(const ParamTable *t, const ParamSet *want) noexcept nogil
+cdef size_t put_back_sets(
+    uint8_t *p, const ParamTable *t, const ParamSet *want, uint16_t session,
+    uint16_t local, uint8_t *count,
+) noexcept nogil
+cdef size_t put_back_text(
+    uint8_t *p, const ParamTable *t, const ParamSet *want, uint16_t names,
+    uint16_t local,
 ) noexcept nogil
 cdef size_t back_query_bytes(const ParamTable *t, const ParamSet *want) noexcept nogil
 cdef size_t put_back_query(

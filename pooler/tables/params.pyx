@@ -21,8 +21,9 @@ cdef int params_init(ParamTable *t) except -1:
     t.label = t.partial = t.literals = t.encoding = -1
     t.values = <ParamValue **> calloc(FIRST_BUCKETS, sizeof(ParamValue *))
     t.sets = <ParamSet **> calloc(FIRST_BUCKETS, sizeof(ParamSet *))
+    t.custom = <CustomNames *> calloc(1, sizeof(CustomNames))
     t.value_mask = t.set_mask = FIRST_BUCKETS - 1
-    if t.values == NULL or t.sets == NULL:
+    if t.values == NULL or t.sets == NULL or t.custom == NULL:
         params_free(t)
         raise MemoryError
     return 0
@@ -45,6 +46,7 @@ cdef void params_free(ParamTable *t) noexcept nogil:
             free(s)
     free(t.values)
     free(t.sets)
+    free(t.custom)
     memset(t, 0, sizeof(ParamTable))
 
 
@@ -353,6 +355,8 @@ cdef size_t put_set_query(
 cdef enum:
     BACK_BYTES = 256  # more than what surrounds name and value
 
+cdef const char *BEHIND = b";SET SESSION "
+cdef const char *BEHIND_LOCAL = b";SET LOCAL "
 cdef const char *BACK_LOCAL = b"',true)"
 cdef const char *BACK_SESSION = b"',false)"
 cdef const char *IF_RESET = (
@@ -399,6 +403,57 @@ cdef size_t put_back_query(
     p[n] = 0
     n += 1
     put_header(p, c"Q", <uint32_t> (n - 1))
+    return n
+
+
+cdef size_t back_text_bytes(const ParamTable *t, const ParamSet *want) noexcept nogil:
+    """Room that ``put_back_sets`` and ``put_back_text`` may need."""
+    return 2 * back_query_bytes(t, want)
+
+
+cdef size_t put_back_sets(
+    uint8_t *p, const ParamTable *t, const ParamSet *want, uint16_t session,
+    uint16_t local, uint8_t *count,
+) noexcept nogil:
+    """Write commands to go behind another one of a Query, each with a semicolon before
+    it; *count grows by their number. Returns their size.
+    """
+    cdef size_t n = 0
+    cdef int i
+    for i in range(2 * t.count):
+        if not (session if i < t.count else local) >> i % t.count & 1:
+            continue
+        n += put_text(p + n, BEHIND if i < t.count else BEHIND_LOCAL)
+        n += put_text(p + n, t.name[i % t.count])
+        n += put_text(p + n, SET_MIDDLE)
+        n += put_escaped(p + n, want.value[i % t.count])
+        p[n] = c"'"
+        n += 1
+        count[0] += 1
+    return n
+
+
+cdef size_t put_back_text(
+    uint8_t *p, const ParamTable *t, const ParamSet *want, uint16_t names,
+    uint16_t local,
+) noexcept nogil:
+    """Write one command that sets these, ``local`` ones for the transaction only.
+
+    Returns its size, with a terminator.
+    """
+    cdef size_t n = put_text(p, SELECT)
+    cdef int i
+    for i in range(t.count):
+        if not names >> i & 1:
+            continue
+        n += put_text(p + n, PUT)
+        n += put_text(p + n, t.name[i])
+        n += put_text(p + n, LIST_MIDDLE)
+        n += put_escaped(p + n, want.value[i])
+        n += put_text(p + n, BACK_LOCAL if local >> i & 1 else BACK_SESSION)
+        p[n] = c","
+        n += 1
+    p[n - 1] = 0  # in the place of the last comma
     return n
 
 

@@ -33,6 +33,7 @@ cdef struct NameStep:
     uint8_t kind
 
 cdef struct RenamedName:  # text[start:end) of a Query becomes bytes[name_at:+name_n)
+    # a name, or commands of ours where there was nothing
     uint32_t start
     uint32_t end
     uint32_t name_at
@@ -40,8 +41,9 @@ cdef struct RenamedName:  # text[start:end) of a Query becomes bytes[name_at:+na
     uint32_t command
     uint32_t behind  # characters of the new text up to the end of the new name
     int32_t moved_by  # what follows stands so many characters later in the new text
-    uint8_t name_n
+    uint32_t name_n
     uint8_t shown_n
+    uint8_t extra  # commands of ours in the new text, which nobody hears of
 
 cdef struct QueryNames:
     RenamedName *rows  # own, or in a room, as all three
@@ -53,7 +55,8 @@ cdef struct QueryNames:
     uint32_t step_cap
     uint32_t byte_n
     uint32_t byte_cap
-    uint32_t answered  # commands that have been carried out
+    uint32_t answered  # commands of the client that have been carried out
+    uint32_t extra_row  # all extra commands of the rows before it have been
     uint32_t settled  # steps that have
 
 cdef struct QueryNamesRoom:

@@ -69,6 +69,8 @@ cdef struct Statement:
     bint changes_known
     uint64_t changes  # what running it changes: or-ed session.records.Change
     uint8_t recent_at  # where it may be in StatementTable.recent
+    uint64_t custom  # parameters that it makes up, as bits of CustomNames
+    bint custom_by_value  # and others, whose names are values of its Bind
     uint8_t name_n
     char name[SERVER_NAME_BYTES]  # on every server, zero-terminated
     uint8_t text[1]
@@ -93,7 +95,7 @@ cdef struct StatementTable:  # one per worker
     uint32_t schema_seen  # schema_count then
     uint32_t next_id
     uint8_t prefix_n  # what all names on servers begin with
-    char prefix[16]
+    char prefix[21]
     uint64_t *seen  # own: hashes of texts that were parsed unnamed before
     Statement *recent[RECENT_TEXTS]  # borrow: shared, found last by statement_known
 

@@ -407,6 +407,8 @@ class Pools:
             check_delay_us=to_us(settings.server_check_delay),
             cancel_abandoned=settings.cancel_abandoned,
             clean_changed=settings.clean_changed_servers,
+            clean_custom=settings.clean_custom_parameters,
+            clean_sequences=settings.clean_sequences,
             query_wait_us=to_us(settings.query_wait_timeout),
             tested_us=to_us(settings.cancel_wait_timeout or TESTED_S),
             max_prepared_statements=0

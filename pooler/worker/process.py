@@ -10,8 +10,10 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import secrets
 import signal
 import socket
+import string
 import time
 from collections.abc import Callable
 
@@ -37,6 +39,7 @@ from pooler.worker.report import Reports
 # Engine.take_notices.
 NoticeRow = tuple[int, int, int, int, int, tuple[str, int] | None, str]
 
+NAME_LETTERS = string.ascii_lowercase + string.digits
 BEAT_S = 1 / 3
 ACCEPT_PAUSE_S = 1.0
 
@@ -69,12 +72,25 @@ def run(start: WorkerStart) -> int:
         loop.close()
 
 
+def statement_prefix(slot: int) -> bytes:
+    """What the names of this worker's statements begin with, on every server.
+
+    Random with each start: SQL that is too long to be kept is not read to its end, and
+    no name in it may be that of another client's statement. Tests choose that part
+    themselves, for they have to write such names.
+    """
+    known = os.environ.get("POOLER_STATEMENT_NAMES")
+    if known is None:
+        known = "".join(secrets.choice(NAME_LETTERS) for _ in range(6)) + "_"
+    return f"pooler_{slot}_{known}".encode()
+
+
 def make_engine(start: WorkerStart) -> Engine:
     """The engine of a worker, as its configuration says."""
     return Engine(
         tracked_parameters(start.config).values(),
         max_message_bytes=start.config.settings.max_packet_size,
-        statement_prefix=f"pooler_{start.slot}_".encode(),
+        statement_prefix=statement_prefix(start.slot),
         schema_cell=start.board.schema_cell(),
     )
 

@@ -381,7 +381,11 @@ INSIDE = (
     "rollback to savepoint s2",
     "begin",
     "set transaction read only",
+    "set transaction isolation level repeatable read",
+    "set transaction snapshot '00000003-1B-1'",
     "set constraints all deferred",
+    "lock public.t in access share mode",
+    "prepare transaction 'x{who}'",
 )
 PADS = (20_000, 70_000, 1_200_000)
 NAMES_PAD = 70_000  # a Query above 1 MiB is read for a name in its first command only

@@ -68,9 +68,6 @@ DIMENSIONS = tuple(CHANGES)
 # What the pooler cannot see: it is in a function of the user's own, or is one of a
 # sequence, and stays in the session for others.
 HIDDEN = r"select public\.(set_path|make_temp|run)\(|nextval"
-# A parameter with a dot is known to the session from then on, whatever becomes of it.
-# A server on which it was only set for a transaction is not closed for that.
-STAYS = frozenset({"custom"})
 # Only for the transaction: nothing stays.
 LOCAL = r"set local|, true\)|on commit drop(?!')"
 CONTROL = (
@@ -131,14 +128,13 @@ def classify(sql: str) -> Tags:
 
 def _command(command: str) -> Tags:
     changed = _which(CHANGES, command)
-    stays = changed & STAYS
     is_local = bool(re.search(LOCAL, command, re.I))
     is_hidden = not is_local and bool(re.search(HIDDEN, command, re.I))
     return Tags(
         needs=_which(NEEDS, command),
-        session=stays if is_local else changed,
+        session=frozenset() if is_local else changed,
         local=changed if is_local else frozenset(),
-        hidden=changed if is_hidden else stays if is_local else frozenset(),
+        hidden=changed if is_hidden else frozenset(),
         control=bool(re.search(CONTROL, command, re.I)),
         exclusive=bool(re.search(EXCLUSIVE, command, re.I)),
         names=frozenset(_folded(name) for name in _NAMED.findall(command)),

@@ -234,6 +234,19 @@ def all_changes_of(bytes text, bint plan=False):
 def is_plain_text(bytes text):
     """``sql_is_plain``."""
     return bool(sql_is_plain(<const uint8_t *> <const char *> text, len(text)))
+def custom_of(bytes text):
+    """The parameters that a text makes up: those with a dot in their names."""
+    cdef ParamTable params
+    cdef const uint8_t *p = <const uint8_t *> <const char *> text
+    cdef list names
+    params_init(&params)
+    sql_changes(p, len(text), &params, params_empty(&params), 0)
+    names = [
+        (<bytes> params.custom.name[i]).decode() for i in range(params.custom.count)
+    ]
+    assert params.custom.found == (1 << len(names)) - 1
+    params_free(&params)
+    return names
 
 
 def changes_of(bytes text, bint plan=False):
@@ -442,6 +455,7 @@ cdef class Bench:
         self.pool.config.max_prepared_statements = max_prepared_statements
         self.pool.config.cancel_abandoned = cancel_abandoned
         self.pool.config.clean_changed = clean_changed
+        self.pool.config.clean_custom = clean_changed
         params_init(&self.relay.params)
         statements_init(&self.relay.statements, &self.relay.params, b"p_")
         self.relay.statements.cache_unnamed = True

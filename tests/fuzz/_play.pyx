@@ -398,6 +398,7 @@ cdef void set_options(World *w, int options) noexcept nogil:
     w.pool.config.clean_changed = (
         options == CLEAN_UNTRACKED or options >= 0 and not options & OPTION_SHARE_ALL
     )
+    w.pool.config.clean_custom = w.pool.config.clean_changed
     w.pool.config.cancel_abandoned = options < 0 or not options & OPTION_CLOSE
     w.pool.config.client_limit_us[<int> DEADLINE_QUERY_WAIT] = QUERY_WAIT_US
     w.pool.config.server_limit_us[<int> DEADLINE_TESTED] = TESTED_US

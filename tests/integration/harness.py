@@ -39,8 +39,13 @@ USER = "app"
 DATABASE = "bench"
 SERVER_PASSWORD = "server secret"  # of the roles of ``secure_postgres``
 DEADLINE_S = 15.0
-# The programs started here import the tree under test.
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+# The programs started here import the tree under test. Their statements have names on
+# servers that clients of the tests can guess (pooler_0_1).
+ENVIRONMENT = {
+    **os.environ,
+    "PYTHONPATH": str(Path(__file__).parents[2]),
+    "POOLER_STATEMENT_NAMES": "",
+}
 
 
 def wait_until(

@@ -292,16 +292,16 @@ def test_each_transaction_sees_its_own_data(pooler: Pooler, table: str) -> None:
             for turn in range(1, 11):
                 with link.transaction():
                     (first,) = link.execute("SELECT pg_backend_pid()").fetchone() or ()
-                    link.execute(f"SET LOCAL my.owner = '{owner}'")
+                    link.execute(f"SET LOCAL lock_timeout = {owner + 10001}")
                     link.execute(
                         f"INSERT INTO {table} VALUES (%s, %s)", (owner, f"{turn}")
                     )
                     seen = link.execute(
-                        f"SELECT count(*), current_setting('my.owner'),"
+                        f"SELECT count(*), current_setting('lock_timeout'),"
                         f" pg_backend_pid() FROM {table} WHERE owner = %s",
                         (owner,),
                     ).fetchone()
-                    assert seen == (turn, str(owner), first)
+                    assert seen == (turn, f"{owner + 10001}ms", first)
                     pids.add(first)
         return pids
 

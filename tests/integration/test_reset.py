@@ -15,7 +15,9 @@ from tests.wire_client import (
     Message,
     WireClient,
     bind,
+    execute,
     extended,
+    parse,
     query,
 )
 
@@ -294,6 +296,95 @@ SCRIPTS: dict[str, list[bytes]] = {
         query("PREPARE p AS SELECT set_config('TimeZone', NULL, false) IS NULL"),
         query("EXECUTE p"),
     ],
+    "read behind it": [
+        query("RESET TimeZone; SELECT '2024-01-01 00:00Z'::timestamptz; SELECT 1/0"),
+        query("SET TimeZone = 'UTC'; RESET DateStyle;; RESET ALL ; SHOW TimeZone; s"),
+        query("BEGIN; SET TIME ZONE LOCAL; SHOW TimeZone; RESET ALL; SHOW DateStyle"),
+        query("SHOW TimeZone"),
+        query("COMMIT; SELECT 'x'::int; SHOW DateStyle"),
+    ],
+    "read behind one that is undone": [
+        query("SET TimeZone = 'UTC'"),
+        query("BEGIN; RESET TimeZone; SHOW TimeZone; ROLLBACK; SHOW TimeZone"),
+        query("BEGIN; SAVEPOINT a; RESET ALL; SHOW TimeZone; ROLLBACK TO a; COMMIT"),
+    ],
+    "read behind a local one": [
+        query(
+            "BEGIN; SET LOCAL TimeZone TO DEFAULT; SELECT now() IS NULL; SHOW DateStyle"
+        ),
+        query(
+            "SET LOCAL TIME ZONE DEFAULT; SHOW TimeZone; SET LOCAL DateStyle = DEFAULT"
+        ),
+        query("SHOW TimeZone; SELECT '2024-02-01'::date; COMMIT"),
+    ],
+    "read behind it, with names": [
+        query("PREPARE p AS SELECT '2024-01-01 00:00Z'::timestamptz"),
+        query("RESET TimeZone; EXECUTE p; RESET DateStyle; EXECUTE p; DEALLOCATE p; x"),
+        query("SET TimeZone TO DEFAULT; EXECUTE p; RESET ALL; DEALLOCATE p; EXECUTE p"),
+        query("RESET ALL; PREPARE q AS SELECT current_setting('DateStyle'); EXECUTE q"),
+        query("RESET ALL; EXECUTE q; SELECT nope, 1"),
+    ],
+    "a style by name": [
+        query("SET DateStyle = 'ISO, YMD'"),
+        query("SET DateStyle = 'Default'"),
+        query("SET DateStyle = 'ISO, YMD'"),
+        query("SELECT set_config('DateStyle', 'default', false) IS NULL"),
+    ],
+    "read behind a style by name": [
+        query("SET DateStyle TO 'DEFAULT'; SELECT '2024-02-01'::date"),
+    ],
+    "read behind a function": [
+        query("SELECT set_config('TimeZone', NULL, false) IS NULL; SHOW TimeZone"),
+        extended("SELECT set_config('TimeZone', NULL, false) IS NULL")
+        + extended("SHOW TimeZone")
+        + SYNC,
+    ],
+    "read behind it in a batch": [
+        extended("RESET TimeZone")
+        + extended("SELECT '2024-01-01 00:00Z'::timestamptz")
+        + extended("RESET ALL")
+        + extended("SHOW DateStyle")
+        + SYNC,
+    ],
+    "read behind a DISCARD ALL": [
+        extended("DISCARD ALL") + extended("SHOW TimeZone") + SYNC,
+    ],
+    "read behind a local one in a batch": [
+        query("BEGIN"),
+        extended("SET LOCAL TimeZone TO DEFAULT") + extended("SHOW TimeZone") + SYNC,
+        query("ROLLBACK"),
+    ],
+    "bound and not executed": [
+        query("SET TimeZone = 'UTC'"),
+        parse("RESET TimeZone")
+        + bind()
+        + extended("SELECT '2024-01-01 00:00Z'::timestamptz")
+        + extended("SHOW TimeZone")
+        + SYNC,
+    ],
+    "bound, and another executed": [
+        query("SET TimeZone = 'UTC'"),
+        parse("SHOW TimeZone")
+        + bind(portal="a")
+        + parse("RESET TimeZone")
+        + bind()
+        + execute("a")
+        + execute()
+        + extended("SHOW TimeZone")
+        + SYNC,
+    ],
+    "read behind it in a batch that fails": [
+        query("SET TimeZone = 'UTC'"),
+        extended("RESET TimeZone")
+        + extended("SHOW TimeZone")
+        + extended("SELECT 1/0")
+        + SYNC,
+    ],
+    "failed before it is read": [
+        query("SET TimeZone = 'UTC'"),
+        query("SELECT 1/0; RESET TimeZone; SHOW TimeZone"),
+        query("RESET TimeZone; SELECT 1/0; SHOW TimeZone"),
+    ],
     "skipped": [
         query("SET TimeZone = 'UTC'"),
         bind(statement="nobody") + query("SELECT 1") + query("RESET ALL") + SYNC,
@@ -344,11 +435,16 @@ def test_a_query_in_pieces_ends_the_batch_of_a_reset(
         assert said[0] == said[1]
 
 
-def answers(client: WireClient, script: list[bytes]) -> list[list[Message]]:
-    """All answers, but for where in PostgreSQL's sources an error was made."""
+def answers(
+    client: WireClient, script: list[bytes], size: int = 1 << 20
+) -> list[list[Message]]:
+    """All answers, but for where in PostgreSQL's sources an error was made.
+
+    ``size``: of what is sent at once.
+    """
     said = []
     for piece in [*script, *SHOW]:
-        client.send(piece)
+        client.send_split(piece, size)
         for _ in range(max(1, piece.count(SYNC) or piece.count(b"Q\0\0"))):
             answer = client.read_until("Z")
             for one in answer:
@@ -375,6 +471,19 @@ def test_reset_is_as_before_postgresql_alone(
         assert client.value("SHOW TimeZone") == real.value("SHOW TimeZone")
 
 
+@pytest.mark.parametrize("what", [one for one in SCRIPTS if "read behind" in one])
+def test_what_is_read_behind_it_in_pieces(
+    worker_in_process: Callable[..., InProcess], postgres: Postgres, what: str
+) -> None:
+    """Each message is cut, an Execute as well."""
+    worker = worker_in_process(default_pool_size=1)
+    with (
+        WireClient(postgres.port).login(USER, DATABASE, **GIVEN) as real,
+        worker.client(**GIVEN) as client,
+    ):
+        assert answers(client, SCRIPTS[what], 3) == answers(real, SCRIPTS[what])
+
+
 @pytest.mark.parametrize("what", [one for one in SCRIPTS if "server's own" in one])
 def test_on_a_server_that_nobody_has_set_anything_on(
     worker_in_process: Callable[..., InProcess], postgres: Postgres, what: str
@@ -392,7 +501,13 @@ def test_on_a_server_that_nobody_has_set_anything_on(
         assert answers(client, SCRIPTS[what]) == answers(real, SCRIPTS[what])
 
 
-@pytest.mark.parametrize("what", SCRIPTS)
+# A server that is one client's own is sent its client's texts as they are.
+NOT_IN_SESSION_MODE = ("read behind", "bound, and")
+
+
+@pytest.mark.parametrize(
+    "what", [one for one in SCRIPTS if not one.startswith(NOT_IN_SESSION_MODE)]
+)
 def test_reset_in_session_mode(
     worker_in_process: Callable[..., InProcess], postgres: Postgres, what: str
 ) -> None:
@@ -405,6 +520,22 @@ def test_reset_in_session_mode(
         assert answers(client, SCRIPTS[what]) == answers(real, SCRIPTS[what])
         for name in ("TimeZone", "DateStyle", "application_name", "IntervalStyle"):
             assert client.parameters[name] == real.parameters[name]
+
+
+@pytest.mark.parametrize("how", ["SELECT reset_it()", "RESET TimeZone"])
+def test_what_goes_back_is_not_learned_for_another_value(
+    worker_in_process: Callable[..., InProcess], how: str
+) -> None:
+    """A login is told its own value, not what a RESET has brought to who had it."""
+    worker = worker_in_process(default_pool_size=1)
+    with worker.client(**GIVEN) as one:
+        one.ask(query("SET TimeZone = 'America/New_York'"))
+        one.ask(query("BEGIN; SAVEPOINT a"))
+        one.ask(query(how))
+        one.ask(query("COMMIT"))
+        assert one.value("SHOW TimeZone") == GIVEN["TimeZone"]
+        with worker.client(TimeZone="America/New_York") as other:
+            assert other.parameters["TimeZone"] == "America/New_York"
 
 
 def test_each_value_is_told_when_its_command_is_answered(

@@ -170,3 +170,24 @@ def test_parameters_and_sequences_of_the_client(
             other.ask(query("SET TimeZone = 'Europe/Rome'"))
             assert said(other, ASKS["lastval"]) == NOT_YET
             other.ask(query("SET TimeZone = 'Asia/Tokyo'"))
+
+
+@pytest.mark.parametrize("mode", ["transaction", "statement"])
+def test_servers_may_forget_from_the_start(
+    worker_in_process: Callable[..., InProcess], postgres: Postgres, mode: str
+) -> None:
+    """So the first asker is safe behind other commands, and what functions ask."""
+    postgres.psql(
+        "CREATE OR REPLACE FUNCTION seq_last() RETURNS bigint LANGUAGE sql"
+        " AS 'SELECT lastval()'",
+        DATABASE,
+    )
+    worker = worker_in_process(default_pool_size=1, pool_mode=mode, clean_sequences=1)
+    with worker.client() as one, worker.client() as other:
+        one.ask(NEXT)
+        assert said(other, "SELECT 1; SELECT lastval()", "query") == NOT_YET
+        one.ask(NEXT)
+        assert said(other, "SELECT seq_last()", "extended") == NOT_YET
+        got = one.value("SELECT nextval('seq_one')")
+        assert said(one, "SELECT seq_last()", "query") == got
+    postgres.psql("DROP FUNCTION seq_last()", DATABASE)

@@ -6,13 +6,20 @@ Whatever a session asks, it must be told the same, byte for byte.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
 
 from pooler.demo.postgres import Postgres
-from tests.integration.harness import DATABASE, USER, MakePooler, Pooler
+from tests.integration.harness import (
+    DATABASE,
+    ENVIRONMENT,
+    USER,
+    MakePooler,
+    Pooler,
+)
 from tests.wire_client import Message, WireClient, codes, query
 
 pytestmark = pytest.mark.timeout(60)
@@ -219,3 +226,18 @@ def test_as_straight_on_servers_that_change(
             answer = client.ask(query(asked))
             assert shown(answer) == shown(alone.ask(query(asked))), asked[:300]
             status = answer[-1].body
+
+
+def test_a_long_query_cannot_guess_the_name_of_another_clients_statement(
+    make_pooler: MakePooler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behind its first command a Query that is too long to be kept is not read."""
+    monkeypatch.delitem(ENVIRONMENT, "POOLER_STATEMENT_NAMES")
+    pooler = make_pooler(default_pool_size=1)
+    with pooler.client() as client, pooler.client() as other:
+        other.ask(query("prepare mine as select 'mine'; execute mine"))
+        name = other.value("select name from pg_prepared_statements")
+        assert re.fullmatch(r"pooler_0_[a-z0-9]{6}_1", name)
+        asked = f"select 1 /* {'x' * (1 << 20)} */; execute pooler_0_1"
+        answer = client.ask(query(asked))
+        assert [one.fields["C"] for one in answer if one.code == "E"] == ["26000"]

@@ -156,6 +156,8 @@ OUR_OWN_KEYS = {
     "auth_query_timeout",
     "cancel_abandoned",
     "clean_changed_servers",
+    "clean_custom_parameters",
+    "clean_sequences",
     "core_dumps",
     "failed_login_delay",
     "max_failed_logins",
@@ -192,7 +194,8 @@ log_pooler_errors max_packet_size peer_id server_check_delay server_check_query
 server_reset_query server_reset_query_always track_extra_parameters
 unix_socket_group user verbose cache_unnamed_statements max_prepared_statements
 max_client_prepared_statements max_client_prepared_bytes max_prepared_memory
-clean_changed_servers client_tls13_ciphers client_tls_ca_file client_tls_cert_file
+clean_changed_servers clean_custom_parameters clean_sequences
+client_tls13_ciphers client_tls_ca_file client_tls_cert_file
 client_tls_ciphers client_tls_dheparams client_tls_ecdhcurve client_tls_key_file
 client_tls_protocols client_tls_sslmode server_tls13_ciphers server_tls_ca_file
 server_tls_cert_file server_tls_ciphers server_tls_key_file server_tls_protocols

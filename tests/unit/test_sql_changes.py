@@ -27,7 +27,7 @@ TEXTS: dict[str, set[str]] = {
     "set x = 1": LEFT,
     "SeT\n/* ; */ Session x to 1": LEFT,
     'set "X" = 1': LEFT,
-    "set my.own = 1": LEFT | {"for good"},
+    "set my.own = 1": LEFT,
     "set search_path = a": LEFT,
     "set local search_path = a": MEANING,
     "set timezone = 'UTC'": {"tracked"},
@@ -45,12 +45,17 @@ TEXTS: dict[str, set[str]] = {
     "set role x": LEFT,
     "set local role x": MEANING,
     "set seed to 0.1": {"for good"},
-    "set my.own to 'a'": LEFT | {"for good"},
-    'set session "my.own" = 1': LEFT | {"for good"},
+    "set my.own to 'a'": LEFT,
+    'set session "my.own" = 1': LEFT,
     'set my."own" to default': LEFT | {"for good"},
     "set local my.own to 'a'": MEANING,
-    "reset my.own": MEANING | {"for good"},
-    "select set_config('my.own', 'y', false)": LEFT | {"for good"},
+    "reset my.own": LEFT,
+    "select set_config('my.own', 'y', false)": LEFT,
+    'set local "my"."own" = 1': MEANING | {"for good"},
+    "set my . own = 1": LEFT | {"for good"},
+    'set local my."own" = 1': MEANING | {"for good"},
+    "set local my.1 = 1": MEANING | {"for good"},
+    'set U&"my.own" = 1': LEFT | {"for good"},
     "select set_config('my.own', 'y', true)": MEANING,
     "reset all": {"tracked", "meaning"},
     "reset timezone": {"tracked"},
@@ -237,6 +242,7 @@ def check_plain(probe: ModuleType, raw: bytes) -> bool:
     plain = bool(probe.is_plain_text(raw))
     if plain:
         assert probe.all_changes_of(raw) == 0, raw
+        assert probe.custom_of(raw) == [], raw
         for flags in range(8):
             assert probe.sql_commands(raw, flags) == [], raw
     return plain
@@ -265,3 +271,28 @@ def test_random_plain_texts(probe: ModuleType) -> None:
         plain += check_plain(probe, text.encode())
         plain += check_plain(probe, text.upper().encode())
     assert plain > 500
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("set my.own = 1", ["my.own"]),
+        ('set local "My.own" to DEFAULT', ["my.own"]),
+        ("reset my.own", ["my.own"]),
+        ("begin; set local a.b = 1; set local a.c = 2; set a.b = 3", ["a.b", "a.c"]),
+        (
+            "select set_config('a.b', 'x', true), set_config('c.d', $1, false)",
+            ["a.b", "c.d"],
+        ),
+        ("do $$ begin perform set_config('a.b', 'x', true); end $$", ["a.b"]),
+        (
+            "do $$ begin set local a.b = 1; execute 'set c.d = 2'; end $$",
+            ["a.b", "c.d"],
+        ),
+        ("alter role me set a.b = 1", ["a.b"]),
+        ("create function f() returns int set a.b = 1 as 'x'", ["a.b"]),
+        ("set search_path = a.b", []),
+        ("select a.b from a", []),
+        ("update a set b = c.d", []),
+    ],
+)
+def test_parameters_of_ones_own(probe: ModuleType, text: str, names: list[str]) -> None:
+    assert probe.custom_of(text.encode()) == names
