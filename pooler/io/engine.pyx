@@ -661,8 +661,10 @@ cdef class Engine:
         """Parameter, what clients asked for, what servers made of it: all of it new."""
         cdef bytes data = bytes_in(&self.pool(pool_id).inquiry.learned)
         words_forget(self.pool(pool_id))
-        parts = iter(data.split(b"\0")[:-1])
-        return list(zip(parts, parts, parts))
+        cdef list parts = data.split(b"\0")
+        parts.pop()  # behind the last terminator
+        in_turn = iter(parts)
+        return list(zip(in_turn, in_turn, in_turn))
 
     def pool_stats(self, uint32_t pool_id):
         """Counts and totals of one pool."""

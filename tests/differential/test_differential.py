@@ -335,7 +335,7 @@ def test_nobody_waits_for_a_server_or_a_lock() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [*grammar.UNTRACKED, *(set(grammar.SESSION_SETTINGS) - {"my.var"})]
+    "name", [*grammar.UNTRACKED, *sorted(set(grammar.SESSION_SETTINGS) - {"my.var"})]
 )
 def test_the_patterns_know_every_setting(name: str) -> None:
     for sql in (

@@ -271,6 +271,8 @@ def test_random_plain_texts(probe: ModuleType) -> None:
         plain += check_plain(probe, text.encode())
         plain += check_plain(probe, text.upper().encode())
     assert plain > 500
+
+
 @pytest.mark.parametrize(
     ("text", "names"),
     [
