@@ -367,7 +367,8 @@ def test_the_patterns_know_what_a_session_has() -> None:
     for text in grammar.CURSORS:
         assert not classify(text.sql).session, text
     for sql in ("set local my.var to 1", "select set_config('my.var', '', true)"):
-        assert classify(sql).hidden == {"custom"}, "its name stays, for all"
+        assert classify(sql).local == {"custom"}, "nobody else sees that it was"
+        assert not classify(sql).hidden
     assert not classify("create temp table t (x int) on commit drop").session
     assert classify("create temp table t (x text default 'on commit drop')").session
 

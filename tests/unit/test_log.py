@@ -94,6 +94,7 @@ def test_tag(logfile: Path, tag: str, text: str) -> None:
         ("50% of %s", "50% of %s"),
         ("grün", "grün"),
     ],
+    ids=ascii,
 )
 def test_no_text_forges_a_line(logfile: Path, hostile: str, shown: str) -> None:
     log.write(log.LOG, hostile)
