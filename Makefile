@@ -39,7 +39,7 @@ run: build ## run the pooler before a PostgreSQL of its own (PORT=6432)
 	@$(RUN) -m pooler.demo --port $(PORT)
 
 test: build ## run all tests
-	@$(RUN) -m pytest
+	@$(RUN) -m pytest -n $(JOBS) --dist loadfile
 
 test-full: build ## run all tests and the long ones: other drivers and versions, fuzzing
 	@dev/full_tools.sh

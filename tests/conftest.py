@@ -6,6 +6,7 @@ from __future__ import annotations
 import faulthandler
 import importlib
 import os
+from collections.abc import Generator
 from pathlib import Path
 from types import ModuleType
 
@@ -36,6 +37,19 @@ def pytest_sessionstart() -> None:
     """A crash in an extension must name the test that it happened in."""
     if not faulthandler.is_enabled():
         faulthandler.enable(all_threads=True)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[
+    None, pytest.TestReport, pytest.TestReport
+]:
+    """Tests log bytes that are no text; a report has to travel between processes."""
+    report = yield
+    report.sections = [
+        (name, text.encode(errors="backslashreplace").decode())
+        for name, text in report.sections
+    ]
+    return report
 
 
 @pytest.fixture(scope="session")
