@@ -2,8 +2,8 @@
 """Parameters that clients make up (``my.own``): who has made which, and where.
 
 Layer session, sans-IO, hot. Writes ``ServerSession.custom`` and
-``ClientSession.custom``. A server on which one was made, be it for a transaction that is
-over, is not as new: it fits those that have made the same one. On a server that lacks
+``ClientSession.custom``. A server on which one was made, be it for a transaction that
+is over, is not as new: it fits those that have made the same one. On a server that lacks
 what its client has made once it is made in front of the client's first message.
 
 Source: PostgreSQL documentation, "Customized Options".
@@ -37,7 +37,7 @@ cdef inline void custom_made(ServerSession *s) noexcept nogil:
 cdef inline void custom_tag(ServerSession *s, const uint8_t *tag) noexcept nogil:
     """A command is done, with this tag: it may be the one that has made them.
 
-    SET and RESET, SELECT of a set_config(), DO; of a pipeline, it may be an earlier one.
+    SET and RESET, SELECT of a set_config(), DO; of a pipeline, maybe an earlier one.
     """
     if tag[0] == c"S" or tag[0] == c"D" or (tag[0] == c"R" and tag[1] == c"E"):
         custom_made(s)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Parameters go back to what their client had, straight behind what resets them.
 
-Statements layer, sans-IO, cold. What stands behind a RESET in the same Query or batch is
-read under the value of the client's login, too: in a Query a SET is put behind the
+Statements layer, sans-IO, cold. What stands behind a RESET in the same Query or batch
+is read under the value of the client's login, too: in a Query a SET is put behind the
 command, in a batch a set_config() behind the Execute. Where a text may have set
 something else, or resets a list, the end of the Query or batch decides (relay.align).
 

@@ -234,6 +234,8 @@ def all_changes_of(bytes text, bint plan=False):
 def is_plain_text(bytes text):
     """``sql_is_plain``."""
     return bool(sql_is_plain(<const uint8_t *> <const char *> text, len(text)))
+
+
 def custom_of(bytes text):
     """The parameters that a text makes up: those with a dot in their names."""
     cdef ParamTable params
