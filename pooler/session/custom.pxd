@@ -3,8 +3,8 @@
 
 Layer session, sans-IO, hot. Writes ``ServerSession.custom`` and
 ``ClientSession.custom``. A server on which one was made, be it for a transaction that
-is over, is not as new: it fits those that have made the same one. On a server that lacks
-what its client has made once it is made in front of the client's first message.
+is over, is not as new: it fits those that have made the same one. On a server that
+lacks what its client has made once it is made in front of the client's first message.
 
 Source: PostgreSQL documentation, "Customized Options".
 """
