@@ -14,7 +14,7 @@ from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcmp, memcpy, memset
 
 from pooler.auth.crypto cimport (
-    EVP_Digest, EVP_EncodeBlock, EVP_sha256, HMAC,
+    EVP_Digest, EVP_EncodeBlock, EVP_MD, EVP_sha256,
 )
 from pooler.auth.exchange cimport (
     ANSWER_MAX_BYTES, ASK_MD5, ASK_PASSWORD, ASK_SCRAM, Exchange, MESSAGE_HEAD_BYTES,
@@ -26,6 +26,13 @@ from pooler.auth.secrets cimport (
     FORM_MD5, FORM_PLAIN, FORM_SCRAM, KEY_BYTES, Secret, secret_new, secret_unref,
 )
 from tests.fuzz._checks cimport Digest, check, digest, same
+
+# Not by the way that the pooler goes, which this is to be compared with.
+cdef extern from "<openssl/hmac.h>" nogil:
+    unsigned char *HMAC(
+        const EVP_MD *md, const void *key, int key_n, const unsigned char *src,
+        size_t n, unsigned char *out, unsigned *out_n,
+    )
 
 cdef enum Option:
     QuestionBits = 3

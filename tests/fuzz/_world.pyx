@@ -112,10 +112,29 @@ cdef void show(
         fprintf(stderr, "\n")
 
 
+cdef bint has_stand_in(const uint8_t *src, size_t n) noexcept nogil:
+    """Whether a Parse of ours with an empty text is in it."""
+    cdef size_t i
+    cdef size_t at
+    for i in range(n):
+        if src[i] != c"P":
+            continue
+        at = i + 8
+        while at < n and c"0" <= src[at] <= c"9":
+            at += 1
+        if at + 1 < n and src[i + 5] == c"p" and src[i + 6] == c"_" and (
+            at > i + 8 or c"0" <= src[i + 7] <= c"9"
+        ) and src[at] == 0 and src[at + 1] == 0:
+            return True
+    return False
+
+
 cdef void send_to_server(World *w, const Order *order) noexcept nogil:
     cdef size_t i = <size_t> order.server.io
     if w.servers[i] != order.server:
         return  # it was closed by an order before
+    if has_stand_in(order.src, order.n):
+        w.incomparable = True  # types are learned from a server that tells them at once
     show(b"server", i, order.src, order.n)
     digest(&w.to_server[i], order.src, order.n)
     walk(&w.server_frames[i], CLIENT_RULES, order.src, order.n)

@@ -18,7 +18,7 @@ import pytest
 from pooler.config.ldap import LdapOptions
 from pooler.demo.postgres import Postgres
 from pooler.worker.ldap import LdapCheck
-from pooler.worker.libldap import LibLdap
+from pooler.worker.libldap import ANSWER_S, LibLdap
 from tests.certificates import Certificates, make_certificates
 from tests.integration.directory_server import (
     OTHER_HOST,
@@ -357,7 +357,8 @@ def test_a_server_that_says_nothing_holds_nobody_up(outside: Outside, way: str) 
                 assert other.value("SELECT 1") == "1"
             assert outcome(outside.pooler, "by_name", "joe") == ""
             if way == "silent":
-                said = waits.read_fatal()  # after ANSWER_S
+                waits.socket.settimeout(2 * ANSWER_S)
+                said = waits.read_fatal()
                 assert said["M"] == "LDAP authentication failed"
                 outside.pooler.wait_log("Timed out")
 
