@@ -105,17 +105,7 @@ class Console:
     # ------------------------------------------------------------ bus
 
     def _on_bus(self) -> None:
-        while (message := self._start.bus.receive(CONSOLE)) is not None:
-            handler = self._messages.get(message.kind)
-            try:
-                if handler is None:
-                    log.write(log.WARNING, f"bus: no such message: {message.kind}")
-                else:
-                    handler(message)
-            except Exception:
-                log.write_exception(f"bus message {message.kind} failed")
-            finally:
-                message.close_fds()
+        self._start.bus.serve(CONSOLE, self._messages)
 
     def _on_reload(self, message: BusMessage) -> None:
         self._config = unpack(message.fds[0])

@@ -19,7 +19,7 @@ import errno
 import os
 import socket
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -168,6 +168,25 @@ class Bus:
                 # Empty is also what the end of the stream looks like.
                 return None
         return None
+
+    def serve(
+        self, slot: int, handlers: Mapping[str, Callable[[BusMessage], None]]
+    ) -> None:
+        """Hand every message in the inbox of ``slot`` to the handler of its kind.
+
+        Descriptors are closed behind it; one that fails is logged and the next served.
+        """
+        while (message := self.receive(slot)) is not None:
+            handler = handlers.get(message.kind)
+            try:
+                if handler is None:
+                    log.write(log.WARNING, f"bus: no such message: {message.kind}")
+                else:
+                    handler(message)
+            except Exception:
+                log.write_exception(f"bus message {message.kind} failed")
+            finally:
+                message.close_fds()
 
     def fileno(self, slot: int) -> int:
         """Return the descriptor to wait on for ``slot``'s inbox."""

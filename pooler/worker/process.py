@@ -259,20 +259,7 @@ class Worker:
     # ------------------------------------------------------------ bus
 
     def _on_bus(self) -> None:
-        while True:
-            message = self._start.bus.receive(self._start.slot)
-            if message is None:
-                return
-            handler = self._messages.get(message.kind)
-            try:
-                if handler is None:
-                    log.write(log.WARNING, f"bus: no such message: {message.kind}")
-                else:
-                    handler(message)
-            except Exception:
-                log.write_exception(f"bus message {message.kind} failed")
-            finally:
-                message.close_fds()
+        self._start.bus.serve(self._start.slot, self._messages)
 
     def _on_reload(self, message: BusMessage) -> None:
         """Run what the master has read and found to be good from now on."""
