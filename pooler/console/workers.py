@@ -4,10 +4,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 from typing import Any
-
-import orjson
 
 from pooler.ipc.bus import Bus
 
@@ -37,8 +36,8 @@ async def _ask(bus: Bus, slot: int, kind: str, payload: dict[str, Any]) -> Any:
         ours.setblocking(False)
         try:
             async with asyncio.timeout(ANSWER_S):
-                return orjson.loads(await _read_all(ours))
-        except (TimeoutError, OSError, orjson.JSONDecodeError):
+                return json.loads(await _read_all(ours))
+        except (TimeoutError, OSError, ValueError):
             return None
 
 

@@ -6,7 +6,7 @@ holds the sending ends of all inboxes, only the owner and the master hold a
 receiving end. Because the master keeps both, an inbox survives its worker and
 the successor reads on where the dead one stopped.
 
-A message is a JSON object (orjson); sockets travel beside it by SCM_RIGHTS.
+A message is a JSON object; sockets travel beside it by SCM_RIGHTS.
 Bytes inside a payload are hex, made by the caller. Invariants: nothing blocks
 (a full inbox makes ``send`` return False); what cannot be understood is dropped
 with a log line and its descriptors are closed.
@@ -16,14 +16,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import socket
 from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-
-import orjson
 
 from pooler import log
 
@@ -66,6 +65,15 @@ class BusMessage:
     def close_fds(self) -> None:
         """Close the descriptors of a message that nobody wants."""
         _close_fds(self.fds)
+
+
+def pack(value: object) -> bytes:
+    """JSON of a value; ``json.loads`` reads it.
+
+    Names that clients send need be no text, and their bytes travel as lone surrogates,
+    which orjson refuses. TypeError for what is no JSON.
+    """
+    return json.dumps(value, separators=(",", ":")).encode("ascii")
 
 
 class Bus:
@@ -129,7 +137,7 @@ class Bus:
         mistakes of the caller.
         """
         self._check(slot)
-        raw = orjson.dumps({"kind": kind, "from": self.own_slot, "payload": payload})
+        raw = pack({"kind": kind, "from": self.own_slot, "payload": payload})
         if len(raw) > MAX_MESSAGE_BYTES:
             raise ValueError(f"bus message {kind!r} has {len(raw)} bytes")
         if len(fds) > MAX_MESSAGE_FDS:
@@ -228,8 +236,8 @@ def _receive_raw(receiver: socket.socket) -> tuple[bytes, tuple[int, ...], bool]
 def _understand(raw: bytes, fds: tuple[int, ...], slots: int) -> BusMessage | None:
     """Return the message, or None when it is no JSON or of another shape."""
     try:
-        outer = orjson.loads(raw)
-    except orjson.JSONDecodeError:
+        outer = json.loads(raw)
+    except (ValueError, RecursionError):
         return None
     match outer:
         case {"kind": str(kind), "from": int(sender), "payload": dict(payload)} if (

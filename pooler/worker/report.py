@@ -14,10 +14,7 @@ import socket
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import orjson
-
-from pooler import log
-from pooler.ipc.bus import BusMessage
+from pooler.ipc.bus import BusMessage, pack
 from pooler.worker.pools import Pool, Pools
 
 
@@ -62,8 +59,4 @@ class Reports:
 
 async def _send(sock: socket.socket, answer: object) -> None:
     with sock, contextlib.suppress(OSError):  # nobody wants it any more
-        try:
-            loop = asyncio.get_running_loop()
-            await loop.sock_sendall(sock, orjson.dumps(answer))
-        except orjson.JSONEncodeError as error:
-            log.write(log.ERROR, f"console: an answer is no JSON: {error}")
+        await asyncio.get_running_loop().sock_sendall(sock, pack(answer))

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import struct
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -234,6 +235,22 @@ def test_what_the_pools_do(pooler: Pooler) -> None:
         assert last[0] == CONSOLE
         users = {row[0]: row for row in operator.execute("show users").fetchall()}
         assert (users["app"][5], users["chief"][5]) == (1, 0)
+
+
+def test_names_that_are_no_text_are_shown_as_they_came(make_pooler: MakePooler) -> None:
+    pooler = make_pooler({"*": ""}, admin_users="chief")
+    with pooler.connect() as client, pooler.wire() as hostile:
+        client.execute("select 1")
+        parts = (b"user", b"caf\xe9", b"database", b"bench", b"")
+        body = struct.pack("!I", 0x30000) + b"\0".join(parts) + b"\0"
+        hostile.send(struct.pack("!I", len(body) + 4) + body)
+        hostile.read_fatal()  # PostgreSQL knows nobody of that name
+        with console(pooler) as operator:
+            found = operator.pgconn.exec_(b"show pools")
+            users = {found.get_value(row, 1) for row in range(found.ntuples)}
+            done = operator.pgconn.exec_(b'reconnect "caf\xe9"')
+            assert done.command_status == b"RECONNECT", done.error_message
+    assert users == {b"app", b"caf\xe9"}
 
 
 def test_a_failed_login_is_tried_again_after_a_change(
