@@ -53,7 +53,8 @@ from pooler.worker.console import startup_of
 from pooler.worker.identity import Peer, demand_by
 from pooler.worker.keys import KeyRing
 from pooler.worker.known import KnownLogins, log_login
-from pooler.worker.pools import Pool, Pools
+from pooler.worker.pool import Pool
+from pooler.worker.pools import Pools
 from pooler.worker.refusals import Refusals
 from pooler.worker.tls import CLIENT_TLS, client_context
 from pooler.worker.words import Asked, RefusedValueError
@@ -425,7 +426,7 @@ class Admission:
         waits until one is free.
         """
         if pool.welcome is None:
-            self._pools.when_welcome(
+            self._pools.launches.when_welcome(
                 pool, lambda: self._welcomed(handle, accepted, pool, values)
             )
             return

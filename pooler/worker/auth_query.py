@@ -37,8 +37,9 @@ from pooler.errors import (
 )
 from pooler.login import packets
 from pooler.login.scram import ScramKeys
+from pooler.worker.launches import is_hopeless
 from pooler.worker.lookup import Answer, Lookup, LostError
-from pooler.worker.pools import Pools, is_hopeless
+from pooler.worker.pools import Pools
 
 # Of one (database, auth_user), in one worker.
 CONNECTIONS = 4

@@ -127,7 +127,7 @@ class Cancels:
 
     async def _cancel_on(self, handle: int) -> None:
         """Send a server its cancel request; then the engine may use it again."""
-        server = self._pools.servers.get(handle)
+        server = self._pools.launches.servers.get(handle)
         uncertain = False
         try:
             # a server that gave no key cannot be asked

@@ -18,7 +18,7 @@ from pooler.ipc.board import Board
 from pooler.login.client import ClientLogin
 from pooler.login.outcomes import LedElsewhere, LoggedIn
 from pooler.worker.cancel import KEY_BYTES, LONG_KEY_BYTES
-from pooler.worker.pools import Greeting, Pool
+from pooler.worker.pool import Greeting, Pool
 
 MOST_PACKET_BYTES = 2048
 MOST_NAMED = 4096

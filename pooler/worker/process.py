@@ -32,7 +32,8 @@ from pooler.worker.admission import Admission
 from pooler.worker.cancel import Cancels
 from pooler.worker.console import ConsoleDoor
 from pooler.worker.outside import Outside
-from pooler.worker.pools import Pools, tracked_parameters
+from pooler.worker.pool import tracked_parameters
+from pooler.worker.pools import Pools
 from pooler.worker.report import Reports
 
 # Notice, handle, argument, pool id or -1, age in us, peer, detail; see
@@ -213,12 +214,12 @@ class Worker:
 
     def _on_server_closed(self, row: NoticeRow) -> None:
         _, handle, reason, _, age_us, _, _ = row
-        self._pools.server_closed(handle, reason, age_us)
+        self._pools.launches.server_closed(handle, reason, age_us)
 
     def _on_launch(self, row: NoticeRow) -> None:
         pool = self._pools.by_id(row[3])
         if pool is not None:
-            self._pools.launch(pool)
+            self._pools.launches.launch(pool)
 
     def _on_changed(self, row: NoticeRow) -> None:
         pool = self._pools.by_id(row[3])

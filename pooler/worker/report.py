@@ -15,7 +15,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from pooler.ipc.bus import BusMessage, pack
-from pooler.worker.pools import Pool, Pools
+from pooler.worker.pool import Pool
+from pooler.worker.pools import Pools
 
 
 class Reports:

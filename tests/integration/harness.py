@@ -30,7 +30,7 @@ from pooler.ipc.board import Board
 from pooler.ipc.bus import Bus
 from pooler.ipc.worker_start import WorkerStart
 from pooler.login.scram import KeyRequest, ScramKeys
-from pooler.worker.pools import tracked_parameters
+from pooler.worker.pool import tracked_parameters
 from pooler.worker.process import Worker
 from tests.wire_client import WireClient
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from pooler.config.settings import Database
 from pooler.login.scram import ScramKeys
-from pooler.worker.pools import Pool
+from pooler.worker.pool import Pool
 
 KEYS = ScramKeys.from_password("secret", b"salt", 1)
 

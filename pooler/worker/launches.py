@@ -1,0 +1,244 @@
+# SPDX-License-Identifier: MIT
+"""When a pool's servers are opened, and what it means that one cannot be.
+
+Worker layer, cold. The engine says that a pool wants servers; this module has them
+opened, hands them to the engine, and keeps what went wrong last.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import Callable
+
+from pooler import log
+from pooler.errors import (
+    CANNOT_CONNECT_NOW,
+    CLOSE_REASON_ROWS,
+    INVALID_PASSWORD,
+    LocalResourceError,
+    LoginError,
+)
+from pooler.io.engine import Engine
+from pooler.login import packets
+from pooler.login.server import ServerLoginError
+from pooler.session.records import CloseReason
+from pooler.worker.pool import Pool, Server, tracked_values
+from pooler.worker.servers import Address, ReadyServer, ServerOpener
+
+# Logins under way at once, per pool: PostgreSQL forks a process for each.
+LOGINS_AT_ONCE = 4
+LOCAL_RETRY_S = 1.0
+FRESH_US = 1_000_000
+
+
+def is_hopeless(error: LoginError) -> bool:
+    """Whether those who wait for a server should be told now, rather than wait.
+
+    Yes when PostgreSQL refused the login, or asks for a secret that we have not. A
+    server that cannot be reached, or that is starting up (57P03), may come back within
+    ``query_wait_timeout``.
+    """
+    if not isinstance(error, ServerLoginError):
+        return False
+    if error.server_message is None:
+        return error.sqlstate == INVALID_PASSWORD
+    return error.sqlstate != CANNOT_CONNECT_NOW
+
+
+class Launches:
+    """Servers of all pools of a worker, from the wish to the engine."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        opener: ServerOpener,
+        tracked_names: tuple[str, ...],
+        dedicated_gone: Callable[[Pool], None],
+    ) -> None:
+        """``dedicated_gone``: the last server of an abandoned pool is gone."""
+        self._engine = engine
+        self._opener = opener
+        self._tracked_names = tracked_names
+        self._dedicated_gone = dedicated_gone
+        self._leaving = False
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.servers: dict[int, Server] = {}
+
+    def end(self) -> None:
+        """Open no servers any more."""
+        self._leaving = True
+
+    # ------------------------------------------------------------ welcome
+
+    def when_welcome(self, pool: Pool, ready: Callable[[], None]) -> None:
+        """Call ``ready`` once the pool has a welcome, or has failed to get one.
+
+        Raises LoginError at once while the last failure is fresh.
+        """
+        if self._leaving:
+            raise LoginError("pooler is shutting down", CANNOT_CONNECT_NOW)
+        if pool.failure is not None and time.monotonic() < pool.retry_at_s:
+            raise LoginError(
+                "server login has been failing, cached error: "
+                f"{pool.failure.message} (server_login_retry)",
+                pool.failure.sqlstate,
+            )
+        pool.on_welcome.append(ready)
+        self._seek_welcome(pool)
+
+    def _seek_welcome(self, pool: Pool) -> None:
+        """Open a server if clients wait for a welcome and none is being opened.
+
+        A pool that is full of servers on their way out is asked again when one closes.
+        """
+        if not pool.on_welcome or self._leaving:
+            return
+        if self._engine.pool_stats(pool.pool_id)["connecting"]:
+            return
+        if self._engine.pool_prelaunch(pool.pool_id):
+            self._start(pool)
+
+    def _settle_welcome(self, pool: Pool) -> None:
+        waiting, pool.on_welcome = pool.on_welcome, []
+        for ready in waiting:
+            try:
+                ready()
+            except Exception:
+                # one client's trouble must not cost the others their login
+                log.write_exception("admission failed", tag=pool.tag)
+
+    # ------------------------------------------------------------ opening
+
+    def launch(self, pool: Pool) -> None:
+        """The engine has waiting clients and too few servers: open some."""
+        if self._leaving:
+            return
+        stats = self._engine.pool_stats(pool.pool_id)
+        pause_s = pool.retry_at_s - time.monotonic()
+        if pool.failure is not None and pause_s > 0:
+            if stats["servers"] == 0 and pool.hopeless:
+                self._fail_waiting(pool, pool.failure)
+            self._engine.pool_launching(pool.pool_id, 0)
+            self._retry_in(pool, pause_s)
+            return
+        room = max(0, LOGINS_AT_ONCE - stats["connecting"])
+        for _ in range(self._engine.pool_launching(pool.pool_id, room)):
+            self._start(pool)
+
+    def _retry_in(self, pool: Pool, pause_s: float) -> None:
+        if pool.retry is None:
+            loop = asyncio.get_running_loop()
+            pool.retry = loop.call_later(pause_s, self._launch_again, pool)
+
+    def _launch_again(self, pool: Pool) -> None:
+        """``server_login_retry`` is over."""
+        pool.retry = None
+        self.launch(pool)
+
+    def _start(self, pool: Pool) -> None:
+        task = asyncio.get_running_loop().create_task(self._open(pool))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _open(self, pool: Pool) -> None:
+        """Open one server that the engine counts as connecting."""
+        begun_s = time.monotonic()
+        try:
+            ready = await self._opener.open(
+                pool.entry, pool.user, pool.scram_keys, pool.startup or {}
+            )
+        except LoginError as error:
+            self._log_failure(pool, error, time.monotonic() - begun_s)
+            self._failed(pool, error)
+        except BaseException:
+            self._engine.pool_launch_failed(pool.pool_id)
+            raise
+        else:
+            self._adopt(pool, ready)
+        if pool.startup is None:
+            self.launch(pool)
+
+    def _adopt(self, pool: Pool, ready: ReadyServer) -> None:
+        greeting = ready.greeting
+        if self._opener.config.settings.log_connections and not pool.is_console:
+            family, local = ready.way.address.family, ready.link.local_address
+            unix = family == socket.AF_UNIX
+            origin = "" if unix else f" (from {Address(family, local)})"
+            log.write(
+                log.LOG,
+                f"new connection to server{origin}",
+                tag=f"S-{greeting.backend_pid}: {pool.tag}@{ready.way.address}",
+            )
+        if pool.abandoned or self._leaving:
+            ready.link.close()
+            self._engine.pool_launch_failed(pool.pool_id)
+            if pool.abandoned:
+                self._dedicated_gone(pool)
+            return
+        pool.failure = None
+        pool.learn(greeting.parameters)
+        handle, more = ready.link.give_up()
+        self._engine.server_adopt(
+            handle,
+            pool.pool_id,
+            tracked_values(greeting.parameters, self._tracked_names),
+            ready.early + more,
+        )
+        self.servers[handle] = Server(
+            pool, ready.way, greeting.backend_pid, greeting.cancel_key
+        )
+        self._settle_welcome(pool)
+
+    def _log_failure(self, pool: Pool, error: LoginError, age_s: float) -> None:
+        tag, said = f"S: {pool.tag}", getattr(error, "server_message", None)
+        line = error.message if said is None else f"server login failed: FATAL {said}"
+        log.write(log.WARNING, line, tag=tag)
+        if self._opener.config.settings.log_disconnections:
+            line = f"closing because: {error.message} (age={int(age_s)}s)"
+            log.write(log.LOG, line, tag=tag)
+
+    def _failed(self, pool: Pool, error: LoginError) -> None:
+        self._pause(pool, error)
+        self._engine.pool_launch_failed(pool.pool_id)
+        if pool.abandoned:
+            self._dedicated_gone(pool)
+            return
+        stats = self._engine.pool_stats(pool.pool_id)
+        if stats["servers"] == 0 and stats["connecting"] == 0:
+            if pool.hopeless:
+                self._fail_waiting(pool, error)
+            self._settle_welcome(pool)
+
+    def _pause(self, pool: Pool, error: LoginError) -> None:
+        """Open no server of this pool before ``server_login_retry`` is over."""
+        retry_s = self._opener.config.settings.server_login_retry
+        if isinstance(error, LocalResourceError):
+            retry_s = min(retry_s, LOCAL_RETRY_S)
+        pool.failure = error
+        pool.hopeless = is_hopeless(error)
+        pool.retry_at_s = time.monotonic() + retry_s
+
+    def _fail_waiting(self, pool: Pool, error: LoginError) -> None:
+        farewell = packets.error_response("FATAL", error.sqlstate, error.message)
+        self._engine.pool_drop_waiting(pool.pool_id, farewell)
+
+    def server_closed(self, handle: int, reason: int, age_us: int) -> None:
+        """The engine has closed a server."""
+        server = self.servers.pop(handle, None)
+        if server is not None:
+            if reason == CloseReason.CLOSE_SERVER_CHECK and age_us < FRESH_US:
+                # what a new server cannot answer, the next one could not either
+                self._pause(server.pool, LoginError(CLOSE_REASON_ROWS[reason][1]))
+            self._seek_welcome(server.pool)
+        if server is None or not self._opener.config.settings.log_disconnections:
+            return
+        if server.pool.is_console:
+            return
+        text = CLOSE_REASON_ROWS[reason][1]
+        log.write(
+            log.LOG,
+            f"closing because: {text} (age={age_us // 1_000_000}s)",
+            tag=f"S-{server.backend_pid}: {server.pool.tag}@{server.way.address}",
+        )
