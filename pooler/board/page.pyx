@@ -1,0 +1,436 @@
+# SPDX-License-Identifier: MIT
+"""``Page``: what Python may ask of the accounts, all of it cold or warm."""
+
+import hashlib
+import mmap
+import secrets
+from enum import IntEnum
+
+from libc.string cimport memcmp, memcpy, memset
+
+from pooler.errors import PoolerError
+
+cdef extern from "<pthread.h>" nogil:
+    ctypedef struct pthread_mutex_t:
+        pass
+    ctypedef struct pthread_mutexattr_t:
+        pass
+    int PTHREAD_PROCESS_SHARED
+    int PTHREAD_MUTEX_ROBUST
+    int pthread_mutexattr_init(pthread_mutexattr_t *)
+    int pthread_mutexattr_setpshared(pthread_mutexattr_t *, int)
+    int pthread_mutexattr_setrobust(pthread_mutexattr_t *, int)
+    int pthread_mutexattr_destroy(pthread_mutexattr_t *)
+    int pthread_mutex_init(pthread_mutex_t *, const pthread_mutexattr_t *)
+    int pthread_mutex_lock(pthread_mutex_t *)
+    int pthread_mutex_unlock(pthread_mutex_t *)
+    int pthread_mutex_consistent(pthread_mutex_t *)
+
+cdef extern from "<errno.h>" nogil:
+    int EOWNERDEAD
+
+cdef extern from "<stdatomic.h>" nogil:
+    int memory_order_seq_cst
+    void atomic_signal_fence(int)
+
+cdef enum:
+    ACCOUNT_FREE = 0  # and so is every one behind it in its chain
+    ACCOUNT_USED = 1
+    ACCOUNT_GONE = 2  # free, but a chain goes on behind it
+
+cdef struct Move:  # under way: a dead giver's is taken back by who locks next
+    bint on
+    uint32_t to_row
+    uint32_t accounts[3]
+    uint64_t before[3]  # servers of these accounts in that row
+
+cdef struct Shared:
+    pthread_mutex_t mutex
+    Move move
+
+# More than are in use at once anywhere; a death looks at each.
+CAPACITY = 16384
+
+
+class Kind(IntEnum):
+    """What an account is of; its names follow."""
+
+    EVERYBODY = 0  # no name
+    POOL = 1  # database, user
+    DATABASE = 2
+    USER = 3
+
+
+class Verdict(IntEnum):
+    """What came of the wish for a place; the first limit that is in the way."""
+
+    TAKEN = 0
+    POOL_FULL = 1
+    DATABASE_FULL = 2
+    USER_FULL = 3
+    ALL_FULL = 4
+
+
+class PageFull(PoolerError):
+    """Too many pools, databases and users at once."""
+
+
+cdef inline void fence() noexcept:
+    """The compiler keeps the order of stores across this; a death keeps it anyway."""
+    atomic_signal_fence(memory_order_seq_cst)
+
+
+cdef size_t lines(size_t n_bytes):
+    """So many bytes, filled up to whole cache lines."""
+    return (n_bytes + CELL_LINE_BYTES - 1) // CELL_LINE_BYTES * CELL_LINE_BYTES
+
+
+cdef bint has_room(uint64_t taken, uint64_t limit) noexcept:
+    return limit == 0 or taken < limit
+
+
+cdef class Page:
+    """All accounts, as one process sees them; made by the master before it forks.
+
+    ``row`` is the caller's own wherever it stands first: the slot of a worker, or
+    ``left_row``. A limit of 0 is none. What opens an account is to close it again: one
+    that nobody has open, and that counts nothing, is used for other names.
+    """
+
+    def __cinit__(self, uint32_t workers, uint32_t capacity=CAPACITY):
+        """``capacity``: of accounts. OSError if memory cannot be had."""
+        if workers < 1 or capacity < 4:
+            raise ValueError("a page needs a worker and some accounts")
+        cdef size_t head = lines(sizeof(Shared))
+        cdef size_t middle = lines(capacity * sizeof(Account))
+        self.rows = workers + 1
+        self.capacity = capacity
+        # mmap(2): an anonymous mapping starts on a page and is filled with zeros; what
+        # is never touched costs no memory.
+        self.mapping = mmap.mmap(
+            -1, head + middle + <size_t> capacity * self.rows * sizeof(Cells)
+        )
+        self.view = self.mapping
+        self.shared = <Shared *> &self.view[0]
+        self.accounts = <Account *> (&self.view[0] + head)
+        self.cells = <Cells *> (&self.view[0] + head + middle)
+        self.key = secrets.token_bytes(DIGEST_BYTES)
+        cdef pthread_mutexattr_t attributes
+        cdef int code = pthread_mutexattr_init(&attributes)
+        code = code or pthread_mutexattr_setpshared(
+            &attributes, PTHREAD_PROCESS_SHARED
+        )
+        code = code or pthread_mutexattr_setrobust(&attributes, PTHREAD_MUTEX_ROBUST)
+        code = code or pthread_mutex_init(&self.shared.mutex, &attributes)
+        pthread_mutexattr_destroy(&attributes)
+        if code:
+            raise OSError(code, "no mutex can be had that processes share")
+
+    @property
+    def left_row(self):
+        """The row of what dead workers have left; the master writes it."""
+        return self.rows - 1
+
+    # ------------------------------------------------------------ accounts
+
+    def open(self, uint32_t row, kind, *names):
+        """Return the account of a kind and its names (``str``), which is held open.
+
+        PageFull when there is no room for another one.
+        """
+        digest = self._digest(kind, names)
+        cdef const uint8_t *wanted = digest
+        cdef uint32_t at = int.from_bytes(digest[:4], "little") % self.capacity
+        cdef uint32_t place = self.capacity
+        cdef uint32_t _tried
+        cdef Account *account
+        self.row_of(0, row)
+        self.lock()
+        try:
+            for _tried in range(self.capacity):
+                account = &self.accounts[at]
+                if account.state == ACCOUNT_USED:
+                    if memcmp(account.digest, wanted, DIGEST_BYTES) == 0:
+                        place = at
+                        break
+                elif place == self.capacity:
+                    place = at
+                if account.state == ACCOUNT_FREE:
+                    break
+                at = (at + 1) % self.capacity
+            if place == self.capacity:
+                raise PageFull(
+                    f"more than {self.capacity} pools, databases and users in use"
+                )
+            account = &self.accounts[place]
+            if account.state != ACCOUNT_USED:
+                memcpy(account.digest, wanted, DIGEST_BYTES)
+                account.state = ACCOUNT_USED
+            self.row_of(place, row).refs += 1
+            return place
+        finally:
+            self.unlock()
+
+    def close(self, uint32_t row, uint32_t account):
+        """Give an account back that ``open`` has returned."""
+        cdef Cells *own = self.row_of(account, row)
+        self.lock()
+        if own.refs:
+            own.refs -= 1
+        self.close_account(account)
+        self.unlock()
+
+    cdef void close_account(self, uint32_t account) noexcept:
+        """Free an account if nobody has it open and it counts nothing; locked."""
+        cdef Cells *row = &self.cells[<size_t> account * self.rows]
+        cdef uint32_t i
+        for i in range(self.rows):
+            if row[i].refs or row[i].servers or row[i].clients:
+                return
+        memset(row, 0, self.rows * sizeof(Cells))
+        self.accounts[account].state = ACCOUNT_GONE
+
+    # ------------------------------------------------------------ servers
+
+    def take_server(
+        self, uint32_t row, uint32_t pool, uint32_t database, uint32_t user,
+        uint64_t now_us, *, uint64_t pool_limit, uint64_t database_limit,
+        uint64_t user_limit,
+    ):
+        """Count one server more in all three, if that is below every limit.
+
+        Returns a Verdict. What is refused is noted as wanted since ``now_us`` by the
+        account that is in the way, in the same moment: whoever gives a server back to
+        that account finds it (``wanting``).
+        """
+        cdef uint32_t i
+        cdef Cells *own
+        cdef uint32_t *accounts = [pool, database, user]
+        cdef uint64_t *limits = [pool_limit, database_limit, user_limit]
+        for i in range(3):
+            self.row_of(accounts[i], row)
+        self.lock()
+        try:
+            for i in range(3):
+                own = self.row_of(accounts[i], row)
+                if not has_room(self.sum_servers(accounts[i]), limits[i]):
+                    own.wants_since_us = own.wants_since_us or now_us
+                    return Verdict(<int> i + 1)
+            for i in range(3):
+                own = self.row_of(accounts[i], row)
+                own.servers += 1
+            return Verdict.TAKEN
+        finally:
+            self.unlock()
+
+    def give_server(
+        self, uint32_t row, uint32_t pool, uint32_t database, uint32_t user
+    ):
+        """A server is gone from PostgreSQL. ValueError if none is counted."""
+        cdef uint32_t account
+        for account in (pool, database, user):
+            if self.row_of(account, row).servers == 0:
+                raise ValueError(f"no server is counted in account {account}")
+        self.lock()
+        for account in (pool, database, user):
+            self.cells[<size_t> account * self.rows + row].servers -= 1
+            self.close_account(account)
+        self.unlock()
+
+    def move_server(
+        self, uint32_t row, uint32_t to_row, uint32_t pool, uint32_t database,
+        uint32_t user,
+    ):
+        """A server goes to another process; no sum changes. ValueError as above.
+
+        Until the other one has heard of it, it counts there already: a worker that dies
+        with a server on its way to it leaves it like its own.
+        """
+        cdef uint32_t *accounts = [pool, database, user]
+        cdef Move *move = &self.shared.move
+        cdef int i
+        for i in range(3):
+            self.row_of(accounts[i], to_row)
+            if self.row_of(accounts[i], row).servers == 0:
+                raise ValueError(f"no server is counted in account {accounts[i]}")
+        self.lock()
+        move.to_row = to_row
+        for i in range(3):
+            move.accounts[i] = accounts[i]
+            move.before[i] = self.row_of(accounts[i], to_row).servers
+        fence()
+        move.on = True
+        fence()
+        for i in range(3):
+            self.row_of(accounts[i], to_row).servers += 1
+            self.row_of(accounts[i], row).servers -= 1
+        fence()
+        move.on = False
+        self.unlock()
+
+    def unwant(self, uint32_t row, uint32_t account):
+        """Nobody here waits for a place in this account any more."""
+        self.row_of(account, row).wants_since_us = 0
+
+    def wanting(self, uint32_t account):
+        """Rows that were refused a server by this account, the longest ago first."""
+        cdef uint32_t i
+        found = []
+        for i in range(self.rows):
+            since_us = self.row_of(account, i).wants_since_us
+            if since_us:
+                found.append((since_us, i))
+        return [i for _, i in sorted(found)]
+
+    # ------------------------------------------------------------ clients
+
+    def take_client(
+        self, uint32_t row, uint32_t everybody, uint32_t database, uint32_t user, *,
+        uint64_t limit, uint64_t database_limit, uint64_t user_limit,
+    ):
+        """Count one client more in all three, if that is below every limit: Verdict."""
+        cdef uint32_t i
+        cdef uint32_t *accounts = [everybody, database, user]
+        cdef uint64_t *limits = [limit, database_limit, user_limit]
+        for i in range(3):
+            self.row_of(accounts[i], row)
+        self.lock()
+        try:
+            for i in range(3):
+                if not has_room(self.sum_clients(accounts[i]), limits[i]):
+                    return (
+                        Verdict.ALL_FULL, Verdict.DATABASE_FULL, Verdict.USER_FULL
+                    )[i]
+            for i in range(3):
+                self.cells[<size_t> accounts[i] * self.rows + row].clients += 1
+            return Verdict.TAKEN
+        finally:
+            self.unlock()
+
+    def give_client(
+        self, uint32_t row, uint32_t everybody, uint32_t database, uint32_t user
+    ):
+        """A client has left. ValueError if none is counted."""
+        cdef uint32_t account
+        for account in (everybody, database, user):
+            if self.row_of(account, row).clients == 0:
+                raise ValueError(f"no client is counted in account {account}")
+        self.lock()
+        for account in (everybody, database, user):
+            self.cells[<size_t> account * self.rows + row].clients -= 1
+            self.close_account(account)
+        self.unlock()
+
+    # ------------------------------------------------------------ what is there
+
+    def cell(self, uint32_t account, uint32_t row):
+        """All cells of an account and a row by their names, as numbers of now."""
+        return self.row_of(account, row)[0]
+
+    def total(self, uint32_t account, str name):
+        """The sum of a cell over all rows."""
+        return sum(self.cell(account, row)[name] for row in range(self.rows))
+
+    def set(self, uint32_t row, uint32_t account, str name, uint64_t value):
+        """Store one of the cells that are no counts of places, of one's own row."""
+        cdef Cells *own = self.row_of(account, row)
+        if name == "idle":
+            own.idle = value
+        elif name == "idle_since_us":
+            own.idle_since_us = value
+        elif name == "waiting":
+            own.waiting = value
+        elif name == "waiting_since_us":
+            own.waiting_since_us = value
+        else:
+            raise ValueError(f"{name} is not to be stored")
+
+    def clear_row(self, uint32_t row, left=()):
+        """A worker is dead: what it had is nobody's any more, but for what it has left.
+
+        ``left``: for each of its servers that PostgreSQL still has, the accounts of its
+        pool, database and user: they count in ``left_row`` from now on, until
+        ``give_server(left_row, …)``. At no moment is the sum too small.
+        """
+        cdef uint32_t account
+        cdef Cells *own
+        self.row_of(0, row)
+        self.lock()
+        try:
+            for servers in left:
+                for account in servers:
+                    self.row_of(account, self.rows - 1).servers += 1
+            for account in range(self.capacity):
+                if self.accounts[account].state != ACCOUNT_USED:
+                    continue
+                own = &self.cells[<size_t> account * self.rows + row]
+                memset(own, 0, sizeof(Cells))
+                self.close_account(account)
+        finally:
+            self.unlock()
+
+    def accounts_in_use(self):
+        """How many there are, for tests and diagnosis."""
+        cdef uint32_t account
+        return sum(
+            [
+                1 for account in range(self.capacity)
+                if self.accounts[account].state == ACCOUNT_USED
+            ]
+        )
+
+    # ------------------------------------------------------------ inside
+
+    def _digest(self, kind, names):
+        parts = [str(int(kind)).encode()]
+        parts += [name.encode("utf-8", "surrogateescape") for name in names]
+        # No name holds a 0 byte: the protocol ends it by one.
+        return hashlib.blake2b(
+            b"\0".join(parts), digest_size=DIGEST_BYTES, key=self.key
+        ).digest()
+
+    cdef Cells *row_of(self, uint32_t account, uint32_t row) except NULL:
+        if account >= self.capacity or row >= self.rows:
+            raise IndexError(f"no account {account} or no row {row}")
+        return &self.cells[<size_t> account * self.rows + row]
+
+    cdef void lock(self) noexcept:
+        """Who has it does some stores. Who died with it had changed its own row only.
+
+        That row is cleared by the master; a move is the only change of another's.
+        """
+        if pthread_mutex_lock(&self.shared.mutex) == EOWNERDEAD:
+            self.undo_move()
+            pthread_mutex_consistent(&self.shared.mutex)
+
+    cdef void undo_move(self) noexcept:
+        """The server is left by its giver, whose row still counts it or is cleared."""
+        cdef Move *move = &self.shared.move
+        cdef int i
+        if not move.on:
+            return
+        for i in range(3):
+            self.cells[
+                <size_t> move.accounts[i] * self.rows + move.to_row
+            ].servers = move.before[i]
+        fence()
+        move.on = False
+
+    cdef void unlock(self) noexcept:
+        pthread_mutex_unlock(&self.shared.mutex)
+
+    cdef uint64_t sum_servers(self, uint32_t account) noexcept:
+        cdef const Cells *row = &self.cells[<size_t> account * self.rows]
+        cdef uint64_t found = 0
+        cdef uint32_t i
+        for i in range(self.rows):
+            found += row[i].servers
+        return found
+
+    cdef uint64_t sum_clients(self, uint32_t account) noexcept:
+        cdef const Cells *row = &self.cells[<size_t> account * self.rows]
+        cdef uint64_t found = 0
+        cdef uint32_t i
+        for i in range(self.rows):
+            found += row[i].clients
+        return found
