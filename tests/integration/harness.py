@@ -103,6 +103,7 @@ def ini_text(
         "workers": 1,
         "failed_login_delay": 0,
         "core_dumps": 1,  # or tests that are not root's could not look into /proc
+        **({"user": "root"} if os.geteuid() == 0 else {}),  # else it is refused
         **settings,
     }
     lines = ["[databases]"]
