@@ -167,12 +167,13 @@ class Worker:
         loop.add_reader(self._engine.fileno(), self._on_notices)
         loop.add_reader(start.master_fd, self._on_master_gone)
         loop.add_reader(start.bus.fileno(start.slot), self._on_bus)
-        for listener in start.tcp_listeners:
-            # what an accepted socket inherits costs no system call per client
-            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            keepalive = start.config.settings.tcp_keepalive
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, keepalive)
-            self._listen(listener, shared=False)
+        for listener in (*start.tcp_listeners, *start.shared_listeners):
+            if listener.family != socket.AF_UNIX:
+                # what an accepted socket inherits costs no system call per client
+                listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                keepalive = start.config.settings.tcp_keepalive
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, keepalive)
+            self._listen(listener, shared=listener in start.shared_listeners)
         if start.unix_listener is not None:
             self._listen(start.unix_listener, shared=True)
         self._beat()

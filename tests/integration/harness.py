@@ -138,6 +138,9 @@ class Pooler:
     host: str = HOST
     port: int = field(default_factory=free_port)
     environment: dict[str, str] = field(default_factory=dict)
+    # What starts it: the arguments of the pooler follow.
+    program: tuple[str, ...] = (sys.executable, "-m", "pooler")
+    pass_fds: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         self.ini = self.directory / "pooler.ini"
@@ -153,11 +156,12 @@ class Pooler:
         self.write()
         with self.stderr_path.open("ab") as stderr:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "pooler", "-q", str(self.ini)],
+                [*self.program, "-q", str(self.ini)],
                 stdin=subprocess.DEVNULL,
                 stdout=stderr,
                 stderr=stderr,
                 env=ENVIRONMENT | self.environment,
+                pass_fds=self.pass_fds,
                 start_new_session=True,
             )
         wait_until(
