@@ -22,6 +22,7 @@ import click
 
 from pooler import VERSION_TEXT, log
 from pooler.config import loading
+from pooler.config.log_style import log_style
 from pooler.errors import ConfigError
 from pooler.master import pidfile
 from pooler.master.process import Master
@@ -111,7 +112,9 @@ def _start(options: Options) -> int:
     name = options.user or settings.user
     user = _find_user(name)
     # As root the log file would belong to root, and a reload could not reopen it.
-    _configure_log(settings.logfile if user is None else "", options.quiet, verbose)
+    style = log_style(settings)
+    logfile = settings.logfile if user is None else ""
+    _configure_log(logfile, options.quiet, verbose, style)
     for warning in config.warnings:
         log.write(log.WARNING, warning)
     if user is None and os.geteuid() == 0:
@@ -128,10 +131,10 @@ def _start(options: Options) -> int:
         master.bind()
         if user is not None:
             _become(user, master)
-            _configure_log(settings.logfile, options.quiet, verbose)
+            _configure_log(settings.logfile, options.quiet, verbose, style)
         if options.daemon:
             on_up = _daemonize(master)
-            _configure_log(settings.logfile, True, verbose)
+            _configure_log(settings.logfile, True, verbose, style)
         boot.pop_all()
     return master.run(on_up)
 
@@ -200,9 +203,9 @@ def _daemonize(master: Master) -> Callable[[], None]:
     return tell_up
 
 
-def _configure_log(logfile: str, quiet: bool, verbose: int) -> None:
+def _configure_log(logfile: str, quiet: bool, verbose: int, style: log.Style) -> None:
     try:
-        log.configure(logfile, quiet=quiet, verbose=verbose)
+        log.configure(logfile, quiet=quiet, verbose=verbose, style=style)
     except OSError as error:
         raise ConfigError(
             f"could not open log file: {error}", setting="logfile"

@@ -120,6 +120,30 @@ class LoadBalance(StrEnum):
     DISABLE = "disable"
 
 
+class LogFormat(StrEnum):
+    """What a line of the log looks like."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+class SyslogFacility(StrEnum):
+    """Those that PgBouncer knows."""
+
+    AUTH = "auth"
+    AUTHPRIV = "authpriv"
+    DAEMON = "daemon"
+    USER = "user"
+    LOCAL0 = "local0"
+    LOCAL1 = "local1"
+    LOCAL2 = "local2"
+    LOCAL3 = "local3"
+    LOCAL4 = "local4"
+    LOCAL5 = "local5"
+    LOCAL6 = "local6"
+    LOCAL7 = "local7"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
     """One setting: everything that is known about a key except its value."""

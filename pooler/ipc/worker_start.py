@@ -36,9 +36,8 @@ class WorkerStart:
     asks for an immediate end.
 
     A reload comes as bus message ``reload``, with the configuration to run beside it
-    (``config/travel``): take it over, then ``log.reopen(payload["logfile"])`` and
-    ``log.set_verbose(payload["verbose"])``, and tell the master ``reloaded`` with
-    ``payload["number"]``.
+    (``config/travel``): take it over, then ``log.follow(payload)``, and tell the master
+    ``reloaded`` with ``payload["number"]``.
     """
 
     slot: int

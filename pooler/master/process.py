@@ -30,6 +30,7 @@ from typing import NoReturn
 from pooler import __version__, log
 from pooler.config import changes, loading
 from pooler.config.loading import Config
+from pooler.config.log_style import log_style
 from pooler.errors import ConfigError
 from pooler.ipc.board import Board
 from pooler.ipc.bus import CONSOLE, MASTER, Bus, BusMessage
@@ -522,8 +523,8 @@ class Master:
         """Change over to a configuration, all processes together."""
         self._config = config
         verbose = max(self._verbose, config.settings.verbose)
-        log.reopen(config.settings.logfile)
-        log.set_verbose(verbose)
+        settings = config.settings
+        log.follow(log.orders(settings.logfile, log_style(settings), verbose))
         self._rollouts.send(config, verbose, self._children, done)
 
     def _on_sigusr1(self) -> None:

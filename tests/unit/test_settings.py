@@ -151,6 +151,7 @@ OUR_OWN_KEYS = {
     "workers",
     "external_auth_queue",
     "external_auth_threads",
+    "log_format",
     "auth_query_cache_ttl",
     "auth_query_negative_ttl",
     "auth_query_timeout",
@@ -184,6 +185,7 @@ transaction_timeout client_idle_timeout query_wait_timeout
 PEER_KEYS = "host port pool_size"
 BUILT_MAIN = """
 auth_ldap_options external_auth_queue external_auth_threads
+log_format syslog syslog_facility syslog_ident
 listen_addr listen_port unix_socket_dir auth_type auth_file pool_mode
 default_pool_size max_client_conn listen_backlog logfile pidfile log_connections
 log_disconnections admin_users stats_users workers client_login_timeout
