@@ -8,7 +8,8 @@ Built on the standard ``logging`` package, so any module may log with
 ``extra={"tag": ...}``. A tag that already holds a colon and a space, such as
 ``C-0x7f: db/user@host:port``, is followed by a space alone, as in PgBouncer.
 
-What a line looks like is in ``pooler.log_lines``, where it goes in ``pooler.log_sinks``.
+What a line looks like is in ``pooler.log_lines``, where it goes in
+``pooler.log_sinks``.
 """
 
 from __future__ import annotations

@@ -616,8 +616,11 @@ _SECTIONS: tuple[tuple[str, Table, str], ...] = (
         "[pgbouncer]",
         Settings,
         "One `key = value` per line. Whole numbers may be octal (`0777`) or"
-        " hexadecimal (`0x1ff`), switches are `0` or `1`, times are seconds and may"
-        " have a fraction, lists are separated by commas or blanks.",
+        " hexadecimal (`0x1ff`), switches are `0` or `1` (or no, yes, off, on, false,"
+        " true), times are seconds and may have a fraction, lists are separated by"
+        " commas or blanks. Times may have a unit (`200ms`, `1.5s`, `5min`, `1h`, `1d`)"
+        " and sizes too (`64kB`, `16MB`, `1GB`; 1024 bytes are a kB), where PgBouncer"
+        " takes plain numbers only.",
     ),
     (
         "[databases]",
@@ -626,7 +629,7 @@ _SECTIONS: tuple[tuple[str, Table, str], ...] = (
         " database that has no entry. A name with other characters than letters,"
         ' digits and `_.-` is written `"in ""double"" quotes"`, and is at most'
         f" {MAX_DATABASE_NAME_BYTES} bytes long. A key that is not given takes the"
-        " wider setting. Numbers are decimal.",
+        " wider setting. Numbers are decimal; times may have a unit.",
     ),
     (
         "[users]",
