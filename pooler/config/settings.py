@@ -29,9 +29,11 @@ from pooler.config.kinds import (
     DhParams,
     Kind,
     LoadBalance,
+    LogFormat,
     PoolMode,
     Reload,
     Row,
+    SyslogFacility,
     TlsMode,
     TlsNegotiation,
     format_value,
@@ -230,6 +232,11 @@ class Settings:
         "Log logins and new server connections.", built=True)
     log_disconnections: bool = setting(True, BOOL,
         "Log closed connections with the reason.", built=True)
+    log_format: LogFormat = setting(LogFormat.TEXT, ENUM,
+        "Lines of logfile and stderr: text as PgBouncer writes them, or a json object"
+        " each (time, pid, level, tag, message). When stderr is the journal of systemd,"
+        " it gets fields instead. Not a PgBouncer setting.",
+        choices=LogFormat, built=True)
     log_pooler_errors: bool = setting(True, BOOL,
         "Log the errors that are sent to clients.", off=False, built=True)
     log_stats: bool = setting(True, BOOL,
@@ -376,11 +383,12 @@ class Settings:
         "Users who may only look on the console.", built=True)
     suspend_timeout: float = setting(10.0, TIME,
         "SUSPEND and -R wait this long for buffers to drain.", unit="s", off=10.0)
-    syslog: bool = setting(False, BOOL, "Log to syslog.")
-    syslog_facility: str = setting("daemon", STRING,
-        "Facility for syslog.", off="daemon")
+    syslog: bool = setting(False, BOOL,
+        "Log to syslog (/dev/log), besides the other places.", built=True)
+    syslog_facility: SyslogFacility = setting(SyslogFacility.DAEMON, ENUM,
+        "Facility for syslog.", choices=SyslogFacility, built=True)
     syslog_ident: str = setting("pgbouncer", STRING,
-        "Name for syslog.", off="pgbouncer")
+        "Name for syslog and for the journal.", built=True)
     tcp_defer_accept: int = setting(1, INT,
         "Accept a TCP client only when its first bytes are there; 0 is off.", off=0)
     tcp_keepalive: bool = setting(True, BOOL,
@@ -608,8 +616,11 @@ _SECTIONS: tuple[tuple[str, Table, str], ...] = (
         "[pgbouncer]",
         Settings,
         "One `key = value` per line. Whole numbers may be octal (`0777`) or"
-        " hexadecimal (`0x1ff`), switches are `0` or `1`, times are seconds and may"
-        " have a fraction, lists are separated by commas or blanks.",
+        " hexadecimal (`0x1ff`), switches are `0` or `1` (or no, yes, off, on, false,"
+        " true), times are seconds and may have a fraction, lists are separated by"
+        " commas or blanks. Times may have a unit (`200ms`, `1.5s`, `5min`, `1h`, `1d`)"
+        " and sizes too (`64kB`, `16MB`, `1GB`; 1024 bytes are a kB), where PgBouncer"
+        " takes plain numbers only.",
     ),
     (
         "[databases]",
@@ -618,7 +629,7 @@ _SECTIONS: tuple[tuple[str, Table, str], ...] = (
         " database that has no entry. A name with other characters than letters,"
         ' digits and `_.-` is written `"in ""double"" quotes"`, and is at most'
         f" {MAX_DATABASE_NAME_BYTES} bytes long. A key that is not given takes the"
-        " wider setting. Numbers are decimal.",
+        " wider setting. Numbers are decimal; times may have a unit.",
     ),
     (
         "[users]",

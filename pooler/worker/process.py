@@ -179,12 +179,13 @@ class Worker:
         loop.add_reader(self._engine.fileno(), self._on_notices)
         loop.add_reader(start.master_fd, self._on_master_gone)
         loop.add_reader(start.bus.fileno(start.slot), self._on_bus)
-        for listener in start.tcp_listeners:
-            # what an accepted socket inherits costs no system call per client
-            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            keepalive = start.config.settings.tcp_keepalive
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, keepalive)
-            self._listen(listener, shared=False)
+        for listener in (*start.tcp_listeners, *start.shared_listeners):
+            if listener.family != socket.AF_UNIX:
+                # what an accepted socket inherits costs no system call per client
+                listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                keepalive = start.config.settings.tcp_keepalive
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, keepalive)
+            self._listen(listener, shared=listener in start.shared_listeners)
         if start.unix_listener is not None:
             self._listen(start.unix_listener, shared=True)
         self._beat()
@@ -278,8 +279,7 @@ class Worker:
     def _on_reload(self, message: BusMessage) -> None:
         """Run what the master has read and found to be good from now on."""
         old, new = self._pools.config, unpack(message.fds[0])
-        log.reopen(message.payload.get("logfile"))
-        log.set_verbose(int(message.payload.get("verbose", 0)))
+        log.follow(message.payload)
         self._engine.limit_messages(new.settings.max_packet_size)
         self._pools.reload(new, frozenset(diff(old, new).reconnect))
         try:

@@ -199,6 +199,7 @@ class Pooler:
             "auth_type = any\n"
             "pool_mode = transaction\n"
             f"workers = {workers}\n"
+            f"{'user = root' if os.geteuid() == 0 else ''}\n"
             f"{extra}"
         )
 
