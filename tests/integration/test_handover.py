@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TypeVar
 
 import psycopg
@@ -73,9 +73,9 @@ def backend(connection: psycopg.Connection) -> object:
 @pytest.fixture
 def pair(
     worker_in_process: Callable[..., InProcess],
-) -> Iterator[tuple[InProcess, InProcess]]:
+) -> tuple[InProcess, InProcess]:
     """Two workers, whose names of statements on servers are the same."""
-    yield (
+    return (
         worker_in_process(default_pool_size=2),
         worker_in_process(default_pool_size=2),
     )
