@@ -73,7 +73,7 @@ from pooler.errors import CLOSE_REASON_ROWS
 fill_close_reasons(CLOSE_REASON_ROWS)
 
 cdef enum:
-    NOTICES_AT_ONCE = 32  # of logins: some milliseconds
+    NOTICES_AT_ONCE = 2  # of logins: a quarter of a millisecond
 
 # Parameters that are lists of names: SET would take a reported value for one name.
 LIST_PARAMETERS = frozenset(
