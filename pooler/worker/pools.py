@@ -80,7 +80,7 @@ class Pools:
         self.workers = workers
         self.tracked = tracked_parameters(config)
         self.tracked_names = tuple(self.tracked.values())
-        self.opener = ServerOpener(links, config, self.tracked, door)
+        self.opener = ServerOpener(links, config, self.tracked, door, slot)
         self.door = door
         self.launches = Launches(
             engine, self.opener, self.tracked_names, self._free_dedicated
