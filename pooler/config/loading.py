@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 
 from pooler.config.hba import Hba, read_hba
 from pooler.config.hbafile import read_words
+from pooler.config.hosts import host_problem
 from pooler.config.inifile import (
     Entry,
     Report,
@@ -154,6 +155,12 @@ class Config:
         listed = database.host or self.settings.unix_socket_dir
         hosts = (host.strip() for host in listed.split(","))
         return tuple(host for host in hosts if host)
+
+    def all_hosts(self) -> frozenset[str]:
+        """Each that a database or a peer has."""
+        listed = map(self.hosts, all_databases(self).values())
+        peers = (peer.host for peer in self.peers.values())
+        return frozenset((*(host for hosts in listed for host in hosts), *peers))
 
     def server_tls(self, database: Database) -> ServerTls:
         """TLS towards the servers of the database."""
@@ -638,6 +645,12 @@ def _check_hosts(config: Config) -> Iterator[str]:
                 f"{_where(config, DATABASES, database.name)}: no host, and"
                 " unix_socket_dir is empty: there is nowhere to connect to"
             )
+        for host in config.hosts(database):
+            if problem := host_problem(host):
+                yield (
+                    f"{_where(config, DATABASES, database.name)}: {printable(host)}:"
+                    f" {problem}"
+                )
 
 
 def _where(config: Config, section: str, name: str) -> str:
