@@ -60,7 +60,7 @@ WITHOUT = os.environ.get("POOLER_WITHOUT_EXTENSIONS") == "1"
 # Cython's own processes may import this file once more (multiprocessing, "spawn").
 if __name__ != "__mp_main__":
     setup(
-        options={"build_ext": {"parallel": JOBS}} if JOBS else {},
+        options={"build_ext": {"parallel": str(JOBS)}} if JOBS else {},
         ext_modules=cythonize(
             [] if WITHOUT else extensions,
             nthreads=JOBS,

@@ -21,13 +21,15 @@ _HEAD = """\
 
 <!-- Written by `python -m pooler.console.reference > docs/console.md`; do not edit. -->
 
-The console is the database `pgbouncer`: `psql -p 6432 -U admin pgbouncer`, any driver, or `pooler console`, which
-needs no psql. Who is in `admin_users` may run everything, who is in `stats_users` what is for *all* below. By the
-Unix socket the system's user that runs the pooler is admin as user `pgbouncer`, without a password.
+The console is the database `pgbouncer`: `psql -p 6432 -U admin pgbouncer`, any driver,
+or `pooler console`, which needs no psql. Who is in `admin_users` may run everything,
+who is in `stats_users` what is for *all* below. By the Unix socket the system's user
+that runs the pooler is admin as user `pgbouncer`, without a password.
 
-One command at a time, in any case of letters, with or without a `;`; names with other characters than letters,
-digits and `_` stand in double quotes. `SELECT x` is `SHOW x`. The simple and the extended protocol will do. What
-cannot be done is an ERROR, and the session goes on. Numbers are sums, and lists are over all workers.
+One command at a time, in any case of letters, with or without a `;`; names with other
+characters than letters, digits and `_` stand in double quotes. `SELECT x` is `SHOW x`.
+The simple and the extended protocol will do. What cannot be done is an ERROR, and the
+session goes on. Numbers are sums, and lists are over all workers.
 """
 
 _TEXTS: Mapping[str, str] = {

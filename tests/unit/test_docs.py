@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Pages that are written from tables are current; links between pages lead somewhere."""
+"""Pages that are written from tables are current; links lead somewhere."""
 
 from __future__ import annotations
 
