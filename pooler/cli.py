@@ -40,6 +40,7 @@ class Options:
 
     config_file: str
     daemon: bool = False
+    reboot: bool = False
     user: str = ""
     verbose: int = 0
     quiet: bool = False
@@ -58,7 +59,7 @@ is ./check. Under the name pgbouncer there are none of them."""
 @click.argument("config_file", type=click.Path(dir_okay=False))
 @click.option("-d", "--daemon", is_flag=True, help="Run in the background.")
 @click.option(
-    "-R", "--reboot", is_flag=True, help="Take over from a running process (refused)."
+    "-R", "--reboot", is_flag=True, help="Start; a running process is not taken over."
 )
 @click.option("-u", "--user", default="", metavar="NAME", help="Become this user.")
 @click.option("-v", "--verbose", count=True, help="Log more; may be repeated.")
@@ -73,11 +74,7 @@ def _command(
     config_file: str, daemon: bool, reboot: bool, user: str, verbose: int, quiet: bool
 ) -> int:
     """Pool PostgreSQL connections as CONFIG_FILE (a pgbouncer.ini) says."""
-    if reboot:
-        raise click.UsageError(
-            "-R (online restart) is not supported: stop the running process first"
-        )
-    return start(Options(config_file, daemon, user, verbose, quiet))
+    return start(Options(config_file, daemon, reboot, user, verbose, quiet))
 
 
 def main() -> None:
@@ -117,6 +114,13 @@ def _start(options: Options) -> int:
     _configure_log(logfile, options.quiet, verbose, style)
     for warning in config.warnings:
         log.write(log.WARNING, warning)
+    if options.reboot:
+        # PgBouncer starts normally too when there is nobody to take over from.
+        log.write(
+            log.WARNING,
+            "-R: no running process is taken over (systemd's socket activation restarts"
+            " without a refused connection); starting as without it",
+        )
     if user is None and os.geteuid() == 0:
         _check_root(name)
     if settings.pidfile:
