@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pooler.config.loading import Config
 from pooler.ipc.board import Board
 from pooler.ipc.bus import Bus
+from pooler.ipc.doors import Doors
 
 # Exit codes of a child.
 EXIT_OK = 0
@@ -35,6 +36,10 @@ class WorkerStart:
     process, the master forwards as well): a worker does not count them. SIGQUIT
     asks for an immediate end.
 
+    ``stand_in`` asks it to take the clients of a slot whose worker does not, too, until
+    ``stand_down`` (``master/cover``). It tells the master ``leaving`` when it takes no
+    more clients itself.
+
     A reload comes as bus message ``reload``, with the configuration to run beside it
     (``config/travel``): take it over, then ``log.reopen(payload["logfile"])`` and
     ``log.set_verbose(payload["verbose"])``, and tell the master ``reloaded`` with
@@ -50,6 +55,8 @@ class WorkerStart:
     master_fd: int
     bus: Bus
     board: Board
+    # None: nothing comes from other workers, for a test.
+    doors: Doors | None = None
     # Random, the same in every worker: see ClientPolicy.
     mock_key: bytes = field(default=b"", repr=False)
 

@@ -12,7 +12,6 @@ import gc
 import os
 import secrets
 import signal
-import socket
 import string
 import time
 from collections.abc import Callable
@@ -31,6 +30,7 @@ from pooler.ipc.worker_start import EXIT_BOOT_FAILURE, EXIT_OK, READY, WorkerSta
 from pooler.worker.admission import Admission
 from pooler.worker.cancel import Cancels
 from pooler.worker.console import ConsoleDoor
+from pooler.worker.listening import Listening
 from pooler.worker.outside import Outside
 from pooler.worker.pool import tracked_parameters
 from pooler.worker.pools import Pools
@@ -124,7 +124,7 @@ class Worker:
         )
         self._outside = Outside(start.config, start.slot, start.workers)
         self._admission.judges.update(self._outside.judges)
-        self._listeners: list[int] = []
+        self._listening = Listening(engine, start)
         self._leaving: Callable[[], bool] | None = None
         self._notices: dict[int, Callable[[NoticeRow], None]] = {
             Notice.NOTICE_LOGIN: self._on_login,
@@ -144,6 +144,8 @@ class Worker:
             "cancel": self._cancels.heard,
             "cancelled": self._cancels.answered,
             "ask": Reports(self._pools).asked,
+            "stand_in": self._listening.stand_in,
+            "stand_down": self._listening.stand_down,
         }
 
     def handle_signals(self, signals: SignalPipe) -> None:
@@ -167,14 +169,7 @@ class Worker:
         loop.add_reader(self._engine.fileno(), self._on_notices)
         loop.add_reader(start.master_fd, self._on_master_gone)
         loop.add_reader(start.bus.fileno(start.slot), self._on_bus)
-        for listener in start.tcp_listeners:
-            # what an accepted socket inherits costs no system call per client
-            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            keepalive = start.config.settings.tcp_keepalive
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, keepalive)
-            self._listen(listener, shared=False)
-        if start.unix_listener is not None:
-            self._listen(start.unix_listener, shared=True)
+        self._listening.begin()
         self._beat()
         gc.collect()
         gc.freeze()
@@ -185,10 +180,6 @@ class Worker:
         finally:
             self._admission.end()
             self._pools.opener.keys.close()
-
-    def _listen(self, listener: socket.socket, *, shared: bool) -> None:
-        self._listeners.append(self._engine.add_listener(listener.fileno(), shared))
-        listener.detach()
 
     # ------------------------------------------------------------ notices
 
@@ -274,26 +265,22 @@ class Worker:
         except ConfigError as error:
             log.write(log.ERROR, f"reload: {error}; who judges passwords stays")
         self._admission.reload()
+        self._listening.configure(new.settings)
         number = message.payload.get("number")
         self._start.bus.send(MASTER, "reloaded", {"number": number})
 
     # ------------------------------------------------------------ end
 
-    def _stop_listening(self) -> None:
-        for handle in self._listeners:
-            self._engine.close_listener(handle)
-        self._listeners.clear()
-
     def leave_after_clients(self) -> None:
         """SIGTERM: take no new clients, end with the last one that is here."""
-        self._stop_listening()
+        self._listening.stop()
         self._leaving = lambda: self._engine.client_count == 0
         self._engine.tell_closes()
         self._check_leaving()
 
     def leave_after_servers(self) -> None:
         """SIGINT: let transactions end, then go."""
-        self._stop_listening()
+        self._listening.stop()
         self._pools.retire()
         self._leaving = lambda: self._engine.counters()["servers"] == 0
         self._check_leaving()
