@@ -367,6 +367,14 @@ class Settings:
         " spares a round trip, needs server_tls_sslmode of at least require, and"
         " PostgreSQL 17 or newer. Not a PgBouncer setting.",
         choices=TlsNegotiation, reload=NEW, built=True, reconnect=True)
+    shutdown_rate: int = setting(1000, INT,
+        "So many idle clients a second, over all workers, are sent away once"
+        " shutdown_timeout is over. Not a PgBouncer setting.",
+        unit="clients/s", low=1, built=True)
+    shutdown_timeout: float = setting(0.0, TIME,
+        "After SIGTERM idle clients may stay so long, then they get FATAL 57P01, and"
+        " the others at the end of their transactions; 0 is for ever. Not a PgBouncer"
+        " setting.", unit="s", built=True)
     so_reuseport: bool = setting(False, BOOL,
         "Accepted for PgBouncer's sake: every worker has its SO_REUSEPORT socket.",
         reload=RESTART, built=True)

@@ -3,7 +3,7 @@
 
 cimport cython
 from cpython.bytes cimport PyBytes_AsString, PyBytes_FromStringAndSize
-from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
+from libc.stdint cimport UINT32_MAX, uint16_t, uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport free
 from libc.string cimport memcpy, memmove, memset
 
@@ -19,7 +19,9 @@ from pooler.io.conn cimport (
     NOTICE_CLIENT_CLOSED, NOTICE_LOGGED_IN, NoticeRow, ServerConn, Spread,
     conn_handle, conn_of, conn_of_server, free_dead,
 )
-from pooler.io.find cimport cancel_owner, close_all, retire_servers
+from pooler.io.find cimport (
+    cancel_owner, close_all, retire_servers, send_clients_away,
+)
 from pooler.io.link cimport (
     close_link, link_becomes_server, link_listen, link_send, open_link,
 )
@@ -574,6 +576,15 @@ cdef class Engine:
         stream_swallow(L, conn)
         step_client_close(&L.relay, &cc.session, <CloseReason> reason, False)
         carry_out(L)
+
+    def send_clients_away(self, uint32_t most=UINT32_MAX, *, bint idle_only=False):
+        """Close clients with FATAL 57P01, as far as they take it; how many there were.
+
+        ``idle_only``: not those that log in, wait, or hold a transaction. One that is
+        in the middle of a message is told nothing.
+        """
+        loop_now(&self.loop)
+        return send_clients_away(&self.loop, most, idle_only)
 
     # ------------------------------------------------------------ pools
 

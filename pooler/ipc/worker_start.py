@@ -33,7 +33,8 @@ class WorkerStart:
     The worker writes :data:`READY` to ``ready_fd`` and closes it. End of file on
     ``master_fd`` means that the master is gone. SIGTERM and SIGINT ask for a
     graceful end and may arrive more than once (a terminal and systemd signal every
-    process, the master forwards as well): a worker does not count them. SIGQUIT
+    process, the master forwards as well): a worker does not count them. Where all end,
+    the master has said so before by ``ending``. SIGQUIT
     asks for an immediate end.
 
     ``stand_in`` asks it to take the clients of a slot whose worker does not, too, until

@@ -557,8 +557,10 @@ class Master:
         self._farewell = drain.farewell
         self._no_more_births()
         self.listeners.close_tcp()
-        for worker in self._alive():
-            os.kill(worker.pid, drain.signum)
+        for slot in self._slots:
+            if slot.child is not None:
+                self._bus.send(slot.index, "ending", {})
+                os.kill(slot.child.pid, drain.signum)
 
     def stop(self) -> None:
         """End at once: SIGQUIT to the workers now, SIGKILL when that does not help."""

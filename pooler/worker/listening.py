@@ -55,6 +55,8 @@ class Listening:
 
     def configure(self, settings: Settings) -> None:
         """Follow the settings that now count."""
+        if self._stopped:
+            return
         start = self._start
         for listener in start.tcp_listeners:
             tune(listener, settings)
@@ -78,6 +80,13 @@ class Listening:
             listener.close()
         self._for_others.clear()
         self._start.bus.send(MASTER, "leaving", {})
+
+    def only_refuse(self) -> None:
+        """Go on at the Unix socket alone: who comes there is told that we end."""
+        self.stop()
+        unix = self._start.unix_listener
+        if unix is not None and not self._handles:
+            self._handles.append(self._add(unix.fileno(), shared=True))
 
     def stand_in(self, message: BusMessage) -> None:
         """Take the clients of a slot whose worker does not; its door comes last."""

@@ -43,6 +43,7 @@ NoticeRow = tuple[int, int, int, int, int, tuple[str, int] | None, str]
 NAME_LETTERS = string.ascii_lowercase + string.digits
 BEAT_S = 1 / 3
 ACCEPT_PAUSE_S = 1.0
+HURRY_S = 0.1
 
 
 # What a start raises for values that cannot be worked with. The configuration refuses
@@ -126,6 +127,7 @@ class Worker:
         self._admission.judges.update(self._outside.judges)
         self._listening = Listening(engine, start)
         self._leaving: Callable[[], bool] | None = None
+        self._all_end = False
         self._notices: dict[int, Callable[[NoticeRow], None]] = {
             Notice.NOTICE_LOGIN: self._on_login,
             Notice.NOTICE_LOGGED_IN: self._on_logged_in,
@@ -144,6 +146,7 @@ class Worker:
             "cancel": self._cancels.heard,
             "cancelled": self._cancels.answered,
             "ask": Reports(self._pools).asked,
+            "ending": self._on_ending,
             "stand_in": self._listening.stand_in,
             "stand_down": self._listening.stand_down,
         }
@@ -271,16 +274,50 @@ class Worker:
 
     # ------------------------------------------------------------ end
 
+    def _on_ending(self, message: BusMessage) -> None:
+        """All workers are asked to leave, and there is nobody to come to but us."""
+        self._all_end = True
+        self._admission.close()
+        self._listening.only_refuse()
+
     def leave_after_clients(self) -> None:
         """SIGTERM: take no new clients, end with the last one that is here."""
-        self._listening.stop()
-        self._leaving = lambda: self._engine.client_count == 0
+        self._listening_ends()
+        if self._leaving is None:
+            self._hurry_later()
+        self._leaving = lambda: self._clients_left() == 0
         self._engine.tell_closes()
+        self._check_leaving()
+
+    def _listening_ends(self) -> None:
+        if not self._all_end:
+            self._listening.stop()
+
+    def _clients_left(self) -> int:
+        """Clients to wait for. Where all end, nobody who logs in is let in."""
+        counters = self._engine.counters()
+        return counters["clients"] - (counters["logins"] if self._all_end else 0)
+
+    def _hurry_later(self) -> None:
+        settings = self._pools.config.settings
+        if settings.shutdown_timeout:
+            self._loop.call_later(settings.shutdown_timeout, self._hurry, 0.0)
+
+    def _hurry(self, credit: float) -> None:
+        """Send idle clients away, some at a time: they will all come back elsewhere.
+
+        The others follow when their transactions are over. ``credit``: how many were
+        not sent yet of those that could have been.
+        """
+        per_worker = self._pools.config.settings.shutdown_rate / self._start.workers
+        credit = min(credit + per_worker * HURRY_S, per_worker + 1)
+        credit -= self._engine.send_clients_away(int(credit), idle_only=True)
+        self._loop.call_later(HURRY_S, self._hurry, credit)
         self._check_leaving()
 
     def leave_after_servers(self) -> None:
         """SIGINT: let transactions end, then go."""
-        self._listening.stop()
+        self._listening_ends()
         self._pools.retire()
         self._leaving = lambda: self._engine.counters()["servers"] == 0
         self._check_leaving()
@@ -289,6 +326,7 @@ class Worker:
         """SIGQUIT: go, whoever is here."""
         self._outside.close()
         if not self._end.done():
+            self._engine.send_clients_away()
             self._end.set_result(EXIT_OK)
 
     def _check_leaving(self) -> None:

@@ -150,6 +150,8 @@ verbose 0
 OUR_OWN_KEYS = {
     "workers",
     "spread_clients",
+    "shutdown_rate",
+    "shutdown_timeout",
     "worker_stuck_timeout",
     "external_auth_queue",
     "external_auth_threads",
@@ -185,7 +187,7 @@ transaction_timeout client_idle_timeout query_wait_timeout
 """
 PEER_KEYS = "host port pool_size"
 BUILT_MAIN = """
-spread_clients worker_stuck_timeout
+spread_clients worker_stuck_timeout shutdown_rate shutdown_timeout
 auth_ldap_options external_auth_queue external_auth_threads
 listen_addr listen_port unix_socket_dir auth_type auth_file pool_mode
 default_pool_size max_client_conn listen_backlog logfile pidfile log_connections
