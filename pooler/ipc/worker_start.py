@@ -6,6 +6,7 @@ from __future__ import annotations
 import socket
 from dataclasses import dataclass, field
 
+from pooler.board.page import Page
 from pooler.config.loading import Config
 from pooler.ipc.board import Board
 from pooler.ipc.bus import Bus
@@ -56,6 +57,7 @@ class WorkerStart:
     master_fd: int
     bus: Bus
     board: Board
+    page: Page
     # None: nothing comes from other workers, for a test.
     doors: Doors | None = None
     # Random, the same in every worker: see ClientPolicy.
@@ -80,3 +82,4 @@ class ConsoleStart:
     master_fd: int
     bus: Bus
     board: Board
+    page: Page
