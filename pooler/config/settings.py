@@ -377,9 +377,21 @@ class Settings:
         " spares a round trip, needs server_tls_sslmode of at least require, and"
         " PostgreSQL 17 or newer. Not a PgBouncer setting.",
         choices=TlsNegotiation, reload=NEW, built=True, reconnect=True)
+    shutdown_rate: int = setting(1000, INT,
+        "So many idle clients a second, over all workers, are sent away once"
+        " shutdown_timeout is over. Not a PgBouncer setting.",
+        unit="clients/s", low=1, built=True)
+    shutdown_timeout: float = setting(0.0, TIME,
+        "After SIGTERM idle clients may stay so long, then they get FATAL 57P01, and"
+        " the others at the end of their transactions; 0 is for ever. Not a PgBouncer"
+        " setting.", unit="s", built=True)
     so_reuseport: bool = setting(False, BOOL,
         "Accepted for PgBouncer's sake: every worker has its SO_REUSEPORT socket.",
         reload=RESTART, built=True)
+    spread_clients: bool = setting(True, BOOL,
+        "A new client goes to another worker when the one that the kernel has chosen"
+        " has more than 1.25 x the mean of all workers, and 2. Not a PgBouncer"
+        " setting.", built=True)
     stats_period: int = setting(60, INT,
         "Period of the averages.", unit="s", low=1, off=60)
     stats_users: tuple[str, ...] = setting((), LIST,
@@ -433,6 +445,10 @@ class Settings:
     user: str | None = setting(None, STRING,
         "System user to become at start.", reload=RESTART, built=True)
     verbose: int = setting(0, INT, "How much to log, 0 to 3.", built=True)
+    worker_stuck_timeout: float = setting(10.0, TIME,
+        "A worker that does not turn for so long is killed and replaced; its new"
+        " clients are served by others after a second. 0 is never. Not a PgBouncer"
+        " setting.", unit="s", built=True)
     workers: int = setting(AUTO_WORKERS, WORKERS,
         "Worker processes, at most 128; auto is one for each usable core. Not a"
         " PgBouncer setting.",

@@ -406,6 +406,7 @@ class InProcess:
         self.loop.close()
         for fd in (self._ready[0], *self._master):
             os.close(fd)
+        self.listener.close()
         self._bus.close()
         self._board.close()
         gc.unfreeze()
