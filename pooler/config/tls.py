@@ -13,6 +13,7 @@ import os
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from pooler.config.kinds import AuthType, TlsMode, TlsNegotiation
 from pooler.config.settings import Database, Settings
@@ -119,6 +120,17 @@ class ServerTls:
     def is_direct(self) -> bool:
         """Whether TLS begins without a question."""
         return self.sslnegotiation is TlsNegotiation.DIRECT
+
+
+def server_tls_from(row: dict[str, Any]) -> ServerTls:
+    """What ``dataclasses.asdict`` and JSON have made of one; ValueError."""
+    return ServerTls(
+        **{
+            **row,
+            "sslmode": TlsMode(row["sslmode"]),
+            "sslnegotiation": TlsNegotiation(row["sslnegotiation"]),
+        }
+    )
 
 
 SERVER_TLS_ROWS = {

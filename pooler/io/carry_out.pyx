@@ -10,6 +10,7 @@ from pooler.io.conn cimport (
     conn_handle, conn_leave, conn_of_client, conn_of_server, notice,
 )
 from pooler.io.logins cimport count_clients, login_end
+from pooler.io.part cimport part
 from pooler.io.poll cimport WATCH_READ, WATCH_WRITE, watch
 from pooler.io.syscalls cimport ENOMEM
 from pooler.io.tls cimport tls_error
@@ -149,8 +150,7 @@ cdef void close_server(Loop *L, const Order *order) noexcept nogil:
     row.age_us = L.relay.now_us - order.server.opened_us
     queue_reset(&order.server.stream.out)
     L.server_count -= 1
-    watch(L, &sc.conn, 0)  # another process may have the socket, too
-    conn_leave(L, &sc.conn)
+    part(L, &sc.conn, order.at_work)
 
 
 # ---------------------------------------------------------------- for Python

@@ -22,6 +22,7 @@ cdef enum ConnKind:
     KIND_CLIENT
     KIND_SERVER
     KIND_LINK  # Python talks on it: a server that logs in, a cancel request
+    KIND_PARTING  # closed, and PostgreSQL has not let go of it yet
 
 # What Python has to do. The meaning of a row's argument stands beside each.
 cpdef enum Notice:
@@ -36,6 +37,8 @@ cpdef enum Notice:
     NOTICE_LINK  # a link is connected, has got bytes, or has ended
     NOTICE_INQUIRED  # pool_id: pool_inquiry_answer is due
     NOTICE_LEARNED  # pool_id: pool_learned is due
+    NOTICE_PARTED  # a connection to PostgreSQL is closed; argument: it was at work
+    NOTICE_GONE  # PostgreSQL has closed it as well; argument: errno, 0 at its end
 
 cdef struct Transport:
     # The operations of a connection, the same for every kind. Bytes or -errno;
@@ -45,6 +48,7 @@ cdef struct Transport:
     ssize_t (*send)(Conn *conn, const uint8_t *src, size_t n) noexcept nogil
     int (*connected)(Conn *conn) noexcept nogil  # 0, or the errno why it is not
     void (*abort)(Conn *conn) noexcept nogil  # it ends as if the peer had gone
+    void (*part)(Conn *conn) noexcept nogil  # nothing follows; a plain socket is left
     void (*close)(Conn *conn) noexcept nogil
     # Of what the transport itself keeps; NULL: it keeps nothing.
     int (*flush)(Conn *conn) noexcept nogil  # 0: sent; -EAGAIN: not all; -errno
@@ -209,6 +213,7 @@ cdef struct Loop:  # one per worker
     uint32_t login_count
     uint32_t server_count
     uint32_t link_count
+    uint32_t parting_count
     Logins logins
     Spread spread
     LoopCounters counters

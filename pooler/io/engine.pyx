@@ -15,16 +15,16 @@ from pooler.io.accept cimport (
 )
 from pooler.io.carry_out cimport carry_out, fill_close_reasons
 from pooler.io.conn cimport (
-    ClientConn, Conn, KIND_CLIENT, KIND_LINK, KIND_LISTENER, KIND_SERVER,
-    KnownLogin, LinkConn, ListenerConn, Logins, Loop, MOST_WORKERS,
-    NOTICE_CLIENT_CLOSED, NOTICE_LOGGED_IN, NoticeRow, ServerConn, Spread,
+    ClientConn, Conn, KIND_CLIENT, KIND_LINK, KIND_LISTENER, KIND_PARTING,
+    KIND_SERVER, KnownLogin, LinkConn, ListenerConn, Logins, Loop,
+    MOST_WORKERS, NOTICE_CLIENT_CLOSED, NOTICE_LOGGED_IN, NoticeRow, ServerConn, Spread,
     conn_handle, conn_of, conn_of_server, free_dead,
 )
 from pooler.io.find cimport (
     cancel_owner, close_all, retire_servers, send_clients_away,
 )
 from pooler.io.link cimport (
-    close_link, link_becomes_server, link_listen, link_send, open_link,
+    close_link, link_becomes_server, link_listen, link_send, open_link, part_link,
 )
 from pooler.io.logins cimport (
     admit, count_clients, login_end, login_forget, login_known, login_remember,
@@ -32,6 +32,7 @@ from pooler.io.logins cimport (
 )
 from pooler.io.loop cimport loop_free, loop_init, loop_now, loop_run
 from pooler.io.moves cimport give_server, receive_server
+from pooler.io.part cimport part_open, parting_close
 from pooler.io.poll cimport (
     READY_READ, READY_WRITE, WATCH_READ, WATCH_WRITE, poll_close, watch, watch_python,
 )
@@ -864,6 +865,37 @@ cdef class Engine:
         if conn != NULL and conn.kind == KIND_LINK:
             close_link(&self.loop, <LinkConn *> conn)
 
+    def link_fd(self, uint64_t handle):
+        """The descriptor of a link, to be shared; it stays the engine's."""
+        return self.link(handle).conn.fd
+
+    # ------------------------------------------------------------ partings
+
+    def link_part(self, uint64_t handle):
+        """Close a link to PostgreSQL: NOTICE_PARTED, and NOTICE_GONE when it is gone.
+
+        Ignored when it is gone already.
+        """
+        cdef Conn *conn = conn_of(&self.loop, handle)
+        if conn != NULL and conn.kind == KIND_LINK:
+            part_link(&self.loop, <LinkConn *> conn)
+
+    def part_open(self, int fd):
+        """End the connection that another process has had; NOTICE_GONE follows.
+
+        Takes the descriptor over, unless it raises.
+        """
+        cdef Conn *conn = part_open(&self.loop, fd)
+        if conn == NULL:
+            raise MemoryError
+        return conn_handle(&self.loop, conn)
+
+    def part_give_up(self, uint64_t handle):
+        """Wait no longer for the end of a connection; ignored when it is gone."""
+        cdef Conn *conn = conn_of(&self.loop, handle)
+        if conn != NULL and conn.kind == KIND_PARTING:
+            parting_close(&self.loop, conn)
+
     # ------------------------------------------------------------ servers
 
     def server_adopt(
@@ -872,7 +904,8 @@ cdef class Engine:
         """The server behind a link has logged in: it becomes idle and serves who waits.
 
         The pool counted it as connecting before. ``early``: bytes that came behind its
-        ReadyForQuery. Its handle stays what it was. When it raises, the link is closed.
+        ReadyForQuery. Its handle stays what it was. When it raises, the link is parting
+        or closed.
         """
         cdef Loop *L = &self.loop
         cdef LinkConn *link = self.link(handle)
@@ -888,7 +921,7 @@ cdef class Engine:
                 raise MemoryError
         except BaseException:
             params_unref(&L.relay.params, values)
-            close_link(L, link)
+            part_link(L, link)
             raise
         loop_now(L)
         step_server_begin(

@@ -5,10 +5,12 @@ from libc.stdint cimport uint32_t, uint8_t
 
 from pooler.io.carry_out cimport carry_out
 from pooler.io.conn cimport (
-    ClientConn, Conn, KIND_CLIENT, KIND_LISTENER, KIND_SERVER, LinkConn, ServerConn,
+    ClientConn, Conn, KIND_CLIENT, KIND_LISTENER, KIND_PARTING, KIND_SERVER, LinkConn,
+    ServerConn,
 )
 from pooler.io.accept cimport close_listener
 from pooler.io.link cimport close_link
+from pooler.io.part cimport parting_close
 from pooler.relay.step cimport step_client_close, step_server_close, step_server_retire
 from pooler.session.records cimport (
     CLIENT_ACTIVE, CLIENT_IDLE, CLOSE_SHUTDOWN, server_is_free,
@@ -30,16 +32,19 @@ cdef inline ServerConn *server_at(Loop *L, uint32_t slot) noexcept nogil:
 
 
 cdef void close_all(Loop *L) noexcept nogil:
-    """Close every connection, link and listener, telling nobody."""
+    """Close every connection, link and listener, telling nobody.
+
+    For servers there is no waiting: when this process has ended, the master waits.
+    """
     cdef uint32_t i
     for i in range(L.slot_count):
         if client_at(L, i) != NULL:
             step_client_close(&L.relay, &client_at(L, i).session, CLOSE_SHUTDOWN, False)
         elif server_at(L, i) != NULL:
             step_server_close(&L.relay, &server_at(L, i).session, CLOSE_SHUTDOWN)
-        elif L.slots[i].conn != NULL:
-            close_other(L, L.slots[i].conn)
         carry_out(L)
+        if L.slots[i].conn != NULL:
+            close_other(L, L.slots[i].conn)
 
 
 cdef bint is_idle(const ClientSession *c) noexcept nogil:
@@ -74,10 +79,13 @@ cdef uint32_t send_clients_away(
 
 
 cdef void close_other(Loop *L, Conn *conn) noexcept nogil:
-    """A listener or a link."""
+    """A listener, a link, or a server that is parting."""
     if conn.kind == KIND_LISTENER:
         close_listener(L, conn)
+    elif conn.kind == KIND_PARTING:
+        parting_close(L, conn)
     else:
+        conn.transport.abort(conn)
         close_link(L, <LinkConn *> conn)
 
 

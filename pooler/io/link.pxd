@@ -12,6 +12,7 @@ from pooler.io.conn cimport LinkConn, Loop, ServerConn
 
 cdef LinkConn *open_link(Loop *L, int fd) noexcept nogil
 cdef void close_link(Loop *L, LinkConn *link) noexcept nogil
+cdef void part_link(Loop *L, LinkConn *link) noexcept nogil
 cdef int link_send(
     Loop *L, LinkConn *link, const uint8_t *src, size_t n
 ) noexcept nogil

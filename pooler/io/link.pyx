@@ -5,6 +5,7 @@ from libc.stdint cimport uint8_t
 from libc.stdlib cimport calloc, free
 
 from pooler.io.conn cimport KIND_LINK, KIND_SERVER, conn_enter, conn_leave, conn_replace
+from pooler.io.part cimport part
 from pooler.io.poll cimport WATCH_READ, WATCH_WRITE, watch, watch_also
 from pooler.io.transport cimport PLAIN, stream_write
 from pooler.session.records cimport server_begin
@@ -37,6 +38,17 @@ cdef void close_link(Loop *L, LinkConn *link) noexcept nogil:
     queue_reset(&link.stream.out)
     L.link_count -= 1
     conn_leave(L, &link.conn)
+
+
+cdef void part_link(Loop *L, LinkConn *link) noexcept nogil:
+    """A link to PostgreSQL, whose backend counts until it has ended."""
+    if link.connecting:
+        close_link(L, link)
+        return
+    queue_reset(&link.stream.held)
+    queue_reset(&link.stream.out)
+    L.link_count -= 1
+    part(L, &link.conn, True)
 
 
 cdef int link_send(

@@ -41,7 +41,18 @@ class Link:
         self._ended = False
         self._error = 0
         self._connected = False
+        # It is a connection to PostgreSQL, which counts until its backend has ended.
+        self.counts = False
         self._waiter: asyncio.Future[None] | None = None
+
+    @property
+    def handle(self) -> int:
+        """How the engine names it, also when it is a server."""
+        return self._handle
+
+    def fileno(self) -> int:
+        """The descriptor, which stays the engine's."""
+        return self._engine.link_fd(self._handle)
 
     async def connected(self) -> None:
         """Return when the connection stands; raises OSError when it cannot be."""
@@ -101,7 +112,11 @@ class Link:
 
     def close(self) -> None:
         """Close it; idempotent, and nothing when it has become a server."""
-        if self._links.forget(self._handle):
+        if not self._links.forget(self._handle):
+            return
+        if self.counts:
+            self._engine.link_part(self._handle)
+        else:
             self._engine.link_close(self._handle)
 
     def give_up(self) -> tuple[int, bytes]:

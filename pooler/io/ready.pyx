@@ -6,9 +6,10 @@ from libc.stdint cimport uint32_t
 from pooler.io.accept cimport accept_clients, login_readable
 from pooler.io.carry_out cimport carry_out
 from pooler.io.conn cimport (
-    ClientConn, KIND_CLIENT, KIND_LINK, KIND_SERVER, LinkConn, ListenerConn,
-    NOTICE_LINK, ServerConn, conn_handle, notice,
+    ClientConn, KIND_CLIENT, KIND_LINK, KIND_PARTING, KIND_SERVER, LinkConn,
+    ListenerConn, NOTICE_LINK, ServerConn, conn_handle, notice,
 )
+from pooler.io.part cimport parting_ready
 from pooler.io.poll cimport (
     READY_END, READY_READ, READY_WRITE, WATCH_END, WATCH_READ, WATCH_WRITE, watch,
     watch_no_more,
@@ -171,6 +172,8 @@ cdef void conn_ready(Loop *L, const Event *event) noexcept nogil:
         client_ready(L, <ClientConn *> event.conn, event.ready)
     elif event.conn.kind == KIND_LINK:
         link_ready(L, <LinkConn *> event.conn, event.ready)
+    elif event.conn.kind == KIND_PARTING:
+        parting_ready(L, event.conn)
     else:
         accept_clients(L, <ListenerConn *> event.conn)
         carry_out(L)

@@ -17,6 +17,7 @@ cdef dict loop_counters(const Loop *L):
         "logins": L.login_count,
         "servers": L.server_count,
         "links": L.link_count,
+        "parting": L.parting_count,
         "parameter_values": L.relay.params.value_count,
         "parameter_sets": L.relay.params.set_count,
         "statements": L.relay.statements.count,

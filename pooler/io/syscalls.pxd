@@ -18,6 +18,7 @@ cdef extern from "<sys/socket.h>" nogil:
         SOCK_NONBLOCK
         SOCK_CLOEXEC
         SHUT_RDWR
+        SHUT_WR
         SOL_SOCKET
         SO_ERROR
         SO_PEERCRED

@@ -20,7 +20,7 @@ from pooler.io.openssl cimport (
 )
 from pooler.io.poll cimport WATCH_WRITE, more_waits, watch_also
 from pooler.io.syscalls cimport (
-    EAGAIN, ENOMEM, EPROTO, SHUT_RDWR, c_close, shutdown, sys_recv, sys_send,
+    EAGAIN, ENOMEM, EPROTO, SHUT_RDWR, SHUT_WR, c_close, shutdown, sys_recv, sys_send,
     sys_socket_error,
 )
 from pooler.session.records cimport CLIENT_LOGIN
@@ -289,20 +289,30 @@ cdef void tls_abort(Conn *conn) noexcept nogil:
     shutdown(conn.fd, SHUT_RDWR)
 
 
-cdef void tls_close(Conn *conn) noexcept nogil:
-    """Say that nothing follows, as far as the kernel takes it. Idempotent."""
+cdef void say_last(Conn *conn) noexcept nogil:
+    """Say that nothing follows, as far as the kernel takes it, and free TLS."""
     cdef Tls *t = tls_of(conn)
-    if conn.fd < 0:
-        return
     if t.established and not t.failed and tls_flush(conn) == 0:
         ERR_clear_error()
         SSL_shutdown(t.ssl)
         sys_send(conn.fd, t.loop.records.data, t.loop.records.n)
         output_clear(&t.loop.records)
-    c_close(conn.fd)
-    conn.fd = -1
     conn.tls = NULL
     tls_free(t)
+
+
+cdef void tls_part(Conn *conn) noexcept nogil:
+    say_last(conn)
+    shutdown(conn.fd, SHUT_WR)
+
+
+cdef void tls_close(Conn *conn) noexcept nogil:
+    """Idempotent."""
+    if conn.fd < 0:
+        return
+    say_last(conn)
+    c_close(conn.fd)
+    conn.fd = -1
 
 
 cdef void tls_free(Tls *t) noexcept nogil:
@@ -318,6 +328,7 @@ TLS.flush = tls_flush
 TLS.has_more = tls_has_more
 TLS.connected = tls_connected
 TLS.abort = tls_abort
+TLS.part = tls_part
 TLS.close = tls_close
 
 

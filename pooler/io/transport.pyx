@@ -6,7 +6,7 @@ from libc.string cimport memcpy
 
 from pooler.io.poll cimport WATCH_WRITE, watch_also, watch_no_more
 from pooler.io.syscalls cimport (
-    EAGAIN, EMSGSIZE, ENOMEM, SHUT_RDWR, c_close, shutdown, sys_recv, sys_send,
+    EAGAIN, EMSGSIZE, ENOMEM, SHUT_RDWR, SHUT_WR, c_close, shutdown, sys_recv, sys_send,
     sys_socket_error,
 )
 from pooler.wire.buffers cimport queue_add, queue_drop, queue_reset, queue_size
@@ -34,6 +34,10 @@ cdef void plain_abort(Conn *conn) noexcept nogil:
     shutdown(conn.fd, SHUT_RDWR)
 
 
+cdef void plain_part(Conn *conn) noexcept nogil:
+    shutdown(conn.fd, SHUT_WR)
+
+
 cdef void plain_close(Conn *conn) noexcept nogil:
     """Idempotent."""
     if conn.fd >= 0:
@@ -44,6 +48,7 @@ PLAIN.receive = plain_receive
 PLAIN.send = plain_send
 PLAIN.connected = plain_connected
 PLAIN.abort = plain_abort
+PLAIN.part = plain_part
 PLAIN.close = plain_close
 
 

@@ -18,6 +18,7 @@ import contextlib
 import errno
 import json
 import os
+import select
 import socket
 from array import array
 from collections.abc import Callable, Mapping, Sequence
@@ -154,6 +155,13 @@ class Bus:
                 return False
             raise
         return True
+
+    def is_read(self, slot: int) -> bool:
+        """Whether somebody holds the receiving end of ``slot``'s inbox."""
+        self._check(slot)
+        poll = select.poll()
+        poll.register(self._senders[slot], 0)
+        return not poll.poll(0)  # POLLHUP comes unasked
 
     def receive(self, slot: int) -> BusMessage | None:
         """Take the next message from the inbox of ``slot``; None when empty."""

@@ -50,6 +50,7 @@ from pooler.master.cover import Cover
 from pooler.master.pidfile import PidFile
 from pooler.master.rollout import Rollouts
 from pooler.master.service import Service
+from pooler.master.wards import Wards
 from pooler.master.wishes import DRAINS, Drain, Wishes
 
 WorkerMain = Callable[[WorkerStart], int]
@@ -133,9 +134,9 @@ class Master:
             self._bus, self._board, self._slots, self._sockets_of_clients
         )
         self._rollouts = Rollouts(self._bus)
-        self._service = Service.from_environment(
-            os.environ, self._board, config.settings.stats_period
-        )
+        self._wards = Wards(self._bus, self._page, self._serving)
+        period_s = config.settings.stats_period
+        self._service = Service.from_environment(os.environ, self._board, period_s)
         # The workers hold the reading end: its end of file is the master's death.
         self._life = Pipe.open()
         self._signals = SignalPipe()
@@ -151,8 +152,8 @@ class Master:
         }
         self._messages: dict[str, Callable[[BusMessage], None]] = {
             "reloaded": self._on_reloaded,
-            # Only to be looked at now.
-            "leaving": lambda _: None,
+            **self._wards.messages,
+            "leaving": lambda _: None,  # only to be looked at now
             **Wishes(self, self._bus).messages,
         }
 
@@ -222,6 +223,7 @@ class Master:
         self._bus.close()
         self._doors.close()
         self._life.close()
+        self._wards.forget()
 
     def run(self, on_up: Callable[[], None] | None = None) -> int:
         """Serve until a signal ends it; return the exit code of the process.
@@ -283,7 +285,7 @@ class Master:
                 poll.register(slot.child.ready_fd, select.POLLIN)
         deadlines = [slot.restart_at_s for slot in self._children]
         deadlines += [self._kill_at_s, self._rollouts.due_s, self._service.due_s]
-        deadlines.append(self._cover.due_s())
+        deadlines += [self._cover.due_s(), self._wards.due_s]
         due_s = min((at for at in deadlines if at is not None), default=None)
         if due_s is None:
             timeout_ms = None
@@ -294,6 +296,7 @@ class Master:
 
     def _on_time(self, now_s: float) -> None:
         self._rollouts.on_time(now_s)
+        self._wards.on_time(now_s)
         self._service.on_time(now_s, self._slots)
         self._cover.on_time(
             now_s,
@@ -314,15 +317,17 @@ class Master:
 
     def _read_inbox(self) -> None:
         while (message := self._bus.receive(MASTER)) is not None:
-            message.close_fds()
             handler = self._messages.get(message.kind)
-            if handler is None:
-                log.write(
-                    log.DEBUG,
-                    f"bus: {message.kind!r} from slot {message.sender} ignored",
-                )
-            else:
-                handler(message)
+            try:
+                if handler is None:
+                    log.write(
+                        log.DEBUG,
+                        f"bus: {message.kind!r} from slot {message.sender} ignored",
+                    )
+                else:
+                    handler(message)
+            finally:
+                message.close_fds()
 
     def _on_reloaded(self, message: BusMessage) -> None:
         self._rollouts.answered(message.sender, message.payload.get("number"))
@@ -398,6 +403,7 @@ class Master:
             if other.child is not None and other.child.ready_fd is not None:
                 os.close(other.child.ready_fd)
         self.listeners.close_other_slots(slot.index)
+        self._wards.forget()
         self._doors.claim(slot.index)
 
     def _worker_start(self, slot: Slot, ready: Pipe) -> WorkerStart:
@@ -469,8 +475,9 @@ class Master:
         self._on_ready_fd(worker)
         slot.child = None
         if slot is not self._console:
+            self._read_inbox()  # what it had to say
+            self._wards.died(slot.index, expected=code == 0)
             self._board.clear(slot.index)
-            self._page.clear_row(slot.index)
         self._rollouts.gone(slot.index)
         level = log.WARNING
         if self._phase is not Phase.RUNNING:
@@ -509,6 +516,14 @@ class Master:
 
     def _alive(self) -> list[Child]:
         return [slot.child for slot in self._slots if slot.child is not None]
+
+    def _serving(self) -> list[int]:
+        """The slots of workers that can be asked for something."""
+        return [
+            slot.index
+            for slot in self._slots
+            if slot.child is not None and slot.child.ready
+        ]
 
     # Signals
 

@@ -47,6 +47,7 @@ cdef enum:
 cdef void close_server(Relay *r, ServerSession *s, CloseReason reason) noexcept nogil:
     """Close a server in whatever state; idempotent. Its client stays, idle."""
     cdef Pool *p = s.pool
+    cdef bint at_work = not server_side_is_quiet(s)
     if s.state == SERVER_CLOSED:
         return
     if s.client != NULL:
@@ -61,7 +62,7 @@ cdef void close_server(Relay *r, ServerSession *s, CloseReason reason) noexcept 
     queue_reset(&s.stream.held)
     requests_free(&s.requests)
     server_params_end(r, s)
-    order_close_server(&r.orders, s, reason)
+    order_close_server(&r.orders, s, reason, at_work)
     want_servers(r, p)
 
 

@@ -31,6 +31,7 @@ cdef struct Order:
     uint8_t kind
     uint8_t reason
     bint tell
+    bint at_work  # of a server that is closed: it is in the middle of something
     ClientSession *client  # borrow
     ServerSession *server  # borrow
     Pool *pool  # borrow
@@ -54,7 +55,7 @@ cdef void order_close_client(
     Orders *o, ClientSession *c, CloseReason reason, bint tell
 ) noexcept nogil
 cdef void order_close_server(
-    Orders *o, ServerSession *s, CloseReason reason
+    Orders *o, ServerSession *s, CloseReason reason, bint at_work
 ) noexcept nogil
 cdef void order_cancel(Orders *o, ServerSession *s) noexcept nogil
 cdef void order_launch(Orders *o, Pool *p) noexcept nogil

@@ -11,6 +11,7 @@ import asyncio
 import socket
 import time
 from collections.abc import Callable
+from functools import partial
 
 from pooler import log
 from pooler.board.page import Verdict
@@ -209,14 +210,18 @@ class Launches:
         begun_s = time.monotonic()
         try:
             ready = await self._opener.open(
-                pool.entry, pool.user, pool.scram_keys, pool.startup or {}
+                pool.entry,
+                pool.user,
+                pool.scram_keys,
+                pool.startup or {},
+                places=pool.places,
+                gone=partial(self._give, pool),
             )
         except LoginError as error:
             self._log_failure(pool, error, time.monotonic() - begun_s)
             self._failed(pool, error)
         except BaseException:
             self._engine.pool_launch_failed(pool.pool_id)
-            self._give(pool)
             raise
         else:
             self._adopt(pool, ready)
@@ -237,7 +242,6 @@ class Launches:
         if pool.abandoned or self._leaving:
             ready.link.close()
             self._engine.pool_launch_failed(pool.pool_id)
-            self._give(pool)
             if pool.abandoned:
                 self._dedicated_gone(pool)
             return
@@ -266,7 +270,6 @@ class Launches:
     def _failed(self, pool: Pool, error: LoginError) -> None:
         self._pause(pool, error)
         self._engine.pool_launch_failed(pool.pool_id)
-        self._give(pool)
         if pool.abandoned:
             self._dedicated_gone(pool)
             return
@@ -293,7 +296,6 @@ class Launches:
         """The engine has closed a server."""
         server = self.servers.pop(handle, None)
         if server is not None:
-            self._give(server.pool)
             for closed in self.on_closed:
                 closed(server.pool)
             if reason == CloseReason.CLOSE_SERVER_CHECK and age_us < FRESH_US:

@@ -27,6 +27,7 @@ from pooler.worker.console import ConsoleDoor
 from pooler.worker.launches import Launches
 from pooler.worker.pool import Pool, tracked_parameters
 from pooler.worker.servers import ServerOpener
+from pooler.worker.stays import Stays
 from pooler.worker.words import Questions
 
 UNLIMITED_SERVERS = 1_000_000
@@ -65,13 +66,16 @@ class Pools:
         config: Config,
         workers: int,
         door: ConsoleDoor,
+        stays: Stays,
         accounts: Accounts,
     ) -> None:
         self._engine = engine
         self.workers = workers
         self.tracked = tracked_parameters(config)
         self.tracked_names = tuple(self.tracked.values())
-        self.opener = ServerOpener(links, config, self.tracked, door, accounts.row)
+        self.opener = ServerOpener(
+            links, config, self.tracked, door, stays, accounts.row
+        )
         self.door = door
         self.accounts = accounts
         self.launches = Launches(

@@ -25,18 +25,21 @@ from pooler.io.engine import Engine
 from pooler.io.links import Links
 from pooler.io.selector import EngineSelector
 from pooler.ipc.bus import MASTER, BusMessage
+from pooler.ipc.outbox import Outbox
 from pooler.ipc.signals import ENDS, SignalPipe
 from pooler.ipc.worker_start import EXIT_BOOT_FAILURE, EXIT_OK, READY, WorkerStart
 from pooler.worker.accounts import Accounts
 from pooler.worker.admission import Admission
 from pooler.worker.cancel import Cancels
 from pooler.worker.console import ConsoleDoor
+from pooler.worker.departures import Departures
 from pooler.worker.listening import Listening
 from pooler.worker.outside import Outside
 from pooler.worker.pool import tracked_parameters
 from pooler.worker.pools import Pools
 from pooler.worker.report import Reports
 from pooler.worker.sharing import Sharing
+from pooler.worker.stays import Stays
 from pooler.worker.welcomes import Welcomes
 
 # Notice, handle, argument, pool id or -1, age in us, peer, detail; see
@@ -112,10 +115,12 @@ class Worker:
         self._end: asyncio.Future[int] = loop.create_future()
         self._links = Links(engine)
         door = ConsoleDoor(start.bus, self._links)
+        stays = Stays(Outbox(start.bus, MASTER))
         accounts = Accounts(start.page, start.slot, start.bus)
         self._pools = Pools(
-            engine, self._links, start.config, start.workers, door, accounts
+            engine, self._links, start.config, start.workers, door, stays, accounts
         )
+        self._departures = Departures(engine, self._links, stays, self._pools.opener)
         welcomes = Welcomes(self._pools, start.bus)
         sharing = Sharing(engine, self._pools, start.bus)
         self._pools.launches.on_refused += [welcomes.wanted, sharing.refused]
@@ -124,12 +129,7 @@ class Worker:
             engine, self._links, self._pools, start.bus, start.slot, start.workers
         )
         self._admission = Admission(
-            engine,
-            self._pools,
-            start.board,
-            start.slot,
-            start.mock_key,
-            self._cancels,
+            engine, self._pools, start.board, start.slot, start.mock_key, self._cancels
         )
         self._outside = Outside(start.config, start.slot, start.workers)
         self._admission.judges.update(self._outside.judges)
@@ -148,12 +148,15 @@ class Worker:
             Notice.NOTICE_LINK: self._on_link,
             Notice.NOTICE_INQUIRED: self._on_inquired,
             Notice.NOTICE_LEARNED: self._on_learned,
+            Notice.NOTICE_PARTED: self._on_parted,
+            Notice.NOTICE_GONE: self._on_gone,
         }
         self._messages: dict[str, Callable[[BusMessage], None]] = {
             "reload": self._on_reload,
             "cancel": self._cancels.heard,
             "cancelled": self._cancels.answered,
             "ask": Reports(self._pools).asked,
+            "bury": self._departures.bury,
             "room": accounts.heard_room,
             "evict": sharing.asked,
             "welcome?": welcomes.asked,
@@ -243,6 +246,12 @@ class Worker:
 
     def _on_learned(self, row: NoticeRow) -> None:
         self._pools.learned(row[3])
+
+    def _on_parted(self, row: NoticeRow) -> None:
+        self._departures.parted(row[1], at_work=bool(row[2]))
+
+    def _on_gone(self, row: NoticeRow) -> None:
+        self._departures.gone(row[1], row[2])
 
     def _on_accept_paused(self, row: NoticeRow) -> None:
         _, handle, code, *_ = row

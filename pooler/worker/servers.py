@@ -16,11 +16,13 @@ import socket
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
 from pooler import log
 from pooler.config.loading import Config
 from pooler.config.settings import Database
 from pooler.config.tcp import tcp_options
+from pooler.config.tls import server_tls_from
 from pooler.errors import (
     SQLCLIENT_UNABLE_TO_CONNECT,
     ConfigError,
@@ -49,6 +51,7 @@ from pooler.worker.server_tls import (
     is_worth_another,
     secure,
 )
+from pooler.worker.stays import Stay, Stays
 from pooler.worker.tls import server_context
 
 MAX_ANSWER_BYTES = 1_048_576
@@ -68,6 +71,17 @@ class Way:
     attempt: Attempt = Attempt.PLAIN
     security: Security | None = None  # None: nothing but the clear
 
+    def packed(self) -> dict[str, Any]:
+        """As it travels to other processes; ``ServerOpener.way_of`` reads it."""
+        family, sockaddr = self.address
+        tls = None if self.security is None else dataclasses.asdict(self.security.tls)
+        return {
+            "address": [int(family), sockaddr],
+            "host": self.host,
+            "attempt": self.attempt.name,
+            "tls": tls,
+        }
+
 
 CONSOLE_WAY = Way(Address(socket.AF_UNIX, ""), "console")
 
@@ -82,7 +96,11 @@ class ReadyServer:
     early: bytes  # what came behind its ReadyForQuery
 
 
-LogIn = Callable[[Link, Way], Awaitable[ReadyServer]]
+LogIn = Callable[[Link, Way, Stay], Awaitable[ReadyServer]]
+
+
+def _nothing() -> None:
+    """Nobody counts it."""
 
 
 async def log_in(link: Link, login: ServerLogin, keys: KeyRing) -> bytes:
@@ -172,10 +190,12 @@ class ServerOpener:
         config: Config,
         tracked: Mapping[str, str],
         door: ConsoleDoor,
+        stays: Stays,
         slot: int = 0,
     ) -> None:
         self._links = links
         self._door = door
+        self._stays = stays
         self.keys = KeyRing()
         self.names = Names(config.settings)
         self.hosts = Hosts(links, self.names, Health(), first_turn=slot)
@@ -204,25 +224,43 @@ class ServerOpener:
         user: str,
         scram_keys: ScramKeys | None,
         parameters: Mapping[str, str] = NO_PARAMETERS,
+        *,
+        places: tuple[int, int, int] | None = None,
+        gone: Callable[[], None] = _nothing,
     ) -> ReadyServer:
         """Connect and log in within ``server_connect_timeout``.
 
         ``parameters`` go into the startup packet beside those of the entry. Raises
-        LoginError with the text that a waiting client should read.
+        LoginError with the text that a waiting client should read. ``gone`` is called
+        once, whatever happens: when PostgreSQL has nothing of this opening any more,
+        and its ``places`` (accounts of the page) are free.
         """
 
-        async def log_in_by(link: Link, way: Way) -> ReadyServer:
+        async def log_in_by(link: Link, way: Way, stay: Stay) -> ReadyServer:
+            if database is not CONSOLE_DATABASE:
+                await self._enter(link, database, user, stay)
             return await self._log_in(link, way, database, user, scram_keys, parameters)
 
-        if database is CONSOLE_DATABASE:
-            return await self._open_console(log_in_by)
+        stay = Stay(gone, places)
+        try:
+            if database is CONSOLE_DATABASE:
+                return await self._open_console(log_in_by, stay)
+            return await self._open_somewhere(database, log_in_by, stay)
+        finally:
+            stay.release()
+
+    async def _open_somewhere(
+        self, database: Database, log_in_by: LogIn, stay: Stay
+    ) -> ReadyServer:
+        """Log in at one of the hosts of an entry."""
         trip = self._trip(database)
         security = self._security_of(database)
         while (target := await trip.next()) is not None:
             way = Way(target.address, target.host, security=security)
+            here = stay.part()
             try:
                 async with asyncio.timeout_at(trip.until_s()):
-                    ready = await self._open(way, target, log_in_by)
+                    ready = await self._open(way, target, log_in_by, here)
             except TimeoutError:
                 trip.failed(target, _cannot_connect(f"connect timeout ({target})"))
             except LoginError as error:
@@ -232,13 +270,15 @@ class ServerOpener:
             else:
                 trip.worked(target)
                 return ready
+            finally:
+                here.release()
         raise trip.error
 
-    async def _open_console(self, log_in_by: LogIn) -> ReadyServer:
+    async def _open_console(self, log_in_by: LogIn, stay: Stay) -> ReadyServer:
         limit_s = self.config.settings.server_connect_timeout
         try:
             async with asyncio.timeout(limit_s or None):
-                return await log_in_by(await self._door.connect(), CONSOLE_WAY)
+                return await log_in_by(await self._door.connect(), CONSOLE_WAY, stay)
         except (TimeoutError, OSError) as error:
             reason = getattr(error, "strerror", None) or "connect timeout"
             raise _cannot_connect(f"the console cannot be reached: {reason}") from None
@@ -260,15 +300,20 @@ class ServerOpener:
             direct=self.config.server_tls(database).is_direct,
         )
 
-    async def _open(self, way: Way, target: Target, log_in_by: LogIn) -> ReadyServer:
-        """Log in at one address, in each way that is worth it."""
+    async def _open(
+        self, way: Way, target: Target, log_in_by: LogIn, stay: Stay
+    ) -> ReadyServer:
+        """Log in at one address, in each way that is worth it.
+
+        Before another attempt PostgreSQL has let go of the one before.
+        """
         attempts = [*self._attempts(way)]
         while True:
+            await stay.left()
             link = await self._dial(target)
+            way = dataclasses.replace(way, attempt=attempts[0])
             try:
-                return await log_in_by(
-                    link, dataclasses.replace(way, attempt=attempts[0])
-                )
+                return await log_in_by(link, way, stay)
             except OSError as error:
                 reason = error.strerror or error
                 raise _cannot_connect(
@@ -324,6 +369,8 @@ class ServerOpener:
                 find_keys=self.keys.find,
             )
             early = await log_in(link, login, self.keys)
+            if link.counts:
+                await self._know(link, way, login)
             if database.connect_query:
                 early = await self._connect_query(link, early, database, login)
         except BaseException as error:
@@ -340,6 +387,36 @@ class ServerOpener:
         assert login.greeting is not None and database.connect_query  # noqa: S101, PT018
         return await run_query(
             link, early, database.connect_query, login.greeting.parameters
+        )
+
+    async def _enter(
+        self, link: Link, database: Database, user: str, stay: Stay
+    ) -> None:
+        """From here on it counts; the link is closed if that fails."""
+        try:
+            await self._stays.enter(link, database.name, user, stay)
+        except BaseException:
+            link.close()
+            raise
+
+    async def _know(self, link: Link, way: Way, login: ServerLogin) -> None:
+        """From here on it can be cancelled, whoever has it."""
+        greeting = login.greeting
+        assert greeting is not None  # noqa: S101 - what log_in waited for
+        await self._stays.know(link, greeting.backend_pid, greeting.cancel_key, way)
+
+    def way_of(self, packed: dict[str, Any]) -> Way:
+        """How another worker has reached a server; ConfigError, ValueError."""
+        family, sockaddr = packed["address"]
+        security = None
+        if packed["tls"] is not None:
+            tls = server_tls_from(packed["tls"])
+            security = self._security.get(tls) or Security(tls, server_context(tls))
+        return Way(
+            Address(family, sockaddr if isinstance(sockaddr, str) else tuple(sockaddr)),
+            packed["host"],
+            Attempt[packed["attempt"]],
+            security,
         )
 
     def _security_of(self, database: Database) -> Security:

@@ -99,7 +99,7 @@ class FakeBackend:
         return asked
 
     def is_closed(self) -> bool:
-        """Wait for the end of the connection."""
+        """Wait for the end of the connection, and end as PostgreSQL does."""
         try:
             while self.socket.recv(65536):
                 pass
@@ -107,6 +107,7 @@ class FakeBackend:
             pass
         except TimeoutError:
             return False
+        self.close()
         return True
 
     def close(self) -> None:

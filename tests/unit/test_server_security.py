@@ -16,6 +16,7 @@ from pooler.errors import ConfigError, LoginError
 from pooler.io.links import Links
 from pooler.worker.console import ConsoleDoor
 from pooler.worker.servers import ServerOpener
+from pooler.worker.stays import Stays
 from tests.certificates import Certificates, make_certificates
 
 
@@ -38,7 +39,11 @@ def database(config: Config, name: str) -> Database:
 
 def opener_of(config: Config) -> ServerOpener:
     return ServerOpener(
-        cast("Links", SimpleNamespace()), config, {}, cast("ConsoleDoor", None)
+        cast("Links", SimpleNamespace()),
+        config,
+        {},
+        cast("ConsoleDoor", None),
+        cast("Stays", None),
     )
 
 
