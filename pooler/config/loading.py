@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 
 from pooler.config.hba import Hba, read_hba
 from pooler.config.hbafile import read_words
+from pooler.config.hosts import host_problem
 from pooler.config.inifile import (
     Entry,
     Report,
@@ -155,6 +156,12 @@ class Config:
         hosts = (host.strip() for host in listed.split(","))
         return tuple(host for host in hosts if host)
 
+    def all_hosts(self) -> frozenset[str]:
+        """Each that a database or a peer has."""
+        listed = map(self.hosts, all_databases(self).values())
+        peers = (peer.host for peer in self.peers.values())
+        return frozenset((*(host for hosts in listed for host in hosts), *peers))
+
     def server_tls(self, database: Database) -> ServerTls:
         """TLS towards the servers of the database."""
         return server_tls_of(self.settings, database)
@@ -180,6 +187,43 @@ class Config:
             database.pool_size,
             self.settings.default_pool_size,
         )
+
+    def reserve_pool_size(self, database: Database, user: str) -> int:
+        """Servers beyond ``pool_size`` for clients that have waited long; 0: none."""
+        return self._narrowest(
+            user,
+            lambda entry: entry.reserve_pool_size,
+            database.reserve_pool_size,
+            self.settings.reserve_pool_size,
+        )
+
+    def min_pool_size(self, database: Database) -> int:
+        """Servers that a pool with clients has at least, over all workers."""
+        own = database.min_pool_size
+        return self.settings.min_pool_size if own is None else own
+
+    def max_db_connections(self, database: Database) -> int:
+        """Servers of a database, of all its pools; 0 is no limit."""
+        return database.max_db_connections or self.settings.max_db_connections
+
+    def max_user_connections(self, user: str) -> int:
+        """Servers of a user, in all databases; 0 is no limit."""
+        entry = self.users.get(user)
+        own = None if entry is None else entry.max_user_connections
+        return self.settings.max_user_connections if own is None else own
+
+    def max_db_client_connections(self, database: Database) -> int:
+        """Clients of a database; 0 is no limit."""
+        return (
+            database.max_db_client_connections
+            or self.settings.max_db_client_connections
+        )
+
+    def max_user_client_connections(self, user: str) -> int:
+        """Clients that log in as a user; 0 is no limit."""
+        entry = self.users.get(user)
+        own = None if entry is None else entry.max_user_client_connections
+        return self.settings.max_user_client_connections if own is None else own
 
     def pool_mode(self, database: Database, user: str) -> PoolMode:
         """The configured mode, even when it is not built (see unbuilt_warnings)."""
@@ -601,6 +645,12 @@ def _check_hosts(config: Config) -> Iterator[str]:
                 f"{_where(config, DATABASES, database.name)}: no host, and"
                 " unix_socket_dir is empty: there is nowhere to connect to"
             )
+        for host in config.hosts(database):
+            if problem := host_problem(host):
+                yield (
+                    f"{_where(config, DATABASES, database.name)}: {printable(host)}:"
+                    f" {problem}"
+                )
 
 
 def _where(config: Config, section: str, name: str) -> str:

@@ -193,12 +193,14 @@ class Settings:
     disable_pqexec: bool = setting(False, BOOL,
         "Refuse the simple query protocol.", reload=RESTART)
     dns_max_ttl: float = setting(15.0, TIME,
-        "Keep a resolved address this long.", unit="s")
+        "Keep a resolved address this long, whatever its record says.", unit="s",
+        built=True)
     dns_nxdomain_ttl: float = setting(15.0, TIME,
-        "Keep the answer that a name does not exist this long.", unit="s")
+        "Keep the answer that a name does not exist, or a failure, this long.",
+        unit="s", built=True)
     dns_zone_check_period: float = setting(0.0, TIME,
         "Look for a new serial number of the DNS zone this often; 0 is off.",
-        unit="s")
+        unit="s", built=True)
     external_auth_queue: int = setting(100, INT,
         "Logins that wait until PAM or LDAP can be asked, over all workers; more are"
         " refused. Not a PgBouncer setting.", unit="logins", built=True)
@@ -312,7 +314,8 @@ class Settings:
         "A client waits this long before the reserve is used; 0 is off.",
         unit="s", off=0.0)
     resolv_conf: str = setting("", PATH,
-        "File with the resolver's configuration.", reload=RESTART)
+        "File with the resolver's configuration, in place of /etc/resolv.conf; a port"
+        " may stand behind an address.", reload=RESTART, built=True)
     sbuf_loopcnt: int = setting(5, INT,
         "PgBouncer's rounds per socket and turn; 0 is no limit.",
         unit="rounds", off=5)
@@ -374,9 +377,21 @@ class Settings:
         " spares a round trip, needs server_tls_sslmode of at least require, and"
         " PostgreSQL 17 or newer. Not a PgBouncer setting.",
         choices=TlsNegotiation, reload=NEW, built=True, reconnect=True)
+    shutdown_rate: int = setting(1000, INT,
+        "So many idle clients a second, over all workers, are sent away once"
+        " shutdown_timeout is over. Not a PgBouncer setting.",
+        unit="clients/s", low=1, built=True)
+    shutdown_timeout: float = setting(0.0, TIME,
+        "After SIGTERM idle clients may stay so long, then they get FATAL 57P01, and"
+        " the others at the end of their transactions; 0 is for ever. Not a PgBouncer"
+        " setting.", unit="s", built=True)
     so_reuseport: bool = setting(False, BOOL,
         "Accepted for PgBouncer's sake: every worker has its SO_REUSEPORT socket.",
         reload=RESTART, built=True)
+    spread_clients: bool = setting(True, BOOL,
+        "A new client goes to another worker when the one that the kernel has chosen"
+        " has more than 1.25 x the mean of all workers, and 2. Not a PgBouncer"
+        " setting.", built=True)
     stats_period: int = setting(60, INT,
         "Period of the averages.", unit="s", low=1, off=60)
     stats_users: tuple[str, ...] = setting((), LIST,
@@ -395,19 +410,24 @@ class Settings:
         "Ask the kernel for TCP keepalive.", reload=NEW, built=True)
     tcp_keepcnt: int = setting(0, INT,
         "Lost keepalive probes that end a connection; 0 is the kernel's default.",
-        unit="probes", reload=NEW)
+        unit="probes", reload=NEW,
+        low=0, high=127, built=True)
     tcp_keepidle: int = setting(0, INT,
         "Idle time before the first keepalive probe; 0 is the kernel's default.",
-        unit="s", reload=NEW)
+        unit="s", reload=NEW,
+        low=0, high=32767, built=True)
     tcp_keepintvl: int = setting(0, INT,
         "Time between keepalive probes; 0 is the kernel's default.",
-        unit="s", reload=NEW)
+        unit="s", reload=NEW,
+        low=0, high=32767, built=True)
     tcp_socket_buffer: int = setting(0, INT,
         "Kernel buffers of a socket; 0 is the kernel's default.",
-        unit="bytes", reload=NEW)
+        unit="bytes", reload=NEW,
+        low=0, built=True)
     tcp_user_timeout: int = setting(0, INT,
         "Close when sent data stays unacknowledged this long; 0 is the kernel's"
-        " default.", unit="ms", reload=NEW)
+        " default.", unit="ms", reload=NEW,
+        low=0, built=True)
     track_extra_parameters: tuple[str, ...] = setting(("IntervalStyle",), PARAMETERS,
         "Further parameters to follow for each client, of those that PostgreSQL"
         " reports; at most 10 besides the ones that are always followed.",
@@ -425,6 +445,10 @@ class Settings:
     user: str | None = setting(None, STRING,
         "System user to become at start.", reload=RESTART, built=True)
     verbose: int = setting(0, INT, "How much to log, 0 to 3.", built=True)
+    worker_stuck_timeout: float = setting(10.0, TIME,
+        "A worker that does not turn for so long is killed and replaced; its new"
+        " clients are served by others after a second. 0 is never. Not a PgBouncer"
+        " setting.", unit="s", built=True)
     workers: int = setting(AUTO_WORKERS, WORKERS,
         "Worker processes, at most 128; auto is one for each usable core. Not a"
         " PgBouncer setting.",
@@ -484,7 +508,7 @@ class Database:
         reload=NEW, reconnect=True, built=True)
     load_balance_hosts: LoadBalance = setting(LoadBalance.ROUND_ROBIN, ENUM,
         "round-robin over the hosts, or disable: stay until a connect fails.",
-        choices=LoadBalance, reload=NEW, off=LoadBalance.ROUND_ROBIN, reconnect=True)
+        choices=LoadBalance, reload=NEW, reconnect=True, built=True)
     server_tls_sslmode: TlsMode | None = setting(None, ENUM,
         "Instead of the global server_tls_sslmode. Not a PgBouncer setting, as those"
         " below.", choices=TlsMode, reload=NEW, built=True, reconnect=True)

@@ -5,9 +5,9 @@ It owns the listening sockets, the bus and the board for as long as the pooler
 lives, so a worker that dies loses nothing but its own clients: the backlog, the
 inbox and the row on the board wait for its successor.
 
-Invariants: one thread, no asyncio, no client byte, no extension module (the
-worker is imported in the child, after the fork). A signal handler does nothing:
-the loop reads the signals from a pipe (``pooler.ipc.signals``).
+Invariants: one thread, no asyncio, no client byte, no extension module but that of the
+page of accounts (the worker is imported in the child, after the fork). A signal handler
+does nothing: the loop reads the signals from a pipe (``pooler.ipc.signals``).
 Whatever way the master ends, its workers see the end of ``master_fd``.
 """
 
@@ -28,12 +28,14 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from pooler import __version__, log
+from pooler.board.page import Page
 from pooler.config import changes, loading
 from pooler.config.loading import Config
 from pooler.config.log_style import log_style
 from pooler.errors import ConfigError
 from pooler.ipc.board import Board
 from pooler.ipc.bus import CONSOLE, MASTER, Bus, BusMessage
+from pooler.ipc.doors import Doors
 from pooler.ipc.signals import ENDS, SignalPipe, leave_at_once
 from pooler.ipc.worker_start import (
     EXIT_BOOT_FAILURE,
@@ -44,6 +46,7 @@ from pooler.ipc.worker_start import (
 )
 from pooler.master import activation, dumpable, listeners, rlimit
 from pooler.master.children import Child, Pipe, Slot, name_process
+from pooler.master.cover import Cover
 from pooler.master.pidfile import PidFile
 from pooler.master.rollout import Rollouts
 from pooler.master.service import Service
@@ -124,6 +127,11 @@ class Master:
         self._kill_at_s: float | None = None
         self._bus = Bus.for_slots(self._workers)
         self._board = Board.for_slots(self._workers)
+        self._page = Page(self._workers)
+        self._doors = Doors.for_slots(self._workers)
+        self._cover = Cover(
+            self._bus, self._board, self._slots, self._sockets_of_clients
+        )
         self._rollouts = Rollouts(self._bus)
         self._service = Service.from_environment(
             os.environ, self._board, config.settings.stats_period
@@ -143,6 +151,8 @@ class Master:
         }
         self._messages: dict[str, Callable[[BusMessage], None]] = {
             "reloaded": self._on_reloaded,
+            # Only to be looked at now.
+            "leaving": lambda _: None,
             **Wishes(self, self._bus).messages,
         }
 
@@ -167,6 +177,15 @@ class Master:
         if self._listeners is None:
             raise RuntimeError("bind() comes first")
         return self._listeners
+
+    def _sockets_of_clients(self, index: int) -> list[int]:
+        """Where the clients of a slot wait; the door comes last."""
+        sockets = [listener.fileno() for listener in self.listeners.tcp[index]]
+        sockets += [listener.fileno() for listener in self.listeners.shared]
+        if self.listeners.unix_listener is not None:
+            # Whom the kernel woke for it may be the one that does not serve.
+            sockets.append(self.listeners.unix_listener.fileno())
+        return [*sockets, self._doors.inner(index)]
 
     def bind(self) -> None:
         """Open the listening sockets; ConfigError when that is impossible.
@@ -201,6 +220,7 @@ class Master:
                 self._listeners.unix.remove()
             self._listeners.close()
         self._bus.close()
+        self._doors.close()
         self._life.close()
 
     def run(self, on_up: Callable[[], None] | None = None) -> int:
@@ -263,6 +283,7 @@ class Master:
                 poll.register(slot.child.ready_fd, select.POLLIN)
         deadlines = [slot.restart_at_s for slot in self._children]
         deadlines += [self._kill_at_s, self._rollouts.due_s, self._service.due_s]
+        deadlines.append(self._cover.due_s())
         due_s = min((at for at in deadlines if at is not None), default=None)
         if due_s is None:
             timeout_ms = None
@@ -274,6 +295,11 @@ class Master:
     def _on_time(self, now_s: float) -> None:
         self._rollouts.on_time(now_s)
         self._service.on_time(now_s, self._slots)
+        self._cover.on_time(
+            now_s,
+            self._config.settings.worker_stuck_timeout,
+            cover=self._phase is Phase.RUNNING,
+        )
         if self._kill_at_s is not None and now_s >= self._kill_at_s:
             self._kill_at_s = None
             for worker in self._alive():
@@ -372,6 +398,7 @@ class Master:
             if other.child is not None and other.child.ready_fd is not None:
                 os.close(other.child.ready_fd)
         self.listeners.close_other_slots(slot.index)
+        self._doors.claim(slot.index)
 
     def _worker_start(self, slot: Slot, ready: Pipe) -> WorkerStart:
         board = self._board
@@ -389,6 +416,8 @@ class Master:
             master_fd=self._life.read_fd,
             bus=self._bus.claim(slot.index),
             board=board,
+            page=self._page,
+            doors=self._doors,
             mock_key=self._mock_key,
         )
 
@@ -400,6 +429,7 @@ class Master:
             master_fd=self._life.read_fd,
             bus=self._bus.claim(CONSOLE),
             board=self._board,
+            page=self._page,
         )
 
     def _on_ready_fd(self, worker: Child) -> None:
@@ -440,6 +470,7 @@ class Master:
         slot.child = None
         if slot is not self._console:
             self._board.clear(slot.index)
+            self._page.clear_row(slot.index)
         self._rollouts.gone(slot.index)
         level = log.WARNING
         if self._phase is not Phase.RUNNING:
@@ -551,8 +582,10 @@ class Master:
         self._farewell = drain.farewell
         self._no_more_births()
         self.listeners.close_tcp()
-        for worker in self._alive():
-            os.kill(worker.pid, drain.signum)
+        for slot in self._slots:
+            if slot.child is not None:
+                self._bus.send(slot.index, "ending", {})
+                os.kill(slot.child.pid, drain.signum)
 
     def stop(self) -> None:
         """End at once: SIGQUIT to the workers now, SIGKILL when that does not help."""

@@ -94,6 +94,7 @@ class FakeWorker:
                 selector.register(listener, selectors.EVENT_READ, "accept")
         selector.register(start.master_fd, selectors.EVENT_READ, "orphan")
         selector.register(start.bus.fileno(start.slot), selectors.EVENT_READ, "bus")
+        start.board.set(start.slot, "serves", 1)
         os.write(start.ready_fd, READY)
         os.close(start.ready_fd)
         while not any(signum not in stay_for for signum in leave):

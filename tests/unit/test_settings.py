@@ -149,6 +149,10 @@ verbose 0
 """
 OUR_OWN_KEYS = {
     "workers",
+    "spread_clients",
+    "shutdown_rate",
+    "shutdown_timeout",
+    "worker_stuck_timeout",
     "external_auth_queue",
     "external_auth_threads",
     "log_format",
@@ -184,8 +188,11 @@ transaction_timeout client_idle_timeout query_wait_timeout
 """
 PEER_KEYS = "host port pool_size"
 BUILT_MAIN = """
+spread_clients worker_stuck_timeout shutdown_rate shutdown_timeout
 auth_ldap_options external_auth_queue external_auth_threads
 log_format syslog syslog_facility syslog_ident
+dns_max_ttl dns_nxdomain_ttl dns_zone_check_period resolv_conf
+tcp_keepcnt tcp_keepidle tcp_keepintvl tcp_socket_buffer tcp_user_timeout
 listen_addr listen_port unix_socket_dir auth_type auth_file pool_mode
 default_pool_size max_client_conn listen_backlog logfile pidfile log_connections
 log_disconnections admin_users stats_users workers client_login_timeout
