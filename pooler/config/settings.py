@@ -394,24 +394,25 @@ class Settings:
     syslog_ident: str = setting("pgbouncer", STRING,
         "Name for syslog.", off="pgbouncer")
     tcp_defer_accept: int = setting(1, INT,
-        "Accept a TCP client only when its first bytes are there; 0 is off.", off=0)
+        "Accept a TCP client only when its first bytes are there, or after 45 s: who"
+        " says nothing takes no place; 0 is off.", off=0, built=True)
     tcp_keepalive: bool = setting(True, BOOL,
         "Ask the kernel for TCP keepalive.", reload=NEW, built=True)
     tcp_keepcnt: int = setting(0, INT,
         "Lost keepalive probes that end a connection; 0 is the kernel's default.",
-        unit="probes", reload=NEW)
+        unit="probes", high=127, reload=NEW, built=True)
     tcp_keepidle: int = setting(0, INT,
         "Idle time before the first keepalive probe; 0 is the kernel's default.",
-        unit="s", reload=NEW)
+        unit="s", high=32767, reload=NEW, built=True)
     tcp_keepintvl: int = setting(0, INT,
         "Time between keepalive probes; 0 is the kernel's default.",
-        unit="s", reload=NEW)
+        unit="s", high=32767, reload=NEW, built=True)
     tcp_socket_buffer: int = setting(0, INT,
-        "Kernel buffers of a socket; 0 is the kernel's default.",
-        unit="bytes", reload=NEW)
+        "Kernel buffers of a socket; 0 is the kernel's default, from the next start"
+        " on if it was set.", unit="bytes", reload=NEW, built=True)
     tcp_user_timeout: int = setting(0, INT,
         "Close when sent data stays unacknowledged this long; 0 is the kernel's"
-        " default.", unit="ms", reload=NEW)
+        " default.", unit="ms", reload=NEW, built=True)
     track_extra_parameters: tuple[str, ...] = setting(("IntervalStyle",), PARAMETERS,
         "Further parameters to follow for each client, of those that PostgreSQL"
         " reports; at most 10 besides the ones that are always followed.",

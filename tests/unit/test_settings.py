@@ -188,6 +188,8 @@ transaction_timeout client_idle_timeout query_wait_timeout
 PEER_KEYS = "host port pool_size"
 BUILT_MAIN = """
 spread_clients worker_stuck_timeout shutdown_rate shutdown_timeout
+tcp_defer_accept tcp_keepcnt tcp_keepidle tcp_keepintvl tcp_socket_buffer
+tcp_user_timeout
 auth_ldap_options external_auth_queue external_auth_threads
 listen_addr listen_port unix_socket_dir auth_type auth_file pool_mode
 default_pool_size max_client_conn listen_backlog logfile pidfile log_connections
