@@ -31,6 +31,7 @@ from pooler.io.logins cimport (
     logins_forget, logins_free,
 )
 from pooler.io.loop cimport loop_free, loop_init, loop_now, loop_run
+from pooler.io.moves cimport give_server, receive_server
 from pooler.io.poll cimport (
     READY_READ, READY_WRITE, WATCH_READ, WATCH_WRITE, poll_close, watch, watch_python,
 )
@@ -43,6 +44,7 @@ from pooler.io.tls_context cimport (
 )
 from pooler.io.transport cimport stream_swallow, stream_write
 from pooler.relay.inquire cimport inquiry_forget, words_forget
+from pooler.relay.moves cimport Thawed, pool_accepts, thaw, thawed_free
 from pooler.relay.step cimport (
     relay_add_pool, step_cancel, step_cancelled, step_client_close,
     step_client_end, step_pool_inquire, step_pool_waits, step_pool_wants,
@@ -51,7 +53,7 @@ from pooler.relay.step cimport (
 from pooler.session.deadlines cimport DEADLINE_QUERY_WAIT, DEADLINE_TESTED
 from pooler.session.pool cimport (
     pool_configure, pool_connected, pool_launch, pool_pause, pool_prelaunch,
-    pool_refuse, pool_resize, pool_resume, pool_room, pool_share,
+    pool_refuse, pool_replace, pool_resize, pool_resume, pool_room, pool_share,
 )
 from pooler.session.records cimport (
     CANCEL_KEY_MAX_BYTES, CANCEL_KEY_MIN_BYTES, CLIENT_LOGIN, CLOSE_NO_MEMORY,
@@ -714,8 +716,10 @@ cdef class Engine:
         """Close a pool's servers: idle ones now, the others when they are free.
 
         ``for_ever``: the pool opens no new ones either, and who asks is sent away.
+        What another worker has opened before is not taken over any more.
         """
         cdef Pool *p = self.pool(pool_id)
+        pool_replace(p, sys_now_us())
         if for_ever:
             pool_pause(p, True)
         retire_servers(&self.loop, p)
@@ -902,6 +906,64 @@ cdef class Engine:
                 &self.loop.relay, &(<ServerConn *> conn).session, <CloseReason> reason
             )
             carry_out(&self.loop)
+
+    def server_give(self, uint64_t handle):
+        """Let go of an idle server for another worker: (descriptor, record).
+
+        The descriptor is the caller's then. None if it has to stay: it is not idle,
+        speaks TLS, or something is left in it that cannot travel.
+        """
+        cdef Loop *L = &self.loop
+        cdef Conn *conn = conn_of(L, handle)
+        cdef Queue record
+        cdef int fd
+        if conn == NULL or conn.kind != KIND_SERVER:
+            return None
+        memset(&record, 0, sizeof(record))
+        loop_now(L)
+        fd = give_server(L, <ServerConn *> conn, &record)
+        carry_out(L)
+        if fd < 0:
+            return None
+        try:
+            return fd, bytes_in(&record)
+        finally:
+            queue_reset(&record)
+
+    def server_receive(self, int fd, uint32_t pool_id, bytes record):
+        """Take over a server that another worker has given: its handle here.
+
+        It serves who waits. ValueError if the record cannot be used here, or the pool
+        does not want it: ``fd`` is the caller's still, whatever is raised.
+        """
+        cdef Loop *L = &self.loop
+        cdef Pool *p = self.pool(pool_id)
+        cdef Thawed thawed
+        cdef ServerConn *sc
+        loop_now(L)
+        if thaw(&L.relay, bytes_of(record), len(record), &thawed) < 0:
+            raise ValueError("the record of this server cannot be used here")
+        try:
+            if not pool_accepts(&L.relay, p, &thawed):
+                raise ValueError("the pool does not want this server")
+            sc = receive_server(L, fd, p, &thawed)
+            if sc == NULL:
+                raise MemoryError
+        finally:
+            thawed_free(&L.relay, &thawed)
+        handle = conn_handle(L, &sc.conn)
+        carry_out(L)
+        return handle
+
+    def pool_idle_servers(self, uint32_t pool_id):
+        """Handles of a pool's idle servers, the one that was used last being the last.
+        """
+        cdef const ServerSession *s = self.pool(pool_id).idle_tail
+        found = []
+        while s != NULL:
+            found.append(conn_handle(&self.loop, &conn_of_server(s).conn))
+            s = s.prev
+        return found
 
     # ------------------------------------------------------------ cancel
 

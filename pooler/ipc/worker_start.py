@@ -27,9 +27,9 @@ READY = b"R"
 class WorkerStart:
     """Everything a worker owns from its first moment; it inherits nothing else.
 
-    ``tcp_listeners`` are this slot's own SO_REUSEPORT sockets, ``unix_listener`` is
-    shared with the other workers; all are non-blocking and already listen. Closing
-    them here leaves the master's copies open.
+    ``tcp_listeners`` are this slot's own SO_REUSEPORT sockets, ``unix_listener`` and
+    ``shared_listeners`` are shared with the other workers; all are non-blocking and
+    already listen. Closing them here leaves the master's copies open.
 
     The worker writes :data:`READY` to ``ready_fd`` and closes it. End of file on
     ``master_fd`` means that the master is gone. SIGTERM and SIGINT ask for a
@@ -43,9 +43,8 @@ class WorkerStart:
     more clients itself.
 
     A reload comes as bus message ``reload``, with the configuration to run beside it
-    (``config/travel``): take it over, then ``log.reopen(payload["logfile"])`` and
-    ``log.set_verbose(payload["verbose"])``, and tell the master ``reloaded`` with
-    ``payload["number"]``.
+    (``config/travel``): take it over, then ``log.follow(payload)``, and tell the master
+    ``reloaded`` with ``payload["number"]``.
     """
 
     slot: int
@@ -62,6 +61,7 @@ class WorkerStart:
     doors: Doors | None = None
     # Random, the same in every worker: see ClientPolicy.
     mock_key: bytes = field(default=b"", repr=False)
+    shared_listeners: tuple[socket.socket, ...] = ()
 
 
 # Startup parameter with which a worker says that its client may run every command.

@@ -20,6 +20,7 @@ from pooler.relay.injected cimport answer_cancelled
 from pooler.relay.inquire cimport (
     inquiry_begin, inquiry_bytes, inquiry_forget, words_forget,
 )
+from pooler.relay.moves cimport join_pool, leave_pool
 from pooler.relay.orders cimport (
     order_read_client, order_read_server, order_send_to_client, order_send_to_server,
 )
@@ -418,6 +419,18 @@ cdef void step_server_retire(Relay *r, ServerSession *s) noexcept nogil:
     mark_obsolete(s)
     if s.state == SERVER_IDLE:
         close_server(r, s, CLOSE_SERVER_OBSOLETE)
+
+
+cdef void step_server_give(Relay *r, ServerSession *s) noexcept nogil:
+    """A server that may move goes to another worker; its record is written already."""
+    leave_pool(r, s)
+
+
+cdef void step_server_receive(
+    Relay *r, ServerSession *s, Pool *p, Thawed *t
+) noexcept nogil:
+    """A server comes from another worker to a pool that accepts it; takes ``t``."""
+    join_pool(r, s, p, t)
 
 
 cdef void step_pool_wants(Relay *r, Pool *p) noexcept nogil:

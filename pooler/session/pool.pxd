@@ -168,6 +168,7 @@ cdef void pool_configure(Pool *p, const PoolConfig *config) noexcept nogil
 cdef void pool_resize(Pool *p, uint32_t max_servers) noexcept nogil
 cdef void pool_pause(Pool *p, bint closing) noexcept nogil
 cdef void pool_resume(Pool *p) noexcept nogil
+cdef void pool_replace(Pool *p, uint64_t now_us) noexcept nogil
 cdef bint pool_ask_launch(Pool *p) noexcept nogil
 cdef uint32_t pool_launch(Pool *p, uint32_t at_most) noexcept nogil
 cdef bint pool_prelaunch(Pool *p) noexcept nogil

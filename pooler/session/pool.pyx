@@ -73,6 +73,11 @@ cdef void pool_resume(Pool *p) noexcept nogil:
     p.paused = p.closing = False
 
 
+cdef void pool_replace(Pool *p, uint64_t now_us) noexcept nogil:
+    """Its servers are replaced: none comes from elsewhere that was opened before."""
+    p.replaced_us = now_us
+
+
 cdef bint pool_ask_launch(Pool *p) noexcept nogil:
     """Whether servers are wanted, and Python was not asked for them yet."""
     if p.launch_wanted or pool_servers_wanted(p) == 0:

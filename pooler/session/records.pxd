@@ -192,6 +192,7 @@ cdef struct Pool:
     bint paused  # hands out no server and opens none
     bint closing  # paused for good: who asks for a server is sent away
     bint sequences_asked  # a client has asked for currval() or lastval()
+    uint64_t replaced_us  # servers that were opened before are to go; 0: none
     bint wake_listed  # in the list of pools whose waiting clients are to be served
     Pool *next_wake  # borrow
     Inquiry inquiry
@@ -348,6 +349,7 @@ cdef void client_cancel_key(
     ClientSession *c, const uint8_t *key, uint8_t n
 ) noexcept nogil
 cdef void server_begin(ServerSession *s, Wheel *w, void *io) noexcept nogil
+cdef void server_goes_on(ServerSession *s, uint64_t opened_us) noexcept nogil
 
 
 cdef inline bint server_knows(

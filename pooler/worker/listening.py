@@ -61,6 +61,8 @@ def options(settings: Settings, own: socket.socket) -> Iterator[tuple[int, int, 
 
 def tune(listener: socket.socket, settings: Settings) -> None:
     """Set what accepted sockets inherit: it costs no system call per client."""
+    if listener.family == socket.AF_UNIX:
+        return
     with socket.socket(listener.family, socket.SOCK_STREAM) as own:
         for level, option, value in options(settings, own):
             try:
@@ -90,6 +92,8 @@ class Listening:
         self.configure(start.config.settings)
         for listener in start.tcp_listeners:
             self._handles.append(self._add(listener.fileno(), shared=False))
+        for listener in start.shared_listeners:
+            self._handles.append(self._add(listener.fileno(), shared=True))
         if start.unix_listener is not None:
             self._handles.append(self._add(start.unix_listener.fileno(), shared=True))
         if start.doors is not None:
@@ -102,7 +106,7 @@ class Listening:
         if self._stopped:
             return
         start = self._start
-        for listener in start.tcp_listeners:
+        for listener in (*start.tcp_listeners, *start.shared_listeners):
             tune(listener, settings)
         if start.doors is not None:
             self._engine.spread_configure(
@@ -128,9 +132,11 @@ class Listening:
     def only_refuse(self) -> None:
         """Go on at the Unix socket alone: who comes there is told that we end."""
         self.stop()
-        unix = self._start.unix_listener
-        if unix is not None and not self._handles:
-            self._handles.append(self._add(unix.fileno(), shared=True))
+        if self._handles:
+            return
+        for listener in (self._start.unix_listener, *self._start.shared_listeners):
+            if listener is not None and listener.family == socket.AF_UNIX:
+                self._handles.append(self._add(listener.fileno(), shared=True))
 
     def stand_in(self, message: BusMessage) -> None:
         """Take the clients of a slot whose worker does not; its door comes last."""

@@ -272,8 +272,7 @@ class Worker:
     def _on_reload(self, message: BusMessage) -> None:
         """Run what the master has read and found to be good from now on."""
         old, new = self._pools.config, unpack(message.fds[0])
-        log.reopen(message.payload.get("logfile"))
-        log.set_verbose(int(message.payload.get("verbose", 0)))
+        log.follow(message.payload)
         self._engine.limit_messages(new.settings.max_packet_size)
         self._pools.reload(new, frozenset(diff(old, new).reconnect))
         try:

@@ -105,6 +105,7 @@ def ini_text(
         "failed_login_delay": 0,
         "tcp_defer_accept": 0,  # clients that say nothing are looked at
         "core_dumps": 1,  # or tests that are not root's could not look into /proc
+        **({"user": "root"} if os.geteuid() == 0 else {}),  # else it is refused
         **settings,
     }
     lines = ["[databases]"]
@@ -139,6 +140,9 @@ class Pooler:
     host: str = HOST
     port: int = field(default_factory=free_port)
     environment: dict[str, str] = field(default_factory=dict)
+    # What starts it: the arguments of the pooler follow.
+    program: tuple[str, ...] = (sys.executable, "-m", "pooler")
+    pass_fds: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         self.ini = self.directory / "pooler.ini"
@@ -154,11 +158,12 @@ class Pooler:
         self.write()
         with self.stderr_path.open("ab") as stderr:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "pooler", "-q", str(self.ini)],
+                [*self.program, "-q", str(self.ini)],
                 stdin=subprocess.DEVNULL,
                 stdout=stderr,
                 stderr=stderr,
                 env=ENVIRONMENT | self.environment,
+                pass_fds=self.pass_fds,
                 start_new_session=True,
             )
         wait_until(

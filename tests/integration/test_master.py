@@ -200,6 +200,7 @@ class Pooler:
             "auth_type = any\n"
             "pool_mode = transaction\n"
             f"workers = {workers}\n"
+            f"{'user = root' if os.geteuid() == 0 else ''}\n"
             f"{extra}"
         )
 
@@ -343,6 +344,7 @@ def test_master_loads_no_extension_and_no_worker() -> None:
     code = (
         "import sys, pooler.cli;"
         "bad = [n for n, m in sys.modules.items() if n.startswith('pooler')"
+        " and n != 'pooler.board.page'"  # sees no byte of any connection
         " and (m.__file__.endswith('.so') or n == 'pooler.worker.process')];"
         "sys.exit(str(bad) if bad else 0)"
     )
@@ -650,6 +652,23 @@ def run_cli(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+def test_online_restart_starts_when_nobody_runs(pooler: Pooler) -> None:
+    pooler.start()
+    text = pooler.ini.read_text().replace(f"logfile = {pooler.logfile}", "")
+    other = pooler.directory / "other.ini"
+    other.write_text(text)
+    done = run_cli("-R", str(other))
+    assert done.returncode == 1
+    assert "-R: no running process is taken over" in done.stderr
+    assert "pid file exists and process" in done.stderr
+    pooler.ask()
+    pooler.send(signal.SIGTERM)
+    assert pooler.wait() == 0
+    # It goes on to what comes after, here a pid file that cannot be written.
+    other.write_text(text.replace(f"pidfile = {pooler.pidfile}", "pidfile = /no/x"))
+    assert "FATAL pidfile: /no/x: could not write" in run_cli("-R", str(other)).stderr
+
+
 def test_config_error_is_one_fatal_line(pooler: Pooler) -> None:
     pooler.write_ini(extra="max_client_conn = many\n")
     line = len(pooler.ini.read_text().splitlines())
@@ -710,7 +729,6 @@ def test_what_cannot_work_is_told(pooler: Pooler, ini: str, setting: str) -> Non
         (("--help",), 0, "CONFIG_FILE"),
         ((), 1, "CONFIG_FILE"),
         (("a.ini", "b.ini"), 1, "b.ini"),
-        (("-R", "a.ini"), 1, "not supported"),
         (("--wrong", "a.ini"), 1, "--wrong"),
         (("/no/such/file.ini",), 1, "FATAL"),
     ],

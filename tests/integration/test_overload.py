@@ -6,7 +6,10 @@ from __future__ import annotations
 import threading
 import time
 
-from tests.integration.harness import MakePooler, closing_all
+import psutil
+import pytest
+
+from tests.integration.harness import MakePooler, closing_all, wait_until
 from tests.wire_client import query, startup
 
 
@@ -65,3 +68,28 @@ def test_a_flooded_pool_starves_no_other(make_pooler: MakePooler) -> None:
     # the thread above takes turns with us, so this says no more than "at all times"
     assert sorted(waits)[50] < 0.5
     assert max(waits) < 3
+
+
+@pytest.mark.full
+def test_a_hundred_thousand_connections_leave_nothing(make_pooler: MakePooler) -> None:
+    """Some log in, some say nothing, some half; over two workers that pass them on."""
+    pooler = make_pooler(workers=2, log_connections=0, log_disconnections=0)
+
+    def come(count: int) -> None:
+        for number in range(count):
+            with pooler.wire() as client:
+                if number % 4 == 0:
+                    client.login("app", "bench")
+                elif number % 4 == 1:
+                    client.send(startup("app", "bench")[:10])
+
+    def descriptors() -> int:
+        return sum(psutil.Process(pid).num_fds() for pid in pooler.worker_pids())
+
+    come(2_000)
+    wait_until(lambda: pooler.sockets_of_workers() == 0, "all have gone")
+    fds, memory = descriptors(), pooler.rss_bytes()
+    come(98_000)
+    wait_until(lambda: pooler.sockets_of_workers() == 0, "all have gone")
+    wait_until(lambda: descriptors() <= fds, "no descriptor is left")
+    assert pooler.rss_bytes() < memory + 4_000_000
