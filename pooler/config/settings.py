@@ -405,7 +405,8 @@ class Settings:
     syslog_ident: str = setting("pgbouncer", STRING,
         "Name for syslog and for the journal.", built=True)
     tcp_defer_accept: int = setting(1, INT,
-        "Accept a TCP client only when its first bytes are there; 0 is off.", off=0)
+        "Accept a TCP client only when its first bytes are there, or after 45 s: who"
+        " says nothing takes no place; 0 is off.", off=0, built=True)
     tcp_keepalive: bool = setting(True, BOOL,
         "Ask the kernel for TCP keepalive.", reload=NEW, built=True)
     tcp_keepcnt: int = setting(0, INT,

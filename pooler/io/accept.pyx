@@ -14,18 +14,32 @@ from pooler.io.poll cimport WATCH_READ, WATCH_SHARED, watch, watch_no_more
 from pooler.io.spread cimport spread_arrived, spread_pass, spread_target
 from pooler.io.syscalls cimport (
     AF_INET, AF_INET6, EAGAIN, ECONNABORTED, EINTR, EMFILE, ENFILE, ENOBUFS, ENOMEM,
-    SOCK_CLOEXEC, SOCK_NONBLOCK, c_accept4, c_close, errno, getpeername, ntohs,
-    sockaddr, sockaddr_in, sockaddr_in6, sockaddr_storage, socklen_t, ssize_t,
-    sys_take_fd,
+    O_CLOEXEC, O_RDONLY, SOCK_CLOEXEC, SOCK_NONBLOCK, c_accept4, c_close, c_open, errno,
+    getpeername, ntohs, sockaddr, sockaddr_in, sockaddr_in6, sockaddr_storage,
+    socklen_t, ssize_t, sys_recv, sys_send, sys_take_fd,
 )
 from pooler.io.transport cimport PLAIN
 from pooler.relay.step cimport step_client_close, step_client_end
 from pooler.session.records cimport CLOSE_NO_MEMORY, client_begin
+from pooler._wire cimport put_error_response
 from pooler.wire.buffers cimport explicit_bzero, queue_add_secret, queue_size
 
 cdef enum:
     ACCEPTS_PER_EVENT = 16
+    TURNED_AWAY_AT_ONCE = 64
     CROWD_LOGINS = 32  # at once: from here on they are watched apart
+
+
+cdef const char *NO_DESCRIPTORS = b"no more connections allowed (file descriptors)"
+
+# Own, of this process: given up for a moment, so that who cannot be served hears of it.
+cdef int spare_fd = -1
+
+
+cdef void keep_spare() noexcept nogil:
+    global spare_fd
+    if spare_fd < 0:
+        spare_fd = c_open(b"/dev/null", O_RDONLY | O_CLOEXEC)
 
 
 cdef ListenerConn *open_listener(
@@ -45,6 +59,7 @@ cdef ListenerConn *open_listener(
     listener.conn.kind = KIND_LISTENER
     listener.shared = shared
     listener.coming = coming
+    keep_spare()
     if listen_again(L, listener) < 0:
         listener.conn.fd = -1  # the caller's
         conn_leave(L, &listener.conn)
@@ -136,8 +151,12 @@ cdef void accept_clients(Loop *L, ListenerConn *listener) noexcept nogil:
             continue
         if fd < 0:
             if is_shortage(-fd):
+                if listener.short_before:
+                    turn_away(L, listener)
+                listener.short_before = True
                 pause(L, listener, -fd)
             return
+        listener.short_before = False
         target = spread_target(L) if listener.coming == NULL else -1
         if target >= 0 and spread_pass(L, target, fd):
             c_close(fd)
@@ -145,6 +164,34 @@ cdef void accept_clients(Loop *L, ListenerConn *listener) noexcept nogil:
             c_close(fd)
             pause(L, listener, ENOMEM)
             return
+
+
+cdef void turn_away(Loop *L, ListenerConn *listener) noexcept nogil:
+    """Descriptors do not come back: tell those who wait, by the one that was spared.
+
+    What they have said is read, or the close would reset the connection, and the reset
+    overtake the message. 53300, as PostgreSQL's of too many clients.
+    """
+    global spare_fd
+    cdef uint8_t message[128]
+    cdef size_t n
+    cdef int fd
+    cdef int _client
+    if listener.coming != NULL or spare_fd < 0:
+        keep_spare()
+        return
+    n = put_error_response(message, b"FATAL", b"53300", NO_DESCRIPTORS)
+    c_close(spare_fd)
+    spare_fd = -1
+    for _client in range(TURNED_AWAY_AT_ONCE):
+        fd = c_accept4(listener.conn.fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)
+        if fd < 0:
+            break
+        sys_send(fd, message, n)
+        sys_recv(fd, L.recv_buffer, L.recv_bytes)
+        c_close(fd)
+        L.counters.turned_away += 1
+    keep_spare()
 
 
 cdef void pause(Loop *L, ListenerConn *listener, int error) noexcept nogil:

@@ -69,6 +69,7 @@ cdef struct Conn:
 cdef struct ListenerConn:
     Conn conn
     bint shared  # other processes accept on it too
+    bint short_before  # of descriptors or memory, and nobody was accepted since
     uint64_t *coming  # borrow: sockets on their way to this door; NULL: it listens
 
 cdef struct Peer:
@@ -184,6 +185,7 @@ cdef struct LoopCounters:
     uint64_t sends
     uint64_t watches  # changes of what is watched
     uint64_t accepts
+    uint64_t turned_away  # for want of descriptors
     uint64_t passed  # to other workers, of those that were accepted
     uint64_t known_logins  # that Python did not lead
     uint64_t python  # returns to Python

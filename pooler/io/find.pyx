@@ -48,7 +48,7 @@ cdef void close_all(Loop *L) noexcept nogil:
 
 
 cdef bint is_idle(const ClientSession *c) noexcept nogil:
-    """Whether a client that is logged in waits for nothing, and holds no transaction."""
+    """Whether a client that is logged in waits for nothing, outside a transaction."""
     if c.stream.held.cap or c.stream.out.cap:
         return False
     return c.state == CLIENT_IDLE or (

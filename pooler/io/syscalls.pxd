@@ -124,7 +124,7 @@ cdef extern from *:
         struct cmsghdr header;
         char space[CMSG_SPACE(sizeof(int))];
     };
-    static void pooler_rights_message(struct msghdr *message, struct iovec *part,
+    static inline void pooler_rights_message(struct msghdr *message, struct iovec *part,
                                       char *byte, union pooler_rights *rights)
     {
         memset(message, 0, sizeof(*message));
@@ -136,7 +136,7 @@ cdef extern from *:
         message->msg_control = rights->space;
         message->msg_controllen = sizeof(rights->space);
     }
-    static int pooler_pass_fd(int door, int fd)
+    static inline int pooler_pass_fd(int door, int fd)
     {
         struct msghdr message;
         struct iovec part;
@@ -150,7 +150,7 @@ cdef extern from *:
         memcpy(CMSG_DATA(row), &fd, sizeof(int));
         return sendmsg(door, &message, MSG_DONTWAIT | MSG_NOSIGNAL) < 0 ? -errno : 0;
     }
-    static int pooler_take_fd(int door)
+    static inline int pooler_take_fd(int door)
     {
         struct msghdr message;
         struct iovec part;
@@ -173,6 +173,12 @@ cdef extern from *:
 
 cdef extern from "<unistd.h>" nogil:
     int c_close "close"(int fd)
+
+cdef extern from "<fcntl.h>" nogil:
+    enum:
+        O_RDONLY
+        O_CLOEXEC
+    int c_open "open"(const char *path, int flags)
 
 cdef extern from "<time.h>" nogil:
     struct timespec:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Iterator
 
+from pooler import log
 from pooler.config.settings import Settings
 from pooler.io.engine import Engine
 from pooler.ipc.bus import MASTER, BusMessage
@@ -23,12 +25,54 @@ COLUMNS = {
 }
 
 
+# What a client that has said nothing is kept outside for, at most (tcp(7)).
+DEFER_S = 45
+
+# Settings that say 0 for what the kernel does by itself.
+KEEPALIVES = {
+    "tcp_keepcnt": socket.TCP_KEEPCNT,
+    "tcp_keepidle": socket.TCP_KEEPIDLE,
+    "tcp_keepintvl": socket.TCP_KEEPINTVL,
+}
+BUFFERS = (socket.SO_SNDBUF, socket.SO_RCVBUF)
+
+
+def options(settings: Settings, own: socket.socket) -> Iterator[tuple[int, int, int]]:
+    """Yield level, option and value, of all that accepted sockets inherit.
+
+    ``own``: a socket that nobody has changed. Buffers that were set once cannot be left
+    to the kernel again.
+    """
+    yield socket.IPPROTO_TCP, socket.TCP_NODELAY, 1
+    yield socket.SOL_SOCKET, socket.SO_KEEPALIVE, int(settings.tcp_keepalive)
+    for name, option in KEEPALIVES.items():
+        value = getattr(settings, name)
+        yield (
+            socket.IPPROTO_TCP,
+            option,
+            value or own.getsockopt(socket.IPPROTO_TCP, option),
+        )
+    yield socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, settings.tcp_user_timeout
+    for option in BUFFERS if settings.tcp_socket_buffer else ():
+        yield socket.SOL_SOCKET, option, settings.tcp_socket_buffer
+    defer_s = DEFER_S if settings.tcp_defer_accept else 0
+    yield socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, defer_s
+
+
 def tune(listener: socket.socket, settings: Settings) -> None:
     """Set what accepted sockets inherit: it costs no system call per client."""
     if listener.family == socket.AF_UNIX:
         return
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, settings.tcp_keepalive)
+    with socket.socket(listener.family, socket.SOCK_STREAM) as own:
+        for level, option, value in options(settings, own):
+            try:
+                listener.setsockopt(level, option, value)
+            except OSError as error:
+                log.write(
+                    log.WARNING,
+                    f"socket option {option} of clients cannot be {value}:"
+                    f" {error.strerror}",
+                )
 
 
 class Listening:

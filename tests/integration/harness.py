@@ -103,6 +103,7 @@ def ini_text(
         "max_client_conn": 5000,
         "workers": 1,
         "failed_login_delay": 0,
+        "tcp_defer_accept": 0,  # clients that say nothing are looked at
         "core_dumps": 1,  # or tests that are not root's could not look into /proc
         **({"user": "root"} if os.geteuid() == 0 else {}),  # else it is refused
         **settings,

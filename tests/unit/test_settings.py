@@ -189,6 +189,8 @@ transaction_timeout client_idle_timeout query_wait_timeout
 PEER_KEYS = "host port pool_size"
 BUILT_MAIN = """
 spread_clients worker_stuck_timeout shutdown_rate shutdown_timeout
+tcp_defer_accept tcp_keepcnt tcp_keepidle tcp_keepintvl tcp_socket_buffer
+tcp_user_timeout
 auth_ldap_options external_auth_queue external_auth_threads
 log_format syslog syslog_facility syslog_ident
 dns_max_ttl dns_nxdomain_ttl dns_zone_check_period resolv_conf

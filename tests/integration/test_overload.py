@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: MIT
+"""More clients than can be: what they get, and what the others notice."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import psutil
+import pytest
+
+from tests.integration.harness import MakePooler, closing_all, wait_until
+from tests.wire_client import query, startup
+
+
+def test_who_says_nothing_takes_no_place(make_pooler: MakePooler) -> None:
+    """As health checks of load balancers, and worse."""
+    pooler = make_pooler(workers=2, max_client_conn=3, tcp_defer_accept=1)
+    with (
+        closing_all([pooler.wire() for _ in range(40)]),
+        closing_all([pooler.client() for _ in range(3)]) as clients,
+    ):
+        assert all(client.value("SELECT 1") == "1" for client in clients)
+        assert pooler.sockets_of_workers() == 3
+
+
+def test_full_is_said_at_once(make_pooler: MakePooler) -> None:
+    pooler = make_pooler(workers=2, max_client_conn=4)
+    with closing_all([pooler.client() for _ in range(4)]):
+        for _ in range(10):
+            begun = time.monotonic()
+            with pooler.wire() as late:
+                late.send(startup("app", "bench"))
+                fields = late.read_fatal()
+            assert fields["C"] == "53300"
+            assert fields["M"] == "no more connections allowed (max_client_conn)"
+            assert time.monotonic() - begun < 2
+
+
+def test_a_flooded_pool_starves_no_other(make_pooler: MakePooler) -> None:
+    """Two hundred clients that ask without end for two servers; one of another pool."""
+    pooler = make_pooler({"bench": "", "other": "dbname=bench"}, default_pool_size=2)
+    enough = threading.Event()
+    with (
+        closing_all([pooler.client() for _ in range(200)]) as flood,
+        pooler.client("other") as quiet,
+    ):
+
+        def ask_on() -> None:
+            """All ask, then all read: more wait at each time than can be served."""
+            while not enough.is_set():
+                for client in flood:
+                    client.send(query("SELECT 1"))
+                for client in flood:
+                    client.read_until("Z")
+
+        thread = threading.Thread(target=ask_on)
+        thread.start()
+        try:
+            waits = []
+            for _ in range(100):
+                begun = time.monotonic()
+                assert quiet.value("SELECT 1") == "1"
+                waits.append(time.monotonic() - begun)
+        finally:
+            enough.set()
+            thread.join()
+    # the thread above takes turns with us, so this says no more than "at all times"
+    assert sorted(waits)[50] < 0.5
+    assert max(waits) < 3
+
+
+@pytest.mark.full
+def test_a_hundred_thousand_connections_leave_nothing(make_pooler: MakePooler) -> None:
+    """Some log in, some say nothing, some half; over two workers that pass them on."""
+    pooler = make_pooler(workers=2, log_connections=0, log_disconnections=0)
+
+    def come(count: int) -> None:
+        for number in range(count):
+            with pooler.wire() as client:
+                if number % 4 == 0:
+                    client.login("app", "bench")
+                elif number % 4 == 1:
+                    client.send(startup("app", "bench")[:10])
+
+    def descriptors() -> int:
+        return sum(psutil.Process(pid).num_fds() for pid in pooler.worker_pids())
+
+    come(2_000)
+    wait_until(lambda: pooler.sockets_of_workers() == 0, "all have gone")
+    fds, memory = descriptors(), pooler.rss_bytes()
+    come(98_000)
+    wait_until(lambda: pooler.sockets_of_workers() == 0, "all have gone")
+    wait_until(lambda: descriptors() <= fds, "no descriptor is left")
+    assert pooler.rss_bytes() < memory + 4_000_000
