@@ -22,7 +22,7 @@ from pooler.relay.orders cimport (
 from pooler.relay.step cimport (
     client_held_back, server_held_back, step_client_end, step_is_over, step_more,
 )
-from pooler.session.records cimport CLOSE_LOGIN_TIMEOUT
+from pooler.session.records cimport CLOSE_LOGIN_SERVER_DOWN, CLOSE_LOGIN_TIMEOUT
 from pooler.wire.buffers cimport queue_reset
 from pooler._wire cimport error_response_bytes, put_error_response
 
@@ -108,6 +108,7 @@ cdef void tell_closed(Loop *L, ClientConn *cc, const Order *order) noexcept nogi
     if not L.logins.tell_closes and L.logins.on and detail == NULL and (
         not order.client.pool.config.dedicated if order.client.pool != NULL
         else not cc.by_python and order.reason != CLOSE_LOGIN_TIMEOUT
+        and order.reason != CLOSE_LOGIN_SERVER_DOWN
     ):
         return
     row = notice(

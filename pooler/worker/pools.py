@@ -24,10 +24,10 @@ from pooler.worker.console import ConsoleDoor
 from pooler.worker.launches import Launches
 from pooler.worker.pool import Pool, tracked_parameters
 from pooler.worker.servers import ServerOpener
+from pooler.worker.time_limits import is_single_use, limits_of, limits_of_lone, to_us
 from pooler.worker.words import Questions
 
 UNLIMITED_SERVERS = 1_000_000
-TESTED_S = 10.0
 DATABASES_KEPT = 1024
 EMPTY_QUERY = b"\0"
 ENGINE_MODES = {
@@ -56,11 +56,6 @@ def share_of(total: int, slot: int, workers: int) -> int:
     if total == 0:
         return UNLIMITED_SERVERS
     return max(1, total // workers + (slot < total % workers))
-
-
-def to_us(seconds: float) -> int:
-    """Seconds of a setting as the engine's microseconds."""
-    return int(seconds * 1_000_000)
 
 
 class Pools:
@@ -134,7 +129,7 @@ class Pools:
             check_delay_us=0,
             cancel_abandoned=False,
             dedicated=True,
-            query_wait_us=to_us(self.config.settings.query_wait_timeout),
+            limits=limits_of_lone(self.config, database, user),
         )
         return pool
 
@@ -247,8 +242,8 @@ class Pools:
             clean_changed=settings.clean_changed_servers,
             clean_custom=settings.clean_custom_parameters,
             clean_sequences=settings.clean_sequences,
-            query_wait_us=to_us(settings.query_wait_timeout),
-            tested_us=to_us(settings.cancel_wait_timeout or TESTED_S),
+            single_use=is_single_use(self.config, pool.database),
+            limits=limits_of(self.config, pool.database, pool.user),
             max_prepared_statements=0
             if mode is PoolMode.SESSION
             else settings.max_prepared_statements,

@@ -503,16 +503,16 @@ def test_a_plain_configuration_has_no_warnings() -> None:
 def test_unbuilt_settings_are_named_once_each() -> None:
     config = config_of(
         "app = host=a pool_mode=session min_pool_size=1 load_balance_hosts=disable\n"
-        "* = connect_query='select 1' server_lifetime=1",
-        main="pool_mode = statement\nquery_timeout = 5\nquery_timeout = 6",
-        rest="[users]\nu = query_timeout=3\n[peers]\n1 = host=a pool_size=3",
+        "* = connect_query='select 1' max_db_connections=1",
+        main="pool_mode = statement\nresolv_conf = a\nresolv_conf = b",
+        rest="[users]\nu = reserve_pool_size=3\n[peers]\n1 = host=a pool_size=3",
     )
     assert config.warnings == (
-        "p.ini:5: query_timeout is not built yet, ignored",
+        "p.ini:5: resolv_conf is not built yet, ignored",
         'p.ini:7: [databases] "app": min_pool_size is not built yet, ignored',
         'p.ini:7: [databases] "app": load_balance_hosts is not built yet, ignored',
-        'p.ini:8: [databases] "*": server_lifetime is not built yet, ignored',
-        'p.ini:10: [users] "u": query_timeout is not built yet, ignored',
+        'p.ini:8: [databases] "*": max_db_connections is not built yet, ignored',
+        'p.ini:10: [users] "u": reserve_pool_size is not built yet, ignored',
         'p.ini:12: [peers] "1": pool_size is not built yet, ignored',
     )
 

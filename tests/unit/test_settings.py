@@ -183,6 +183,8 @@ transaction_timeout client_idle_timeout query_wait_timeout
 """
 PEER_KEYS = "host port pool_size"
 BUILT_MAIN = """
+client_idle_timeout idle_transaction_timeout query_timeout query_wait_notify
+server_idle_timeout server_lifetime transaction_timeout
 auth_ldap_options external_auth_queue external_auth_threads
 listen_addr listen_port unix_socket_dir auth_type auth_file pool_mode
 default_pool_size max_client_conn listen_backlog logfile pidfile log_connections
