@@ -36,6 +36,8 @@ cdef struct ReasonText:
 
 cdef ReasonText REASON_TEXTS[REASONS_MAX]
 
+cdef const char *UNUSED_SERVER = b"unused"
+
 
 cdef int fill_close_reasons(object rows) except -1:
     """Copy ``errors.CLOSE_REASON_ROWS`` to where the engine can read it."""
@@ -148,6 +150,7 @@ cdef void close_server(Loop *L, const Order *order) noexcept nogil:
     )
     row.pool_id = <int32_t> order.server.pool.id
     row.age_us = L.relay.now_us - order.server.opened_us
+    row.detail = NULL if order.tell else UNUSED_SERVER
     queue_reset(&order.server.stream.out)
     L.server_count -= 1
     conn_leave(L, &sc.conn)

@@ -28,7 +28,7 @@ from pooler.session.records cimport (
     server_is_quiet, server_side_is_quiet,
 )
 from pooler.session.requests cimport (
-    REQUEST_SKIP, requests_count, requests_first, requests_free,
+    REQUEST_SKIP, batch_answered, requests_count, requests_first, requests_free,
 )
 from pooler.statements.effects cimport session_statements_free
 from pooler.wire.buffers cimport queue_reset
@@ -50,6 +50,7 @@ cdef enum:
 cdef void close_server(Relay *r, ServerSession *s, CloseReason reason) noexcept nogil:
     """Close a server in whatever state; idempotent. Its client stays, idle."""
     cdef Pool *p = s.pool
+    cdef bint answered = batch_answered(&s.requests) > 1
     if s.state == SERVER_CLOSED:
         return
     if s.client != NULL:
@@ -64,7 +65,7 @@ cdef void close_server(Relay *r, ServerSession *s, CloseReason reason) noexcept 
     queue_reset(&s.stream.held)
     requests_free(&s.requests)
     server_params_end(r, s)
-    order_close_server(&r.orders, s, reason)
+    order_close_server(&r.orders, s, reason, answered)
     want_servers(r, p)
 
 

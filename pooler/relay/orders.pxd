@@ -30,7 +30,7 @@ cdef enum:
 cdef struct Order:
     uint8_t kind
     uint8_t reason
-    bint tell
+    bint tell  # a client: why; a server: it has answered somebody
     ClientSession *client  # borrow
     ServerSession *server  # borrow
     Pool *pool  # borrow
@@ -54,7 +54,7 @@ cdef void order_close_client(
     Orders *o, ClientSession *c, CloseReason reason, bint tell
 ) noexcept nogil
 cdef void order_close_server(
-    Orders *o, ServerSession *s, CloseReason reason
+    Orders *o, ServerSession *s, CloseReason reason, bint answered
 ) noexcept nogil
 cdef void order_cancel(Orders *o, ServerSession *s) noexcept nogil
 cdef void order_launch(Orders *o, Pool *p) noexcept nogil

@@ -504,7 +504,7 @@ class Admission:
             return
         try:
             if pool.welcome is None:
-                raise pool.failure or LoginError("cannot connect")
+                raise pool.backoff.failure or LoginError("cannot connect")
             self._choose_words(handle, accepted, pool, values)
         except LoginError as error:
             self._refuse(handle, error)
@@ -599,8 +599,8 @@ class Admission:
         if not self._pools.config.settings.log_disconnections:
             return
         text = CLOSE_REASON_ROWS[reason][1]
-        if reason == CloseReason.CLOSE_SERVER_UNUSABLE and pool.failure is not None:
-            text = pool.failure.message  # what the client has heard
+        if reason == CloseReason.CLOSE_SERVER_UNUSABLE and pool.backoff.failure:
+            text = pool.backoff.failure.message  # what the client has heard
         log.write(
             log.LOG,
             f"closing because: {text} (age={age_us // 1_000_000}s)",

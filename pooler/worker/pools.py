@@ -138,6 +138,7 @@ class Pools:
         if pool.startup is None or pool.abandoned:
             return
         pool.abandoned = True
+        self.launches.forget(pool)
         self._engine.pool_retire(pool.pool_id, True)
         if self._engine.pool_stats(pool.pool_id)["connecting"] == 0:
             self._free_dedicated(pool)
@@ -186,7 +187,7 @@ class Pools:
 
     def _replace_servers(self, pool: Pool) -> None:
         pool.learn(None)
-        pool.failure = None
+        pool.backoff.forget()
         self._engine.pool_retire(pool.pool_id, False)
 
     def reload(self, config: Config, reconnect: frozenset[str]) -> None:
@@ -202,7 +203,7 @@ class Pools:
         self._databases.clear()
         for pool in list(self._by_key.values()):
             pool.words.forget()
-            pool.failure = None  # what was wrong may be right by now
+            pool.backoff.forget()
             self._engine.pool_learned(pool.pool_id)  # what is on its way, as well
             if config.userlist.get(pool.user) != secrets.get(pool.user):
                 pool.scram_keys = None  # they were proved by what is no secret any more
