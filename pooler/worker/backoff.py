@@ -28,8 +28,8 @@ FORGIVEN_S = (
 )
 
 # PostgreSQL documentation, "PostgreSQL Error Codes": insufficient resources, operator
-# intervention (it starts, it stops), connection exceptions. They pass by themselves.
-PASSING_CLASSES = frozenset({"53", "57", "08"})
+# intervention (it starts, it stops). They pass by themselves.
+PASSING_CLASSES = frozenset({"53", "57"})
 
 
 def is_hopeless(error: LoginError) -> bool:
