@@ -153,6 +153,7 @@ cdef void close_server(Loop *L, const Order *order) noexcept nogil:
     row.detail = NULL if order.tell else UNUSED_SERVER
     queue_reset(&order.server.stream.out)
     L.server_count -= 1
+    watch(L, &sc.conn, 0)  # another process may have the socket, too
     conn_leave(L, &sc.conn)
 
 

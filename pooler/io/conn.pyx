@@ -43,7 +43,8 @@ cdef void forget_waiting(Loop *L, Conn *conn) noexcept nogil:
 cdef void conn_leave(Loop *L, Conn *conn) noexcept nogil:
     """Close the transport and the slot; the memory goes at the end of the turn.
 
-    A descriptor that is closed leaves epoll by itself: no other process has it.
+    A descriptor that is closed leaves epoll by itself if no other process has it; the
+    socket of a server may be elsewhere, so it is not watched any more.
     """
     cdef Slot *slot = &L.slots[conn.slot]
     conn.transport.close(conn)

@@ -3,22 +3,26 @@
 
 cimport cython
 from cpython.bytes cimport PyBytes_AsString, PyBytes_FromStringAndSize
-from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
+from libc.stdint cimport UINT32_MAX, uint16_t, uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport free
 from libc.string cimport memcpy, memmove, memset
 
 from pooler.auth.exchange cimport Exchange
 from pooler.auth.secrets cimport KEY_BYTES, StoredSecret, secret_ref, stored_secret
+from pooler.board.page cimport Page
 from pooler.io.accept cimport (
     LOGIN_HELD_MAX_BYTES, close_listener, listen_again, open_listener,
 )
 from pooler.io.carry_out cimport carry_out, fill_close_reasons
 from pooler.io.conn cimport (
-    ClientConn, Conn, KIND_CLIENT, KIND_LINK, KIND_LISTENER, KIND_SERVER, KnownLogin,
-    LinkConn, ListenerConn, Logins, Loop, NOTICE_CLIENT_CLOSED, NOTICE_LOGGED_IN,
-    NoticeRow, ServerConn, conn_handle, conn_of, conn_of_server, free_dead,
+    ClientConn, Conn, KIND_CLIENT, KIND_LINK, KIND_LISTENER, KIND_SERVER,
+    KnownLogin, LinkConn, ListenerConn, Logins, Loop, MOST_WORKERS,
+    NOTICE_CLIENT_CLOSED, NOTICE_LOGGED_IN, NoticeRow, ServerConn, Spread,
+    conn_handle, conn_of, conn_of_server, free_dead,
 )
-from pooler.io.find cimport cancel_owner, close_all, limits_changed, retire_servers
+from pooler.io.find cimport (
+    cancel_owner, close_all, limits_changed, retire_servers, send_clients_away,
+)
 from pooler.io.link cimport (
     close_link, link_becomes_server, link_listen, link_send, open_link,
 )
@@ -27,9 +31,11 @@ from pooler.io.logins cimport (
     logins_forget, logins_free,
 )
 from pooler.io.loop cimport loop_free, loop_init, loop_now, loop_run
+from pooler.io.moves cimport give_server, receive_server
 from pooler.io.poll cimport (
     READY_READ, READY_WRITE, WATCH_READ, WATCH_WRITE, poll_close, watch, watch_python,
 )
+from pooler.io.spread cimport spread_count
 from pooler.io.stats cimport loop_counters, peer_name, pool_counters
 from pooler.io.syscalls cimport ENOMEM, sys_now_us, sys_peer_uid
 from pooler.io.tls cimport tls_begin, tls_error, tls_facts, tls_has_come
@@ -38,6 +44,7 @@ from pooler.io.tls_context cimport (
 )
 from pooler.io.transport cimport stream_swallow, stream_write
 from pooler.relay.inquire cimport inquiry_forget, words_forget
+from pooler.relay.moves cimport Thawed, pool_accepts, thaw, thawed_free
 from pooler.relay.step cimport (
     relay_add_pool, step_cancel, step_cancelled, step_client_close,
     step_client_end, step_pool_inquire, step_pool_waits, step_pool_wants,
@@ -45,7 +52,7 @@ from pooler.relay.step cimport (
 )
 from pooler.session.pool cimport (
     pool_configure, pool_connected, pool_launch, pool_pause, pool_prelaunch,
-    pool_resize, pool_resume,
+    pool_refuse, pool_replace, pool_resize, pool_resume, pool_room, pool_share,
 )
 from pooler.session.records cimport (
     CANCEL_KEY_MAX_BYTES, CANCEL_KEY_MIN_BYTES, CLIENT_LOGIN, CLOSE_NO_MEMORY,
@@ -170,7 +177,9 @@ cdef class Engine:
         )
         self.schema_cell = None
         logins_free(&self.loop)
+        memset(&self.loop.spread, 0, sizeof(self.loop.spread))
         self.client_cells = None
+        self.spread_columns = None
         self.login_context = None
 
     def fileno(self):
@@ -296,10 +305,51 @@ cdef class Engine:
 
         ``shared``: other processes accept on it too, wake only one of them.
         """
-        cdef ListenerConn *listener = open_listener(&self.loop, fd, shared)
+        cdef ListenerConn *listener = open_listener(&self.loop, fd, shared, NULL)
         if listener == NULL:
             raise MemoryError
         return conn_handle(&self.loop, &listener.conn)
+
+    def add_door(self, int fd, uint32_t slot):
+        """Take the sockets that come through the door of a worker, as a listener's.
+
+        Takes the descriptor over, unless it raises; ``spread_configure`` comes first.
+        """
+        cdef Spread *spread = &self.loop.spread
+        cdef ListenerConn *listener
+        if slot >= spread.workers_count:
+            raise IndexError(f"no slot {slot}")
+        listener = open_listener(
+            &self.loop, fd, True, spread.coming + slot * spread.stride
+        )
+        if listener == NULL:
+            raise MemoryError
+        return conn_handle(&self.loop, &listener.conn)
+
+    def spread_configure(
+        self, *, bint on, uint8_t slot, doors, uint64_t[:] connections,
+        uint64_t[:] coming, const uint64_t[:] serves, const uint64_t[:] heartbeats_us,
+    ):
+        """Where fresh clients go: columns of the board, and a descriptor per door.
+
+        All are lent until ``close``. Not ``on``: they stay where they were accepted.
+        """
+        cdef Spread *spread = &self.loop.spread
+        cdef int i
+        if not slot < len(doors) == connections.shape[0] <= MOST_WORKERS:
+            raise ValueError(f"slot {slot}, {len(doors)} doors")
+        self.spread_columns = (connections, coming, serves, heartbeats_us)
+        spread.slot = slot
+        spread.stride = <size_t> connections.strides[0] // sizeof(uint64_t)
+        spread.connections = &connections[0]
+        spread.coming = &coming[0]
+        spread.serves = &serves[0]
+        spread.heartbeats_us = &heartbeats_us[0]
+        spread.workers_count = <uint32_t> len(doors)
+        for i in range(<int> len(doors)):
+            spread.doors[i] = doors[i]
+        spread.on = on
+        spread_count(&self.loop)
 
     def accept_again(self, uint64_t handle):
         """Start a listener that was paused for want of descriptors."""
@@ -552,6 +602,15 @@ cdef class Engine:
         step_client_close(&L.relay, &cc.session, <CloseReason> reason, False)
         carry_out(L)
 
+    def send_clients_away(self, uint32_t most=UINT32_MAX, *, bint idle_only=False):
+        """Close clients with FATAL 57P01, as far as they take it; how many there were.
+
+        ``idle_only``: not those that log in, wait, or hold a transaction. One that is
+        in the middle of a message is told nothing.
+        """
+        loop_now(&self.loop)
+        return send_clients_away(&self.loop, most, idle_only)
+
     # ------------------------------------------------------------ pools
 
     def pool_create(self, uint32_t max_servers):
@@ -618,6 +677,36 @@ cdef class Engine:
         step_pool_wants(&self.loop.relay, p)
         carry_out(&self.loop)
 
+    def pool_share(self, uint32_t pool_id, Page page, uint32_t row, uint32_t account):
+        """A pool tells other workers who is idle and who waits: in a row of an account.
+
+        One pool of a worker for one account. The account stays open as long as the
+        engine, or until ``pool_alone``.
+        """
+        self.page_view = page.view
+        pool_share(
+            self.pool(pool_id), page.row_of(account, row), page.row_of(account, 0),
+            page.rows,
+        )
+
+    def pool_alone(self, uint32_t pool_id):
+        """A pool tells nobody any more."""
+        pool_share(self.pool(pool_id), NULL, NULL, 0)
+
+    def pool_refused(self, uint32_t pool_id):
+        """No server may be opened now; none is asked for before ``pool_room``."""
+        cdef Pool *p = self.pool(pool_id)
+        pool_refuse(p)
+        step_pool_waits(&self.loop.relay, p)
+        carry_out(&self.loop)
+
+    def pool_room(self, uint32_t pool_id):
+        """There may be room for servers: they are asked for again if it is wanted."""
+        cdef Pool *p = self.pool(pool_id)
+        pool_room(p)
+        step_pool_wants(&self.loop.relay, p)
+        carry_out(&self.loop)
+
     def pool_launching(self, uint32_t pool_id, uint32_t at_most):
         """How many servers to open now; they count as connecting from here on."""
         cdef Pool *p = self.pool(pool_id)
@@ -651,8 +740,10 @@ cdef class Engine:
         """Close a pool's servers: idle ones now, the others when they are free.
 
         ``for_ever``: the pool opens no new ones either, and who asks is sent away.
+        What another worker has opened before is not taken over any more.
         """
         cdef Pool *p = self.pool(pool_id)
+        pool_replace(p, sys_now_us())
         if for_ever:
             pool_pause(p, True)
         retire_servers(&self.loop, p)
@@ -839,6 +930,64 @@ cdef class Engine:
                 &self.loop.relay, &(<ServerConn *> conn).session, <CloseReason> reason
             )
             carry_out(&self.loop)
+
+    def server_give(self, uint64_t handle):
+        """Let go of an idle server for another worker: (descriptor, record).
+
+        The descriptor is the caller's then. None if it has to stay: it is not idle,
+        speaks TLS, or something is left in it that cannot travel.
+        """
+        cdef Loop *L = &self.loop
+        cdef Conn *conn = conn_of(L, handle)
+        cdef Queue record
+        cdef int fd
+        if conn == NULL or conn.kind != KIND_SERVER:
+            return None
+        memset(&record, 0, sizeof(record))
+        loop_now(L)
+        fd = give_server(L, <ServerConn *> conn, &record)
+        carry_out(L)
+        if fd < 0:
+            return None
+        try:
+            return fd, bytes_in(&record)
+        finally:
+            queue_reset(&record)
+
+    def server_receive(self, int fd, uint32_t pool_id, bytes record):
+        """Take over a server that another worker has given: its handle here.
+
+        It serves who waits. ValueError if the record cannot be used here, or the pool
+        does not want it: ``fd`` is the caller's still, whatever is raised.
+        """
+        cdef Loop *L = &self.loop
+        cdef Pool *p = self.pool(pool_id)
+        cdef Thawed thawed
+        cdef ServerConn *sc
+        loop_now(L)
+        if thaw(&L.relay, bytes_of(record), len(record), &thawed) < 0:
+            raise ValueError("the record of this server cannot be used here")
+        try:
+            if not pool_accepts(&L.relay, p, &thawed):
+                raise ValueError("the pool does not want this server")
+            sc = receive_server(L, fd, p, &thawed)
+            if sc == NULL:
+                raise MemoryError
+        finally:
+            thawed_free(&L.relay, &thawed)
+        handle = conn_handle(L, &sc.conn)
+        carry_out(L)
+        return handle
+
+    def pool_idle_servers(self, uint32_t pool_id):
+        """Handles of a pool's idle servers, the one that was used last being the last.
+        """
+        cdef const ServerSession *s = self.pool(pool_id).idle_tail
+        found = []
+        while s != NULL:
+            found.append(conn_handle(&self.loop, &conn_of_server(s).conn))
+            s = s.prev
+        return found
 
     # ------------------------------------------------------------ cancel
 

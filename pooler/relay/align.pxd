@@ -31,5 +31,8 @@ cdef RelayStatus resets_answered(
 cdef void client_params_begin(ClientSession *c, ParamSet *values) noexcept nogil
 cdef void client_params_end(Relay *r, ClientSession *c) noexcept nogil
 cdef void server_params_begin(ServerSession *s, ParamSet *values) noexcept nogil
+cdef void server_params_go_on(
+    ServerSession *s, ParamSet *defaults, ParamSet *values
+) noexcept nogil
 cdef void server_params_end(Relay *r, ServerSession *s) noexcept nogil
 cdef void stop_aligning(ClientSession *c) noexcept nogil

@@ -40,6 +40,14 @@ cdef void server_params_begin(ServerSession *s, ParamSet *values) noexcept nogil
     s.defaults = params_ref(values)
 
 
+cdef void server_params_go_on(
+    ServerSession *s, ParamSet *defaults, ParamSet *values
+) noexcept nogil:
+    """As above, of a server from another worker; takes both references."""
+    s.params = values
+    s.defaults = defaults
+
+
 cdef void server_params_end(Relay *r, ServerSession *s) noexcept nogil:
     params_unref(&r.params, s.params)
     params_unref(&r.params, s.defaults)

@@ -14,6 +14,7 @@ cdef void take_over(Relay *r, ClientSession *c, CloseReason reason) noexcept nog
 cdef void note_unwanted(Relay *r, ServerSession *s, size_t n) noexcept nogil
 cdef bint make_fit(Relay *r, Pool *p, ServerSession *s) noexcept nogil
 cdef void clean_kept(Relay *r, ServerSession *s) noexcept nogil
+cdef void clean_moved(Relay *r, ServerSession *s) noexcept nogil
 cdef void close_server(
     Relay *r, ServerSession *s, CloseReason reason
 ) noexcept nogil

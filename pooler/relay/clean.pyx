@@ -229,6 +229,12 @@ cdef void cleaned(Relay *r, ServerSession *s) noexcept nogil:
         wake_pool(r, s.pool)
 
 
+cdef void clean_moved(Relay *r, ServerSession *s) noexcept nogil:
+    """An idle server comes from another worker, whose names are not known here."""
+    pool_test(s.pool, s)
+    clean_server(r, s)
+
+
 cdef bint make_fit(Relay *r, Pool *p, ServerSession *s) noexcept nogil:
     """Clean an idle server that somebody has changed, or run the check query on one
     that has been idle too long to be trusted.

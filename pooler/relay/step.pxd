@@ -19,6 +19,7 @@ memory goes when all of that is over.
 
 from libc.stdint cimport uint32_t, uint8_t
 
+from pooler.relay.moves cimport Thawed
 from pooler.relay.shared cimport Relay
 from pooler.session.records cimport (
     CLIENT_ACTIVE, CLIENT_WAITING, ClientSession, CloseReason, Pool, ServerSession,
@@ -93,6 +94,11 @@ cdef void step_server_overflow(Relay *r, ServerSession *s) noexcept nogil
 cdef void step_server_sent(Relay *r, ServerSession *s) noexcept nogil
 cdef void step_server_close(
     Relay *r, ServerSession *s, CloseReason reason
+) noexcept nogil
+
+cdef void step_server_give(Relay *r, ServerSession *s) noexcept nogil
+cdef void step_server_receive(
+    Relay *r, ServerSession *s, Pool *p, Thawed *t
 ) noexcept nogil
 
 cdef ServerSession *step_cancel(Relay *r, ClientSession *c) noexcept nogil

@@ -20,6 +20,7 @@ from pooler.relay.injected cimport answer_cancelled
 from pooler.relay.inquire cimport (
     inquiry_begin, inquiry_bytes, inquiry_forget, words_forget,
 )
+from pooler.relay.moves cimport join_pool, leave_pool
 from pooler.relay.orders cimport (
     order_read_client, order_read_server, order_send_to_client, order_send_to_server,
 )
@@ -446,6 +447,18 @@ cdef void step_server_limits(ServerSession *s) noexcept nogil:
     if s.pool.config.single_use:
         mark_over(s, CLOSE_SERVER_LIFETIME)
     server_limits_changed(s)
+
+
+cdef void step_server_give(Relay *r, ServerSession *s) noexcept nogil:
+    """A server that may move goes to another worker; its record is written already."""
+    leave_pool(r, s)
+
+
+cdef void step_server_receive(
+    Relay *r, ServerSession *s, Pool *p, Thawed *t
+) noexcept nogil:
+    """A server comes from another worker to a pool that accepts it; takes ``t``."""
+    join_pool(r, s, p, t)
 
 
 cdef void step_pool_wants(Relay *r, Pool *p) noexcept nogil:

@@ -186,6 +186,13 @@ cdef inline void reset_seen(ServerSession *s, int index) noexcept nogil:
     s.changes.reset_doubt = True
 
 
+cdef inline bint changes_are_over(const ServerSession *s) noexcept nogil:
+    """Whether nothing is left in the session, and nothing has still to be undone."""
+    return (
+        s.changes.pending | s.changes.xact | s.changes.left
+    ) == 0 and not is_resetting(s)
+
+
 cdef inline void changes_discarded(ServerSession *s) noexcept nogil:
     """DISCARD ALL has run; what was sent behind it is not answered yet."""
     s.changes.left = 0

@@ -53,6 +53,11 @@ cdef inline bint custom_answered(ServerSession *s) noexcept nogil:
     return known
 
 
+cdef inline bint custom_is_known(const ServerSession *s) noexcept nogil:
+    """Whether it is sure which ones were made there."""
+    return s.custom.sent == 0 and not s.custom.failed
+
+
 cdef inline uint64_t custom_lacked(const ServerSession *s) noexcept nogil:
     """What the client has made that its server does not know yet."""
     return s.client.custom & ~s.custom.made

@@ -18,6 +18,7 @@ from pooler.session.deadlines cimport (
     CLIENT_DEADLINES, NO_DEADLINE, SERVER_DEADLINES, Timer, Wheel, deadline_start,
     deadline_stop,
 )
+from pooler.board.page cimport Cells
 from pooler.wire.buffers cimport Queue, Stream
 from pooler.tables.params cimport ParamSet
 from pooler.tables.client_names cimport ClientStatement, ClientStatements
@@ -198,10 +199,16 @@ cdef struct Pool:
     uint32_t waiting_count
     uint32_t client_count
     bint launch_wanted  # Python has been asked to open servers
+    bint refused  # it may open none: all workers together have as many as may be
+    Cells alone  # stand in for those of an account
+    Cells *cells  # own row of the account that all workers share, or alone; not NULL
+    const Cells *rows  # borrow: the account's, of all workers; NULL: there is none
+    uint32_t row_count  # of these; the last one is of what dead workers have left
     bint paused  # hands out no server and opens none
     bint closing  # paused for good: who asks for a server is sent away
     uint64_t lifetimes  # servers whose time was measured
     bint sequences_asked  # a client has asked for currval() or lastval()
+    uint64_t replaced_us  # servers that were opened before are to go; 0: none
     bint wake_listed  # in the list of pools whose waiting clients are to be served
     Pool *next_wake  # borrow
     Inquiry inquiry
@@ -360,6 +367,7 @@ cdef void client_cancel_key(
     ClientSession *c, const uint8_t *key, uint8_t n
 ) noexcept nogil
 cdef void server_begin(ServerSession *s, Wheel *w, void *io) noexcept nogil
+cdef void server_goes_on(ServerSession *s, uint64_t opened_us) noexcept nogil
 
 
 cdef inline bint server_knows(

@@ -98,6 +98,11 @@ cdef void server_begin(ServerSession *s, Wheel *w, void *io) noexcept nogil:
     requests_init(&s.requests)
 
 
+cdef void server_goes_on(ServerSession *s, uint64_t opened_us) noexcept nogil:
+    """It has logged in at another worker, then, and not just now."""
+    s.opened_us = opened_us
+
+
 cdef bint set_client_state(ClientSession *c, ClientState new) noexcept nogil:
     """Go along an edge; False (and no change) when there is none.
 

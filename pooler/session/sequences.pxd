@@ -28,6 +28,16 @@ cdef inline bint sequences_unlike(ServerSession *s) noexcept nogil:
     return s.sequences.of_others and s.pool.sequences_asked
 
 
+cdef inline bint sequences_used(const ServerSession *s) noexcept nogil:
+    """Whether a server remembers those of anybody."""
+    return s.sequences.of_others or s.sequences.user != 0
+
+
+cdef inline void sequences_of_strangers(ServerSession *s, bint used) noexcept nogil:
+    """A server comes from another worker, whose clients are nobody here."""
+    s.sequences.of_others = used
+
+
 cdef inline void sequences_discarded(ServerSession *s) noexcept nogil:
     """DISCARD SEQUENCES goes out, before anything that its client asks for."""
     s.sequences.of_others = False

@@ -19,6 +19,25 @@ cdef inline void tracking_begin(ServerSession *s, bint on) noexcept nogil:
     s.tracking.on = on
 
 
+cdef inline void tracking_goes_on(
+    ServerSession *s, bint unnamed, bint stray
+) noexcept nogil:
+    """A server comes from another worker; ``unnamed``: it may have such a statement.
+
+    ``stray``: it has names that nobody knows here.
+    """
+    s.tracking.unnamed_maybe = unnamed
+    s.tracking.stray = stray
+
+
+cdef inline bint tracking_is_over(const ServerSession *s) noexcept nogil:
+    """Whether its last client has left nothing to be told, settled or cleared."""
+    return not (
+        s.tracking.stray or s.tracking.changing or s.tracking.owed_error.cap
+        or s.tracking.prepares
+    )
+
+
 cdef inline void unnamed_of_another(ServerSession *s) noexcept nogil:
     """Its unnamed statement, if any, is not the attached client's."""
     s.tracking.unnamed_own = False

@@ -17,6 +17,7 @@ from pooler import log
 from pooler.config.loading import RESERVED_DATABASE
 from pooler.config.userlist import SecretKind
 from pooler.errors import (
+    CANNOT_CONNECT_NOW,
     CLOSE_REASON_ROWS,
     INTERNAL_ERROR,
     INVALID_AUTHORIZATION,
@@ -207,6 +208,7 @@ class Admission:
         self._policy = self._make_policy()
         self._known = KnownLogins(engine, board, slot)
         self._known.configure(pools.config.settings, self._context)
+        self._closed = False
 
     def _make_policy(self) -> ClientPolicy:
         return make_policy(
@@ -226,6 +228,11 @@ class Admission:
         self._auth_query.reload()
         self._policy = self._make_policy()
         self._known.configure(self._pools.config.settings, self._context)
+
+    def close(self) -> None:
+        """The pooler ends: nobody but the console's clients is let in any more."""
+        self._closed = True
+        self._known.stop()
 
     def end(self) -> None:
         """The worker ends."""
@@ -264,6 +271,7 @@ class Admission:
     def _carry_out(self, handle: int, arrival: _Arrival, reply: Reply) -> None:
         """Do what a step of the login came to; LookupError when the client has gone."""
         if arrival.login.wants_in and arrival.login.asked[0] != RESERVED_DATABASE:
+            self._check_open(arrival.login.asked[0])
             self._check_room()
             if not arrival.checked:
                 arrival.checked = True
@@ -352,6 +360,11 @@ class Admission:
                 "direct TLS without ALPN: the client does not ask for postgresql"
             )
         arrival.direct = False
+
+    def _check_open(self, database: str) -> None:
+        """Refuse a client that comes while the pooler ends."""
+        if self._closed and database != RESERVED_DATABASE:
+            raise LoginError("pooler is shutting down", CANNOT_CONNECT_NOW)
 
     def _check_room(self) -> None:
         """Refuse a client above ``max_client_conn``; all workers count together."""
@@ -459,7 +472,8 @@ class Admission:
         """
         if pool.welcome is None:
             self._pools.launches.when_welcome(
-                pool, lambda: self._welcomed(handle, accepted, pool, values)
+                pool,
+                lambda error: self._welcomed(handle, accepted, pool, values, error),
             )
             if pool.welcome is None:
                 self._limit_wait(handle, pool)
@@ -497,17 +511,24 @@ class Admission:
             log.write_exception("admission failed", tag=pool.tag)
 
     def _welcomed(
-        self, handle: int, accepted: LoggedIn, pool: Pool, values: dict[str, str]
+        self,
+        handle: int,
+        accepted: LoggedIn,
+        pool: Pool,
+        values: dict[str, str],
+        error: LoginError | None,
     ) -> None:
-        """The pool's first server has answered, or could not be opened."""
+        """The pool's first server has answered, or there will be none: why."""
         if not self._is_here(handle):
             return
         try:
+            if error is not None:
+                raise error
             if pool.welcome is None:
                 raise pool.backoff.failure or LoginError("cannot connect")
             self._choose_words(handle, accepted, pool, values)
-        except LoginError as error:
-            self._refuse(handle, error)
+        except LoginError as refused:
+            self._refuse(handle, refused)
 
     def _is_here(self, handle: int) -> bool:
         """Whether a client that had to wait is still there."""
@@ -524,6 +545,7 @@ class Admission:
         self, handle: int, accepted: LoggedIn, pool: Pool, values: dict[str, str]
     ) -> None:
         """Let a client in, in the server's words; LoginError if one was refused."""
+        self._check_open(accepted.database)
         told, notice = pool.in_words(values)
         arrival = self._arrivals.pop(handle)
         arrival.served()

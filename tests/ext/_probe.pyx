@@ -10,6 +10,7 @@ from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 
+from pooler.board.page cimport Cells, Page
 from pooler.relay.orders cimport (
     ORDER_CANCEL, ORDER_CLOSE_CLIENT, ORDER_CLOSE_SERVER, ORDER_INQUIRED, ORDER_LAUNCH,
     ORDER_LEARNED, ORDER_READ_CLIENT, ORDER_SEND_TO_CLIENT, ORDER_SEND_TO_SERVER, Order,
@@ -43,6 +44,9 @@ from pooler.session.requests cimport (
     request_is_query, requests_at,
 )
 from pooler.session.time_limits cimport TimeLimits, time_limits_fill
+from pooler.session.sharing cimport (
+    PATIENCE_US, is_uneven, row_to_ask, row_to_serve,
+)
 from pooler.statements.sql_changes cimport (
     sql_changes, sql_changes_of_plan, sql_is_plain,
 )
@@ -112,6 +116,20 @@ def scan(str rules_name, chunks):
         held = data[pos:]
         offset += pos
     return events, None, st.body_left, len(held)
+
+
+def sharing(
+    Page page, uint32_t account, uint32_t row, uint64_t now_us,
+    uint64_t patience_us=PATIENCE_US, uint64_t shunned=0,
+):
+    """What a row makes of an account: (row to serve, row to ask, whether uneven)."""
+    cdef const Cells *rows = page.row_of(account, 0)
+    cdef const Cells *own = page.row_of(account, row)
+    return (
+        row_to_serve(rows, page.rows, own, shunned, now_us, patience_us),
+        row_to_ask(rows, page.rows, own, shunned, now_us),
+        bool(is_uneven(rows, page.rows, own, shunned)),
+    )
 
 
 cdef class ByteQueue:
