@@ -234,6 +234,34 @@ class Config:
             self.settings.pool_mode,
         )
 
+    def query_wait_timeout(self, database: Database, user: str) -> float:
+        """Seconds that a client of the pool waits for a server; 0 is for ever."""
+        return self._narrowest(
+            user,
+            lambda entry: entry.query_wait_timeout,
+            database.query_wait_timeout,
+            self.settings.query_wait_timeout,
+        )
+
+    def server_lifetime(self, database: Database) -> float:
+        """Seconds that a server of the database is used; 0 is once."""
+        own = database.server_lifetime
+        return self.settings.server_lifetime if own is None else own
+
+    def limit_of_user(self, name: str, user: str) -> float:
+        """Seconds of a limit that [users] may have instead of [pgbouncer]; 0: none.
+
+        In: name  client_idle_timeout, query_timeout, transaction_timeout,
+                  idle_transaction_timeout
+        """
+        seconds: float = self._narrowest(
+            user,
+            lambda entry: getattr(entry, name),
+            None,
+            getattr(self.settings, name),
+        )
+        return seconds
+
     @property
     def worker_count(self) -> int:
         """Worker processes to run; ``auto`` is one for each usable core."""

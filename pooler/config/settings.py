@@ -155,7 +155,7 @@ class Settings:
         " PgBouncer setting.", built=True)
     client_idle_timeout: float = setting(0.0, TIME,
         "Close a client that is idle outside a transaction this long; 0 is off.",
-        unit="s")
+        unit="s", built=True)
     client_login_timeout: float = setting(60.0, TIME,
         "Time limit for the whole login of a client; 0 is off.", unit="s", built=True)
     client_tls13_ciphers: str | None = setting(None, STRING,
@@ -215,7 +215,7 @@ class Settings:
         " Not a PgBouncer setting.", unit="s", built=True)
     idle_transaction_timeout: float = setting(0.0, TIME,
         "Close client and server when idle in a transaction this long; 0 is off.",
-        unit="s")
+        unit="s", built=True)
     ignore_startup_parameters: tuple[str, ...] = setting((), LIST,
         "Startup parameters to accept and drop; `options` drops the unknown ones"
         " inside options.", reload=NEW, built=True)
@@ -300,10 +300,12 @@ class Settings:
         "When a server is free for another client: at the end of the session, the"
         " transaction or the statement.", choices=PoolMode, reload=NEW, built=True)
     query_timeout: float = setting(0.0, TIME,
-        "Close a server whose query runs longer; 0 is off.", unit="s")
+        "End client and server when a query runs longer, or waits and runs: it is"
+        " cancelled; 0 is off. Idle in a transaction is no query.",
+        unit="s", built=True)
     query_wait_notify: int = setting(5, INT,
         "Tell a client by a NOTICE that it waits for a server this long; 0 is off.",
-        unit="s", off=0)
+        unit="s", off=0, built=True)
     query_wait_timeout: float = setting(120.0, TIME,
         "Drop a client that waited this long for a server; 0 is never.",
         unit="s", built=True)
@@ -339,9 +341,12 @@ class Settings:
     server_fast_close: bool = setting(False, BOOL,
         "Session mode: close a server that must go at the end of its transaction.")
     server_idle_timeout: float = setting(600.0, TIME,
-        "Close a server that was idle this long; 0 is off.", unit="s", off=0.0)
+        "Close a server that was idle this long; 0 is off.", unit="s", off=0.0,
+        built=True)
     server_lifetime: float = setting(3600.0, TIME,
-        "Close a free server of this age; 0 is to use each only once.", unit="s")
+        "Close a free server of this age, or up to a tenth older, so that those opened"
+        " together do not end together; 0 is to use each only once.", unit="s",
+        built=True)
     server_login_retry: float = setting(15.0, TIME,
         "Wait this long after a failed server login.", unit="s", built=True)
     server_reset_query: str = setting("DISCARD ALL", STRING,
@@ -434,7 +439,8 @@ class Settings:
         " reports; at most 10 besides the ones that are always followed.",
         reload=RESTART, built=True)
     transaction_timeout: float = setting(0.0, TIME,
-        "Close a server whose transaction is open longer; 0 is off.", unit="s")
+        "End client and server when a transaction is open longer; 0 is off.", unit="s",
+        built=True)
     unix_socket_dir: str = setting("/tmp", PATH,  # noqa: S108 - PgBouncer's default
         "Directory of our Unix socket, `@` for an abstract one, empty for none; also"
         " where servers are looked for when a database has no host.",
@@ -500,10 +506,10 @@ class Database:
         unit="connections", inherit_below=1)
     server_lifetime: int | None = setting(None, DECIMAL,
         "Instead of the global server_lifetime, if above 0.",
-        unit="s", inherit_below=1)
+        unit="s", inherit_below=1, built=True)
     query_wait_timeout: int | None = setting(None, DECIMAL,
         "Instead of the global query_wait_timeout; 0 is never.",
-        unit="s", inherit_below=0)
+        unit="s", inherit_below=0, built=True)
     connect_query: str | None = setting(None, STRING,
         "Simple query run after the login; its errors are logged and ignored.",
         reload=NEW, reconnect=True, built=True)
@@ -569,16 +575,16 @@ class User:
     max_user_client_connections: int | None = setting(None, DECIMAL,
         "Instead of the global one, if above 0.", unit="connections", inherit_below=1)
     query_timeout: int | None = setting(None, DECIMAL,
-        "Instead of the global one, if above 0.", unit="s", inherit_below=1)
+        "Instead of the global one, if above 0.", unit="s", inherit_below=1, built=True)
     idle_transaction_timeout: int | None = setting(None, DECIMAL,
-        "Instead of the global one, if above 0.", unit="s", inherit_below=1)
+        "Instead of the global one, if above 0.", unit="s", inherit_below=1, built=True)
     transaction_timeout: int | None = setting(None, DECIMAL,
-        "Instead of the global one, if above 0.", unit="s", inherit_below=1)
+        "Instead of the global one, if above 0.", unit="s", inherit_below=1, built=True)
     client_idle_timeout: int | None = setting(None, DECIMAL,
-        "Instead of the global one, if above 0.", unit="s", inherit_below=1)
+        "Instead of the global one, if above 0.", unit="s", inherit_below=1, built=True)
     query_wait_timeout: int | None = setting(None, DECIMAL,
         "Beats the database's and the global one; 0 is never.", unit="s",
-        inherit_below=0)
+        inherit_below=0, built=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,7 +23,7 @@ from pooler.relay.orders cimport (
 from pooler.relay.step cimport (
     client_held_back, server_held_back, step_client_end, step_is_over, step_more,
 )
-from pooler.session.records cimport CLOSE_LOGIN_TIMEOUT
+from pooler.session.records cimport CLOSE_LOGIN_SERVER_DOWN, CLOSE_LOGIN_TIMEOUT
 from pooler.wire.buffers cimport queue_reset
 from pooler._wire cimport error_response_bytes, put_error_response
 
@@ -36,6 +36,8 @@ cdef struct ReasonText:
     char sqlstate[6]
 
 cdef ReasonText REASON_TEXTS[REASONS_MAX]
+
+cdef const char *UNUSED_SERVER = b"unused"
 
 
 cdef int fill_close_reasons(object rows) except -1:
@@ -109,6 +111,7 @@ cdef void tell_closed(Loop *L, ClientConn *cc, const Order *order) noexcept nogi
     if not L.logins.tell_closes and L.logins.on and detail == NULL and (
         not order.client.pool.config.dedicated if order.client.pool != NULL
         else not cc.by_python and order.reason != CLOSE_LOGIN_TIMEOUT
+        and order.reason != CLOSE_LOGIN_SERVER_DOWN
     ):
         return
     row = notice(
@@ -148,6 +151,7 @@ cdef void close_server(Loop *L, const Order *order) noexcept nogil:
     )
     row.pool_id = <int32_t> order.server.pool.id
     row.age_us = L.relay.now_us - order.server.opened_us
+    row.detail = NULL if order.tell else UNUSED_SERVER
     queue_reset(&order.server.stream.out)
     L.server_count -= 1
     part(L, &sc.conn, order.at_work)

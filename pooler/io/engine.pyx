@@ -21,7 +21,7 @@ from pooler.io.conn cimport (
     conn_handle, conn_of, conn_of_server, free_dead,
 )
 from pooler.io.find cimport (
-    cancel_owner, close_all, retire_servers, send_clients_away,
+    cancel_owner, close_all, limits_changed, retire_servers, send_clients_away,
 )
 from pooler.io.link cimport (
     close_link, link_becomes_server, link_listen, link_send, open_link, part_link,
@@ -51,7 +51,6 @@ from pooler.relay.step cimport (
     step_client_end, step_pool_inquire, step_pool_waits, step_pool_wants,
     step_server_begin, step_server_close,
 )
-from pooler.session.deadlines cimport DEADLINE_QUERY_WAIT, DEADLINE_TESTED
 from pooler.session.pool cimport (
     pool_configure, pool_connected, pool_launch, pool_pause, pool_prelaunch,
     pool_refuse, pool_replace, pool_resize, pool_resume, pool_room, pool_share,
@@ -60,9 +59,10 @@ from pooler.session.records cimport (
     CANCEL_KEY_MAX_BYTES, CANCEL_KEY_MIN_BYTES, CLIENT_LOGIN, CLOSE_NO_MEMORY,
     CLOSE_REASONS, CLOSE_SERVER_OBSOLETE, CLOSE_SERVER_UNUSABLE, ClientSession,
     CloseReason, MODE_SESSION, Pool, PoolConfig, Script, ServerSession,
-    script_fill,
+    client_proved, script_fill,
 )
 from pooler.session.sequences cimport sequences_always
+from pooler.session.time_limits cimport TimeLimits, time_limits_fill
 from pooler.tables.params cimport (
     PARAM_VALUE_MAX, ParamSet, params_empty, params_free, params_init, params_track,
     params_unref, params_with,
@@ -97,6 +97,24 @@ cdef bytes bytes_in(const Queue *q):
     if q.cap == 0:
         return b""
     return PyBytes_FromStringAndSize(<const char *> q.data + q.start, queue_size(q))
+
+
+cdef TimeLimits time_limits_of(dict given) except *:
+    """KeyError if something is no limit."""
+    cdef TimeLimits times
+    left = dict(given)
+    times.query_wait_us = left.pop("query_wait_us", 0)
+    times.wait_notify_us = left.pop("wait_notify_us", 0)
+    times.client_idle_us = left.pop("client_idle_us", 0)
+    times.query_us = left.pop("query_us", 0)
+    times.xact_us = left.pop("xact_us", 0)
+    times.idle_xact_us = left.pop("idle_xact_us", 0)
+    times.server_idle_us = left.pop("server_idle_us", 0)
+    times.lifetime_us = left.pop("lifetime_us", 0)
+    times.tested_us = left.pop("tested_us", 0)
+    if left:
+        raise KeyError(*left)
+    return times
 
 
 @cython.final
@@ -558,6 +576,10 @@ cdef class Engine:
         cc.uncounted = True
         count_clients(&self.loop)
 
+    def client_proved(self, uint64_t handle):
+        """The login of a client waits for nothing but a server."""
+        client_proved(&self.client(handle).session)
+
     def client_os_uid(self, uint64_t handle):
         """The user id of the process behind a Unix socket; None: there is none."""
         cdef int uid = sys_peer_uid(self.client(handle).conn.fd)
@@ -609,15 +631,14 @@ cdef class Engine:
         bytes check_query, uint64_t check_delay_us, bint cancel_abandoned,
         uint32_t max_prepared_statements=0, bint dedicated=False,
         bint clean_changed=False, bint clean_custom=False, bint clean_sequences=False,
-        uint64_t query_wait_us=0, uint64_t tested_us=0,
+        bint single_use=False, limits=None,
     ):
         """Set how a pool works; scripts are SQL, empty for none.
 
         ``check_query`` may be ``b"\\0"``: an empty query is sent. Where
         ``max_prepared_statements`` comes from or goes to 0, the pool's servers are
-        replaced. ``query_wait_us``: how long a client waits for a server;
-        ``tested_us``: how long a server may take for a query of ours, or to end what
-        was cancelled; 0 is no limit.
+        replaced. ``single_use``: a server is closed when its first client is done.
+        ``limits``: fields of ``TimeLimits`` in us, those that are not 0.
         """
         cdef Pool *p = self.pool(pool_id)
         cdef PoolConfig config
@@ -635,9 +656,12 @@ cdef class Engine:
         config.clean_changed = clean_changed
         config.clean_custom = clean_changed and clean_custom
         config.dedicated = dedicated
-        config.client_limit_us[<int> DEADLINE_QUERY_WAIT] = query_wait_us
-        config.server_limit_us[<int> DEADLINE_TESTED] = tested_us
+        config.single_use = single_use
+        cdef TimeLimits times = time_limits_of(limits or {})
+        time_limits_fill(&config, &times)
         pool_configure(p, &config)
+        loop_now(&self.loop)
+        limits_changed(&self.loop, p)
         if clean_sequences and clean_changed and mode != MODE_SESSION:
             sequences_always(p)
         pool_resume(p)

@@ -11,6 +11,7 @@ from pooler.io.conn cimport Loop
 from pooler.session.records cimport ClientSession, Pool
 
 cdef void close_all(Loop *L) noexcept nogil
+cdef void limits_changed(Loop *L, const Pool *p) noexcept nogil
 cdef uint32_t send_clients_away(Loop *L, uint32_t most, bint idle_only) noexcept nogil
 cdef void retire_servers(Loop *L, Pool *p) noexcept nogil
 cdef ClientSession *cancel_owner(

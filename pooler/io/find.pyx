@@ -11,7 +11,10 @@ from pooler.io.conn cimport (
 from pooler.io.accept cimport close_listener
 from pooler.io.link cimport close_link
 from pooler.io.part cimport parting_close
-from pooler.relay.step cimport step_client_close, step_server_close, step_server_retire
+from pooler.relay.step cimport (
+    step_client_close, step_client_limits, step_server_close, step_server_limits,
+    step_server_retire,
+)
 from pooler.session.records cimport (
     CLIENT_ACTIVE, CLIENT_IDLE, CLOSE_SHUTDOWN, server_is_free,
 )
@@ -96,6 +99,16 @@ cdef void retire_servers(Loop *L, Pool *p) noexcept nogil:
         if server_at(L, i) != NULL and server_at(L, i).session.pool == p:
             step_server_retire(&L.relay, &server_at(L, i).session)
             carry_out(L)
+
+
+cdef void limits_changed(Loop *L, const Pool *p) noexcept nogil:
+    """The time limits of a pool count for those who are there, too."""
+    cdef uint32_t i
+    for i in range(L.slot_count):
+        if server_at(L, i) != NULL and server_at(L, i).session.pool == p:
+            step_server_limits(&server_at(L, i).session)
+        elif client_at(L, i) != NULL and client_at(L, i).session.pool == p:
+            step_client_limits(&client_at(L, i).session)
 
 
 cdef ClientSession *cancel_owner(

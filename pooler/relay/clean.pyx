@@ -22,18 +22,21 @@ from pooler.session.pool cimport (
 from pooler.session.records cimport (
     CHANGE_FOR_GOOD, CLOSE_CLIENT_IN_PROGRESS, CLOSE_CLIENT_NOT_READY,
     CLOSE_CLIENT_REQUEST, CLOSE_NO_MEMORY, CLOSE_REPLICATION, CLOSE_SERVER_ABANDONED,
-    CLOSE_SERVER_CHANGED, CLOSE_SERVER_OBSOLETE, COPY_IN_OPEN, MODE_SESSION, PoolConfig,
+    CLOSE_QUERY_TIMEOUT, CLOSE_SERVER_CHANGED, CLOSE_SERVER_LIFETIME,
+    CLOSE_SERVER_OBSOLETE, CLOSE_XACT_TIMEOUT, COPY_IN_OPEN, MODE_SESSION, PoolConfig,
     SERVER_ACTIVE, SERVER_CLOSED, SERVER_TESTED, Script, server_is_free,
     server_is_quiet, server_side_is_quiet,
 )
 from pooler.session.requests cimport (
-    REQUEST_SKIP, requests_count, requests_first, requests_free,
+    REQUEST_SKIP, batch_answered, requests_count, requests_first, requests_free,
 )
 from pooler.statements.effects cimport session_statements_free
 from pooler.wire.buffers cimport queue_reset
 from pooler.session.changes cimport changes_cleaned, resets_over
 from pooler.session.counters cimport count_changed, count_cleaned
 from pooler.session.custom cimport custom_fits
+from pooler.session.fate cimport why_over
+from pooler.session.time_limits cimport client_times_over
 from pooler.session.tracking cimport no_strays
 from pooler.tables.server_statements cimport server_statements_sure
 
@@ -48,6 +51,7 @@ cdef void close_server(Relay *r, ServerSession *s, CloseReason reason) noexcept 
     """Close a server in whatever state; idempotent. Its client stays, idle."""
     cdef Pool *p = s.pool
     cdef bint at_work = not server_side_is_quiet(s)
+    cdef bint answered = batch_answered(&s.requests) > 1
     if s.state == SERVER_CLOSED:
         return
     if s.client != NULL:
@@ -62,13 +66,24 @@ cdef void close_server(Relay *r, ServerSession *s, CloseReason reason) noexcept 
     queue_reset(&s.stream.held)
     requests_free(&s.requests)
     server_params_end(r, s)
-    order_close_server(&r.orders, s, reason, at_work)
+    order_close_server(&r.orders, s, reason, at_work, answered)
     want_servers(r, p)
 
 
 cdef inline bint server_is_surplus(const ServerSession *s) noexcept nogil:
     """To be closed rather than used again."""
     return s.fate.obsolete or s.pool.server_count > s.pool.max_servers
+
+
+cdef inline bint has_to_go(const ServerSession *s) noexcept nogil:
+    """Whether a server goes whatever its client has left in it.
+
+    Not for its age: it is kept as long as its client may want that back.
+    """
+    return server_is_surplus(s) and (
+        s.fate.obsolete != CLOSE_SERVER_LIFETIME or s.pool.config.single_use
+        or s.pool.server_count > s.pool.max_servers
+    )
 
 
 # ---------------------------------------------------------------- releasing
@@ -88,11 +103,11 @@ cdef void settle(Relay *r, ServerSession *s) noexcept nogil:
 
 cdef void release(Relay *r, ServerSession *s) noexcept nogil:
     """A server of which its client needs nothing more."""
-    if server_is_surplus(s):
-        close_server(r, s, CLOSE_SERVER_OBSOLETE)
-        return
-    if s.changes.left:
+    if s.changes.left and not has_to_go(s):
         keep_changed(r, s)
+        return
+    if server_is_surplus(s):
+        close_server(r, s, why_over(s))
         return
     if s.pool.config.reset_always or s.tracking.stray:
         pool_abandon(s.pool, s)
@@ -180,7 +195,7 @@ cdef void clean_server(Relay *r, ServerSession *s) noexcept nogil:
         return
     pool_drained(s.pool, s)
     if server_is_surplus(s):
-        close_server(r, s, CLOSE_SERVER_OBSOLETE)
+        close_server(r, s, why_over(s))
     elif s.xact_status != c"I":
         if s.cleaning.rolling_back:
             close_server(r, s, CLOSE_CLIENT_NOT_READY)
@@ -290,6 +305,20 @@ cdef void note_unwanted(Relay *r, ServerSession *s, size_t n) noexcept nogil:
         abandon_work(r, s)
 
 
+cdef inline bint is_cancelled(CloseReason reason) noexcept nogil:
+    """Whether what runs is cancelled whatever ``cancel_abandoned`` says."""
+    return reason == CLOSE_QUERY_TIMEOUT or reason == CLOSE_XACT_TIMEOUT
+
+
+cdef CloseReason why_left(
+    const ServerSession *s, bint running, bint free
+) noexcept nogil:
+    """Why a server goes with its client."""
+    if free or s.fate.obsolete not in (0, CLOSE_SERVER_OBSOLETE, CLOSE_SERVER_LIFETIME):
+        return why_over(s)
+    return CLOSE_CLIENT_IN_PROGRESS if running else CLOSE_CLIENT_NOT_READY
+
+
 cdef void take_over(Relay *r, ClientSession *c, CloseReason reason) noexcept nogil:
     """A client leaves its server, which is made fit for others or closed.
 
@@ -303,6 +332,7 @@ cdef void take_over(Relay *r, ClientSession *c, CloseReason reason) noexcept nog
     cdef bint running
     cdef bint free
     stop_aligning(c)
+    client_times_over(s)
     free = not cut and s.xact_status == c"I" and server_side_is_quiet(s)
     if p.config.dedicated:
         close_server(r, s, CLOSE_REPLICATION)
@@ -311,12 +341,11 @@ cdef void take_over(Relay *r, ClientSession *c, CloseReason reason) noexcept nog
         release(r, s)
         return
     running = requests_count(&s.requests) != 0 or s.copy.state == COPY_IN_OPEN
-    if cut or s.fate.obsolete or (
-        not p.config.cancel_abandoned and (running or not free)
+    if cut or (s.fate.obsolete and not (running and is_cancelled(reason))) or (
+        not p.config.cancel_abandoned and not s.fate.obsolete
+        and (running or not free)
     ):
-        close_server(
-            r, s, CLOSE_CLIENT_IN_PROGRESS if running else CLOSE_CLIENT_NOT_READY
-        )
+        close_server(r, s, why_left(s, running, free))
         return
     pool_abandon(p, s)
     s.cleaning.reset_wanted = True  # nobody knows what a client without an end has set

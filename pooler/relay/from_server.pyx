@@ -47,6 +47,7 @@ from pooler.session.copy_in cimport copy_fail, copy_open
 from pooler.session.counters cimport count_query, count_sent
 from pooler.session.custom cimport custom_failed, custom_tag
 from pooler.session.fate cimport mark_obsolete, note_fatal
+from pooler.session.time_limits cimport server_answered
 from pooler.session.tracking cimport (
     error_is_owed, no_prepares, owe_nothing, tell_error,
 )
@@ -145,13 +146,30 @@ cdef RelayStatus on_ready(Walk *w) noexcept nogil:
     s.xact_status = status
     if s.tracking.changing:
         schema_ready(&w.r.statements, s)
+    if s.pool.config.watch_ready and w.c != NULL:
+        return watched_ready(w, status)
+    return ready_told(w, status)
+
+
+cdef RelayStatus watched_ready(Walk *w, uint8_t status) noexcept nogil:
+    """ReadyForQuery in statement mode, or where a time limit is measured by it."""
+    cdef RelayStatus told
     if (
-        s.pool.config.mode == MODE_STATEMENT and status != c"I"
-        and w.c != NULL and not w.first & REQUEST_SKIP
+        w.s.pool.config.mode == MODE_STATEMENT and status != c"I"
+        and not w.first & REQUEST_SKIP
     ):
         count_ready(w)
         w.pos = w.found.start  # the client shall not believe in it
         return RELAY_STATEMENT_XACT
+    told = ready_told(w, status)
+    if w.s.pool.config.timed:
+        server_answered(w.s)
+    return told
+
+
+cdef inline RelayStatus ready_told(Walk *w, uint8_t status) noexcept nogil:
+    """ReadyForQuery goes on to the client, unless it answers what we have asked."""
+    cdef ServerSession *s = w.s
     if w.first & REQUEST_SKIP:
         w.drop = True
     elif resets_reached(s) and w.c != NULL and s.requests.closing_count == 1:

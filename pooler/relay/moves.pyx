@@ -11,6 +11,7 @@ from pooler.session.changes cimport changes_are_over
 from pooler.session.custom cimport custom_is_known, custom_put
 from pooler.session.deadlines cimport timer_end
 from pooler.session.pool cimport pool_add_server, pool_remove_server
+from pooler.session.time_limits cimport server_times_begin
 from pooler.session.records cimport (
     SERVER_IDLE, server_goes_on, server_is_free,
 )
@@ -307,6 +308,7 @@ cdef void join_pool(Relay *r, ServerSession *s, Pool *p, Thawed *t) noexcept nog
         s, t.marks & MARK_UNNAMED != 0, t.marks & MARK_STATEMENTS != 0
     )
     pool_add_server(p, s, t.idle_since_us)
+    server_times_begin(s)
     if s.tracking.stray:
         clean_moved(r, s)
     else:

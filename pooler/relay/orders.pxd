@@ -30,7 +30,7 @@ cdef enum:
 cdef struct Order:
     uint8_t kind
     uint8_t reason
-    bint tell
+    bint tell  # a client: why; a server: it has answered somebody
     bint at_work  # of a server that is closed: it is in the middle of something
     ClientSession *client  # borrow
     ServerSession *server  # borrow
@@ -55,7 +55,7 @@ cdef void order_close_client(
     Orders *o, ClientSession *c, CloseReason reason, bint tell
 ) noexcept nogil
 cdef void order_close_server(
-    Orders *o, ServerSession *s, CloseReason reason, bint at_work
+    Orders *o, ServerSession *s, CloseReason reason, bint at_work, bint answered
 ) noexcept nogil
 cdef void order_cancel(Orders *o, ServerSession *s) noexcept nogil
 cdef void order_launch(Orders *o, Pool *p) noexcept nogil

@@ -59,12 +59,13 @@ cdef void order_close_client(
 
 
 cdef void order_close_server(
-    Orders *o, ServerSession *s, CloseReason reason, bint at_work
+    Orders *o, ServerSession *s, CloseReason reason, bint at_work, bint answered
 ) noexcept nogil:
     cdef Order *row = put_order(o, ORDER_CLOSE_SERVER)
     row.server = s
     row.reason = <uint8_t> reason
     row.at_work = at_work
+    row.tell = answered
 
 
 cdef void order_cancel(Orders *o, ServerSession *s) noexcept nogil:

@@ -103,6 +103,8 @@ cdef void step_server_receive(
 
 cdef ServerSession *step_cancel(Relay *r, ClientSession *c) noexcept nogil
 cdef void step_cancelled(Relay *r, ServerSession *s, bint uncertain) noexcept nogil
+cdef void step_client_limits(ClientSession *c) noexcept nogil
+cdef void step_server_limits(ServerSession *s) noexcept nogil
 cdef void step_server_retire(Relay *r, ServerSession *s) noexcept nogil
 cdef bint step_pool_inquire(
     Relay *r, Pool *p, const uint8_t *message, size_t n

@@ -30,10 +30,16 @@ from pooler.relay.shared cimport (
     RELAY_TERMINATE, RELAY_TEST_FAILED, RELAY_WAIT, RelayStatus,
 )
 from pooler.statements.requests cimport absorbed_waits
+from pooler.relay.timeouts cimport (
+    client_idle_long, login_too_long, query_too_long, server_aged, server_idle_long,
+    waits_long, xact_idle_long, xact_too_long,
+)
 from pooler.relay.wakes cimport no_wake, wake_pool, want_servers
 from pooler.session.deadlines cimport (
-    CLIENT_DEADLINES, DEADLINE_CANCEL_AGAIN, DEADLINE_LOGIN, DEADLINE_QUERY_WAIT,
-    DEADLINE_TESTED, SERVER_DEADLINES, Timer, wheel_pop,
+    CLIENT_DEADLINES, DEADLINE_CANCEL_AGAIN, DEADLINE_CLIENT_IDLE,
+    DEADLINE_IDLE_XACT, DEADLINE_LIFETIME, DEADLINE_LOGIN, DEADLINE_QUERY,
+    DEADLINE_QUERY_WAIT, DEADLINE_SERVER_IDLE, DEADLINE_TESTED, DEADLINE_XACT,
+    SERVER_DEADLINES, Timer, wheel_pop,
 )
 from pooler.session.pool cimport (
     pool_add_client, pool_add_server, pool_begin, pool_connected, pool_free,
@@ -41,8 +47,9 @@ from pooler.session.pool cimport (
 )
 from pooler.session.records cimport (
     CLOSE_CLIENT_EOF, CLOSE_CLIENT_PARAMETER, CLOSE_CLIENT_PROTO, CLOSE_CLIENT_REQUEST,
-    CLOSE_INTERNAL, CLOSE_LOGIN_TIMEOUT, CLOSE_NO_MEMORY, CLOSE_QUERY_WAIT,
-    CLOSE_SERVER_CHECK, CLOSE_SERVER_DIRTY, CLOSE_SERVER_EOF, CLOSE_SERVER_OBSOLETE,
+    CLOSE_INTERNAL, CLOSE_NO_MEMORY,
+    CLOSE_SERVER_CHECK, CLOSE_SERVER_DIRTY, CLOSE_SERVER_EOF, CLOSE_SERVER_LIFETIME,
+    CLOSE_SERVER_OBSOLETE,
     CLOSE_SERVER_PROTO, CLOSE_SERVER_RESET, CLOSE_SHUTDOWN, CLOSE_STATEMENT_XACT,
     SERVER_IDLE, script_fill,
 )
@@ -53,8 +60,11 @@ from pooler.wire.buffers cimport (
 from pooler._wire cimport (
     ACTION_TERMINATE, Found, LONE_CLIENT_RULES, SCAN_MESSAGE, ScanState, scan_next,
 )
-from pooler.session.fate cimport mark_obsolete, note_fatal
+from pooler.session.fate cimport mark_obsolete, mark_over, note_fatal
 from pooler.session.sequences cimport sequences_begin
+from pooler.session.time_limits cimport (
+    client_limits_changed, client_spoke, server_limits_changed, server_times_begin,
+)
 from pooler.session.tracking cimport tracking_begin
 
 cdef const char *NOTHING = b""
@@ -182,22 +192,21 @@ cdef bint step_deadline(Relay *r) noexcept nogil:
     return True
 
 
-cdef void login_too_long(Relay *r, ClientSession *c) noexcept nogil:
-    close_client(r, c, CLOSE_LOGIN_TIMEOUT, True)
-
-
-cdef void waited_too_long(Relay *r, ClientSession *c) noexcept nogil:
-    close_client(r, c, CLOSE_QUERY_WAIT, True)
-
 ctypedef void (*ClientDue)(Relay *r, ClientSession *c) noexcept nogil
 ctypedef void (*ServerDue)(Relay *r, ServerSession *s) noexcept nogil
 
 cdef ClientDue CLIENT_DUE[<int> CLIENT_DEADLINES]
 CLIENT_DUE[<int> DEADLINE_LOGIN] = login_too_long
-CLIENT_DUE[<int> DEADLINE_QUERY_WAIT] = waited_too_long
+CLIENT_DUE[<int> DEADLINE_QUERY_WAIT] = waits_long
+CLIENT_DUE[<int> DEADLINE_CLIENT_IDLE] = client_idle_long
 cdef ServerDue SERVER_DUE[<int> SERVER_DEADLINES]
 SERVER_DUE[<int> DEADLINE_TESTED] = tested_too_long
 SERVER_DUE[<int> DEADLINE_CANCEL_AGAIN] = cancel_again
+SERVER_DUE[<int> DEADLINE_QUERY] = query_too_long
+SERVER_DUE[<int> DEADLINE_XACT] = xact_too_long
+SERVER_DUE[<int> DEADLINE_IDLE_XACT] = xact_idle_long
+SERVER_DUE[<int> DEADLINE_SERVER_IDLE] = server_idle_long
+SERVER_DUE[<int> DEADLINE_LIFETIME] = server_aged
 
 
 cdef int check_deadlines() except -1:
@@ -226,6 +235,8 @@ cdef void step_client_admit(
     sequences_begin(c, r.client_total)
     client_params_begin(c, values)
     pool_add_client(p, c)
+    if p.config.timed:
+        client_spoke(c)
     r.pending.resume = c
 
 
@@ -252,6 +263,8 @@ cdef void step_client_bytes(
     if status == RELAY_OK or status == RELAY_ALIGN:
         if c.server != NULL:  # a late CopyDone can free a server
             r.pending.settle = c.server
+        if c.pool.config.timed:
+            client_spoke(c)
     elif status == RELAY_WAIT:
         if c.pool.closing:
             close_client(r, c, CLOSE_SHUTDOWN, True)
@@ -340,6 +353,9 @@ cdef void step_server_begin(
     tracking_begin(s, p.config.max_prepared_statements != 0)
     pool_connected(p)
     pool_add_server(p, s, r.now_us)
+    if p.config.single_use:
+        mark_over(s, CLOSE_SERVER_LIFETIME)
+    server_times_begin(s)
     if n:
         step_server_bytes(r, s, early, n)
     wake_pool(r, p)
@@ -421,6 +437,18 @@ cdef void step_server_retire(Relay *r, ServerSession *s) noexcept nogil:
         close_server(r, s, CLOSE_SERVER_OBSOLETE)
 
 
+cdef void step_client_limits(ClientSession *c) noexcept nogil:
+    """The pool of a client has other time limits."""
+    client_limits_changed(c)
+
+
+cdef void step_server_limits(ServerSession *s) noexcept nogil:
+    """The pool of a server has other time limits."""
+    if s.pool.config.single_use:
+        mark_over(s, CLOSE_SERVER_LIFETIME)
+    server_limits_changed(s)
+
+
 cdef void step_server_give(Relay *r, ServerSession *s) noexcept nogil:
     """A server that may move goes to another worker; its record is written already."""
     leave_pool(r, s)
@@ -484,6 +512,7 @@ cdef ServerSession *step_cancel(Relay *r, ClientSession *c) noexcept nogil:
         queue_keep(held, held.data + held.start + consumed, queue_size(held) - consumed)
         if c.state == CLIENT_WAITING:
             pool_give_up(c.pool, c)
+            client_limits_changed(c)
             r.pending.resume = c
         return NULL
     if c.state != CLIENT_ACTIVE:

@@ -17,16 +17,22 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 cpdef enum ClientDeadline:
     DEADLINE_LOGIN  # state LOGIN: ``client_login_timeout``
-    DEADLINE_QUERY_WAIT  # state WAITING: ``query_wait_timeout``
+    DEADLINE_QUERY_WAIT  # state WAITING: ``query_wait_timeout``, and what comes before
+    DEADLINE_CLIENT_IDLE  # has asked for nothing: ``client_idle_timeout``
     CLIENT_DEADLINES
 
 cpdef enum ServerDeadline:
     DEADLINE_TESTED  # state TESTED: a query of ours, or one that is being cancelled
     DEADLINE_CANCEL_AGAIN  # a cancel request may have come before its query began
+    DEADLINE_QUERY  # since its client has sent something: ``query_timeout``
+    DEADLINE_XACT  # since a transaction has begun: ``transaction_timeout``
+    DEADLINE_IDLE_XACT  # since the last answer in one: ``idle_transaction_timeout``
+    DEADLINE_SERVER_IDLE  # runs always, looks at idle_since_us: ``server_idle_timeout``
+    DEADLINE_LIFETIME  # ``server_lifetime``, spread
     SERVER_DEADLINES
 
 cdef enum:
-    DEADLINES_OF_ONE = 2  # the most that one connection can have
+    DEADLINES_OF_ONE = 7  # the most that one connection can have
     TICK_BITS = 14  # of a time in us
     LEVEL_BITS = 6
     LEVEL_SLOTS = 64

@@ -8,7 +8,7 @@ from pooler.session.records cimport (
     CLIENT_CLOSED, PoolConfig, SERVER_CLOSED, SERVER_TESTED,
 )
 from pooler.session.custom cimport custom_fits
-from pooler.session.deadlines cimport DEADLINE_QUERY_WAIT, deadline_start_since
+from pooler.session.time_limits cimport wait_goes_on
 
 
 cdef void pool_begin(Pool *p, uint32_t id, uint32_t max_servers) noexcept nogil:
@@ -52,10 +52,7 @@ cdef void pool_configure(Pool *p, const PoolConfig *config) noexcept nogil:
     free(p.config.check_query.message)
     p.config = config[0]
     while c != NULL:
-        deadline_start_since(
-            &c.timer, DEADLINE_QUERY_WAIT, c.waiting_since_us,
-            config.client_limit_us[<int> DEADLINE_QUERY_WAIT],
-        )
+        wait_goes_on(c)
         c = c.next
 
 

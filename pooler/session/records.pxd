@@ -79,6 +79,16 @@ cpdef enum CloseReason:
     CLOSE_REPLICATION
     CLOSE_QUERY_WAIT
     CLOSE_LOGIN_TIMEOUT
+    CLOSE_LOGIN_SERVER_DOWN
+    CLOSE_QUERY_TIMEOUT_WAITING
+    CLOSE_QUERY_TIMEOUT
+    CLOSE_XACT_TIMEOUT
+    CLOSE_IDLE_XACT_TIMEOUT
+    CLOSE_CLIENT_IDLE
+    CLOSE_SERVER_IDLE
+    CLOSE_SERVER_LIFETIME
+    CLOSE_SERVER_CONFIG
+    CLOSE_REMOVED
     CLOSE_SHUTDOWN
     CLOSE_NO_MEMORY
     CLOSE_INTERNAL
@@ -144,8 +154,13 @@ cdef struct PoolConfig:  # how a pool works; written by pool
     Script reset_query  # own
     Script check_query  # own
     uint64_t check_delay_us  # idle for longer: check before use
-    uint64_t client_limit_us[CLIENT_DEADLINES]  # 0: none
+    uint64_t client_limit_us[CLIENT_DEADLINES]  # 0: none. Of QUERY_WAIT: the first look
     uint64_t server_limit_us[SERVER_DEADLINES]
+    uint64_t query_wait_us  # 0: a client may wait for ever
+    uint64_t wait_notify_us  # 0: nobody is told that it waits
+    bint single_use  # a server serves one client once
+    bint timed  # a limit begins when a client sends something
+    bint watch_ready  # each ReadyForQuery may have to be looked at
 
 cdef struct PoolCounters:  # totals since the pool was made; written by counters
     uint64_t xacts
@@ -191,6 +206,7 @@ cdef struct Pool:
     uint32_t row_count  # of these; the last one is of what dead workers have left
     bint paused  # hands out no server and opens none
     bint closing  # paused for good: who asks for a server is sent away
+    uint64_t lifetimes  # servers whose time was measured
     bint sequences_asked  # a client has asked for currval() or lastval()
     uint64_t replaced_us  # servers that were opened before are to go; 0: none
     bint wake_listed  # in the list of pools whose waiting clients are to be served
@@ -230,6 +246,7 @@ cdef struct ClientSession:
     bint leaving  # has said goodbye behind a request that is not answered yet
     Timer timer
     uint64_t opened_us
+    bint proved  # in state LOGIN: who it is; it waits for a server to be known
     uint8_t cancel_key_n
     uint8_t cancel_key[CANCEL_KEY_MAX_BYTES]
 
@@ -256,7 +273,7 @@ cdef struct CopyIn:  # a COPY from the client; written by copy_in
     # PostgreSQL saw them there, or after it had given the COPY up
 
 cdef struct Fate:  # written by fate
-    bint obsolete  # close instead of going idle
+    uint8_t obsolete  # CloseReason: close instead of going idle; 0: do not
     bint fatal_seen  # the client has been told why this server goes away
 
 cdef struct Tracking:  # what is known of its prepared statements; written by tracking
@@ -345,6 +362,7 @@ cdef int script_fill(Script *script, bytes sql) except -1
 cdef bint set_client_state(ClientSession *c, ClientState new) noexcept nogil
 cdef bint set_server_state(ServerSession *s, ServerState new) noexcept nogil
 cdef void client_begin(ClientSession *c, Wheel *w, void *io) noexcept nogil
+cdef void client_proved(ClientSession *c) noexcept nogil
 cdef void client_cancel_key(
     ClientSession *c, const uint8_t *key, uint8_t n
 ) noexcept nogil

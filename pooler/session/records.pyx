@@ -76,6 +76,11 @@ cdef void client_begin(ClientSession *c, Wheel *w, void *io) noexcept nogil:
     set_client_state(c, CLIENT_LOGIN)
 
 
+cdef void client_proved(ClientSession *c) noexcept nogil:
+    """Its login waits for nothing but a server."""
+    c.proved = True
+
+
 cdef void client_cancel_key(
     ClientSession *c, const uint8_t *key, uint8_t n
 ) noexcept nogil:

@@ -68,7 +68,10 @@ Judge = Callable[[NeedVerdict, str], Awaitable[str]]
 # Who is sent away with these has not proved who it is.
 UNPROVEN = frozenset({INVALID_PASSWORD, INVALID_AUTHORIZATION})
 # What ends a login of which Python has not heard.
-ENDED: Mapping[int, str] = {CloseReason.CLOSE_LOGIN_TIMEOUT: "client_login_timeout"}
+ENDED: Mapping[int, str] = {
+    reason: CLOSE_REASON_ROWS[reason][1]
+    for reason in (CloseReason.CLOSE_LOGIN_TIMEOUT, CloseReason.CLOSE_LOGIN_SERVER_DOWN)
+}
 
 REPLICATION_WORDS = {"logical": "database", "physical": "true"}
 MAX_PARAMETER_BYTES = 4096
@@ -157,6 +160,18 @@ class _Arrival:
     asked: bool = False  # a database, for the secret
     accepted: LoggedIn | None = None
     pool: Pool | None = None  # of a replication client, its own
+    waits: asyncio.TimerHandle | None = None  # for a server, until it is refused
+
+    def end(self) -> None:
+        """It is admitted, or never will be."""
+        if self.pending is not None:
+            self.pending.cancel()
+        self.served()
+
+    def served(self) -> None:
+        """It waits for no server any more."""
+        if self.waits is not None:
+            self.waits.cancel()
 
     def is_bound_for(self, pool: Pool) -> bool:
         """Whether it will be a client of this pool, as soon as it is admitted."""
@@ -364,8 +379,7 @@ class Admission:
         arrival = self._arrivals.pop(handle, None)
         if arrival is None:
             return
-        if arrival.pending is not None:
-            arrival.pending.cancel()
+        arrival.end()
         if arrival.pool is not None:
             self._pools.release_dedicated(arrival.pool)
 
@@ -430,6 +444,24 @@ class Admission:
         self._engine.client_uncounted(handle)  # it is there when all is full
         self._choose_words(handle, accepted, pool, {})
 
+    def _limit_wait(self, handle: int, pool: Pool) -> None:
+        """A login that waits for a server has no more time than a query that does."""
+        config = self._pools.config
+        with contextlib.suppress(LookupError):  # it has gone
+            self._engine.client_proved(handle)
+        limits = {
+            "query_timeout": config.limit_of_user("query_timeout", pool.user),
+            "query_wait_timeout": config.query_wait_timeout(pool.database, pool.user),
+        }
+        seconds, text = min(((s, t) for t, s in limits.items() if s), default=(0, ""))
+        arrival = self._arrivals.get(handle)
+        if arrival is None or arrival.waits is not None or pool.is_console:
+            return
+        if seconds:
+            arrival.waits = asyncio.get_running_loop().call_later(
+                seconds, self._refuse, handle, LoginError(text)
+            )
+
     def _choose_words(
         self, handle: int, accepted: LoggedIn, pool: Pool, values: dict[str, str]
     ) -> None:
@@ -443,6 +475,8 @@ class Admission:
                 pool,
                 lambda error: self._welcomed(handle, accepted, pool, values, error),
             )
+            if pool.welcome is None:
+                self._limit_wait(handle, pool)
             return
         unknown = pool.words.unknown(values, pool.welcome)
         if unknown and pool.questions is not None:
@@ -491,7 +525,7 @@ class Admission:
             if error is not None:
                 raise error
             if pool.welcome is None:
-                raise pool.failure or LoginError("cannot connect")
+                raise pool.backoff.failure or LoginError("cannot connect")
             self._choose_words(handle, accepted, pool, values)
         except LoginError as refused:
             self._refuse(handle, refused)
@@ -514,6 +548,7 @@ class Admission:
         self._check_open(accepted.database)
         told, notice = pool.in_words(values)
         arrival = self._arrivals.pop(handle)
+        arrival.served()
         if self._pools.config.settings.log_connections:
             host, port = self._engine.client_peer(handle)
             log_login(
@@ -586,8 +621,8 @@ class Admission:
         if not self._pools.config.settings.log_disconnections:
             return
         text = CLOSE_REASON_ROWS[reason][1]
-        if reason == CloseReason.CLOSE_SERVER_UNUSABLE and pool.failure is not None:
-            text = pool.failure.message  # what the client has heard
+        if reason == CloseReason.CLOSE_SERVER_UNUSABLE and pool.backoff.failure:
+            text = pool.backoff.failure.message  # what the client has heard
         log.write(
             log.LOG,
             f"closing because: {text} (age={age_us // 1_000_000}s)",

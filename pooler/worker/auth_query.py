@@ -37,7 +37,7 @@ from pooler.errors import (
 )
 from pooler.login import packets
 from pooler.login.scram import ScramKeys
-from pooler.worker.launches import is_hopeless
+from pooler.worker.backoff import is_hopeless
 from pooler.worker.lookup import Answer, Lookup, LostError
 from pooler.worker.pools import Pools
 

@@ -18,37 +18,27 @@ from pooler.board.page import Verdict
 from pooler.errors import (
     CANNOT_CONNECT_NOW,
     CLOSE_REASON_ROWS,
-    INVALID_PASSWORD,
-    LocalResourceError,
+    SQLCLIENT_UNABLE_TO_CONNECT,
     LoginError,
 )
 from pooler.io.engine import Engine
 from pooler.login import packets
-from pooler.login.server import ServerLoginError
 from pooler.session.records import CloseReason
 from pooler.worker.accounts import Accounts, limits_of
 from pooler.worker.hosts import Address
 from pooler.worker.pool import Pool, Server, tracked_values
 from pooler.worker.servers import ReadyServer, ServerOpener
 
-# Logins under way at once, per pool: PostgreSQL forks a process for each.
-LOGINS_AT_ONCE = 4
-LOCAL_RETRY_S = 1.0
 FRESH_US = 1_000_000
-
-
-def is_hopeless(error: LoginError) -> bool:
-    """Whether those who wait for a server should be told now, rather than wait.
-
-    Yes when PostgreSQL refused the login, or asks for a secret that we have not. A
-    server that cannot be reached, or that is starting up (57P03), may come back within
-    ``query_wait_timeout``.
-    """
-    if not isinstance(error, ServerLoginError):
-        return False
-    if error.server_message is None:
-        return error.sqlstate == INVALID_PASSWORD
-    return error.sqlstate != CANNOT_CONNECT_NOW
+# Why a server goes that has only just come, and the next one would, too.
+FAULTS = frozenset(
+    {
+        CloseReason.CLOSE_SERVER_CHECK,
+        CloseReason.CLOSE_SERVER_EOF,
+        CloseReason.CLOSE_SERVER_PROTO,
+        CloseReason.CLOSE_SERVER_DIRTY,
+    }
+)
 
 
 class Launches:
@@ -86,20 +76,16 @@ class Launches:
     ) -> None:
         """Call ``ready`` once the pool has a welcome, or has failed to get one.
 
-        Raises LoginError at once while the last failure is fresh. Where no server may
-        be opened, because there are as many as may be, one waits for
-        ``query_wait_timeout``.
+        Raises LoginError at once while the last failure is fresh, if it is one that
+        does not pass by itself. Where no server may be opened, because there are as
+        many as may be, one waits for ``query_wait_timeout``.
         """
         if self._leaving:
             raise LoginError("pooler is shutting down", CANNOT_CONNECT_NOW)
-        if pool.failure is not None and time.monotonic() < pool.retry_at_s:
-            raise LoginError(
-                "server login has been failing, cached error: "
-                f"{pool.failure.message} (server_login_retry)",
-                pool.failure.sqlstate,
-            )
+        if pool.backoff.hopeless and pool.backoff.pause_s(time.monotonic()):
+            raise pool.backoff.cached()
         pool.on_welcome.append(ready)
-        limit_s = self._opener.config.settings.query_wait_timeout
+        limit_s = self._opener.config.query_wait_timeout(pool.database, pool.user)
         if limit_s:
             loop = asyncio.get_running_loop()
             loop.call_later(limit_s, self._waited_too_long, pool, ready)
@@ -118,6 +104,10 @@ class Launches:
         A pool that is full of servers on their way out is asked again when one closes.
         """
         if not pool.on_welcome or self._leaving:
+            return
+        pause_s = pool.backoff.pause_s(time.monotonic())
+        if pause_s:
+            self._retry_in(pool, pause_s)
             return
         if self._engine.pool_stats(pool.pool_id)["connecting"]:
             return
@@ -145,15 +135,15 @@ class Launches:
         if self._leaving:
             return
         stats = self._engine.pool_stats(pool.pool_id)
-        pause_s = pool.retry_at_s - time.monotonic()
-        if pool.failure is not None and pause_s > 0:
-            if stats["servers"] == 0 and pool.hopeless:
-                self._fail_waiting(pool, pool.failure)
+        pause_s = pool.backoff.pause_s(time.monotonic())
+        if pause_s:
+            if stats["servers"] == 0 and pool.backoff.hopeless:
+                self._fail_waiting(pool, pool.backoff.cached())
             self._engine.pool_launching(pool.pool_id, 0)
             self._retry_in(pool, pause_s)
             return
         launched = 0
-        for _ in range(LOGINS_AT_ONCE - stats["connecting"]):
+        for _ in range(pool.backoff.room(stats["connecting"])):
             if not self._engine.pool_stats(pool.pool_id)["wanted"]:
                 break
             if not self._take(pool):
@@ -198,16 +188,23 @@ class Launches:
     def _launch_again(self, pool: Pool) -> None:
         """``server_login_retry`` is over."""
         pool.retry = None
+        self._seek_welcome(pool)
         self.launch(pool)
 
+    def forget(self, pool: Pool) -> None:
+        """Nobody is there any more who waits for a server of the pool."""
+        if pool.retry is not None:
+            pool.retry.cancel()
+            pool.retry = None
+
     def _start(self, pool: Pool) -> None:
-        task = asyncio.get_running_loop().create_task(self._open(pool))
+        begun_s = time.monotonic()
+        task = asyncio.get_running_loop().create_task(self._open(pool, begun_s))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _open(self, pool: Pool) -> None:
+    async def _open(self, pool: Pool, begun_s: float) -> None:
         """Open one server that the engine counts as connecting."""
-        begun_s = time.monotonic()
         try:
             ready = await self._opener.open(
                 pool.entry,
@@ -224,11 +221,11 @@ class Launches:
             self._engine.pool_launch_failed(pool.pool_id)
             raise
         else:
-            self._adopt(pool, ready)
+            self._adopt(pool, ready, begun_s)
         if pool.startup is None:
             self.launch(pool)
 
-    def _adopt(self, pool: Pool, ready: ReadyServer) -> None:
+    def _adopt(self, pool: Pool, ready: ReadyServer, begun_s: float) -> None:
         greeting = ready.greeting
         if self._opener.config.settings.log_connections and not pool.is_console:
             family, local = ready.way.address.family, ready.link.local_address
@@ -245,7 +242,7 @@ class Launches:
             if pool.abandoned:
                 self._dedicated_gone(pool)
             return
-        pool.failure = None
+        pool.backoff.opened(begun_s, time.monotonic())
         pool.learn(greeting.parameters)
         handle, more = ready.link.give_up()
         self._engine.server_adopt(
@@ -274,33 +271,33 @@ class Launches:
             self._dedicated_gone(pool)
             return
         stats = self._engine.pool_stats(pool.pool_id)
-        if stats["servers"] == 0 and stats["connecting"] == 0:
-            if pool.hopeless:
-                self._fail_waiting(pool, error)
+        if stats["servers"] == 0 and stats["connecting"] == 0 and pool.backoff.hopeless:
+            self._fail_waiting(pool, error)
             self.settle_welcome(pool)
+        else:
+            self._seek_welcome(pool)
 
     def _pause(self, pool: Pool, error: LoginError) -> None:
-        """Open no server of this pool before ``server_login_retry`` is over."""
+        """Open no server of this pool for a while."""
         retry_s = self._opener.config.settings.server_login_retry
-        if isinstance(error, LocalResourceError):
-            retry_s = min(retry_s, LOCAL_RETRY_S)
-        pool.failure = error
-        pool.hopeless = is_hopeless(error)
-        pool.retry_at_s = time.monotonic() + retry_s
+        pool.backoff.failed(error, time.monotonic(), retry_s)
 
     def _fail_waiting(self, pool: Pool, error: LoginError) -> None:
         farewell = packets.error_response("FATAL", error.sqlstate, error.message)
         self._engine.pool_drop_waiting(pool.pool_id, farewell)
 
-    def server_closed(self, handle: int, reason: int, age_us: int) -> None:
-        """The engine has closed a server."""
+    def server_closed(
+        self, handle: int, reason: int, age_us: int, *, used: bool
+    ) -> None:
+        """The engine has closed a server; ``used``: some client has had it."""
         server = self.servers.pop(handle, None)
         if server is not None:
             for closed in self.on_closed:
                 closed(server.pool)
-            if reason == CloseReason.CLOSE_SERVER_CHECK and age_us < FRESH_US:
-                # what a new server cannot answer, the next one could not either
-                self._pause(server.pool, LoginError(CLOSE_REASON_ROWS[reason][1]))
+            if reason in FAULTS and age_us < FRESH_US and not used:
+                # what a new server cannot do, the next one could not either
+                text = CLOSE_REASON_ROWS[reason][1]
+                self._pause(server.pool, LoginError(text, SQLCLIENT_UNABLE_TO_CONNECT))
             self._seek_welcome(server.pool)
         if server is None or not self._opener.config.settings.log_disconnections:
             return

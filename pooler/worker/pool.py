@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -15,6 +16,7 @@ from pooler.login import packets
 from pooler.login.scram import ScramKeys
 from pooler.parameters import TRACKED_PARAMETERS
 from pooler.worker.accounts import Places
+from pooler.worker.backoff import Backoff
 from pooler.worker.console import DATABASE as CONSOLE_DATABASE
 from pooler.worker.servers import Way
 from pooler.worker.words import LABEL, Questions, Words, label
@@ -43,9 +45,7 @@ class Pool:
     pool_id: int
     welcome: dict[str, str] | None = None
     greetings: dict[tuple[tuple[str, str], ...], Greeting] = field(default_factory=dict)
-    failure: LoginError | None = None
-    hopeless: bool = False  # the server itself refused: waiting will not help
-    retry_at_s: float = 0.0
+    backoff: Backoff = field(default_factory=lambda: Backoff(random.Random()))  # noqa: S311
     retry: asyncio.TimerHandle | None = None
     scram_keys: ScramKeys | None = field(default=None, repr=False)
     # What the login of a client has found: auth_file does not know the user.
@@ -84,7 +84,7 @@ class Pool:
         if secret != self.secret:
             self.secret = secret
             self.scram_keys = None  # of another secret
-            self.failure = None
+            self.backoff.forget()
 
     def learn(self, welcome: dict[str, str] | None) -> None:
         """Take over what the newest server said at its login; None forgets it."""

@@ -28,10 +28,10 @@ from pooler.worker.launches import Launches
 from pooler.worker.pool import Pool, tracked_parameters
 from pooler.worker.servers import ServerOpener
 from pooler.worker.stays import Stays
+from pooler.worker.time_limits import is_single_use, limits_of, limits_of_lone, to_us
 from pooler.worker.words import Questions
 
 UNLIMITED_SERVERS = 1_000_000
-TESTED_S = 10.0
 DATABASES_KEPT = 1024
 EMPTY_QUERY = b"\0"
 ENGINE_MODES = {
@@ -49,11 +49,6 @@ LEFT_TEXTS: Mapping[int, str] = {
     Change.CHANGE_HIDDEN: "what DO, CALL or a long text may have done",
     Change.CHANGE_FOR_GOOD: "what no command takes back (LOAD, setseed, SET my.own)",
 }
-
-
-def to_us(seconds: float) -> int:
-    """Seconds of a setting as the engine's microseconds."""
-    return int(seconds * 1_000_000)
 
 
 class Pools:
@@ -142,7 +137,7 @@ class Pools:
             check_delay_us=0,
             cancel_abandoned=False,
             dedicated=True,
-            query_wait_us=to_us(self.config.settings.query_wait_timeout),
+            limits=limits_of_lone(self.config, database, user),
         )
         return pool
 
@@ -151,6 +146,7 @@ class Pools:
         if pool.startup is None or pool.abandoned:
             return
         pool.abandoned = True
+        self.launches.forget(pool)
         self._engine.pool_retire(pool.pool_id, True)
         if self._engine.pool_stats(pool.pool_id)["connecting"] == 0:
             self._free_dedicated(pool)
@@ -205,7 +201,7 @@ class Pools:
 
     def _replace_servers(self, pool: Pool) -> None:
         pool.learn(None)
-        pool.failure = None
+        pool.backoff.forget()
         self._engine.pool_retire(pool.pool_id, False)
 
     def reload(self, config: Config, reconnect: frozenset[str]) -> None:
@@ -221,7 +217,7 @@ class Pools:
         self._databases.clear()
         for pool in list(self._by_key.values()):
             pool.words.forget()
-            pool.failure = None  # what was wrong may be right by now
+            pool.backoff.forget()
             self._engine.pool_learned(pool.pool_id)  # what is on its way, as well
             if config.userlist.get(pool.user) != secrets.get(pool.user):
                 pool.scram_keys = None  # they were proved by what is no secret any more
@@ -261,8 +257,8 @@ class Pools:
             clean_changed=settings.clean_changed_servers,
             clean_custom=settings.clean_custom_parameters,
             clean_sequences=settings.clean_sequences,
-            query_wait_us=to_us(settings.query_wait_timeout),
-            tested_us=to_us(settings.cancel_wait_timeout or TESTED_S),
+            single_use=is_single_use(self.config, pool.database),
+            limits=limits_of(self.config, pool.database, pool.user),
             max_prepared_statements=0
             if mode is PoolMode.SESSION
             else settings.max_prepared_statements,

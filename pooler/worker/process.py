@@ -49,6 +49,7 @@ NoticeRow = tuple[int, int, int, int, int, tuple[str, int] | None, str]
 NAME_LETTERS = string.ascii_lowercase + string.digits
 BEAT_S = 1 / 3
 ACCEPT_PAUSE_S = 1.0
+UNUSED = "unused"  # detail of NOTICE_SERVER_CLOSED: it has answered nobody
 HURRY_S = 0.1
 
 
@@ -222,8 +223,10 @@ class Worker:
         self._admission.client_closed(handle, reason, pool_id, age_us, peer, detail)
 
     def _on_server_closed(self, row: NoticeRow) -> None:
-        _, handle, reason, _, age_us, _, _ = row
-        self._pools.launches.server_closed(handle, reason, age_us)
+        _, handle, reason, _, age_us, _, detail = row
+        self._pools.launches.server_closed(
+            handle, reason, age_us, used=detail != UNUSED
+        )
 
     def _on_launch(self, row: NoticeRow) -> None:
         pool = self._pools.by_id(row[3])

@@ -19,12 +19,14 @@ from pooler.relay.shared cimport Relay
 from pooler.relay.step cimport (
     client_held_back, relay_add_pool, relay_free, relay_init, step_cancel,
     step_cancelled, step_client_admit, step_client_bytes, step_client_close,
-    step_client_end, step_client_sent, step_client_vanished, step_deadline, step_more,
+    step_client_end, step_client_limits, step_client_sent, step_client_vanished,
+    step_deadline, step_more,
     step_pool_inquire, step_pool_waits, step_pool_wants, step_server_begin,
-    step_server_bytes, step_server_close, step_server_end, step_server_retire,
+    step_server_bytes, step_server_close, step_server_end, step_server_limits,
+    step_server_retire,
 )
 from pooler.session.deadlines cimport (
-    DEADLINES_OF_ONE, DEADLINE_QUERY_WAIT, DEADLINE_TESTED, Timer, Wheel,
+    DEADLINES_OF_ONE, Timer, Wheel,
     deadline_start, deadline_stop, timer_end, timer_init, wheel_pop, wheel_wake_us,
 )
 from pooler.session.pool cimport (
@@ -41,6 +43,7 @@ from pooler.session.requests cimport (
     request_closes, request_code, request_has_effect, request_is_fake,
     request_is_query, requests_at,
 )
+from pooler.session.time_limits cimport TimeLimits, time_limits_fill
 from pooler.session.sharing cimport (
     PATIENCE_US, is_uneven, row_to_ask, row_to_serve,
 )
@@ -819,10 +822,36 @@ cdef class Bench:
 
     # ------------------------------------------------------------ time
 
-    def limit(self, uint64_t query_wait_us=0, uint64_t tested_us=0):
-        """The time limits of the pool; 0 is none."""
-        self.pool.config.client_limit_us[<int> DEADLINE_QUERY_WAIT] = query_wait_us
-        self.pool.config.server_limit_us[<int> DEADLINE_TESTED] = tested_us
+    def limit(
+        self, uint64_t query_wait_us=0, uint64_t tested_us=0,
+        uint64_t wait_notify_us=0, uint64_t client_idle_us=0, uint64_t query_us=0,
+        uint64_t xact_us=0, uint64_t idle_xact_us=0, uint64_t server_idle_us=0,
+        uint64_t lifetime_us=0, bint single_use=False,
+    ):
+        """The time limits of the pool, also for those who are there; 0 is none."""
+        cdef TimeLimits times
+        cdef int i
+        times.query_wait_us = query_wait_us
+        times.wait_notify_us = wait_notify_us
+        times.client_idle_us = client_idle_us
+        times.query_us = query_us
+        times.xact_us = xact_us
+        times.idle_xact_us = idle_xact_us
+        times.server_idle_us = server_idle_us
+        times.lifetime_us = lifetime_us
+        times.tested_us = tested_us
+        self.pool.config.single_use = single_use
+        time_limits_fill(&self.pool.config, &times)
+        for i in range(self.client_n):
+            if ("client", i) not in self.gone:
+                step_client_limits(self.clients[i])
+        for i in range(self.server_n):
+            if ("server", i) not in self.gone:
+                step_server_limits(self.servers[i])
+
+    def set_mode(self, int mode):
+        """As ``PoolMode``; limits are set behind it."""
+        self.pool.config.mode = <uint8_t> mode
 
     def wait_until(self, uint64_t now_us):
         """Let time go on, and deadlines pass."""

@@ -21,8 +21,8 @@ from pooler.relay.step cimport (
     step_deadline, step_pool_inquire, step_pool_waits, step_server_bytes,
     step_server_close, step_server_end, step_server_retire,
 )
-from pooler.session.deadlines cimport DEADLINE_QUERY_WAIT, DEADLINE_TESTED
 from pooler.session.pool cimport pool_launch, pool_pause, pool_resume
+from pooler.session.time_limits cimport TimeLimits, time_limits_fill
 from pooler.session.records cimport (
     CHANGE_HIDDEN, CLIENT_WAITING, CLOSE_SHUTDOWN, ClientSession, MODE_STATEMENT,
     MODE_TRANSACTION, ServerSession,
@@ -392,6 +392,20 @@ cdef void compare(const World *whole, const World *split) noexcept nogil:
     )
 
 
+cdef void set_limits(World *w) noexcept nogil:
+    cdef TimeLimits times
+    times.query_wait_us = QUERY_WAIT_US
+    times.wait_notify_us = QUERY_WAIT_US // 2
+    times.client_idle_us = 10 * QUERY_WAIT_US
+    times.query_us = 4 * QUERY_WAIT_US
+    times.xact_us = 6 * QUERY_WAIT_US
+    times.idle_xact_us = 3 * QUERY_WAIT_US
+    times.server_idle_us = 7 * QUERY_WAIT_US
+    times.lifetime_us = 20 * QUERY_WAIT_US
+    times.tested_us = TESTED_US
+    time_limits_fill(&w.pool.config, &times)
+
+
 cdef void set_options(World *w, int options) noexcept nogil:
     """``options`` < 0: the servers are not tracked."""
     w.pool.config.mode = MODE_TRANSACTION
@@ -400,10 +414,9 @@ cdef void set_options(World *w, int options) noexcept nogil:
     )
     w.pool.config.clean_custom = w.pool.config.clean_changed
     w.pool.config.cancel_abandoned = options < 0 or not options & OPTION_CLOSE
-    w.pool.config.client_limit_us[<int> DEADLINE_QUERY_WAIT] = QUERY_WAIT_US
-    w.pool.config.server_limit_us[<int> DEADLINE_TESTED] = TESTED_US
     if options >= 0:
         set_statement_options(w, <uint8_t> options)
+    set_limits(w)
 
 
 cdef void set_statement_options(World *w, uint8_t options) noexcept nogil:

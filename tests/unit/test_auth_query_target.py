@@ -212,7 +212,7 @@ def test_a_refused_login_is_not_tried_again_for_a_while(
 
     async def play(world: World) -> None:
         for refusal, after_s, count in (
-            (LoginError("connect failed"), 0.0, 1),
+            (LoginError("connect failed", "08001"), 0.0, 1),
             (refused, 0.0, 2),  # one that could not be reached was no refusal
             (refused, 14.9, 2),
             (refused, 0.2, 3),
