@@ -22,7 +22,8 @@ from pooler.session.pool cimport (
 from pooler.session.records cimport (
     CHANGE_FOR_GOOD, CLOSE_CLIENT_IN_PROGRESS, CLOSE_CLIENT_NOT_READY,
     CLOSE_CLIENT_REQUEST, CLOSE_NO_MEMORY, CLOSE_REPLICATION, CLOSE_SERVER_ABANDONED,
-    CLOSE_SERVER_CHANGED, CLOSE_SERVER_OBSOLETE, COPY_IN_OPEN, MODE_SESSION, PoolConfig,
+    CLOSE_SERVER_CHANGED, CLOSE_SERVER_OBSOLETE, CLOSE_SERVER_PAUSED,
+    COPY_IN_OPEN, MODE_SESSION, PoolConfig,
     SERVER_ACTIVE, SERVER_CLOSED, SERVER_TESTED, Script, server_is_free,
     server_is_quiet, server_side_is_quiet,
 )
@@ -70,6 +71,14 @@ cdef inline bint server_is_surplus(const ServerSession *s) noexcept nogil:
     return s.fate.obsolete or s.pool.server_count > s.pool.max_servers
 
 
+cdef void close_surplus(Relay *r, ServerSession *s) noexcept nogil:
+    close_server(
+        r, s,
+        CLOSE_SERVER_PAUSED if s.pool.paused and not s.pool.closing
+        else CLOSE_SERVER_OBSOLETE,
+    )
+
+
 # ---------------------------------------------------------------- releasing
 
 cdef void settle(Relay *r, ServerSession *s) noexcept nogil:
@@ -88,7 +97,7 @@ cdef void settle(Relay *r, ServerSession *s) noexcept nogil:
 cdef void release(Relay *r, ServerSession *s) noexcept nogil:
     """A server of which its client needs nothing more."""
     if server_is_surplus(s):
-        close_server(r, s, CLOSE_SERVER_OBSOLETE)
+        close_surplus(r, s)
         return
     if s.changes.left:
         keep_changed(r, s)
@@ -179,7 +188,7 @@ cdef void clean_server(Relay *r, ServerSession *s) noexcept nogil:
         return
     pool_drained(s.pool, s)
     if server_is_surplus(s):
-        close_server(r, s, CLOSE_SERVER_OBSOLETE)
+        close_surplus(r, s)
     elif s.xact_status != c"I":
         if s.cleaning.rolling_back:
             close_server(r, s, CLOSE_CLIENT_NOT_READY)

@@ -6,6 +6,7 @@ from libc.stdlib cimport free
 from pooler.session.records cimport (
     CLIENT_CLOSED, PoolConfig, SERVER_CLOSED, SERVER_TESTED,
 )
+from pooler.session.counters cimport count_login, note_parted
 from pooler.session.custom cimport custom_fits
 from pooler.session.deadlines cimport DEADLINE_QUERY_WAIT, deadline_start_since
 
@@ -71,7 +72,7 @@ cdef uint32_t pool_launch(Pool *p, uint32_t at_most) noexcept nogil:
 
 cdef bint pool_prelaunch(Pool *p) noexcept nogil:
     """Count one server as connecting that nobody waits for; False: there is no room."""
-    if p.server_count + p.connecting_count >= p.max_servers:
+    if p.paused or p.server_count + p.connecting_count >= p.max_servers:
         return False
     p.connecting_count += 1
     return True
@@ -88,6 +89,7 @@ cdef void pool_abandon(Pool *p, ServerSession *s) noexcept nogil:
     cdef ClientSession *c = s.client
     c.server = NULL
     s.client = NULL
+    note_parted(c)
     set_client_state(c, CLIENT_IDLE)
     set_server_state(s, SERVER_TESTED)
     p.active_count -= 1
@@ -177,6 +179,7 @@ cdef void pool_wait(Pool *p, ClientSession *c, uint64_t now_us) noexcept nogil:
 cdef void pool_give_up(Pool *p, ClientSession *c) noexcept nogil:
     """Take a waiting client out of the queue without a server."""
     pool_unlist_waiting(p, c)
+    note_parted(c)
     set_client_state(c, CLIENT_IDLE)
 
 
@@ -214,6 +217,7 @@ cdef void pool_remove_server(Pool *p, ServerSession *s) noexcept nogil:
         if c != NULL:
             c.server = NULL
             s.client = NULL
+            note_parted(c)
             set_client_state(c, CLIENT_IDLE)
     elif s.state == SERVER_TESTED:
         pool_drained(p, s)
@@ -229,6 +233,7 @@ cdef void pool_add_client(Pool *p, ClientSession *c) noexcept nogil:
     c.pool = p
     set_client_state(c, CLIENT_IDLE)
     p.client_count += 1
+    count_login(p)
 
 
 cdef void pool_remove_client(Pool *p, ClientSession *c) noexcept nogil:
