@@ -100,6 +100,17 @@ class Launches:
         if self._engine.pool_prelaunch(pool.pool_id):
             self._start(pool)
 
+    def released(self, pool: Pool) -> None:
+        """A pool that was paused opens servers again, for logins that wait as well."""
+        self._seek_welcome(pool)
+
+    def refuse_logins(self, pool: Pool, error: LoginError) -> None:
+        """Send those away who wait for the first welcome of a pool."""
+        if pool.on_welcome and pool.welcome is None:
+            pool.failure = error
+            self._settle_welcome(pool)
+            pool.failure = None
+
     def _settle_welcome(self, pool: Pool) -> None:
         waiting, pool.on_welcome = pool.on_welcome, []
         for ready in waiting:
@@ -187,7 +198,11 @@ class Launches:
             ready.early + more,
         )
         self.servers[handle] = Server(
-            pool, ready.way, greeting.backend_pid, greeting.cancel_key
+            pool,
+            ready.way,
+            greeting.backend_pid,
+            greeting.cancel_key,
+            0 if pool.is_console else self._engine.take_id(),
         )
         self._settle_welcome(pool)
 

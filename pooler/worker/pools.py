@@ -136,6 +136,7 @@ class Pools:
             dedicated=True,
             query_wait_us=to_us(self.config.settings.query_wait_timeout),
         )
+        self.hold(pool)
         return pool
 
     def release_dedicated(self, pool: Pool) -> None:
@@ -253,6 +254,12 @@ class Pools:
             if mode is PoolMode.SESSION
             else settings.max_prepared_statements,
         )
+        self.hold(pool)
+
+    def hold(self, pool: Pool) -> None:
+        """Pause a pool or let it go, as the operator wants it now."""
+        held = not pool.is_console and self.config.state.holds(pool.database.name)
+        self._engine.pool_hold(pool.pool_id, held)
 
     def _size(self, database: Database, user: str) -> int:
         total = self.config.pool_size(database, user)

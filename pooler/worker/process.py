@@ -32,6 +32,7 @@ from pooler.worker.admission import Admission
 from pooler.worker.cancel import Cancels
 from pooler.worker.console import ConsoleDoor
 from pooler.worker.outside import Outside
+from pooler.worker.pauses import Pauses
 from pooler.worker.pool import tracked_parameters
 from pooler.worker.pools import Pools
 from pooler.worker.report import Reports
@@ -93,6 +94,7 @@ def make_engine(start: WorkerStart) -> Engine:
         max_message_bytes=start.config.settings.max_packet_size,
         statement_prefix=statement_prefix(start.slot),
         schema_cell=start.board.schema_cell(),
+        id_cell=start.board.id_cell(),
     )
 
 
@@ -124,6 +126,10 @@ class Worker:
         )
         self._outside = Outside(start.config, start.slot, start.workers)
         self._admission.judges.update(self._outside.judges)
+        self._pauses = Pauses(engine, self._pools)
+        self._reports = Reports(
+            engine, self._pools, self._cancels, self._pauses, start.slot
+        )
         self._listeners: list[int] = []
         self._leaving: Callable[[], bool] | None = None
         self._notices: dict[int, Callable[[NoticeRow], None]] = {
@@ -143,7 +149,7 @@ class Worker:
             "reload": self._on_reload,
             "cancel": self._cancels.heard,
             "cancelled": self._cancels.answered,
-            "ask": Reports(self._pools).asked,
+            "ask": self._reports.asked,
         }
 
     def handle_signals(self, signals: SignalPipe) -> None:
@@ -200,6 +206,7 @@ class Worker:
                 except Exception:
                     # one client's trouble must not become everybody's
                     log.write_exception(f"notice {row[0]} failed")
+        self._pauses.check()
         self._check_leaving()
 
     def _on_login(self, row: NoticeRow) -> None:
@@ -255,6 +262,7 @@ class Worker:
         self._start.board.set(
             self._start.slot, "heartbeat_us", time.monotonic_ns() // 1000
         )
+        self._pauses.check()
         self._check_leaving()
 
     # ------------------------------------------------------------ bus
@@ -269,6 +277,7 @@ class Worker:
         log.set_verbose(int(message.payload.get("verbose", 0)))
         self._engine.limit_messages(new.settings.max_packet_size)
         self._pools.reload(new, frozenset(diff(old, new).reconnect))
+        self._pauses.apply()
         try:
             self._outside.use(self._pools.config)
         except ConfigError as error:
