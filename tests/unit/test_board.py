@@ -79,7 +79,7 @@ def test_another_process_sees_it(board: Board) -> None:
 
 
 def test_the_shared_cells_are_no_rows(board: Board) -> None:
-    """Of 32 bits, on a cache line each, the same for everybody; no death clears them."""
+    """Of 32 bits, on a cache line each, for everybody; no death clears them."""
     board.set(2, "clients", 2**64 - 1)
     with board.id_cell() as cell, board.schema_cell() as other:
         cell[0] = 7
