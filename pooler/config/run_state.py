@@ -13,6 +13,13 @@ class StateError(Exception):
     """It cannot be changed like that; in PgBouncer's words."""
 
 
+def issued(verb: str, database: str) -> str:
+    """What the log says of a command."""
+    return (
+        f"{verb} '{database}' command issued" if database else f"{verb} command issued"
+    )
+
+
 def changed(state: RunState, verb: str, database: str) -> RunState:
     """The state behind a command; StateError.
 

@@ -11,6 +11,8 @@ import time
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
+from pooler import log
+from pooler.config.run_state import issued
 from pooler.console.answers import Answer, Column, ConsoleError
 from pooler.console.controls import CONTROLS, SET_IGNORED
 from pooler.console.grammar import Command, invalid
@@ -43,6 +45,8 @@ class CommandTable:
         if row.admin and not admin:
             raise ConsoleError("admin access needed")
         self._console.stats.own.update(queries=1, xacts=1)
+        if row.logged:
+            log.write(log.LOG, issued(command.verb, command.argument))
         begun_s = time.monotonic()
         try:
             answer = await row.run(self._console, command)

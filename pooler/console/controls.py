@@ -60,7 +60,7 @@ CONTROLS: Mapping[str, Row] = MappingProxyType(
     {
         "SET": Row(_set, argument=Argument.REQUIRED),
         "RELOAD": Row(_reload),
-        "RECONNECT": Row(_reconnect, argument=Argument.OPTIONAL),
+        "RECONNECT": Row(_reconnect, argument=Argument.OPTIONAL, logged=True),
         **PAUSES,
         "SHUTDOWN": Row(_shutdown, argument=Argument.OPTIONAL),
     }

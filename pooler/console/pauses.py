@@ -102,7 +102,7 @@ PAUSES: Mapping[str, Row] = MappingProxyType(
         "RESUME": Row(_resume, argument=Argument.OPTIONAL),
         "KILL": Row(_kill, argument=Argument.OPTIONAL),
         "KILL_CLIENT": Row(_kill_client, argument=Argument.OPTIONAL),
-        "WAIT_CLOSE": Row(_wait_close, argument=Argument.OPTIONAL),
+        "WAIT_CLOSE": Row(_wait_close, argument=Argument.OPTIONAL, logged=True),
         "DISABLE": Row(_disable, argument=Argument.OPTIONAL),
         "ENABLE": Row(_disable, argument=Argument.OPTIONAL),
     }

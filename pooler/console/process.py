@@ -27,6 +27,7 @@ from pooler.console.session import EndOfSession, Session
 from pooler.console.stats import Stats, log_line, snapshot
 from pooler.console.workers import ask_workers, list_workers
 from pooler.errors import LoginError
+from pooler.ipc.board import Board
 from pooler.ipc.bus import CONSOLE, MASTER, BusMessage
 from pooler.ipc.signals import SignalPipe
 from pooler.ipc.worker_start import CONSOLE_ADMIN, EXIT_OK, READY, ConsoleStart
@@ -83,6 +84,11 @@ class Console:
     def stats(self) -> Stats:
         """What all workers have done, and the console itself."""
         return self._stats
+
+    @property
+    def board(self) -> Board:
+        """The counters of the workers."""
+        return self._start.board
 
     async def serve(self) -> int:
         """Say that we are ready, and stay until the end."""

@@ -12,6 +12,7 @@ from pooler.config.loading import Config
 from pooler.console.answers import Answer, Column
 from pooler.console.grammar import Command
 from pooler.console.stats import Stats
+from pooler.ipc.board import Board
 
 
 class Argument(enum.Enum):
@@ -32,6 +33,10 @@ class Console(Protocol):
     @property
     def stats(self) -> Stats:
         """What all workers have done, and the console itself."""
+
+    @property
+    def board(self) -> Board:
+        """The counters of the workers."""
 
     async def ask_master(self, kind: str, **payload: str) -> str:
         """Have the master do something; returns what was wrong, "" for nothing."""
@@ -57,5 +62,7 @@ class Row:
     columns: tuple[Column, ...] = ()
     admin: bool = True
     argument: Argument = Argument.NONE
+    # The log says that it was issued; where the master has a part in it, he says so.
+    logged: bool = False
     # What follows when a client cancels the command while it waits.
     undo: Callable[[Console, Command], Awaitable[None]] | None = None

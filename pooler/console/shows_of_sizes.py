@@ -3,15 +3,17 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from pooler.console.answers import Answer, columns
+from pooler.console.answers import Answer, Value, columns
 from pooler.console.grammar import Command
 from pooler.console.rows import Console, Row
 from pooler.console.shows import shown
 
+_WORKER_COUNTS = ("clients", "logins", "servers", "statements", "statement_bytes")
 _PEER_COLUMNS = ("cl_active_cancel_req", "cl_waiting_cancel_req", "sv_active_cancel")
 
 
@@ -19,7 +21,7 @@ async def _counts(console: Console) -> Counter[str]:
     """The sums over all workers, with their pools and databases."""
     found: Counter[str] = Counter()
     for worker in await console.ask_workers("counts"):
-        found.update(worker)
+        found.update({name: worker[name] for name in worker.keys() - {"slot"}})
         found["workers"] += 1
     pools = {
         (pool["database"], pool["user"])
@@ -111,6 +113,30 @@ async def _show_peer_pools(console: Console, command: Command) -> Answer:
     )
 
 
+async def _show_workers(console: Console, command: Command) -> Answer:
+    """One row for each place of a worker, also if it is dead or does not answer."""
+    board = console.board
+    found = {worker["slot"]: worker for worker in await console.ask_workers("counts")}
+    now_us = time.monotonic_ns() // 1000
+
+    def since_us(slot: int, name: str) -> int | None:
+        then_us = board.get(slot, name)
+        return max(0, now_us - then_us) if then_us else None
+
+    def row(slot: int) -> tuple[Value, ...]:
+        counts = found.get(slot, {})
+        age_us, silent_us = since_us(slot, "started_us"), since_us(slot, "heartbeat_us")
+        return (
+            slot,
+            board.get(slot, "pid"),
+            None if age_us is None else age_us // 1_000_000,
+            None if silent_us is None else silent_us // 1000,
+            *(counts.get(name) for name in _WORKER_COUNTS),
+        )
+
+    return shown(row(slot) for slot in range(board.slots))
+
+
 async def _show_nothing(console: Console, command: Command) -> Answer:
     """Names are looked up when a server is opened, and no answer is kept."""
     return shown([])
@@ -127,6 +153,14 @@ OF_SIZES: Mapping[str, Row] = MappingProxyType(
             columns(
                 "peer_id i, cl_active_cancel_req i, cl_waiting_cancel_req i,"
                 " sv_active_cancel i, sv_login i"
+            ),
+            admin=False,
+        ),
+        "WORKERS": Row(
+            _show_workers,
+            columns(
+                "worker i, pid i, age i, heartbeat_ms i, clients i, login_clients i,"
+                " servers i, statements i, statement_bytes q"
             ),
             admin=False,
         ),

@@ -22,7 +22,8 @@ from pooler.session.records cimport CLOSE_NO_MEMORY, client_begin
 from pooler.wire.buffers cimport explicit_bzero, queue_add_secret, queue_size
 
 cdef enum:
-    ACCEPTS_PER_EVENT = 64
+    ACCEPTS_PER_EVENT = 16
+    CROWD_LOGINS = 32  # at once: from here on they are watched apart
 
 
 cdef ListenerConn *open_listener(Loop *L, int fd, bint shared) noexcept nogil:
@@ -91,6 +92,7 @@ cdef int add_client(Loop *L, int fd, const sockaddr_storage *peer) noexcept nogi
     L.client_count += 1
     L.login_count += 1
     count_clients(L)
+    cc.conn.crowded = L.login_count > CROWD_LOGINS
     if watch(L, &cc.conn, WATCH_READ) < 0:
         step_client_close(&L.relay, &cc.session, CLOSE_NO_MEMORY, False)
     return 0

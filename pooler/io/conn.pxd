@@ -56,6 +56,7 @@ cdef struct Conn:
     int fd  # own, of the transport; -1: closed, freed at the end of the turn
     uint8_t kind
     uint8_t watched  # WatchBit; 0: nothing is reported
+    bint crowded  # watched with those who log in while many do
     bint waits  # is on the loop's list of those that have more
     uint32_t slot
     Conn *next_waiting
@@ -171,6 +172,7 @@ cdef struct LoopCounters:
 
 cdef struct Loop:  # one per worker
     int epfd
+    int crowd_epfd  # of those who log in while many do
     uint8_t *recv_buffer  # own
     size_t recv_bytes
     Relay relay

@@ -65,6 +65,7 @@ cdef void conn_replace(Loop *L, Conn *old, Conn *new) noexcept nogil:
     old.tls = NULL
     new.fd = old.fd
     new.watched = 0
+    new.crowded = old.crowded
     new.slot = old.slot
     L.slots[new.slot].conn = new
     old.fd = -1

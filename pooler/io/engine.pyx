@@ -9,6 +9,7 @@ from libc.string cimport memcpy, memmove, memset, strdup
 
 from pooler.auth.exchange cimport Exchange
 from pooler.auth.secrets cimport KEY_BYTES, StoredSecret, secret_ref, stored_secret
+from pooler.board.page cimport Page
 from pooler.io.accept cimport (
     LOGIN_HELD_MAX_BYTES, close_listener, listen_again, open_listener,
 )
@@ -50,7 +51,7 @@ from pooler.session.counters cimport counters_begin
 from pooler.session.deadlines cimport DEADLINE_QUERY_WAIT, DEADLINE_TESTED
 from pooler.session.pool cimport (
     pool_configure, pool_connected, pool_launch, pool_pause, pool_prelaunch,
-    pool_resize, pool_resume,
+    pool_refuse, pool_resize, pool_resume, pool_room, pool_share,
 )
 from pooler.session.records cimport (
     CANCEL_KEY_MAX_BYTES, CANCEL_KEY_MIN_BYTES, CLIENT_LOGIN, CLOSE_NO_MEMORY,
@@ -75,7 +76,7 @@ from pooler.errors import CLOSE_REASON_ROWS
 fill_close_reasons(CLOSE_REASON_ROWS)
 
 cdef enum:
-    NOTICES_AT_ONCE = 32  # of logins: some milliseconds
+    NOTICES_AT_ONCE = 2  # of logins: a quarter of a millisecond
 
 # Parameters that are lists of names: SET would take a reported value for one name.
 LIST_PARAMETERS = frozenset(
@@ -627,6 +628,36 @@ cdef class Engine:
         while p.server_count > max_servers and p.idle_tail != NULL:
             step_server_close(&self.loop.relay, p.idle_tail, CLOSE_SERVER_OBSOLETE)
             carry_out(&self.loop)
+        step_pool_wants(&self.loop.relay, p)
+        carry_out(&self.loop)
+
+    def pool_share(self, uint32_t pool_id, Page page, uint32_t row, uint32_t account):
+        """A pool tells other workers who is idle and who waits: in a row of an account.
+
+        One pool of a worker for one account. The account stays open as long as the
+        engine, or until ``pool_alone``.
+        """
+        self.page_view = page.view
+        pool_share(
+            self.pool(pool_id), page.row_of(account, row), page.row_of(account, 0),
+            page.rows,
+        )
+
+    def pool_alone(self, uint32_t pool_id):
+        """A pool tells nobody any more."""
+        pool_share(self.pool(pool_id), NULL, NULL, 0)
+
+    def pool_refused(self, uint32_t pool_id):
+        """No server may be opened now; none is asked for before ``pool_room``."""
+        cdef Pool *p = self.pool(pool_id)
+        pool_refuse(p)
+        step_pool_waits(&self.loop.relay, p)
+        carry_out(&self.loop)
+
+    def pool_room(self, uint32_t pool_id):
+        """There may be room for servers: they are asked for again if it is wanted."""
+        cdef Pool *p = self.pool(pool_id)
+        pool_room(p)
         step_pool_wants(&self.loop.relay, p)
         carry_out(&self.loop)
 

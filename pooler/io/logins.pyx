@@ -17,6 +17,7 @@ from pooler.io.conn cimport (
     RANDOM_CACHE_BYTES, conn_handle, notice,
 )
 from pooler.io.openssl cimport SSL_CTX
+from pooler.io.poll cimport crowd_leave
 from pooler.io.syscalls cimport AF_INET, AF_INET6
 from pooler.io.tls cimport tls_begin
 from pooler.io.tls_context cimport accepting_by
@@ -269,6 +270,7 @@ cdef void admit(
         cc.user = strdup(user)  # without memory it is shown as the pool's
     client_cancel_key(&cc.session, key, key_n)
     L.login_count -= 1
+    crowd_leave(L, &cc.conn)
     step_client_admit(&L.relay, &cc.session, p, values)
     send(L, cc, greeting, n)
 

@@ -4,6 +4,10 @@
 IO layer, hot. Level-triggered, and changed lazily: a connection that may not be read is
 taken out only once it really becomes readable.
 
+Who logs in while many others do is watched apart, and a turn serves few of them: a
+login costs as much as several transactions, and who is at work must not stand behind
+hundreds of them.
+
 Source: man pages epoll(7), epoll_ctl(2).
 """
 
@@ -24,6 +28,7 @@ cdef enum ReadyBit:
 
 cdef enum:
     EVENTS_PER_TURN = 256
+    CROWD_PER_TURN = 2  # TLS handshakes: a millisecond
 
 cdef struct Event:
     Conn *conn  # NULL: a descriptor of Python's
@@ -33,6 +38,7 @@ cdef struct Event:
 cdef int poll_init(Loop *L) noexcept nogil
 cdef void poll_close(Loop *L) noexcept nogil
 cdef int watch(Loop *L, Conn *conn, uint8_t bits) noexcept nogil
+cdef void crowd_leave(Loop *L, Conn *conn) noexcept nogil
 cdef void more_waits(Loop *L, Conn *conn) noexcept nogil
 cdef int take_waiting(Loop *L, Event *events, int n) noexcept nogil
 cdef int watch_python(Loop *L, int fd, uint8_t bits) noexcept nogil

@@ -10,17 +10,34 @@ from pooler.io.syscalls cimport (
 )
 
 
+cdef enum:
+    CROWD = 0  # as data of an event: no address, and no descriptor of Python's
+
+
 cdef int poll_init(Loop *L) noexcept nogil:
     """0, or -errno."""
+    cdef epoll_event event
+    L.crowd_epfd = -1
     L.epfd = epoll_create1(EPOLL_CLOEXEC)
-    return 0 if L.epfd >= 0 else -errno
+    if L.epfd < 0:
+        return -errno
+    L.crowd_epfd = epoll_create1(EPOLL_CLOEXEC)
+    event.events = EPOLLIN
+    event.data.u64 = CROWD
+    if L.crowd_epfd < 0 or (
+        epoll_ctl(L.epfd, EPOLL_CTL_ADD, L.crowd_epfd, &event) < 0
+    ):
+        return -errno
+    return 0
 
 
 cdef void poll_close(Loop *L) noexcept nogil:
     """Idempotent."""
+    if L.crowd_epfd >= 0:
+        c_close(L.crowd_epfd)
     if L.epfd >= 0:
         c_close(L.epfd)
-    L.epfd = -1
+    L.crowd_epfd = L.epfd = -1
 
 
 cdef inline uint32_t epoll_events(uint8_t bits) noexcept nogil:
@@ -34,6 +51,10 @@ cdef inline uint32_t epoll_events(uint8_t bits) noexcept nogil:
     if bits & WATCH_SHARED:
         events |= EPOLLEXCLUSIVE
     return events
+
+
+cdef inline int set_of(const Loop *L, const Conn *conn) noexcept nogil:
+    return L.crowd_epfd if conn.crowded else L.epfd
 
 
 cdef int watch(Loop *L, Conn *conn, uint8_t bits) noexcept nogil:
@@ -51,7 +72,7 @@ cdef int watch(Loop *L, Conn *conn, uint8_t bits) noexcept nogil:
     event.data.u64 = 0
     event.data.ptr = conn
     L.counters.watches += 1
-    if epoll_ctl(L.epfd, op, conn.fd, &event) < 0:
+    if epoll_ctl(set_of(L, conn), op, conn.fd, &event) < 0:
         return -errno
     conn.watched = bits
     if bits & WATCH_READ and conn.transport.has_more != NULL and (
@@ -59,6 +80,21 @@ cdef int watch(Loop *L, Conn *conn, uint8_t bits) noexcept nogil:
     ):
         more_waits(L, conn)
     return 0
+
+
+cdef void crowd_leave(Loop *L, Conn *conn) noexcept nogil:
+    """Watch a client that has logged in like all others from now on.
+
+    Where that cannot be, for want of memory, it stays where it is.
+    """
+    cdef uint8_t bits = conn.watched
+    if not conn.crowded:
+        return
+    watch(L, conn, 0)
+    conn.crowded = False
+    if watch(L, conn, bits) < 0:
+        conn.crowded = True
+        watch(L, conn, bits)
 
 
 cdef void more_waits(Loop *L, Conn *conn) noexcept nogil:
@@ -105,14 +141,31 @@ cdef int watch_python(Loop *L, int fd, uint8_t bits) noexcept nogil:
     return 0
 
 
+cdef int crowd_join(Loop *L, epoll_event *found, int n) noexcept nogil:
+    """Put some of the crowd in the place of the event that tells of it."""
+    cdef int i
+    cdef int more
+    for i in range(n):
+        if found[i].data.u64 != CROWD:
+            continue
+        n -= 1
+        found[i] = found[n]
+        more = c_epoll_wait(L.crowd_epfd, found + n, CROWD_PER_TURN, 0)
+        return n + (more if more > 0 else 0)
+    return n
+
+
 cdef int poll_wait(Loop *L, Event *events, int timeout_ms) noexcept nogil:
     """What is ready, at most EVENTS_PER_TURN events; -errno when it failed."""
     cdef epoll_event found[EVENTS_PER_TURN]
-    cdef int n = c_epoll_wait(L.epfd, found, EVENTS_PER_TURN, timeout_ms)
+    cdef int n = c_epoll_wait(
+        L.epfd, found, EVENTS_PER_TURN - CROWD_PER_TURN, timeout_ms
+    )
     cdef int i
     cdef uint32_t bits
     if n < 0:
         return -errno
+    n = crowd_join(L, found, n)
     for i in range(n):
         bits = 0
         if found[i].events & ~<uint32_t> (EPOLLOUT):

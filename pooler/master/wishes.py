@@ -11,7 +11,7 @@ from typing import Protocol
 from pooler import log
 from pooler.config.live import with_setting
 from pooler.config.loading import Config, RunState
-from pooler.config.run_state import StateError, changed
+from pooler.config.run_state import StateError, changed, issued
 from pooler.errors import ConfigError
 from pooler.ipc.bus import Bus, BusMessage
 
@@ -99,8 +99,7 @@ class Wishes:
 
     def _change_state(self, message: BusMessage) -> None:
         verb, name = (str(message.payload.get(key)) for key in ("verb", "database"))
-        which = f" '{name}'" if name else ""
-        log.write(log.LOG, f"{verb}{which} command issued")
+        log.write(log.LOG, issued(verb, name))
         try:
             if verb == "RESUME" and self._pooler.is_ending:
                 raise StateError("pooler is shutting down")

@@ -18,6 +18,7 @@ from pooler.session.deadlines cimport (
     CLIENT_DEADLINES, NO_DEADLINE, SERVER_DEADLINES, Timer, Wheel, deadline_start,
     deadline_stop,
 )
+from pooler.board.page cimport Cells
 from pooler.wire.buffers cimport Queue, Stream
 from pooler.tables.params cimport ParamSet
 from pooler.tables.client_names cimport ClientStatement, ClientStatements
@@ -190,6 +191,11 @@ cdef struct Pool:
     uint32_t waiting_count
     uint32_t client_count
     bint launch_wanted  # Python has been asked to open servers
+    bint refused  # it may open none: all workers together have as many as may be
+    Cells alone  # stand in for those of an account
+    Cells *cells  # own row of the account that all workers share, or alone; not NULL
+    const Cells *rows  # borrow: the account's, of all workers; NULL: there is none
+    uint32_t row_count  # of these; the last one is of what dead workers have left
     bint paused  # hands out no server and opens none
     bint closing  # paused for good: who asks for a server is sent away
     bint sequences_asked  # a client has asked for currval() or lastval()

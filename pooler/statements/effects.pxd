@@ -73,7 +73,7 @@ cdef inline bint tag_tells(
         n != 0 and (tag[0] == c"P" or tag[0] == c"D" or tag[0] == c"R")
     )
 
-cdef bint is_extra(const ServerSession *s) noexcept nogil
+cdef bint is_extra(ServerSession *s) noexcept nogil
 cdef void extra_done(ServerSession *s) noexcept nogil
 cdef void note_tag(
     StatementTable *t, ServerSession *s, ClientSession *c, const uint8_t *tag, size_t n

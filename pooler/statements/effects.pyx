@@ -264,7 +264,7 @@ cdef uint8_t step_of_tag(const uint8_t *tag, size_t n) noexcept nogil:
     return STEP_NONE
 
 
-cdef RenamedName *extra_row(const ServerSession *s) noexcept nogil:
+cdef RenamedName *extra_row(ServerSession *s) noexcept nogil:
     """Where the Query that is being answered has a command of ours now, or NULL."""
     cdef QueryNames *q = NULL
     if s.effects.head != s.effects.tail:
@@ -278,7 +278,7 @@ cdef RenamedName *extra_row(const ServerSession *s) noexcept nogil:
     return &q.rows[q.extra_row]
 
 
-cdef bint is_extra(const ServerSession *s) noexcept nogil:
+cdef bint is_extra(ServerSession *s) noexcept nogil:
     """Whether the tag that comes is of a command that we have put into a Query.
 
     The first request is a Query with an effect.

@@ -28,6 +28,7 @@ from pooler.io.selector import EngineSelector
 from pooler.ipc.bus import MASTER, BusMessage
 from pooler.ipc.signals import ENDS, SignalPipe
 from pooler.ipc.worker_start import EXIT_BOOT_FAILURE, EXIT_OK, READY, WorkerStart
+from pooler.worker.accounts import Accounts
 from pooler.worker.admission import Admission
 from pooler.worker.cancel import Cancels
 from pooler.worker.console import ConsoleDoor
@@ -36,6 +37,8 @@ from pooler.worker.pauses import Pauses
 from pooler.worker.pool import tracked_parameters
 from pooler.worker.pools import Pools
 from pooler.worker.report import Reports
+from pooler.worker.sharing import Sharing
+from pooler.worker.welcomes import Welcomes
 
 # Notice, handle, argument, pool id or -1, age in us, peer, detail; see
 # Engine.take_notices.
@@ -110,9 +113,14 @@ class Worker:
         self._end: asyncio.Future[int] = loop.create_future()
         self._links = Links(engine)
         door = ConsoleDoor(start.bus, self._links)
+        accounts = Accounts(start.page, start.slot, start.bus)
         self._pools = Pools(
-            engine, self._links, start.config, start.slot, start.workers, door
+            engine, self._links, start.config, start.workers, door, accounts
         )
+        welcomes = Welcomes(self._pools, start.bus)
+        sharing = Sharing(engine, self._pools, start.bus)
+        self._pools.launches.on_refused += [welcomes.wanted, sharing.refused]
+        self._pools.launches.on_closed.append(sharing.closed)
         self._cancels = Cancels(
             engine, self._links, self._pools, start.bus, start.slot, start.workers
         )
@@ -150,6 +158,10 @@ class Worker:
             "cancel": self._cancels.heard,
             "cancelled": self._cancels.answered,
             "ask": self._reports.asked,
+            "room": accounts.heard_room,
+            "evict": sharing.asked,
+            "welcome?": welcomes.asked,
+            "welcome": welcomes.told,
         }
 
     def handle_signals(self, signals: SignalPipe) -> None:
@@ -263,6 +275,7 @@ class Worker:
             self._start.slot, "heartbeat_us", time.monotonic_ns() // 1000
         )
         self._pauses.check()
+        self._pools.accounts.try_again()
         self._check_leaving()
 
     # ------------------------------------------------------------ bus

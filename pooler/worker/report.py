@@ -42,6 +42,7 @@ class Reports:
         self._pools = pools
         self._cancels = cancels
         self._pauses = pauses
+        self._slot = slot
         listings = Listings(engine, pools, cancels, slot)
         self._tasks: set[asyncio.Task[None]] = set()
         self._values: Mapping[str, Callable[[Payload], Any]] = {
@@ -111,7 +112,7 @@ class Reports:
         )
         counts["servers"] -= consoles
         counts["consoles"] = consoles
-        return counts
+        return {**counts, "slot": self._slot}
 
 
 def _database(payload: Payload) -> str:

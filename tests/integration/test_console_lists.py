@@ -122,6 +122,9 @@ def test_ids_of_all_workers(make_pooler: MakePooler) -> None:
         lists = {row["list"]: row["items"] for row in show(cursor, "lists")}
         assert lists["used_clients"] == 294
         assert lists["used_servers"] == len(show(cursor, "servers"))
+        workers = show(cursor, "workers")
+        assert sorted(row["pid"] for row in workers) == pooler.worker_pids()
+        assert sum(row["clients"] for row in workers) == lists["used_clients"]
         for what in ("mem", "fds", "active_sockets", "peer_pools", "dns_hosts"):
             show(cursor, what)
 

@@ -252,6 +252,7 @@ def test_wait_close(pooler: Pooler, operator: Connection) -> None:
         assert not wait.outcome
         busy.ask(query("COMMIT"))
         assert wait.wait() == "WAIT_CLOSE"
+        assert "RECONNECT 'bench' command issued" in pooler.log()
         assert busy.value("SELECT pg_backend_pid()") != before
 
 

@@ -27,6 +27,7 @@ from pooler.console.grammar import Command, parse
 from pooler.console.session import EndOfSession, Session
 from pooler.console.shows import PARAMETERS
 from pooler.console.stats import COUNTERS, STATISTICS, Stats, log_line, snapshot
+from pooler.ipc.board import Board
 from pooler.ipc.socket_row import SocketRow
 from pooler.login import packets
 
@@ -114,6 +115,7 @@ class FakeConsole:
         self.problem = ""
         self.answers: dict[str, list[Any]] = {}  # of the workers, by what is asked
         self.stats = Stats(time.monotonic())
+        self.board = Board.for_slots(2)
         self.waits: asyncio.Future[None] | None = None  # what workers wait for
 
     async def ask_master(self, kind: str, **payload: str) -> str:
@@ -490,6 +492,9 @@ CONTRACT = {
     "DNS_HOSTS": "hostname ttl.q addrs",
     "DNS_ZONES": "zonename serial.q count.i",
     "HELP": "",
+    # Ours.
+    "WORKERS": """worker.i pid.i age.i heartbeat_ms.i clients.i login_clients.i
+        servers.i statements.i statement_bytes.q""",
 }
 
 
@@ -555,6 +560,25 @@ def test_no_secret_is_in_a_list_of_descriptors() -> None:
     talk.console.answers["clients"] = [list(SOCKET), list(SOCKET._replace(tls=""))]
     (row,) = values(talk.query("show fds"))
     assert row == ["33", "client", "u", "a", "10.0.0.1", "5", "0", "0", *[None] * 7]
+
+
+def test_workers_also_one_that_does_not_answer() -> None:
+    talk = Talk()
+    board, now_us = talk.console.board, time.monotonic_ns() // 1000
+    for slot, pid in enumerate((11, 12)):
+        board.set(slot, "pid", pid)
+        board.set(slot, "started_us", now_us - 60_500_000)
+        board.set(slot, "heartbeat_us", now_us - 2000)
+    counts = {"clients": 1, "logins": 2, "servers": 3, "statements": 4}
+    talk.console.answers["counts"] = [{"slot": 1, "statement_bytes": 5, **counts}]
+    first, second = values(talk.query("show workers"))
+    assert first[:3] == ["0", "11", "60"]
+    assert first[4:] == [None] * 5
+    assert second[:3] == ["1", "12", "60"]
+    assert int(second[3] or 0) >= 2
+    assert second[4:] == ["1", "2", "3", "4", "5"]
+    board.clear(0)
+    assert values(talk.query("show workers"))[0] == ["0", "0", *[None] * 7]
 
 
 # Statistics

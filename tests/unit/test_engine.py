@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import re
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -75,10 +76,38 @@ def test_notices_come_in_portions(engine: Engine) -> None:
     while len(seen) < len(clients):
         assert engine.run(10)
         rows = engine.take_notices()
-        assert 0 < len(rows) <= 32
+        assert 0 < len(rows) <= 2
         seen += [handle for _, handle, *_ in rows]
     assert sorted(seen) == sorted(set(seen))
     assert engine.run(0) == []
+    for client in clients:
+        client.close()
+
+
+def test_a_turn_serves_few_of_a_crowd_that_logs_in(engine: Engine) -> None:
+    """All of them are ready at once; who is at work is not behind them in the turn."""
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    listener.listen(400)
+    listener.setblocking(False)
+    port = listener.getsockname()[1]
+    engine.add_listener(listener.detach(), shared=False)
+    clients = [socket.create_connection(("127.0.0.1", port)) for _ in range(300)]
+    deadline_s = time.monotonic() + 20
+    while engine.counters()["accepts"] < len(clients):
+        assert time.monotonic() < deadline_s
+        engine.run(0.1)
+    for client in clients:
+        client.sendall(b"x")
+    served: list[int] = []
+    while sum(served) < len(clients):
+        assert time.monotonic() < deadline_s
+        before = engine.counters()["recvs"]
+        engine.run(1)
+        served.append(engine.counters()["recvs"] - before)
+    # The first ones came before there was a crowd.
+    assert max(served) <= 32 + 2
+    assert sorted(served)[-2] <= 2
     for client in clients:
         client.close()
 
