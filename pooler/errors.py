@@ -129,6 +129,9 @@ CLOSE_REASON_ROWS: tuple[tuple[str, str, str], ...] = (
     ("CLOSE_SERVER_CONFIG", "database configuration changed", PROTOCOL_VIOLATION),
     ("CLOSE_REMOVED", "database removed", PROTOCOL_VIOLATION),
     ("CLOSE_SHUTDOWN", "server shutting down", ADMIN_SHUTDOWN),
+    ("CLOSE_SERVER_PAUSED", "pause mode", CONNECTION_FAILURE),
+    ("CLOSE_FORCED", "admin forced disconnect", ADMIN_SHUTDOWN),
+    ("CLOSE_DATABASE_REMOVED", "database removed", ADMIN_SHUTDOWN),
     ("CLOSE_NO_MEMORY", "out of memory", "53200"),
     ("CLOSE_INTERNAL", "internal error", "XX000"),
 )

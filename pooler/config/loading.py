@@ -103,10 +103,17 @@ class Origin:
 class RunState:
     """What an operator has changed on the console; no file says it.
 
-    ``disabled``: databases that take no new clients.
+    ``disabled``: databases that take no new clients. ``paused``: all hand out no
+    server; ``paused_databases``: these do not, whatever ``paused`` is.
     """
 
     disabled: frozenset[str] = frozenset()
+    paused: bool = False
+    paused_databases: frozenset[str] = frozenset()
+
+    def holds(self, database: str) -> bool:
+        """Whether a database hands out no server."""
+        return self.paused or database in self.paused_databases
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -242,7 +242,7 @@ class Settings:
     log_pooler_errors: bool = setting(True, BOOL,
         "Log the errors that are sent to clients.", off=False, built=True)
     log_stats: bool = setting(True, BOOL,
-        "Log averages every stats_period.", off=False)
+        "Log averages every stats_period.", off=False, built=True)
     logfile: str = setting("", PATH,
         "File to log to; reopened on reload.", built=True)
     login_notify_message: str = setting("", STRING,
@@ -398,7 +398,7 @@ class Settings:
         " has more than 1.25 x the mean of all workers, and 2. Not a PgBouncer"
         " setting.", built=True)
     stats_period: int = setting(60, INT,
-        "Period of the averages.", unit="s", low=1, off=60)
+        "Period of the averages.", unit="s", low=1, off=60, built=True)
     stats_users: tuple[str, ...] = setting((), LIST,
         "Users who may only look on the console.", built=True)
     suspend_timeout: float = setting(10.0, TIME,

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from pooler.config.loading import RESERVED_DATABASE
 from pooler.console.answers import Answer, ConsoleError
 from pooler.console.grammar import Command, invalid
+from pooler.console.pauses import PAUSES
 from pooler.console.rows import Argument, Console, Row
 from pooler.login import packets
 
@@ -38,23 +39,6 @@ async def _reconnect(console: Console, command: Command) -> Answer:
     return Answer("RECONNECT")
 
 
-def _of_database(verb: str) -> Row:
-    """A command that the master carries out on one database."""
-
-    async def run(console: Console, command: Command) -> Answer:
-        name = command.argument
-        if name == RESERVED_DATABASE:
-            raise ConsoleError(f"cannot {verb.lower()} admin db: {name}")
-        if console.config.database(name) is None:
-            raise ConsoleError(f"no such database: {name}")
-        problem = await console.ask_master("state", verb=verb, database=name)
-        if problem:
-            raise ConsoleError(problem)
-        return Answer(verb)
-
-    return Row(run, argument=Argument.REQUIRED)
-
-
 async def _shutdown(console: Console, command: Command) -> Answer:
     how = command.argument.upper()
     if how not in ("", "WAIT_FOR_SERVERS", "WAIT_FOR_CLIENTS"):
@@ -76,9 +60,8 @@ CONTROLS: Mapping[str, Row] = MappingProxyType(
     {
         "SET": Row(_set, argument=Argument.REQUIRED),
         "RELOAD": Row(_reload),
-        "RECONNECT": Row(_reconnect, argument=Argument.OPTIONAL),
-        "DISABLE": _of_database("DISABLE"),
-        "ENABLE": _of_database("ENABLE"),
+        "RECONNECT": Row(_reconnect, argument=Argument.OPTIONAL, logged=True),
+        **PAUSES,
         "SHUTDOWN": Row(_shutdown, argument=Argument.OPTIONAL),
     }
 )

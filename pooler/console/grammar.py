@@ -17,7 +17,8 @@ MAX_SHOWN = 64
 _WORD = r'[0-9a-z_]+|"(?:[^"]|"")+"'
 _STRING = r"'(?:[^']|'')*'"
 _COMMAND = re.compile(
-    rf"\s*(?P<verb>[a-z_]+)(?:\s+(?P<argument>{_WORD}))?\s*;?\s*",
+    rf"\s*(?P<verb>[a-z_]+)(?:\s+(?P<argument>{_WORD}))?"
+    rf"(?:\s*\((?P<columns>\s*(?:{_WORD})(?:\s*,\s*(?:{_WORD}))*\s*)\))?\s*;?\s*",
     re.ASCII | re.IGNORECASE,
 )
 _SET = re.compile(
@@ -25,16 +26,21 @@ _SET = re.compile(
     rf"(?P<value>{_STRING}|[^\s';]+)\s*;?\s*",
     re.ASCII | re.IGNORECASE,
 )
+_COLUMN = re.compile(_WORD, re.ASCII | re.IGNORECASE)
 _NOTHING = re.compile(r"[\s;]*")
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """What was asked for; ``verb`` in upper case, "" for an empty text."""
+    """What was asked for; ``verb`` in upper case, "" for an empty text.
+
+    ``columns``: those of a SHOW that are wanted, in this order; none: all.
+    """
 
     verb: str
     argument: str = ""
     value: str = ""
+    columns: tuple[str, ...] = ()
 
 
 def parse(text: str) -> Command:
@@ -51,9 +57,12 @@ def parse(text: str) -> Command:
     verb = "" if found is None else found["verb"].upper()
     if found is None or verb == "SET":
         raise invalid(text)
-    return Command(
-        "SHOW" if verb == "SELECT" else verb, _unquoted(found["argument"] or "")
-    )
+    if verb == "SELECT":
+        verb = "SHOW"
+    names = tuple(map(_unquoted, _COLUMN.findall(found["columns"] or "")))
+    if names and verb != "SHOW":
+        raise invalid(text)
+    return Command(verb, _unquoted(found["argument"] or ""), "", names)
 
 
 def invalid(text: str) -> ConsoleError:

@@ -14,6 +14,7 @@ import gc
 import os
 import signal
 import socket
+import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -23,8 +24,10 @@ from pooler.config.travel import unpack
 from pooler.console.answers import ConsoleError
 from pooler.console.commands import CommandTable
 from pooler.console.session import EndOfSession, Session
-from pooler.console.workers import ask_workers
+from pooler.console.stats import Stats, log_line, snapshot
+from pooler.console.workers import ask_workers, list_workers
 from pooler.errors import LoginError
+from pooler.ipc.board import Board
 from pooler.ipc.bus import CONSOLE, MASTER, BusMessage
 from pooler.ipc.signals import SignalPipe
 from pooler.ipc.worker_start import CONSOLE_ADMIN, EXIT_OK, READY, ConsoleStart
@@ -57,6 +60,8 @@ class Console:
         self._start = start
         self._loop = loop
         self._config = start.config
+        self._stats = Stats(time.monotonic())
+        self._sessions: dict[int, Session] = {}
         self._commands = CommandTable(self)
         self._end: asyncio.Future[int] = loop.create_future()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -67,12 +72,23 @@ class Console:
             "reload": self._on_reload,
             "session": self._on_session,
             "done": self._on_done,
+            "cancel": self._on_cancel,
         }
 
     @property
     def config(self) -> Config:
         """The running configuration."""
         return self._config
+
+    @property
+    def stats(self) -> Stats:
+        """What all workers have done, and the console itself."""
+        return self._stats
+
+    @property
+    def board(self) -> Board:
+        """The counters of the workers."""
+        return self._start.board
 
     async def serve(self) -> int:
         """Say that we are ready, and stay until the end."""
@@ -83,11 +99,23 @@ class Console:
         gc.freeze()
         os.write(start.ready_fd, READY)
         os.close(start.ready_fd)
+        self._spawn(self._keep_stats())
         try:
             return await self._end
         finally:
             for task in self._tasks:
                 task.cancel()
+
+    async def _keep_stats(self) -> None:
+        """A mark and a line in the log each ``stats_period``."""
+        while True:
+            await asyncio.sleep(self._config.settings.stats_period)
+            counted = snapshot(await self.ask_workers("pools"))
+            now_s = time.monotonic()
+            self._stats.mark(now_s, counted)
+            if self._config.settings.log_stats:
+                _, averages = self._stats.of_all(now_s, counted)
+                log.write(log.LOG, log_line(averages))
 
     def on_signals(self, signals: list[signal.Signals]) -> None:
         """Only the immediate end is for us: operators look on while workers drain."""
@@ -118,6 +146,12 @@ class Console:
         if answer is not None and not answer.done():
             answer.set_result(str(message.payload.get("problem", "")))
 
+    def _on_cancel(self, message: BusMessage) -> None:
+        """A client gives up what its session waits for."""
+        session = self._sessions.get(message.payload.get("pid", 0))
+        if session is not None:
+            session.cancel()
+
     async def ask_master(self, kind: str, **payload: str) -> str:
         """Have the master do something; returns what was wrong, "" for nothing.
 
@@ -139,6 +173,14 @@ class Console:
     async def ask_workers(self, kind: str, **payload: str) -> list[Any]:
         """Have every worker do or tell something; the answers of those that live."""
         return await ask_workers(self._start.bus, kind, payload)
+
+    async def list_workers(self, kind: str) -> list[list[Any]]:
+        """Rows of all workers."""
+        return await list_workers(self._start.bus, kind)
+
+    async def wait_for_workers(self, kind: str, **payload: str) -> list[Any]:
+        """As ``ask_workers``, for as long as it takes."""
+        return await ask_workers(self._start.bus, kind, payload, None)
 
     # ------------------------------------------------------------ sessions
 
@@ -177,8 +219,10 @@ class Console:
         pid, self._next_pid = self._next_pid, self._next_pid % 0x7FFF_FFFF + 1
         admin = packet.parameters.get(CONSOLE_ADMIN) == "1"
         session = Session(self._commands, admin=admin, backend_pid=pid)
-        await self._loop.sock_sendall(sock, session.greeting())
+        self._stats.own["client_logins"] += 1
+        self._sessions[pid] = session
         try:
+            await self._loop.sock_sendall(sock, session.greeting())
             while True:
                 used, answer = await session.receive(data)
                 data = data[used:]
@@ -190,3 +234,5 @@ class Console:
                 data += more
         except EndOfSession as end:
             await self._loop.sock_sendall(sock, end.farewell)
+        finally:
+            del self._sessions[pid]

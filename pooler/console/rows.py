@@ -11,6 +11,8 @@ from typing import Any, Protocol
 from pooler.config.loading import Config
 from pooler.console.answers import Answer, Column
 from pooler.console.grammar import Command
+from pooler.console.stats import Stats
+from pooler.ipc.board import Board
 
 
 class Argument(enum.Enum):
@@ -28,11 +30,25 @@ class Console(Protocol):
     def config(self) -> Config:
         """The running configuration."""
 
+    @property
+    def stats(self) -> Stats:
+        """What all workers have done, and the console itself."""
+
+    @property
+    def board(self) -> Board:
+        """The counters of the workers."""
+
     async def ask_master(self, kind: str, **payload: str) -> str:
         """Have the master do something; returns what was wrong, "" for nothing."""
 
     async def ask_workers(self, kind: str, **payload: str) -> list[Any]:
         """Have every worker do or tell something; the answers of those that live."""
+
+    async def list_workers(self, kind: str) -> list[list[Any]]:
+        """Rows of all workers."""
+
+    async def wait_for_workers(self, kind: str, **payload: str) -> list[Any]:
+        """As ``ask_workers``, for as long as it takes."""
 
 
 Run = Callable[[Console, Command], Awaitable[Answer]]
@@ -46,3 +62,7 @@ class Row:
     columns: tuple[Column, ...] = ()
     admin: bool = True
     argument: Argument = Argument.NONE
+    # The log says that it was issued; where the master has a part in it, he says so.
+    logged: bool = False
+    # What follows when a client cancels the command while it waits.
+    undo: Callable[[Console, Command], Awaitable[None]] | None = None

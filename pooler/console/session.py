@@ -9,6 +9,7 @@ Source: PostgreSQL documentation, "Message Flow".
 
 from __future__ import annotations
 
+import asyncio
 import struct
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ from pooler.login import packets
 
 MAX_MESSAGE_BYTES = 1024 * 1024
 MAX_STATEMENTS = 1000
+QUERY_CANCELED = "57014"
 GREETING = {
     "server_version": f"{__version__}/bouncer",
     "client_encoding": "UTF8",
@@ -50,6 +52,9 @@ class Commands(Protocol):
 
     async def run(self, command: Command, *, admin: bool) -> Answer:
         """Carry it out; ConsoleError: it could not be, or may not be."""
+
+    async def undo(self, command: Command) -> None:
+        """It was cancelled while it waited."""
 
 
 class EndOfSession(Exception):
@@ -77,6 +82,14 @@ class Session:
         self._skipping = False  # to the Sync, behind an error
         self._statements: dict[str, Command] = {}
         self._portals: dict[str, _Portal] = {}
+        self._running: asyncio.Task[Answer] | None = None
+        self._cancelled = False
+
+    def cancel(self) -> None:
+        """A cancel request: the command that is being carried out is given up."""
+        if self._running is not None:
+            self._cancelled = True
+            self._running.cancel()
 
     def greeting(self) -> bytes:
         """What is sent first: the session has been let in."""
@@ -200,9 +213,27 @@ class Session:
         if command.verb in _TRANSACTION and not command.argument:
             self._status = _TRANSACTION[command.verb]
             return command_complete(command.verb)
-        answer = await self._commands.run(command, admin=self._admin)
+        answer = await self._carry_out(command)
         rows = (data_row(described, row, formats) for row in answer.rows)
         return b"".join((*answer.notices, head, *rows, command_complete(answer.tag)))
+
+    async def _carry_out(self, command: Command) -> Answer:
+        """Run a command that may be cancelled."""
+        self._cancelled = False
+        self._running = asyncio.get_running_loop().create_task(
+            _awaited(self._commands.run(command, admin=self._admin))
+        )
+        try:
+            return await self._running
+        except asyncio.CancelledError:
+            if not self._cancelled:
+                self._running.cancel()
+                raise
+            await self._commands.undo(command)
+            text = "canceling statement due to user request"
+            raise ConsoleError(text, QUERY_CANCELED) from None
+        finally:
+            self._running = None
 
     def _columns(self, command: Command) -> Sequence[Column]:
         if not command.verb or command.verb in _TRANSACTION:
@@ -237,6 +268,10 @@ _HANDLERS: Mapping[bytes, _Handler] = {
 }
 # Query cannot be in a batch, but a client may give its batch up.
 _NEVER_SKIPPED = frozenset((b"S", b"X"))
+
+
+async def _awaited(run: Awaitable[Answer]) -> Answer:
+    return await run
 
 
 def _int16(reader: packets.Reader) -> int:

@@ -16,14 +16,24 @@ from pooler.console.rows import Console, Row, Run
 from pooler.login import packets
 
 USAGE = """
-\tSHOW HELP|CONFIG|DATABASES|USERS|POOLS|PEERS|STATE|VERSION
+\tSHOW HELP|CONFIG|DATABASES|POOLS|CLIENTS|SERVERS|USERS|VERSION
+\tSHOW PEERS|PEER_POOLS
+\tSHOW FDS|SOCKETS|ACTIVE_SOCKETS|LISTS|MEM|STATE
+\tSHOW DNS_HOSTS|DNS_ZONES
+\tSHOW WORKERS
+\tSHOW STATS|STATS_TOTALS|STATS_AVERAGES|TOTALS
 \tSET key = arg
 \tRELOAD
-\tRECONNECT [<db>]
+\tPAUSE [<db>]
+\tRESUME [<db>]
 \tDISABLE <db>
 \tENABLE <db>
-\tSHUTDOWN [ WAIT_FOR_SERVERS | WAIT_FOR_CLIENTS ]
-"""
+\tRECONNECT [<db>]
+\tKILL <db>
+\tKILL_CLIENT <client_id>
+\tSHUTDOWN
+\tSHUTDOWN WAIT_FOR_SERVERS|WAIT_FOR_CLIENTS
+\tWAIT_CLOSE [<db>]"""
 
 
 def shown(found: Iterable[Sequence[Value]]) -> Answer:
@@ -41,7 +51,14 @@ async def _show_version(console: Console, command: Command) -> Answer:
 
 
 async def _show_state(console: Console, command: Command) -> Answer:
-    return shown([("active", "yes"), ("paused", "no"), ("suspended", "no")])
+    paused = console.config.state.paused
+    return shown(
+        [
+            ("active", "no" if paused else "yes"),
+            ("paused", "yes" if paused else "no"),
+            ("suspended", "no"),
+        ]
+    )
 
 
 async def _show_config(console: Console, command: Command) -> Answer:

@@ -17,7 +17,11 @@ from pooler.console.rows import Console, Row
 from pooler.console.shows import shown
 
 CONSOLE_POOL_SIZE = 2
-_SUMMED = ("clients", "waiting", "servers", "active", "idle", "tested", "connecting")
+_SUMMED = (
+    *("clients", "waiting", "servers", "active", "idle", "tested", "connecting"),
+    *("cl_active_cancel_req", "cl_waiting_cancel_req"),
+    *("sv_active_cancel", "sv_being_canceled"),
+)
 
 
 async def _pools(console: Console) -> dict[tuple[str, str], Counter[str]]:
@@ -48,9 +52,11 @@ async def _show_pools(console: Console, command: Command) -> Answer:
                 user,
                 one["clients"] - one["waiting"],
                 one["waiting"],
-                *(0, 0),  # cancel requests: those of clients
+                one["cl_active_cancel_req"],
+                one["cl_waiting_cancel_req"],
                 one["active"],
-                *(0, 0),  # and of servers
+                one["sv_active_cancel"],
+                one["sv_being_canceled"],
                 one["idle"],
                 0,
                 one["tested"],
@@ -62,7 +68,10 @@ async def _show_pools(console: Console, command: Command) -> Answer:
             )
 
     found = await _pools(console)
-    return shown(rows())
+    counts = await console.ask_workers("counts")
+    consoles = sum(worker["consoles"] for worker in counts)
+    own = (RESERVED_DATABASE, RESERVED_DATABASE, consoles)
+    return shown([*rows(), (*own, *(0,) * 12, "statement", None)])
 
 
 async def _show_databases(console: Console, command: Command) -> Answer:
@@ -106,7 +115,7 @@ def _database_row(
         servers,
         wider(entry.max_db_client_connections, settings.max_db_client_connections),
         clients,
-        0,
+        int(entry.name in config.state.paused_databases),
         int(entry.name in config.state.disabled),
     )
 

@@ -3,13 +3,15 @@
 
 from libc.stdint cimport uint64_t
 
-from pooler.io.conn cimport ClientConn, Conn, ListenerConn, Loop
+from pooler.io.conn cimport ClientConn, Conn, ListenerConn, Loop, Peer
+from pooler.io.syscalls cimport sockaddr_storage
 
 cdef enum:
     # A startup packet has at most 10,000 bytes; what is not needed yet stays outside.
     LOGIN_READ_BYTES = 10240
     LOGIN_HELD_MAX_BYTES = 131072  # more than any one message of a login
 
+cdef void note_peer(Peer *into, const sockaddr_storage *peer) noexcept nogil
 cdef void accept_clients(Loop *L, ListenerConn *listener) noexcept nogil
 cdef void login_readable(Loop *L, ClientConn *cc) noexcept nogil
 cdef ListenerConn *open_listener(

@@ -7,7 +7,7 @@ from libc.string cimport memcpy
 
 from pooler.io.conn cimport (
     KIND_CLIENT, KIND_LISTENER, NOTICE_ACCEPT_PAUSED, NOTICE_LOGIN, conn_enter,
-    conn_handle, conn_leave, notice,
+    conn_handle, conn_leave, notice, take_id,
 )
 from pooler.io.logins cimport count_clients, login_goes_on
 from pooler.io.poll cimport WATCH_READ, WATCH_SHARED, watch, watch_no_more
@@ -80,16 +80,16 @@ cdef int listen_again(Loop *L, ListenerConn *listener) noexcept nogil:
     )
 
 
-cdef void note_peer(ClientConn *cc, const sockaddr_storage *peer) noexcept nogil:
+cdef void note_peer(Peer *into, const sockaddr_storage *peer) noexcept nogil:
     cdef const sockaddr_in *v4 = <const sockaddr_in *> peer
     cdef const sockaddr_in6 *v6 = <const sockaddr_in6 *> peer
-    cc.peer.family = peer.ss_family
+    into.family = peer.ss_family
     if peer.ss_family == AF_INET:
-        cc.peer.port = ntohs(v4.sin_port)
-        memcpy(cc.peer.address, &v4.sin_addr, 4)
+        into.port = ntohs(v4.sin_port)
+        memcpy(into.address, &v4.sin_addr, 4)
     elif peer.ss_family == AF_INET6:
-        cc.peer.port = ntohs(v6.sin6_port)
-        memcpy(cc.peer.address, &v6.sin6_addr, 16)
+        into.port = ntohs(v6.sin6_port)
+        memcpy(into.address, &v6.sin6_addr, 16)
 
 
 cdef bint is_shortage(int error) noexcept nogil:
@@ -107,7 +107,8 @@ cdef int add_client(Loop *L, int fd, const sockaddr_storage *peer) noexcept nogi
     cc.conn.fd = fd
     cc.conn.kind = KIND_CLIENT
     client_begin(&cc.session, &L.relay.wheel, cc)
-    note_peer(cc, peer)
+    note_peer(&cc.peer, peer)
+    cc.id = take_id(L)
     L.counters.accepts += 1
     L.client_count += 1
     L.login_count += 1

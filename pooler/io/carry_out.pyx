@@ -3,6 +3,7 @@
 
 from libc.stdint cimport int32_t, uint8_t, uint32_t
 from libc.string cimport memcpy
+from libc.stdlib cimport free
 
 from pooler.io.conn cimport (
     ClientConn, NOTICE_CANCEL, NOTICE_CHANGED, NOTICE_CLIENT_CLOSED, NOTICE_INQUIRED,
@@ -132,6 +133,8 @@ cdef void close_client(Loop *L, const Order *order) noexcept nogil:
         tell_client(L, cc, order.reason)
     tell_closed(L, cc, order)
     login_end(L, cc)
+    free(cc.user)
+    cc.user = NULL
     if order.client.pool == NULL:
         L.login_count -= 1
     queue_reset(&order.client.stream.out)

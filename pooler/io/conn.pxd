@@ -89,6 +89,7 @@ cdef struct KnownLogin:  # a startup packet that was let in, and what it has com
     Secret *secret  # own: one reference; NULL: nothing is asked
     uint64_t until_us  # when the secret has to be asked for anew; 0: it has not
     uint32_t pool_id
+    char *user  # own: of the client; NULL: that of the pool
     ParamSet *values  # own: one reference
     uint8_t key_n  # of the cancel key that it gets
     uint32_t packet_n
@@ -147,6 +148,8 @@ cdef struct ClientConn:
     bint login_noticed  # Python knows that there are bytes
     bint by_python  # Python leads the login
     bint uncounted  # takes no place of max_client_conn
+    uint32_t id  # of all connections of the pooler; as the console calls it
+    char *user  # own: as whom it has logged in; NULL: as the user of its pool
     bint asked_tls  # SSLRequest was answered, and not by Python
     uint32_t login_wanted_bytes  # Python hears of no less
     ProofUnderWay *proof  # own; NULL: none
@@ -216,6 +219,8 @@ cdef struct Loop:  # one per worker
     uint32_t server_count
     uint32_t link_count
     uint32_t parting_count
+    uint32_t *ids  # borrow: the last id that was given out, by whichever worker
+    uint32_t own_ids  # where nobody else is
     Logins logins
     Spread spread
     LoopCounters counters
@@ -239,6 +244,20 @@ cdef inline ClientConn *conn_of_client(const ClientSession *c) noexcept nogil:
 
 cdef inline ServerConn *conn_of_server(const ServerSession *s) noexcept nogil:
     return <ServerConn *> s.io
+
+
+cdef extern from *:
+    enum:
+        __ATOMIC_RELAXED
+    uint32_t __atomic_add_fetch(uint32_t *cell, uint32_t n, int order) noexcept nogil
+
+
+cdef inline uint32_t take_id(Loop *L) noexcept nogil:
+    """The id of a new connection: no other of the pooler has it, or had it before.
+
+    Positive as a signed number; after so many it begins anew.
+    """
+    return __atomic_add_fetch(L.ids, 1, __ATOMIC_RELAXED) & 0x7FFFFFFF
 
 cdef int conn_enter(Loop *L, Conn *conn) noexcept nogil
 cdef void conn_leave(Loop *L, Conn *conn) noexcept nogil

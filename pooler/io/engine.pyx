@@ -5,7 +5,7 @@ cimport cython
 from cpython.bytes cimport PyBytes_AsString, PyBytes_FromStringAndSize
 from libc.stdint cimport UINT32_MAX, uint16_t, uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport free
-from libc.string cimport memcpy, memmove, memset
+from libc.string cimport memcpy, memmove, memset, strdup
 
 from pooler.auth.exchange cimport Exchange
 from pooler.auth.secrets cimport KEY_BYTES, StoredSecret, secret_ref, stored_secret
@@ -18,14 +18,16 @@ from pooler.io.conn cimport (
     ClientConn, Conn, KIND_CLIENT, KIND_LINK, KIND_LISTENER, KIND_PARTING,
     KIND_SERVER, KnownLogin, LinkConn, ListenerConn, Logins, Loop,
     MOST_WORKERS, NOTICE_CLIENT_CLOSED, NOTICE_LOGGED_IN, NoticeRow, ServerConn, Spread,
-    conn_handle, conn_of, conn_of_server, free_dead,
+    conn_handle, conn_of, conn_of_server, free_dead, take_id,
 )
 from pooler.io.find cimport (
-    cancel_owner, close_all, limits_changed, retire_servers, send_clients_away,
+    cancel_owner, client_of_id, close_all, count_obsolete, kill_pool, limits_changed,
+    retire_servers, send_clients_away,
 )
 from pooler.io.link cimport (
     close_link, link_becomes_server, link_listen, link_send, open_link, part_link,
 )
+from pooler.io.listing cimport list_clients, list_servers
 from pooler.io.logins cimport (
     admit, count_clients, login_end, login_forget, login_known, login_remember,
     logins_forget, logins_free,
@@ -49,8 +51,9 @@ from pooler.relay.moves cimport Thawed, pool_accepts, thaw, thawed_free
 from pooler.relay.step cimport (
     relay_add_pool, step_cancel, step_cancelled, step_client_close,
     step_client_end, step_pool_inquire, step_pool_waits, step_pool_wants,
-    step_server_begin, step_server_close,
+    step_server_begin, step_server_close, step_server_retire,
 )
+from pooler.session.counters cimport counters_begin
 from pooler.session.pool cimport (
     pool_configure, pool_connected, pool_launch, pool_pause, pool_prelaunch,
     pool_refuse, pool_replace, pool_resize, pool_resume, pool_room, pool_share,
@@ -129,7 +132,7 @@ cdef class Engine:
     def __cinit__(
         self, tracked_parameters, *, size_t recv_bytes=131072,
         uint32_t max_message_bytes=0x7FFFFFFF, bytes statement_prefix=b"pooler_",
-        uint32_t[::1] schema_cell=None,
+        uint32_t[::1] schema_cell=None, uint32_t[::1] id_cell=None,
     ):
         """``tracked_parameters``: names of parameters that follow the client.
 
@@ -137,8 +140,8 @@ cdef class Engine:
         it is complete. ``max_message_bytes`` bounds every message, for all engines of
         this process. ``statement_prefix``: what the names of prepared statements on
         servers begin with, no other worker's being the same. ``schema_cell``: one
-        number that all workers share, of the changes that they have seen; it is lent
-        until ``close``.
+        number that all workers share, of the changes that they have seen; ``id_cell``
+        likewise, the last id that a connection has got. They are lent until ``close``.
         """
         if recv_bytes < 2 * HELD_MOST_BYTES:
             raise ValueError(
@@ -159,6 +162,9 @@ cdef class Engine:
         if schema_cell is not None:
             self.schema_cell = schema_cell
             self.loop.relay.statements.schema_cell = &schema_cell[0]
+        if id_cell is not None:
+            self.id_cell = id_cell
+            self.loop.ids = &id_cell[0]
 
     def __dealloc__(self):
         if not self.made:
@@ -177,6 +183,8 @@ cdef class Engine:
             &self.loop.relay.statements.schema_own
         )
         self.schema_cell = None
+        self.loop.ids = &self.loop.own_ids
+        self.id_cell = None
         logins_free(&self.loop)
         memset(&self.loop.spread, 0, sizeof(self.loop.spread))
         self.client_cells = None
@@ -416,14 +424,14 @@ cdef class Engine:
     def login_remember(
         self, uint64_t handle, bytes packet, uint32_t pool_id, parameters,
         bytes greeting, *, bytes before=b"", int question=0, StoredSecret secret=None,
-        uint64_t valid_us=0, uint8_t key_bytes=CANCEL_KEY_MIN_BYTES,
+        uint64_t valid_us=0, uint8_t key_bytes=CANCEL_KEY_MIN_BYTES, bytes user=b"",
     ):
         """A client that is about to be admitted: others like it need no Python.
 
         ``packet``: its startup packet. ``before``: what it was told in front of the
         question, ``secret``: what its answer was measured by; None: nothing was asked.
         ``valid_us``: for how long, 0 for ever. ``greeting``: all it is told, up to the
-        cancel key of ``key_bytes``. Returns the
+        cancel key of ``key_bytes``. ``user``: empty: that of the pool. Returns the
         number by which NOTICE_LOGGED_IN names them, 0 if nothing is kept.
         """
         cdef ClientConn *cc = self.client(handle)
@@ -442,6 +450,8 @@ cdef class Engine:
         except BaseException:
             free(known)
             raise
+        if user:
+            known.user = strdup(user)
         known.pool_id = pool_id
         known.key_n = key_bytes
         if valid_us:
@@ -517,11 +527,12 @@ cdef class Engine:
 
     def client_admit(
         self, uint64_t handle, uint32_t pool_id, parameters, bytes cancel_key,
-        bytes greeting,
+        bytes greeting, *, bytes user=b"",
     ):
         """A client has logged in: send its greeting and let it work.
 
-        ``parameters``: one ``bytes`` or ``None`` per tracked parameter.
+        ``parameters``: one ``bytes`` or ``None`` per tracked parameter. ``user``: as
+        whom; empty: as the user of the pool.
         """
         cdef Loop *L = &self.loop
         cdef ClientConn *cc = self.client(handle)
@@ -535,8 +546,9 @@ cdef class Engine:
         loop_now(L)
         login_end(L, cc)
         admit(
-            L, cc, p, values, bytes_of(cancel_key), <uint8_t> len(cancel_key),
-            bytes_of(greeting), len(greeting),
+            L, cc, p, values, <const char *> user if user else NULL,
+            bytes_of(cancel_key), <uint8_t> len(cancel_key), bytes_of(greeting),
+            len(greeting),
         )
         carry_out(L)
 
@@ -611,6 +623,26 @@ cdef class Engine:
         """
         loop_now(&self.loop)
         return send_clients_away(&self.loop, most, idle_only)
+    # ------------------------------------------------------------ lists
+
+    def take_id(self):
+        """The id of a new connection, of which no other in the pooler has or had it."""
+        return take_id(&self.loop)
+
+    def list_clients(self, uint32_t first, uint32_t most):
+        """(rows, where to go on): clients, of at most so many places; 0: that is all.
+
+        A connection that is there all the time is in one list, and one only.
+        """
+        return list_clients(&self.loop, first, most)
+
+    def list_servers(self, uint32_t first, uint32_t most):
+        """As ``list_clients``."""
+        return list_servers(&self.loop, first, most)
+
+    def client_of_id(self, uint32_t id):
+        """The handle of the client with this id; None: there is none."""
+        return client_of_id(&self.loop, id)
 
     # ------------------------------------------------------------ pools
 
@@ -664,7 +696,9 @@ cdef class Engine:
         limits_changed(&self.loop, p)
         if clean_sequences and clean_changed and mode != MODE_SESSION:
             sequences_always(p)
-        pool_resume(p)
+        if dedicated:  # it was another client's before
+            pool_resume(p)
+            counters_begin(p)
         if replace:
             retire_servers(&self.loop, p)
 
@@ -748,6 +782,31 @@ cdef class Engine:
         if for_ever:
             pool_pause(p, True)
         retire_servers(&self.loop, p)
+
+    def pool_hold(self, uint32_t pool_id, bint held):
+        """Hand out no server and open none until it is let go; those who ask wait.
+
+        Servers leave: idle ones now, the others when they are free.
+        """
+        cdef Pool *p = self.pool(pool_id)
+        if p.closing or p.paused == held:
+            return
+        if held:
+            pool_pause(p, False)
+            retire_servers(&self.loop, p)
+        else:
+            pool_resume(p)
+            step_pool_waits(&self.loop.relay, p)
+            step_pool_wants(&self.loop.relay, p)
+            carry_out(&self.loop)
+
+    def pool_kill(self, uint32_t pool_id, int reason):
+        """Close all clients of a pool, who are told why, and all servers."""
+        kill_pool(&self.loop, self.pool(pool_id), <CloseReason> reason)
+
+    def pool_obsolete(self, uint32_t pool_id):
+        """How many servers of a pool are to be closed as soon as they are free."""
+        return count_obsolete(&self.loop, self.pool(pool_id))
 
     def pool_inquire(self, uint32_t pool_id, bytes query):
         """Ask an idle server of a pool; ``query`` must leave nothing behind.
@@ -953,6 +1012,8 @@ cdef class Engine:
         )
         if sc.conn.watched == 0:
             step_server_close(&L.relay, &sc.session, CLOSE_NO_MEMORY)
+        elif p.paused:
+            step_server_retire(&L.relay, &sc.session)
         carry_out(L)
 
     def server_close(self, uint64_t handle, int reason):

@@ -6,7 +6,7 @@ from libc.stdint cimport uint32_t, uint8_t
 from pooler.io.carry_out cimport carry_out
 from pooler.io.conn cimport (
     ClientConn, Conn, KIND_CLIENT, KIND_LISTENER, KIND_PARTING, KIND_SERVER, LinkConn,
-    ServerConn,
+    ServerConn, conn_handle,
 )
 from pooler.io.accept cimport close_listener
 from pooler.io.link cimport close_link
@@ -20,14 +20,14 @@ from pooler.session.records cimport (
 )
 
 
-cdef inline ClientConn *client_at(Loop *L, uint32_t slot) noexcept nogil:
+cdef inline ClientConn *client_at(const Loop *L, uint32_t slot) noexcept nogil:
     cdef Conn *conn = L.slots[slot].conn
     if conn == NULL or conn.kind != KIND_CLIENT:
         return NULL
     return <ClientConn *> conn
 
 
-cdef inline ServerConn *server_at(Loop *L, uint32_t slot) noexcept nogil:
+cdef inline ServerConn *server_at(const Loop *L, uint32_t slot) noexcept nogil:
     cdef Conn *conn = L.slots[slot].conn
     if conn == NULL or conn.kind != KIND_SERVER:
         return NULL
@@ -109,6 +109,43 @@ cdef void limits_changed(Loop *L, const Pool *p) noexcept nogil:
             step_server_limits(&server_at(L, i).session)
         elif client_at(L, i) != NULL and client_at(L, i).session.pool == p:
             step_client_limits(&client_at(L, i).session)
+
+
+cdef uint32_t count_obsolete(const Loop *L, const Pool *p) noexcept nogil:
+    """How many servers of a pool leave as soon as they are free."""
+    cdef uint32_t count = 0
+    cdef uint32_t i
+    cdef const ServerConn *sc
+    for i in range(L.slot_count):
+        sc = server_at(L, i)
+        if sc != NULL and sc.session.pool == p:
+            count += sc.session.fate.obsolete
+    return count
+
+
+cdef void kill_pool(Loop *L, Pool *p, CloseReason reason) noexcept nogil:
+    """Close the clients of a pool, who are told why, and all its servers."""
+    cdef uint32_t i
+    cdef ClientConn *cc
+    for i in range(L.slot_count):
+        cc = client_at(L, i)
+        if cc == NULL or cc.session.pool != p:
+            continue
+        step_client_close(&L.relay, &cc.session, reason, True)
+        carry_out(L)
+    for i in range(L.slot_count):
+        if server_at(L, i) != NULL and server_at(L, i).session.pool == p:
+            step_server_close(&L.relay, &server_at(L, i).session, reason)
+            carry_out(L)
+
+
+cdef object client_of_id(const Loop *L, uint32_t id):
+    """The handle of a client; None: there is none."""
+    cdef uint32_t i
+    for i in range(L.slot_count):
+        if client_at(L, i) != NULL and client_at(L, i).id == id:
+            return conn_handle(L, &client_at(L, i).conn)
+    return None
 
 
 cdef ClientSession *cancel_owner(

@@ -35,6 +35,6 @@ cdef KnownLogin *login_known(
 ) noexcept nogil
 cdef uint32_t login_remember(Loop *L, KnownLogin *known) noexcept nogil
 cdef void admit(
-    Loop *L, ClientConn *cc, Pool *p, ParamSet *values, const uint8_t *key,
-    uint8_t key_n, const uint8_t *greeting, size_t n,
+    Loop *L, ClientConn *cc, Pool *p, ParamSet *values, const char *user,
+    const uint8_t *key, uint8_t key_n, const uint8_t *greeting, size_t n,
 ) noexcept nogil

@@ -3,7 +3,7 @@
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memcmp, memcpy, memset
+from libc.string cimport memcmp, memcpy, memset, strdup
 
 from pooler.auth.crypto cimport OPENSSL_cleanse, RAND_bytes
 from pooler.auth.exchange cimport (
@@ -87,6 +87,7 @@ cdef void unref(Loop *L, KnownLogin *k) noexcept nogil:
     if k.refs == 0:
         secret_unref(k.secret)
         params_unref(&L.relay.params, k.values)
+        free(k.user)
         free(k)
 
 
@@ -259,13 +260,16 @@ cdef bint send(
 
 
 cdef void admit(
-    Loop *L, ClientConn *cc, Pool *p, ParamSet *values, const uint8_t *key,
-    uint8_t key_n, const uint8_t *greeting, size_t n,
+    Loop *L, ClientConn *cc, Pool *p, ParamSet *values, const char *user,
+    const uint8_t *key, uint8_t key_n, const uint8_t *greeting, size_t n,
 ) noexcept nogil:
     """A client has logged in: send its greeting and let it work.
 
-    Takes the reference to ``values``. ``carry_out`` is due.
+    Takes the reference to ``values``. ``user``: NULL: that of the pool. ``carry_out``
+    is due.
     """
+    if user != NULL:
+        cc.user = strdup(user)  # without memory it is shown as the pool's
     client_cancel_key(&cc.session, key, key_n)
     L.login_count -= 1
     crowd_leave(L, &cc.conn)
@@ -311,7 +315,7 @@ cdef Turn let_in(
             L, NOTICE_LOGGED_IN, conn_handle(L, &cc.conn), <int> k.number
         ).peer = cc.peer
     admit(
-        L, cc, L.relay.pools[k.pool_id], params_ref(k.values), key, k.key_n,
+        L, cc, L.relay.pools[k.pool_id], params_ref(k.values), k.user, key, k.key_n,
         L.logins.out.data, L.logins.out.n,
     )
     return TURN_WAIT

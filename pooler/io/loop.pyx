@@ -27,6 +27,7 @@ cdef int loop_init(Loop *L, size_t recv_bytes) except -1:
     cdef int code
     memset(L, 0, sizeof(Loop))
     L.epfd = -1
+    L.ids = &L.own_ids
     relay_init(&L.relay)
     L.recv_bytes = recv_bytes
     L.recv_buffer = <uint8_t *> malloc(recv_bytes)

@@ -3,7 +3,7 @@
 
 import socket
 
-from pooler.io.conn cimport Loop, Peer
+from pooler.io.conn cimport ClientConn, Loop, Peer, ServerConn
 from pooler.session.pool cimport pool_servers_wanted
 from pooler.session.records cimport Pool
 from pooler.io.syscalls cimport AF_INET, AF_INET6
@@ -18,6 +18,9 @@ cdef dict loop_counters(const Loop *L):
         "servers": L.server_count,
         "links": L.link_count,
         "parting": L.parting_count,
+        "client_record_bytes": sizeof(ClientConn),
+        "server_record_bytes": sizeof(ServerConn),
+        "receive_bytes": L.recv_bytes,
         "parameter_values": L.relay.params.value_count,
         "parameter_sets": L.relay.params.set_count,
         "statements": L.relay.statements.count,
@@ -45,6 +48,10 @@ cdef dict pool_counters(const Pool *p):
         "queries": p.counters.queries,
         "received_bytes": p.counters.received_bytes,
         "sent_bytes": p.counters.sent_bytes,
+        "assignments": p.counters.assignments,
+        "client_logins": p.counters.client_logins,
+        "xact_us": p.counters.xact_us,
+        "query_us": p.counters.query_us,
         "wait_us": p.counters.wait_us,
         "client_parses": p.counters.client_parses,
         "server_parses": p.counters.server_parses,

@@ -34,6 +34,7 @@ cdef extern from "<sys/socket.h>" nogil:
     int c_accept4 "accept4"(int fd, sockaddr *addr, socklen_t *n, int flags)
     int shutdown(int fd, int how)
     int getpeername(int fd, sockaddr *addr, socklen_t *n)
+    int c_getsockname "getsockname"(int fd, sockaddr *addr, socklen_t *n)
     int c_getsockopt "getsockopt"(
         int fd, int level, int name, void *value, socklen_t *n
     )
@@ -240,6 +241,16 @@ cdef inline int sys_peer_uid(int fd) noexcept nogil:
     if c_getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &n) < 0 or peer.pid == 0:
         return -1
     return <int> peer.uid
+
+
+cdef inline int sys_peer_pid(int fd) noexcept nogil:
+    """The process at the other end of a Unix socket; 0: nobody knows."""
+    cdef ucred peer
+    cdef socklen_t n = sizeof(peer)
+    peer.pid = 0
+    if c_getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &n) < 0:
+        return 0
+    return peer.pid
 
 
 cdef inline uint64_t sys_now_us() noexcept nogil:

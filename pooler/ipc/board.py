@@ -5,9 +5,10 @@ An anonymous MAP_SHARED mapping made before the fork, so every process sees the
 same memory and nothing has to be cleaned up. Invariant: a row has one writer,
 the worker in that slot (and the master while the slot is empty); sums are made
 by the reader. An aligned 8-byte store is not torn on any CPU we run on, so no
-lock is needed. Behind the rows is one cell that all workers count up, atomically: the
-changes of schemas that they have seen (``statements/schema``). This module knows the
-layout and nothing about its use.
+lock is needed. Behind the rows is a cell that all workers count up, atomically: the
+changes of schemas that they have seen (``statements/schema``), and behind that another,
+the last id that a connection has got. This module knows the layout and nothing about
+its use.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ INDEX = {counter.name: index for index, counter in enumerate(COUNTERS)}
 COUNTER_BYTES = 8
 CELL_BYTES = 4
 CACHE_LINE_BYTES = 64
+CELLS = 2  # each on a line of its own
 
 
 def _row_counters() -> int:
@@ -63,7 +65,7 @@ class Board:
         self._row = _row_counters()
         # mmap(2): an anonymous mapping starts on a page and is filled with zeros.
         self._rows_end = slots * self._row * COUNTER_BYTES
-        self._map = mmap.mmap(-1, self._rows_end + CACHE_LINE_BYTES)
+        self._map = mmap.mmap(-1, self._rows_end + CELLS * CACHE_LINE_BYTES)
         self._values = memoryview(self._map)[: self._rows_end].cast("Q")
 
     @classmethod
@@ -97,9 +99,17 @@ class Board:
         return self._values[INDEX[name] :: self._row]
 
     def schema_cell(self) -> memoryview[int]:
-        """Return the cell that all processes count up, as one unsigned 32-bit."""
+        """Return the cell of changes of schemas, shared, as one unsigned 32-bit."""
+        return self._cell(0)
+
+    def id_cell(self) -> memoryview[int]:
+        """Return the cell of the last id, shared; no death of a worker changes it."""
+        return self._cell(1)
+
+    def _cell(self, number: int) -> memoryview[int]:
+        start = self._rows_end + number * CACHE_LINE_BYTES
         with memoryview(self._map) as whole:
-            return whole[self._rows_end : self._rows_end + CELL_BYTES].cast("I")
+            return whole[start : start + CELL_BYTES].cast("I")
 
     def clear(self, slot: int) -> None:
         """Forget a worker that died: all its counters become 0."""

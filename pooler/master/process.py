@@ -14,6 +14,7 @@ Whatever way the master ends, its workers see the end of ``master_fd``.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import enum
 import gc
 import logging
@@ -30,8 +31,9 @@ from typing import NoReturn
 from pooler import __version__, log
 from pooler.board.page import Page
 from pooler.config import changes, loading
-from pooler.config.loading import Config
+from pooler.config.loading import Config, RunState
 from pooler.config.log_style import log_style
+from pooler.config.run_state import StateError, changed
 from pooler.errors import ConfigError
 from pooler.ipc.board import Board
 from pooler.ipc.bus import CONSOLE, MASTER, Bus, BusMessage
@@ -67,6 +69,17 @@ class Timing:
     backoff_most_s: float = 10.0
     # From SIGQUIT to SIGKILL.
     kill_after_s: float = 5.0
+
+
+# What the log says of a signal that is heeded, and of one that is not.
+USR1_TEXTS = (
+    "got SIGUSR1, pausing all activity",
+    "got SIGUSR1, but already paused/suspended",
+)
+USR2_TEXTS = (
+    "got SIGUSR2, continuing from PAUSE",
+    "got SIGUSR2, but not paused/suspended",
+)
 
 
 class Phase(enum.IntEnum):
@@ -573,11 +586,28 @@ class Master:
         log.follow(log.orders(settings.logfile, log_style(settings), verbose))
         self._rollouts.send(config, verbose, self._children, done)
 
+    def change_state(self, state: RunState, done: Callable[[], None]) -> None:
+        """Change what the operator has paused or disabled, in all processes."""
+        self.run_with(dataclasses.replace(self._config, state=state), done)
+
     def _on_sigusr1(self) -> None:
-        log.write(log.WARNING, "got SIGUSR1, but PAUSE is not available, ignoring")
+        self._on_state_signal("PAUSE", USR1_TEXTS)
 
     def _on_sigusr2(self) -> None:
-        log.write(log.WARNING, "got SIGUSR2, but RESUME is not available, ignoring")
+        if self.is_ending:
+            log.write(log.LOG, "got SIGUSR2 while shutting down, ignoring")
+        else:
+            self._on_state_signal("RESUME", USR2_TEXTS)
+
+    def _on_state_signal(self, verb: str, texts: tuple[str, str]) -> None:
+        done, already = texts
+        try:
+            state = changed(self._config.state, verb, "")
+        except StateError:
+            log.write(log.LOG, already)
+            return
+        log.write(log.LOG, done)
+        self.change_state(state, _nothing)
 
     # The end
 

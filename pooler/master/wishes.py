@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import operator
 import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,7 +10,8 @@ from typing import Protocol
 
 from pooler import log
 from pooler.config.live import with_setting
-from pooler.config.loading import Config
+from pooler.config.loading import Config, RunState
+from pooler.config.run_state import StateError, changed, issued
 from pooler.errors import ConfigError
 from pooler.ipc.bus import Bus, BusMessage
 
@@ -41,10 +40,6 @@ DRAINS = {
 }
 
 
-_Change = Callable[[frozenset[str], frozenset[str]], frozenset[str]]
-_DISABLED: Mapping[str, _Change] = {"DISABLE": operator.or_, "ENABLE": operator.sub}
-
-
 class Pooler(Protocol):
     """What the master can be asked for."""
 
@@ -64,6 +59,9 @@ class Pooler(Protocol):
 
     def drain(self, drain: Drain) -> None:
         """End when the workers have."""
+
+    def change_state(self, state: RunState, done: Callable[[], None]) -> None:
+        """Change what the operator has paused or disabled, in all processes."""
 
     def stop(self) -> None:
         """End at once."""
@@ -101,12 +99,15 @@ class Wishes:
 
     def _change_state(self, message: BusMessage) -> None:
         verb, name = (str(message.payload.get(key)) for key in ("verb", "database"))
-        log.write(log.LOG, f"{verb} '{name}' command issued")
-        config = self._pooler.config
-        disabled = _DISABLED[verb](config.state.disabled, frozenset([name]))
-        state = dataclasses.replace(config.state, disabled=disabled)
-        new = dataclasses.replace(config, state=state)
-        self._pooler.run_with(new, lambda: self._done(message))
+        log.write(log.LOG, issued(verb, name))
+        try:
+            if verb == "RESUME" and self._pooler.is_ending:
+                raise StateError("pooler is shutting down")
+            state = changed(self._pooler.config.state, verb, name)
+        except StateError as error:
+            self._done(message, str(error))
+            return
+        self._pooler.change_state(state, lambda: self._done(message))
 
     def _shut_down(self, message: BusMessage) -> None:
         log.write(log.LOG, "SHUTDOWN command issued")

@@ -9,6 +9,7 @@ server. All of that happens in state TESTED, a step each time the server is quie
 from pooler.relay.shared cimport Relay
 from pooler.session.records cimport ClientSession, CloseReason, Pool, ServerSession
 
+cdef void close_surplus(Relay *r, ServerSession *s) noexcept nogil
 cdef void settle(Relay *r, ServerSession *s) noexcept nogil
 cdef void take_over(Relay *r, ClientSession *c, CloseReason reason) noexcept nogil
 cdef void note_unwanted(Relay *r, ServerSession *s, size_t n) noexcept nogil

@@ -23,7 +23,8 @@ from pooler.session.records cimport (
     CHANGE_FOR_GOOD, CLOSE_CLIENT_IN_PROGRESS, CLOSE_CLIENT_NOT_READY,
     CLOSE_CLIENT_REQUEST, CLOSE_NO_MEMORY, CLOSE_REPLICATION, CLOSE_SERVER_ABANDONED,
     CLOSE_QUERY_TIMEOUT, CLOSE_SERVER_CHANGED, CLOSE_SERVER_LIFETIME,
-    CLOSE_SERVER_OBSOLETE, CLOSE_XACT_TIMEOUT, COPY_IN_OPEN, MODE_SESSION, PoolConfig,
+    CLOSE_SERVER_OBSOLETE, CLOSE_SERVER_PAUSED, CLOSE_XACT_TIMEOUT, COPY_IN_OPEN,
+    MODE_SESSION, PoolConfig,
     SERVER_ACTIVE, SERVER_CLOSED, SERVER_TESTED, Script, server_is_free,
     server_is_quiet, server_side_is_quiet,
 )
@@ -86,6 +87,13 @@ cdef inline bint has_to_go(const ServerSession *s) noexcept nogil:
     )
 
 
+cdef void close_surplus(Relay *r, ServerSession *s) noexcept nogil:
+    close_server(
+        r, s,
+        CLOSE_SERVER_PAUSED if s.pool.paused and not s.pool.closing else why_over(s),
+    )
+
+
 # ---------------------------------------------------------------- releasing
 
 cdef void settle(Relay *r, ServerSession *s) noexcept nogil:
@@ -107,7 +115,7 @@ cdef void release(Relay *r, ServerSession *s) noexcept nogil:
         keep_changed(r, s)
         return
     if server_is_surplus(s):
-        close_server(r, s, why_over(s))
+        close_surplus(r, s)
         return
     if s.pool.config.reset_always or s.tracking.stray:
         pool_abandon(s.pool, s)
@@ -195,7 +203,7 @@ cdef void clean_server(Relay *r, ServerSession *s) noexcept nogil:
         return
     pool_drained(s.pool, s)
     if server_is_surplus(s):
-        close_server(r, s, why_over(s))
+        close_surplus(r, s)
     elif s.xact_status != c"I":
         if s.cleaning.rolling_back:
             close_server(r, s, CLOSE_CLIENT_NOT_READY)

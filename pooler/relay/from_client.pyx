@@ -47,7 +47,7 @@ from pooler.session.batch cimport (
 )
 from pooler.session.changes cimport changes_not_sent, goes_back, wait_for_resets
 from pooler.session.copy_in cimport copy_end, copy_ignores_sync
-from pooler.session.counters cimport count_received
+from pooler.session.counters cimport count_received, note_asked, note_seen
 from pooler.session.custom cimport custom_lacked
 from pooler.session.fate cimport mark_obsolete
 from pooler.session.sequences cimport sequences_unlike
@@ -529,10 +529,15 @@ cdef RelayStatus relay_client_bytes(
     w.n = n
     w.start = w.pos = 0
     status = walk_messages(&w)
+    note_seen(c, r.now_us)
+    if status == RELAY_WAIT:
+        note_asked(c, r.now_us)
     if w.s != NULL:
         if w.pos > w.start:
             output_add(&r.to_server, src + w.start, w.pos - w.start)
         count_received(c.pool, w.pos)
+        if w.s.requests.head != w.s.requests.tail:
+            note_asked(c, r.now_us)
         if w.s.replay.state != REPLAY_OFF and not r.to_server.failed:
             replay_collect(w.s, &r.to_server)
     consumed[0] = w.pos

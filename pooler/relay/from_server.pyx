@@ -134,7 +134,7 @@ cdef void count_ready(Walk *w) noexcept nogil:
         return
     tell_error(s, False)
     owe_nothing(s)
-    count_query(s.pool, s.xact_status == c"I")
+    count_query(s, w.r.now_us)
 
 
 cdef RelayStatus on_ready(Walk *w) noexcept nogil:

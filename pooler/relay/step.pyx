@@ -8,7 +8,7 @@ from libc.string cimport memset
 from pooler.relay.align cimport client_params_begin, server_params_begin
 from pooler.relay.cancels cimport cancel_begins, cancel_ended, cancel_when_aligned
 from pooler.relay.clean cimport (
-    cancel_again, close_server, make_fit, note_unwanted, settle,
+    cancel_again, close_server, close_surplus, make_fit, note_unwanted, settle,
     tested_too_long,
 )
 from pooler.relay.ends cimport (
@@ -49,7 +49,6 @@ from pooler.session.records cimport (
     CLOSE_CLIENT_EOF, CLOSE_CLIENT_PARAMETER, CLOSE_CLIENT_PROTO, CLOSE_CLIENT_REQUEST,
     CLOSE_INTERNAL, CLOSE_NO_MEMORY,
     CLOSE_SERVER_CHECK, CLOSE_SERVER_DIRTY, CLOSE_SERVER_EOF, CLOSE_SERVER_LIFETIME,
-    CLOSE_SERVER_OBSOLETE,
     CLOSE_SERVER_PROTO, CLOSE_SERVER_RESET, CLOSE_SHUTDOWN, CLOSE_STATEMENT_XACT,
     SERVER_IDLE, script_fill,
 )
@@ -434,7 +433,7 @@ cdef void step_server_retire(Relay *r, ServerSession *s) noexcept nogil:
     """Close a server now if it is idle, else when it is free."""
     mark_obsolete(s)
     if s.state == SERVER_IDLE:
-        close_server(r, s, CLOSE_SERVER_OBSOLETE)
+        close_surplus(r, s)
 
 
 cdef void step_client_limits(ClientSession *c) noexcept nogil:

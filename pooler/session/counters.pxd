@@ -1,14 +1,60 @@
 # SPDX-License-Identifier: MIT
-"""Totals of a pool. Layer session, sans-IO, hot. Writes ``Pool.counters``."""
+"""Totals of a pool; since when a client waits. Layer session, sans-IO, hot.
+
+Writes ``Pool.counters`` and ``ClientSession.clock``. Time is that of the turn, noted
+once for a read and once for a ReadyForQuery, and never asked for here.
+"""
 
 from libc.stdint cimport uint32_t, uint64_t
+from libc.string cimport memset
 
-from pooler.session.records cimport Pool
+from pooler.session.records cimport ClientSession, Pool, ServerSession
 
 
-cdef inline void count_query(Pool *p, bint ends_xact) noexcept nogil:
+cdef inline void note_asked(ClientSession *c, uint64_t now_us) noexcept nogil:
+    """A client has asked for something, once for a read; an answer is owed."""
+    if c.clock.query_us == 0:
+        c.clock.query_us = now_us
+        if c.clock.xact_us == 0:
+            c.clock.xact_us = now_us
+
+
+cdef inline void note_seen(ClientSession *c, uint64_t now_us) noexcept nogil:
+    c.clock.seen_us = now_us
+
+
+cdef inline void note_parted(ClientSession *c) noexcept nogil:
+    """What a client has asked for is not answered by a server any more."""
+    c.clock.query_us = c.clock.xact_us = 0
+
+
+cdef inline void count_query(ServerSession *s, uint64_t now_us) noexcept nogil:
+    """ReadyForQuery of a client's request; what it owes still is timed from here."""
+    cdef Pool *p = s.pool
+    cdef ClientSession *c = s.client
+    cdef bint ends_xact = s.xact_status == c"I"
     p.counters.queries += 1
     p.counters.xacts += ends_xact
+    if c == NULL or c.clock.query_us == 0:
+        return
+    p.counters.query_us += now_us - c.clock.query_us
+    c.clock.query_us = now_us if s.requests.head != s.requests.tail else 0
+    if ends_xact:
+        p.counters.xact_us += now_us - c.clock.xact_us
+        c.clock.xact_us = c.clock.query_us
+
+
+cdef inline void counters_begin(Pool *p) noexcept nogil:
+    """A pool begins anew, for another client."""
+    memset(&p.counters, 0, sizeof(p.counters))
+
+
+cdef inline void count_assignment(Pool *p) noexcept nogil:
+    p.counters.assignments += 1
+
+
+cdef inline void count_login(Pool *p) noexcept nogil:
+    p.counters.client_logins += 1
 
 
 cdef inline void count_received(Pool *p, size_t n) noexcept nogil:

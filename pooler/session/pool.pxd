@@ -20,7 +20,7 @@ from pooler.session.records cimport (
     SERVER_ACTIVE, SERVER_IDLE, SERVER_TESTED, ServerSession, set_client_state,
     set_server_state,
 )
-from pooler.session.counters cimport count_wait
+from pooler.session.counters cimport count_assignment, count_wait, note_parted
 from pooler.session.custom cimport custom_fits
 
 
@@ -68,6 +68,7 @@ cdef inline void pool_attach(
     if c.state == CLIENT_WAITING:
         pool_unlist_waiting(p, c)
         count_wait(p, now_us - c.waiting_since_us)
+    count_assignment(p)
     pool_unlist_idle(p, s)
     pool_unkeep(s)
     s.checked = False

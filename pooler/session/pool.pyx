@@ -7,6 +7,7 @@ from pooler.board.page cimport Cells
 from pooler.session.records cimport (
     CLIENT_CLOSED, PoolConfig, SERVER_CLOSED, SERVER_TESTED,
 )
+from pooler.session.counters cimport count_login, note_parted
 from pooler.session.custom cimport custom_fits
 from pooler.session.time_limits cimport wait_goes_on
 
@@ -106,7 +107,7 @@ cdef void pool_room(Pool *p) noexcept nogil:
 
 cdef bint pool_prelaunch(Pool *p) noexcept nogil:
     """Count one server as connecting that nobody waits for; False: there is no room."""
-    if p.server_count + p.connecting_count >= p.max_servers:
+    if p.paused or p.server_count + p.connecting_count >= p.max_servers:
         return False
     p.connecting_count += 1
     return True
@@ -123,6 +124,7 @@ cdef void pool_abandon(Pool *p, ServerSession *s) noexcept nogil:
     cdef ClientSession *c = s.client
     c.server = NULL
     s.client = NULL
+    note_parted(c)
     set_client_state(c, CLIENT_IDLE)
     set_server_state(s, SERVER_TESTED)
     p.active_count -= 1
@@ -216,6 +218,7 @@ cdef void pool_wait(Pool *p, ClientSession *c, uint64_t now_us) noexcept nogil:
 cdef void pool_give_up(Pool *p, ClientSession *c) noexcept nogil:
     """Take a waiting client out of the queue without a server."""
     pool_unlist_waiting(p, c)
+    note_parted(c)
     set_client_state(c, CLIENT_IDLE)
 
 
@@ -253,6 +256,7 @@ cdef void pool_remove_server(Pool *p, ServerSession *s) noexcept nogil:
         if c != NULL:
             c.server = NULL
             s.client = NULL
+            note_parted(c)
             set_client_state(c, CLIENT_IDLE)
     elif s.state == SERVER_TESTED:
         pool_drained(p, s)
@@ -268,6 +272,7 @@ cdef void pool_add_client(Pool *p, ClientSession *c) noexcept nogil:
     c.pool = p
     set_client_state(c, CLIENT_IDLE)
     p.client_count += 1
+    count_login(p)
 
 
 cdef void pool_remove_client(Pool *p, ClientSession *c) noexcept nogil:

@@ -90,6 +90,9 @@ cpdef enum CloseReason:
     CLOSE_SERVER_CONFIG
     CLOSE_REMOVED
     CLOSE_SHUTDOWN
+    CLOSE_SERVER_PAUSED
+    CLOSE_FORCED
+    CLOSE_DATABASE_REMOVED
     CLOSE_NO_MEMORY
     CLOSE_INTERNAL
     CLOSE_REASONS
@@ -167,6 +170,10 @@ cdef struct PoolCounters:  # totals since the pool was made; written by counters
     uint64_t queries
     uint64_t received_bytes  # from clients
     uint64_t sent_bytes  # to clients
+    uint64_t assignments  # of a server to a client
+    uint64_t client_logins
+    uint64_t xact_us  # from the first request of a transaction to its last answer
+    uint64_t query_us  # from a request to the answer, the wait for a server included
     uint64_t wait_us
     uint64_t client_parses
     uint64_t server_parses
@@ -222,6 +229,11 @@ cdef struct SettingsLog:  # SETs of a client, in order; written by settings_log
     uint32_t sure_bytes  # of these, what is carried out for good
     bint partial  # something has changed that they do not bring back
 
+cdef struct Clock:  # of a client; written by counters
+    uint64_t seen_us  # when it was read last
+    uint64_t query_us  # since when it waits for an answer; 0: it does not
+    uint64_t xact_us  # when its transaction began; 0: there is none
+
 cdef struct ClientSession:
     void *io  # borrow: the connection this session lives in
     uint8_t state
@@ -245,6 +257,7 @@ cdef struct ClientSession:
     bint settling  # held back until all batches that it has sent are answered
     bint leaving  # has said goodbye behind a request that is not answered yet
     Timer timer
+    Clock clock
     uint64_t opened_us
     bint proved  # in state LOGIN: who it is; it waits for a server to be known
     uint8_t cancel_key_n

@@ -560,6 +560,8 @@ class Admission:
                 accepted.replication,
             )
         greeting = pool.greeting(told, self._pools.tracked_names)
+        other = accepted.user != pool.user
+        user = packets.encode(accepted.user) if other else b""
         is_shared = pool.startup is None
         if is_shared and not pool.words.unknown(values, pool.welcome or {}):
             self._known.remember(
@@ -570,6 +572,7 @@ class Admission:
                 greeting,
                 notice,
                 self._auth_query.kept_for_s,
+                user,
             )
         key = self._cancels.new_key(accepted.minor_protocol)
         self._engine.client_admit(
@@ -585,6 +588,7 @@ class Admission:
                     packets.ready_for_query(),
                 )
             ),
+            user=user,
         )
 
     # ------------------------------------------------------------ leaving

@@ -20,7 +20,8 @@ import asyncio
 import contextlib
 import itertools
 import os
-from collections.abc import AsyncIterator, Coroutine
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from typing import Any
 
 from pooler import log
@@ -30,6 +31,7 @@ from pooler.io.engine import Engine
 from pooler.io.links import Links
 from pooler.ipc.bus import Bus, BusMessage
 from pooler.session.records import CloseReason
+from pooler.worker.pool import Pool
 from pooler.worker.pools import Pools
 from pooler.worker.servers import Way, send_cancel
 
@@ -41,6 +43,50 @@ LONG_KEY_BYTES = 36
 ANSWER_TIMEOUT_S = 10.0
 # Cancel connections of this worker at once; more requests wait their turn.
 CANCELS_AT_ONCE = 64
+# Of SHOW POOLS.
+CANCEL_COLUMNS = (
+    "cl_active_cancel_req",
+    "cl_waiting_cancel_req",
+    "sv_active_cancel",
+    "sv_being_canceled",
+)
+
+
+class UnderWay:
+    """How many cancel requests are under way, by where they go."""
+
+    def __init__(self) -> None:
+        self.states: dict[int, str] = {}
+        self._counts: dict[int | str, Counter[str]] = {}
+
+    def of(self, target: int | str) -> dict[str, int]:
+        """The columns of a target: a pool's id, or a peer."""
+        counts = self._counts.get(target, Counter())
+        return {name: counts[name] for name in CANCEL_COLUMNS}
+
+    @contextlib.contextmanager
+    def one(self, target: int | str, asker: int | None) -> Iterator[Callable[[], None]]:
+        """One request: it waits for its turn until the caller says that it begins."""
+        counts = self._counts.setdefault(target, Counter())
+        waits = "cl_waiting_cancel_req" if asker is not None else ""
+        held = [waits] if waits else []
+        counts.update(held)
+
+        def begun() -> None:
+            nonlocal held
+            counts.subtract(held)
+            held = ["sv_active_cancel", "sv_being_canceled"]
+            held += ["cl_active_cancel_req"] if waits else []
+            counts.update(held)
+            if asker:
+                self.states[asker] = "active_cancel_req"
+
+        try:
+            yield begun
+        finally:
+            counts.subtract(held)
+            if not any(counts.values()):
+                self._counts.pop(target, None)
 
 
 class Cancels:
@@ -65,6 +111,21 @@ class Cancels:
         self._answers: dict[int, asyncio.Future[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._budget = asyncio.Semaphore(CANCELS_AT_ONCE)
+        self._under_way = UnderWay()
+
+    @property
+    def states(self) -> Mapping[int, str]:
+        """By its handle, how a client that has brought a request is shown."""
+        return self._under_way.states
+
+    def of_pool(self, pool: Pool) -> dict[str, int]:
+        """Requests for servers of a pool, as SHOW POOLS counts them."""
+        return self._under_way.of(pool.pool_id)
+
+    def of_peers(self) -> dict[str, dict[str, int]]:
+        """Requests that are passed on to other hosts, by their peer_id."""
+        peers = self._pools.config.peers
+        return {str(peer): self._under_way.of(f"peer {peer}") for peer in peers}
 
     def new_key(self, minor_protocol: int) -> bytes:
         """Return a key for a client of this worker: process id and secret."""
@@ -78,11 +139,12 @@ class Cancels:
 
     def requested(self, handle: int, key: bytes) -> None:
         """A connection has brought a cancel request; it is closed afterwards."""
+        self._under_way.states[handle] = "waiting_cancel_req"
         self._spawn(self._serve(handle, key))
 
     def abandoned(self, handle: int) -> None:
         """A server runs what a vanished client asked for."""
-        self._spawn(self._cancel_on(handle))
+        self._spawn(self._cancel_on(handle, None))
 
     def heard(self, message: BusMessage) -> None:
         """Another worker has got a request that may be for a client of ours."""
@@ -104,29 +166,36 @@ class Cancels:
         try:
             peer = self._peer_of(key)
             if peer is not None:
-                await self._forward(peer, key)
-            elif not await self._cancel_here(self._own(key)):
+                await self._forward(handle, peer, key)
+            elif not await self._cancel_here(self._own(key), handle):
                 await self._pass_on(self._own(key))
         finally:
+            self._under_way.states.pop(handle, None)
             self._engine.client_close(handle, CloseReason.CLOSE_CLIENT_REQUEST)
 
     async def _serve_other(self, sender: int, request_id: object, key: bytes) -> None:
         try:
-            await self._cancel_here(key)
+            await self._cancel_here(key, 0)
         finally:
             self._bus.send(sender, "cancelled", {"id": request_id})
 
-    async def _cancel_here(self, key: bytes) -> bool:
-        """Cancel for a client of this worker; False when the key is not ours."""
+    async def _cancel_here(self, key: bytes, asker: int) -> bool:
+        """Cancel for a client of this worker; False when the key is not ours.
+
+        ``asker``: the connection that has brought the request; 0: another worker's.
+        """
         handle = self._engine.cancel_begin(key)
         if handle is None:
             return False
         if handle:
-            await self._cancel_on(handle)
+            await self._cancel_on(handle, asker)
         return True
 
-    async def _cancel_on(self, handle: int) -> None:
-        """Send a server its cancel request; then the engine may use it again."""
+    async def _cancel_on(self, handle: int, asker: int | None) -> None:
+        """Send a server its cancel request; then the engine may use it again.
+
+        ``asker``: as of ``_cancel_here``; None: nobody has asked.
+        """
         server = self._pools.launches.servers.get(handle)
         uncertain = False
         try:
@@ -134,13 +203,15 @@ class Cancels:
             if server is not None and server.pool.is_console:
                 self._pools.door.cancel(server.backend_pid)
             elif server is not None and server.cancel_key:
-                async with self._turn():
-                    await send_cancel(
-                        self._links,
-                        server.way,
-                        server.backend_pid,
-                        server.cancel_key,
-                    )
+                with self._under_way.one(server.pool.pool_id, asker) as begun:
+                    async with self._turn():
+                        begun()
+                        await send_cancel(
+                            self._links,
+                            server.way,
+                            server.backend_pid,
+                            server.cancel_key,
+                        )
         except (OSError, TimeoutError, LoginError) as error:
             uncertain = isinstance(error, TimeoutError)
             tag = "" if server is None else f"S-{server.backend_pid}: {server.pool.tag}"
@@ -195,7 +266,7 @@ class Cancels:
         peer_id = int.from_bytes(key[1:3], "little")
         return None if peer_id == own else self._pools.config.peers.get(peer_id)
 
-    async def _forward(self, peer: Peer, key: bytes) -> None:
+    async def _forward(self, handle: int, peer: Peer, key: bytes) -> None:
         """Send a request on to its host, unless it has been forwarded too often."""
         hops = key[HOP_BYTE] & HOP_BITS
         if hops == 0:
@@ -204,8 +275,10 @@ class Cancels:
         onward = bytearray(key)
         onward[HOP_BYTE] -= 1
         try:
-            async with self._turn():
-                await self._forward_to(peer, bytes(onward))
+            with self._under_way.one(f"peer {peer.peer_id}", handle) as begun:
+                async with self._turn():
+                    begun()
+                    await self._forward_to(peer, bytes(onward))
         except (OSError, TimeoutError, LoginError) as error:
             log.write(
                 log.WARNING,

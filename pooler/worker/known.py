@@ -69,10 +69,12 @@ class KnownLogins:
         greeting: Greeting,
         notice: bytes,
         kept_for_s: Callable[[str, str], float],
+        user: bytes = b"",
     ) -> None:
         """A client is about to be admitted; the next one like it needs no Python.
 
-        ``kept_for_s``: how long the secret that was found of a user counts.
+        ``kept_for_s``: how long the secret that was found of a user counts. ``user``:
+        as whom it logs in, if that is not the user of its pool.
         """
         known = login.remembered() if self._remembers else None
         if known is None or len(known.packet) > MOST_PACKET_BYTES:
@@ -93,6 +95,7 @@ class KnownLogins:
             secret=known.secret,
             valid_us=valid_us,
             key_bytes=LONG_KEY_BYTES if accepted.minor_protocol else KEY_BYTES,
+            user=user,
         )
         if number:
             # those of rows that are gone are not asked for any more, but for a moment

@@ -118,6 +118,16 @@ class Launches:
         else:
             self._give(pool)
 
+    def released(self, pool: Pool) -> None:
+        """A pool that was paused opens servers again, for logins that wait as well."""
+        self._seek_welcome(pool)
+
+    def refuse_logins(self, pool: Pool, error: LoginError) -> None:
+        """Send those away who wait for the first welcome of a pool."""
+        waiting, pool.on_welcome = pool.on_welcome, []
+        for ready in waiting:
+            ready(error)
+
     def settle_welcome(self, pool: Pool) -> None:
         """There is a welcome, or there will be none."""
         waiting, pool.on_welcome = pool.on_welcome, []
@@ -252,7 +262,11 @@ class Launches:
             ready.early + more,
         )
         self.servers[handle] = Server(
-            pool, ready.way, greeting.backend_pid, greeting.cancel_key
+            pool,
+            ready.way,
+            greeting.backend_pid,
+            greeting.cancel_key,
+            0 if pool.is_console else self._engine.take_id(),
         )
         self.settle_welcome(pool)
 

@@ -134,6 +134,7 @@ class Server:
     way: Way
     backend_pid: int
     cancel_key: bytes = field(repr=False)
+    id: int = 0  # of all connections of the pooler; as the console calls it
 
 
 def tracked_parameters(config: Config) -> dict[str, str]:

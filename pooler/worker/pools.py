@@ -139,6 +139,7 @@ class Pools:
             dedicated=True,
             limits=limits_of_lone(self.config, database, user),
         )
+        self.hold(pool)
         return pool
 
     def release_dedicated(self, pool: Pool) -> None:
@@ -263,6 +264,12 @@ class Pools:
             if mode is PoolMode.SESSION
             else settings.max_prepared_statements,
         )
+        self.hold(pool)
+
+    def hold(self, pool: Pool) -> None:
+        """Pause a pool or let it go, as the operator wants it now."""
+        held = not pool.is_console and self.config.state.holds(pool.database.name)
+        self._engine.pool_hold(pool.pool_id, held)
 
     def resize(self, pool: Pool) -> None:
         """Let a pool have as many servers as all workers may."""
@@ -279,6 +286,8 @@ class Pools:
         """Let logins ask the servers of a pool for their words."""
 
         async def log_in(name: str, value: str) -> str | None:
+            if self.config.state.holds(pool.database.name):
+                return None  # nothing opens a server now
             ready = await self.opener.open(
                 pool.entry, pool.user, pool.scram_keys, {name: value}
             )

@@ -35,6 +35,7 @@ from pooler.worker.console import ConsoleDoor
 from pooler.worker.departures import Departures
 from pooler.worker.listening import Listening
 from pooler.worker.outside import Outside
+from pooler.worker.pauses import Pauses
 from pooler.worker.pool import tracked_parameters
 from pooler.worker.pools import Pools
 from pooler.worker.report import Reports
@@ -101,6 +102,7 @@ def make_engine(start: WorkerStart) -> Engine:
         max_message_bytes=start.config.settings.max_packet_size,
         statement_prefix=statement_prefix(start.slot),
         schema_cell=start.board.schema_cell(),
+        id_cell=start.board.id_cell(),
     )
 
 
@@ -135,6 +137,10 @@ class Worker:
         self._outside = Outside(start.config, start.slot, start.workers)
         self._admission.judges.update(self._outside.judges)
         self._listening = Listening(engine, start)
+        self._pauses = Pauses(engine, self._pools)
+        self._reports = Reports(
+            engine, self._pools, self._cancels, self._pauses, start.slot
+        )
         self._leaving: Callable[[], bool] | None = None
         self._all_end = False
         self._notices: dict[int, Callable[[NoticeRow], None]] = {
@@ -156,7 +162,7 @@ class Worker:
             "reload": self._on_reload,
             "cancel": self._cancels.heard,
             "cancelled": self._cancels.answered,
-            "ask": Reports(self._pools).asked,
+            "ask": self._reports.asked,
             "bury": self._departures.bury,
             "room": accounts.heard_room,
             "evict": sharing.asked,
@@ -210,6 +216,7 @@ class Worker:
                 except Exception:
                     # one client's trouble must not become everybody's
                     log.write_exception(f"notice {row[0]} failed")
+        self._pauses.check()
         self._check_leaving()
 
     def _on_login(self, row: NoticeRow) -> None:
@@ -273,6 +280,7 @@ class Worker:
         self._start.board.set(
             self._start.slot, "heartbeat_us", time.monotonic_ns() // 1000
         )
+        self._pauses.check()
         self._pools.accounts.try_again()
         self._check_leaving()
 
@@ -287,6 +295,7 @@ class Worker:
         log.follow(message.payload)
         self._engine.limit_messages(new.settings.max_packet_size)
         self._pools.reload(new, frozenset(diff(old, new).reconnect))
+        self._pauses.apply()
         try:
             self._outside.use(self._pools.config)
         except ConfigError as error:

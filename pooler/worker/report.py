@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
 """What the console asks of a worker. Worker layer, cold.
 
-A question brings a socket for its answer, which is one JSON value; so an answer may be
-long, holds nobody up, and that of a dead worker ends at once.
+A question brings a socket for its answer, which is one JSON value, or for a list any
+number of lines of it; so an answer may be long, holds nobody up, and that of a dead
+worker ends at once.
 """
 
 from __future__ import annotations
@@ -11,53 +12,129 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
+from pooler import log
+from pooler.io.engine import Engine
 from pooler.ipc.bus import BusMessage, pack
+from pooler.worker.cancel import Cancels
+from pooler.worker.listing import Listings
+from pooler.worker.pauses import Pauses
 from pooler.worker.pool import Pool
 from pooler.worker.pools import Pools
+
+Payload = dict[str, Any]
 
 
 class Reports:
     """The questions of a worker's console, by kind."""
 
-    def __init__(self, pools: Pools) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        pools: Pools,
+        cancels: Cancels,
+        pauses: Pauses,
+        slot: int,
+    ) -> None:
+        self._engine = engine
         self._pools = pools
+        self._cancels = cancels
+        self._pauses = pauses
+        self._slot = slot
+        listings = Listings(engine, pools, cancels, slot)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._kinds: Mapping[str, Callable[[dict[str, Any]], Any]] = {
+        self._values: Mapping[str, Callable[[Payload], Any]] = {
             "pools": self._report_pools,
-            "reconnect": self._reconnect,
+            "counts": self._report_counts,
+            "peer_pools": lambda _: self._cancels.of_peers(),
+            "reconnect": lambda asked: self._pools.reconnect(_database(asked)),
+            "kill": lambda asked: self._pauses.kill(_database(asked)),
+            "kill_client": lambda asked: self._pauses.kill_client(int(asked["id"])),
+        }
+        self._lists: Mapping[str, Callable[[], AsyncIterator[Any]]] = {
+            "clients": listings.clients,
+            "servers": listings.servers,
+        }
+        self._waits: Mapping[str, Callable[[str], Awaitable[str]]] = {
+            "until_paused": pauses.until_paused,
+            "until_closed": pauses.until_closed,
         }
 
     def asked(self, message: BusMessage) -> None:
         """A question has come; the answer follows as its reader takes it."""
         sock = socket.socket(fileno=os.dup(message.fds[0]))
         sock.setblocking(False)
-        try:
-            answer = self._kinds[str(message.payload.get("kind"))](message.payload)
-        except Exception:
-            sock.close()
-            raise
-        task = asyncio.get_running_loop().create_task(_send(sock, answer))
+        task = asyncio.get_running_loop().create_task(
+            self._answer(sock, str(message.payload.get("kind")), message.payload)
+        )
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def _report_pools(self, payload: dict[str, Any]) -> list[dict[str, Any]]:
+    async def _answer(self, sock: socket.socket, kind: str, payload: Payload) -> None:
+        with sock:
+            try:
+                if kind in self._lists:
+                    async for portion in self._lists[kind]():
+                        await _send(sock, portion)
+                elif kind in self._waits:
+                    await _send(
+                        sock,
+                        await _unless_gone(sock, self._waits[kind](_database(payload))),
+                    )
+                else:
+                    await _send(sock, self._values[kind](payload))
+            except OSError:
+                pass  # nobody wants it any more
+            except Exception:
+                log.write_exception(f"question {kind} of the console failed")
+
+    def _report_pools(self, payload: Payload) -> list[dict[str, Any]]:
         return [self._row(pool) for pool in self._pools.all() if not pool.is_console]
 
     def _row(self, pool: Pool) -> dict[str, Any]:
         return {
             "database": pool.database.name,
             "user": pool.user,
+            "pid": os.getpid(),
             **self._pools.stats(pool),
+            **self._cancels.of_pool(pool),
         }
 
-    def _reconnect(self, payload: dict[str, Any]) -> bool:
-        """Replace servers as they become free; says whether any database was meant."""
-        return self._pools.reconnect(str(payload.get("database", "")))
+    def _report_counts(self, payload: Payload) -> dict[str, int]:
+        """Sizes of this worker; its own connections to the console are no servers."""
+        counts = self._engine.counters()
+        consoles = sum(
+            self._pools.stats(pool)["servers"]
+            for pool in self._pools.all()
+            if pool.is_console
+        )
+        counts["servers"] -= consoles
+        counts["consoles"] = consoles
+        return {**counts, "slot": self._slot}
+
+
+def _database(payload: Payload) -> str:
+    return str(payload.get("database", ""))
 
 
 async def _send(sock: socket.socket, answer: object) -> None:
-    with sock, contextlib.suppress(OSError):  # nobody wants it any more
-        await asyncio.get_running_loop().sock_sendall(sock, pack(answer))
+    await asyncio.get_running_loop().sock_sendall(sock, pack(answer) + b"\n")
+
+
+async def _unless_gone(sock: socket.socket, answer: Awaitable[str]) -> str:
+    """The answer, unless whoever has asked hangs up: OSError."""
+    loop = asyncio.get_running_loop()
+    wanted = asyncio.ensure_future(answer)
+    gone = asyncio.ensure_future(loop.sock_recv(sock, 1))
+    try:
+        await asyncio.wait((wanted, gone), return_when=asyncio.FIRST_COMPLETED)
+        if wanted.done():
+            return wanted.result()
+        raise ConnectionResetError
+    finally:
+        for one in (wanted, gone):
+            one.cancel()
+            with contextlib.suppress(asyncio.CancelledError, OSError):
+                await one

@@ -78,9 +78,14 @@ def test_another_process_sees_it(board: Board) -> None:
     assert board.get(1, "clients") == 7
 
 
-def test_the_shared_cell_is_no_row(board: Board) -> None:
-    """One of 32 bits, on a cache line of its own, the same for everybody."""
+def test_the_shared_cells_are_no_rows(board: Board) -> None:
+    """Of 32 bits, on a cache line each, for everybody; no death clears them."""
     board.set(2, "clients", 2**64 - 1)
+    with board.id_cell() as cell, board.schema_cell() as other:
+        cell[0] = 7
+        board.clear(2)
+        assert (cell[0], other[0]) == (7, 0)
+        board.set(2, "clients", 2**64 - 1)
     with board.schema_cell() as cell, board.schema_cell() as same:
         assert (cell.nbytes, cell.format, list(cell)) == (4, "I", [0])
         cell[0] = 2**32 - 1

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import struct
+import time
 from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
@@ -24,6 +25,10 @@ from pooler.console.commands import SHOWS, CommandTable
 from pooler.console.controls import CONTROLS
 from pooler.console.grammar import Command, parse
 from pooler.console.session import EndOfSession, Session
+from pooler.console.shows import PARAMETERS
+from pooler.console.stats import COUNTERS, STATISTICS, Stats, log_line, snapshot
+from pooler.ipc.board import Board
+from pooler.ipc.socket_row import SocketRow
 from pooler.login import packets
 
 # Words
@@ -45,6 +50,11 @@ from pooler.login import packets
         ("set a to 'it''s; so'", Command("SET", "a", "it's; so")),
         ("set a=''", Command("SET", "a", "")),
         ("set a=/tmp/x", Command("SET", "a", "/tmp/x")),
+        (
+            'show clients (id, "STATE", addr);',
+            Command("SHOW", "clients", "", ("id", "STATE", "addr")),
+        ),
+        ("show clients(id)", Command("SHOW", "clients", "", ("id",))),
         ("", Command("")),
         (" ;\n", Command("")),
     ],
@@ -64,6 +74,12 @@ def test_words(text: str, command: Command) -> None:
         "set a = 'x",
         "set a = b c",
         "reload \0",
+        "reload (a)",
+        "show clients ()",
+        "show clients (a",
+        "show clients (a,)",
+        "show clients (" + "a," * 100_000,
+        "show clients (" + "a, " * 100_000 + "')",
         "\u0660",
         "x" * 1_000_000,
         "'" * 100_000,
@@ -97,7 +113,10 @@ class FakeConsole:
         )
         self.asked: list[tuple[str, dict[str, str]]] = []
         self.problem = ""
-        self.answers: list[Any] = []
+        self.answers: dict[str, list[Any]] = {}  # of the workers, by what is asked
+        self.stats = Stats(time.monotonic())
+        self.board = Board.for_slots(2)
+        self.waits: asyncio.Future[None] | None = None  # what workers wait for
 
     async def ask_master(self, kind: str, **payload: str) -> str:
         self.asked.append((kind, payload))
@@ -105,7 +124,16 @@ class FakeConsole:
 
     async def ask_workers(self, kind: str, **payload: str) -> list[Any]:
         self.asked.append((kind, payload))
-        return self.answers
+        return self.answers.get(kind, [])
+
+    async def list_workers(self, kind: str) -> list[list[Any]]:
+        return self.answers.get(kind, [])
+
+    async def wait_for_workers(self, kind: str, **payload: str) -> list[Any]:
+        self.asked.append((kind, payload))
+        if self.waits is not None:
+            await self.waits
+        return self.answers.get(kind, [])
 
 
 TABLE = CommandTable(FakeConsole())
@@ -367,23 +395,31 @@ POOL = {
     "tested": 0,
     "connecting": 1,
     "servers": 4,
+    **dict.fromkeys(COUNTERS, 0),
+    "pid": 1,
+    "cl_active_cancel_req": 1,
+    "cl_waiting_cancel_req": 2,
+    "sv_active_cancel": 3,
+    "sv_being_canceled": 4,
 }
 
 
 def test_pools_are_summed_over_workers() -> None:
     talk = Talk()
     second = {**POOL, "waiting_since_us": 0, "waiting": 0}
-    talk.console.answers = [[POOL], [second, {**second, "user": "b"}]]
-    rows = values(talk.query("show pools"))
+    talk.console.answers["pools"] = [[POOL], [second, {**second, "user": "b"}]]
+    talk.console.answers["counts"] = [{"consoles": 2}, {"consoles": 1}]
+    *rows, own = values(talk.query("show pools"))
     assert [row[:4] for row in rows] == [["a", "b", "5", "0"], ["a", "u", "8", "2"]]
-    assert rows[1][6:13] == ["6", "0", "0", "2", "0", "0", "2"]
+    assert rows[1][4:13] == ["2", "4", "6", "6", "8", "2", "0", "0", "2"]
+    assert own[:4] == ["pgbouncer", "pgbouncer", "3", "0"]
     assert int(rows[1][13]) > 0  # the longest wait of both
     assert rows[0][13:] == ["0", "0", "session", None]
 
 
 def test_databases_and_users() -> None:
     talk = Talk()
-    talk.console.answers = [[POOL], [POOL]]
+    talk.console.answers["pools"] = [[POOL], [POOL]]
     first, last = values(talk.query("show databases"))
     assert first[:5] == ["a", "h", "5432", "a", None]
     assert (first[12], first[14]) == ("10", "10")
@@ -395,13 +431,300 @@ def test_databases_and_users() -> None:
 
 def test_reconnect() -> None:
     talk = Talk()
-    talk.console.answers = [True, False]
+    talk.console.answers["reconnect"] = [True, False]
     assert talk.query("reconnect")[0] == (b"C", b"RECONNECT\0")
     assert talk.query("reconnect a")[0] == (b"C", b"RECONNECT\0")
     assert [payload["database"] for _, payload in talk.console.asked] == ["", "a"]
-    talk.console.answers = [False]
+    talk.console.answers["reconnect"] = [False]
     assert kinds(talk.query("reconnect b")) == b"EZ"
     assert kinds(talk.query("reconnect pgbouncer")) == b"EZ"
+
+
+# What PgBouncer's users read, by the letters of ``columns``.
+LONG_SOCKET = """type user database replication state addr port.i local_addr
+local_port.i connect_time request_time wait.i wait_us.i close_needed.i ptr link
+remote_pid.i tls application_name prepared_statements.i id.i"""
+BUFFERS = """recv_pos.i pkt_pos.i pkt_remain.i send_pos.i send_remain.i pkt_avail.i
+send_avail.i"""
+CONTRACT = {
+    "VERSION": "version",
+    "STATE": "key value",
+    "CONFIG": "key value default changeable",
+    "DATABASES": """name host port.i database force_user pool_size.i min_pool_size.i
+        reserve_pool_size.i server_lifetime.i pool_mode load_balance_hosts
+        max_connections.i current_connections.i max_client_connections.i
+        current_client_connections.i paused.i disabled.i""",
+    "USERS": """name pool_size reserve_pool_size pool_mode max_user_connections.i
+        current_connections.i max_user_client_connections.i
+        current_client_connections.i""",
+    "POOLS": """database user cl_active.i cl_waiting.i cl_active_cancel_req.i
+        cl_waiting_cancel_req.i sv_active.i sv_active_cancel.i sv_being_canceled.i
+        sv_idle.i sv_used.i sv_tested.i sv_login.i maxwait.i maxwait_us.i pool_mode
+        load_balance_hosts""",
+    "PEERS": "peer_id.i host port.i pool_size.i",
+    "PEER_POOLS": """peer_id.i cl_active_cancel_req.i cl_waiting_cancel_req.i
+        sv_active_cancel.i sv_login.i""",
+    "LISTS": "list items.i",
+    "CLIENTS": LONG_SOCKET,
+    "SERVERS": LONG_SOCKET,
+    "SOCKETS": f"{LONG_SOCKET} {BUFFERS}",
+    "ACTIVE_SOCKETS": f"{LONG_SOCKET} {BUFFERS}",
+    "FDS": """fd.i task user database addr port.i cancel.q link.i client_encoding
+        std_strings datestyle timezone password scram_client_key.b
+        scram_server_key.b""",
+    "STATS": """database total_server_assignment_count.n total_xact_count.n
+        total_query_count.n total_received.n total_sent.n total_xact_time.n
+        total_query_time.n total_wait_time.n total_client_parse_count.n
+        total_server_parse_count.n total_bind_count.n total_client_login_count.n
+        avg_server_assignment_count.n avg_xact_count.n avg_query_count.n avg_recv.n
+        avg_sent.n avg_xact_time.n avg_query_time.n avg_wait_time.n
+        avg_client_parse_count.n avg_server_parse_count.n avg_bind_count.n
+        avg_client_login_count.n""",
+    "STATS_TOTALS": """database server_assignment_count.n xact_count.n query_count.n
+        bytes_received.n bytes_sent.n xact_time.n query_time.n wait_time.n
+        client_parse_count.n server_parse_count.n bind_count.n client_login_count.n""",
+    "STATS_AVERAGES": """database server_assignment_count.n xact_count.n query_count.n
+        bytes_received.n bytes_sent.n xact_time.n query_time.n wait_time.n
+        avg_client_parse_count.n avg_server_parse_count.n avg_bind_count.n
+        avg_client_login_count.n""",
+    "TOTALS": "name value.n",
+    "MEM": "name size.i used.i free.i memtotal.i",
+    "DNS_HOSTS": "hostname ttl.q addrs",
+    "DNS_ZONES": "zonename serial.q count.i",
+    "HELP": "",
+    # Ours.
+    "WORKERS": """worker.i pid.i age.i heartbeat_ms.i clients.i login_clients.i
+        servers.i statements.i statement_bytes.q""",
+}
+
+
+def test_every_show_of_pgbouncer_has_its_columns() -> None:
+    assert CONTRACT.keys() == SHOWS.keys() - {name.upper() for name in PARAMETERS}
+    letters = {Type.TEXT: "", Type.INT4: ".i", Type.INT8: ".q"}
+    letters |= {Type.NUMERIC: ".n", Type.BYTEA: ".b"}
+    for name, wanted in CONTRACT.items():
+        found = [one.name + letters[one.type] for one in SHOWS[name].columns]
+        assert found == wanted.split(), name
+
+
+def test_some_columns_in_another_order() -> None:
+    talk = Talk()
+    talk.console.answers["clients"] = [list(SOCKET), list(SOCKET._replace(id=4))]
+    assert values(talk.query("show clients (id, state)")) == [
+        ["4", "active"],
+        ["9", "active"],
+    ]
+    described = talk.query("show clients (state, state)")[0][1]
+    assert described[:2] == b"\0\2"
+    kind, body = talk.query("show clients (id, nope)")[0]
+    assert (kind, packets.read_report(body)["C"]) == (b"E", "42703")
+
+
+SOCKET = SocketRow(
+    *("C", "u", "a", "none", "active", "10.0.0.1", 5, "10.0.0.2", 6432),
+    *(1_700_000_000.0, 1_700_000_001.5, 2_000_003, 0, "0x1", "0x2", 0),
+    *("TLSv1.3/X", "app", 7, 9, 11, 12, 33),
+)
+
+
+def test_clients_servers_and_sockets() -> None:
+    talk = Talk()
+    talk.console.answers["clients"] = [
+        list(SOCKET._replace(state=state, id=at))
+        for at, state in enumerate(("idle", "active", "waiting", "login"))
+    ]
+    talk.console.answers["servers"] = [
+        list(SOCKET._replace(type="S", state=state, id=at))
+        for at, state in enumerate(("being_canceled", "idle", "tested"))
+    ]
+    clients = values(talk.query("show clients"))
+    assert [row[4] for row in clients] == ["idle", "active", "waiting"]
+    assert clients[1][:9] == ["C", "u", "a", "none", "active", *SOCKETS_ENDS]
+    assert clients[1][11:] == (
+        ["2", "3", "0", "0x1", "0x2", "0", "TLSv1.3/X", "app", "7", "1"]
+    )
+    states = [row[4] for row in values(talk.query("show sockets"))]
+    assert states[:4] == ["cl_active", "cl_active", "cl_waiting", "cl_login"]
+    assert states[4:] == ["sv_idle", "sv_idle", "sv_tested"]
+    assert values(talk.query("show sockets"))[0][21:] == [*"00000", "11", "12"]
+    quiet = list(SOCKET._replace(held_bytes=0, unsent_bytes=0))
+    talk.console.answers["clients"] = [quiet]
+    assert len(values(talk.query("show active_sockets"))) == 3
+
+
+SOCKETS_ENDS = ["10.0.0.1", "5", "10.0.0.2", "6432"]
+
+
+def test_no_secret_is_in_a_list_of_descriptors() -> None:
+    talk = Talk()
+    talk.console.answers["clients"] = [list(SOCKET), list(SOCKET._replace(tls=""))]
+    (row,) = values(talk.query("show fds"))
+    assert row == ["33", "client", "u", "a", "10.0.0.1", "5", "0", "0", *[None] * 7]
+
+
+def test_workers_also_one_that_does_not_answer() -> None:
+    talk = Talk()
+    board, now_us = talk.console.board, time.monotonic_ns() // 1000
+    for slot, pid in enumerate((11, 12)):
+        board.set(slot, "pid", pid)
+        board.set(slot, "started_us", now_us - 60_500_000)
+        board.set(slot, "heartbeat_us", now_us - 2000)
+    counts = {"clients": 1, "logins": 2, "servers": 3, "statements": 4}
+    talk.console.answers["counts"] = [{"slot": 1, "statement_bytes": 5, **counts}]
+    first, second = values(talk.query("show workers"))
+    assert first[:3] == ["0", "11", "60"]
+    assert first[4:] == [None] * 5
+    assert second[:3] == ["1", "12", "60"]
+    assert int(second[3] or 0) >= 2
+    assert second[4:] == ["1", "2", "3", "4", "5"]
+    board.clear(0)
+    assert values(talk.query("show workers"))[0] == ["0", "0", *[None] * 7]
+
+
+# Statistics
+
+
+def report(pid: int, database: str, **counters: int) -> dict[str, Any]:
+    return {**POOL, "pid": pid, "database": database, **counters}
+
+
+def test_averages_count_from_the_older_of_two_marks() -> None:
+    stats = Stats(100.0)
+    stats.mark(110.0, snapshot([[report(1, "a", queries=100, query_us=500)]]))
+    stats.mark(120.0, snapshot([[report(1, "a", queries=300, query_us=2500)]]))
+    now = snapshot([[report(1, "a", queries=500, query_us=4500)]])
+    totals, averages = stats.by_database(130.0, now)["a"]
+    assert totals["queries"] == 500
+    assert averages["queries"] == 20  # 400 in 20 seconds
+    assert averages["query_us"] == 10  # 4000 for 400
+    assert averages["wait_us"] == 0
+    assert stats.of_all(130.0, now)[1]["queries"] == 20
+
+
+def test_a_worker_that_dies_takes_its_totals_and_no_average() -> None:
+    """Nor does its successor, which counts from 0, or a pool that begins anew."""
+    stats = Stats(100.0)
+    both = [[report(1, "a", xacts=1000)], [report(2, "a", xacts=10)]]
+    stats.mark(110.0, snapshot(both))
+    stats.mark(120.0, snapshot(both))
+    now = snapshot([[report(3, "a", xacts=5)], [report(2, "a", xacts=20)]])
+    totals, averages = stats.by_database(115.0, now)["a"]
+    assert (totals["xacts"], averages["xacts"]) == (25, 3)
+    anew = snapshot([[report(2, "a", xacts=1)]])
+    assert stats.by_database(115.0, anew)["a"][1]["xacts"] == 0
+
+
+def test_the_line_of_the_log() -> None:
+    averages = Stats(0.0).of_all(
+        1.0, snapshot([[report(1, "a", xacts=2, queries=4, query_us=8, binds=6)]])
+    )[1]
+    assert log_line(averages) == (
+        "stats: 1 xacts/s, 2 queries/s, 0 client parses/s, 0 server parses/s,"
+        " 3 binds/s, in 0 B/s, out 0 B/s, xact 0 us, query 2 us, wait 0 us"
+    )
+
+
+def test_commands_of_the_console_are_counted() -> None:
+    talk = Talk()
+    for _ in range(3):
+        talk.query("show version")
+    talk.console.answers["pools"] = [[report(1, "a", queries=5)]]
+    rows = dict(map(tuple, values(talk.query("show totals"))))
+    assert rows["total_query_count"] == "9"
+    assert len(rows) == 2 * len(STATISTICS)
+    stats = {row[0]: row for row in values(talk.query("show stats"))}
+    assert (stats["a"][3], stats["pgbouncer"][3]) == ("5", "5")
+    assert sorted(stats) == ["a", "pgbouncer"]
+
+
+# Control commands
+
+
+@pytest.mark.parametrize(
+    ("text", "asked"),
+    [
+        ("pause", [("state", "PAUSE", ""), ("until_paused", "")]),
+        ("pause a", [("state", "PAUSE", "a"), ("until_paused", "a")]),
+        ("resume", [("state", "RESUME", "")]),
+        ("RESUME a", [("state", "RESUME", "a")]),
+        ("kill a", [("state", "KILL", "a"), ("kill", "a")]),
+        ("disable a", [("state", "DISABLE", "a")]),
+        ("enable a", [("state", "ENABLE", "a")]),
+        ("wait_close", [("until_closed", "")]),
+        ("wait_close a", [("until_closed", "a")]),
+    ],
+)
+def test_what_a_command_asks_for(text: str, asked: list[tuple[str, ...]]) -> None:
+    talk = Talk()
+    verb = text.split()[0].upper()
+    assert talk.query(text)[0] == (b"C", verb.encode() + b"\0")
+    assert [(kind, *told.values()) for kind, told in talk.console.asked] == asked
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("pause pgbouncer", "cannot pause admin db: pgbouncer"),
+        ("kill pgbouncer", "cannot kill admin db: pgbouncer"),
+        ("wait_close pgbouncer", "cannot wait in admin db: pgbouncer"),
+        ("disable pgbouncer", "cannot disable admin db: pgbouncer"),
+        ("pause b", "no such database: b"),
+        ("resume b", "no such database: b"),
+        ("kill b", "no such database: b"),
+        ("wait_close b", "no such database: b"),
+        ("kill", "a database is required"),
+        ("disable", "a database is required"),
+        ("kill_client", "invalid client pointer supplied"),
+        ("kill_client x", "invalid client pointer supplied"),
+        ("kill_client 5", "client not found"),
+        ("kill_client 99999999999999999999", "client not found"),
+        ("kill_client 9999999999", "client not found"),
+    ],
+)
+def test_what_cannot_be(text: str, problem: str) -> None:
+    talk = Talk()
+    kind, body = talk.query(text)[0]
+    report = packets.read_report(body)
+    assert (kind, report["M"], report["C"]) == (b"E", problem, "08P01")
+    assert not [kind for kind, _ in talk.console.asked if kind == "state"]
+
+
+def test_kill_client_of_any_worker() -> None:
+    talk = Talk()
+    talk.console.answers["kill_client"] = [False, True]
+    assert talk.query("kill_client 5")[0] == (b"C", b"KILL_CLIENT\0")
+    assert talk.console.asked == [("kill_client", {"id": "5"})]
+
+
+def test_a_pause_that_is_cancelled_is_undone() -> None:
+    async def cancelled(verb: str) -> tuple[list[Any], list[tuple[bytes, bytes]]]:
+        console = FakeConsole()
+        console.waits = asyncio.get_running_loop().create_future()
+        session = Session(CommandTable(console), admin=True, backend_pid=7)
+        session.cancel()  # too early: of nothing
+        answer = asyncio.ensure_future(session.receive(query(verb)))
+        while len(console.asked) < 1 + (verb != "wait_close"):
+            await asyncio.sleep(0)
+        session.cancel()
+        _, data = await answer
+        return console.asked, split(data)
+
+    for text, undone in (
+        ("pause", [("state", {"verb": "RESUME", "database": ""})]),
+        ("pause a", [("state", {"verb": "RESUME", "database": "a"})]),
+        ("wait_close", []),
+    ):
+        asked, answer = asyncio.run(cancelled(text))
+        assert kinds(answer) == b"EZ"
+        assert packets.read_report(answer[0][1])["C"] == "57014"
+        assert asked[1 + (text != "wait_close") :] == undone
+
+
+def test_a_pause_that_somebody_ends() -> None:
+    talk = Talk()
+    talk.console.answers["until_paused"] = ["gone", "resumed"]
+    kind, body = talk.query("pause")[0]
+    assert (kind, packets.read_report(body)["M"]) == (b"E", "PAUSE was ended by RESUME")
 
 
 # Values

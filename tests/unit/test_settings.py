@@ -215,7 +215,7 @@ server_tls_cert_file server_tls_ciphers server_tls_key_file server_tls_protocols
 server_tls_sslmode server_tls_sslnegotiation auth_hba_file auth_ident_file
 scram_iterations scram_max_iterations failed_login_delay max_failed_logins core_dumps
 auth_user auth_query auth_dbname auth_query_cache_ttl auth_query_negative_ttl
-auth_query_timeout
+auth_query_timeout log_stats stats_period
 """
 RECONNECT_KEYS = """
 dbname host port user connect_query auth_dbname auth_query load_balance_hosts
