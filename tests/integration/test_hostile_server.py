@@ -136,7 +136,7 @@ NOTICE = packets.notice_response("NOTICE", "00000", "n" * 60_000)
             packets.authentication_sasl(["SCRAM-SHA-256"]) + OK,
             "request 0 (AuthenticationOk)",
         ),
-        (packets.error_response("FATAL", "57P03", "e" * 60_000), "eee"),
+        (packets.error_response("FATAL", "3D000", "e" * 60_000), "eee"),
         (b"R\xff\xff\xff\xff", "bad packet header"),
     ],
 )
