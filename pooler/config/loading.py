@@ -178,6 +178,43 @@ class Config:
             self.settings.default_pool_size,
         )
 
+    def reserve_pool_size(self, database: Database, user: str) -> int:
+        """Servers beyond ``pool_size`` for clients that have waited long; 0: none."""
+        return self._narrowest(
+            user,
+            lambda entry: entry.reserve_pool_size,
+            database.reserve_pool_size,
+            self.settings.reserve_pool_size,
+        )
+
+    def min_pool_size(self, database: Database) -> int:
+        """Servers that a pool with clients has at least, over all workers."""
+        own = database.min_pool_size
+        return self.settings.min_pool_size if own is None else own
+
+    def max_db_connections(self, database: Database) -> int:
+        """Servers of a database, of all its pools; 0 is no limit."""
+        return database.max_db_connections or self.settings.max_db_connections
+
+    def max_user_connections(self, user: str) -> int:
+        """Servers of a user, in all databases; 0 is no limit."""
+        entry = self.users.get(user)
+        own = None if entry is None else entry.max_user_connections
+        return self.settings.max_user_connections if own is None else own
+
+    def max_db_client_connections(self, database: Database) -> int:
+        """Clients of a database; 0 is no limit."""
+        return (
+            database.max_db_client_connections
+            or self.settings.max_db_client_connections
+        )
+
+    def max_user_client_connections(self, user: str) -> int:
+        """Clients that log in as a user; 0 is no limit."""
+        entry = self.users.get(user)
+        own = None if entry is None else entry.max_user_client_connections
+        return self.settings.max_user_client_connections if own is None else own
+
     def pool_mode(self, database: Database, user: str) -> PoolMode:
         """The configured mode, even when it is not built (see unbuilt_warnings)."""
         return self._narrowest(

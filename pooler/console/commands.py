@@ -15,9 +15,12 @@ from pooler.console.controls import CONTROLS, SET_IGNORED
 from pooler.console.grammar import Command, invalid
 from pooler.console.rows import Argument, Console, Row
 from pooler.console.shows import OF_CONFIGURATION, PARAMETERS
+from pooler.console.shows_of_handovers import OF_HANDOVERS
 from pooler.console.shows_of_pools import OF_POOLS
 
-SHOWS: Mapping[str, Row] = MappingProxyType({**OF_CONFIGURATION, **OF_POOLS})
+SHOWS: Mapping[str, Row] = MappingProxyType(
+    {**OF_CONFIGURATION, **OF_POOLS, **OF_HANDOVERS}
+)
 
 
 class CommandTable:

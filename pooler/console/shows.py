@@ -16,7 +16,7 @@ from pooler.console.rows import Console, Row, Run
 from pooler.login import packets
 
 USAGE = """
-\tSHOW HELP|CONFIG|DATABASES|USERS|POOLS|PEERS|STATE|VERSION
+\tSHOW HELP|CONFIG|DATABASES|USERS|POOLS|HANDOVERS|PEERS|STATE|VERSION
 \tSET key = arg
 \tRELOAD
 \tRECONNECT [<db>]

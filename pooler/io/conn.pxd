@@ -36,6 +36,8 @@ cpdef enum Notice:
     NOTICE_LINK  # a link is connected, has got bytes, or has ended
     NOTICE_INQUIRED  # pool_id: pool_inquiry_answer is due
     NOTICE_LEARNED  # pool_id: pool_learned is due
+    NOTICE_OFFER  # argument: the worker to give it to, or server_stay is due
+    NOTICE_UNEVEN  # pool_id: pool_look is due, and pool_even
 
 cdef struct Transport:
     # The operations of a connection, the same for every kind. Bytes or -errno;

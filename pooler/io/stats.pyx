@@ -4,6 +4,7 @@
 import socket
 
 from pooler.io.conn cimport Loop, Peer
+from pooler.session.pool cimport pool_servers_wanted
 from pooler.session.records cimport Pool
 from pooler.io.syscalls cimport AF_INET, AF_INET6
 
@@ -29,6 +30,8 @@ cdef dict pool_counters(const Pool *p):
         "max_servers": p.max_servers,
         "servers": p.server_count,
         "connecting": p.connecting_count,
+        "refused": bool(p.refused),
+        "wanted": pool_servers_wanted(p),
         "idle": p.idle_count,
         "active": p.active_count,
         "tested": p.tested_count,

@@ -6,6 +6,7 @@ from __future__ import annotations
 import socket
 from dataclasses import dataclass, field
 
+from pooler.board.page import Page
 from pooler.config.loading import Config
 from pooler.ipc.board import Board
 from pooler.ipc.bus import Bus
@@ -50,6 +51,7 @@ class WorkerStart:
     master_fd: int
     bus: Bus
     board: Board
+    page: Page
     # Random, the same in every worker: see ClientPolicy.
     mock_key: bytes = field(default=b"", repr=False)
 
@@ -72,3 +74,4 @@ class ConsoleStart:
     master_fd: int
     bus: Bus
     board: Board
+    page: Page

@@ -5,9 +5,9 @@ It owns the listening sockets, the bus and the board for as long as the pooler
 lives, so a worker that dies loses nothing but its own clients: the backlog, the
 inbox and the row on the board wait for its successor.
 
-Invariants: one thread, no asyncio, no client byte, no extension module (the
-worker is imported in the child, after the fork). A signal handler does nothing:
-the loop reads the signals from a pipe (``pooler.ipc.signals``).
+Invariants: one thread, no asyncio, no client byte, no extension module but that of the
+page of accounts (the worker is imported in the child, after the fork). A signal handler
+does nothing: the loop reads the signals from a pipe (``pooler.ipc.signals``).
 Whatever way the master ends, its workers see the end of ``master_fd``.
 """
 
@@ -28,6 +28,7 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from pooler import __version__, log
+from pooler.board.page import Page
 from pooler.config import changes, loading
 from pooler.config.loading import Config
 from pooler.errors import ConfigError
@@ -122,6 +123,7 @@ class Master:
         self._kill_at_s: float | None = None
         self._bus = Bus.for_slots(self._workers)
         self._board = Board.for_slots(self._workers)
+        self._page = Page(self._workers)
         self._rollouts = Rollouts(self._bus)
         # The workers hold the reading end: its end of file is the master's death.
         self._life = Pipe.open()
@@ -378,6 +380,7 @@ class Master:
             master_fd=self._life.read_fd,
             bus=self._bus.claim(slot.index),
             board=board,
+            page=self._page,
             mock_key=self._mock_key,
         )
 
@@ -391,6 +394,7 @@ class Master:
             master_fd=self._life.read_fd,
             bus=self._bus.claim(CONSOLE),
             board=self._board,
+            page=self._page,
         )
 
     def _on_ready_fd(self, worker: Child) -> None:
@@ -430,6 +434,7 @@ class Master:
         slot.child = None
         if slot is not self._console:
             self._board.clear(slot.index)
+            self._page.clear_row(slot.index)
         self._rollouts.gone(slot.index)
         level = log.WARNING
         if self._phase is not Phase.RUNNING:

@@ -7,11 +7,14 @@ link, list and count of a pool changes here and nowhere else:
 - a server has at most one client and a client at most one server;
 - an idle server has no client, a waiting client has no server;
 - clients are served in the order in which they began to wait;
-- idle_count, active_count and waiting_count are the lengths of what they count.
+- idle_count, active_count and waiting_count are the lengths of what they count;
+- what other workers want to know of that stands in the pool's cells at once, by plain
+  stores: who is idle and who waits.
 """
 
 from libc.stdint cimport uint32_t, uint64_t
 
+from pooler.board.page cimport Cells
 from pooler.session.records cimport (
     CLIENT_ACTIVE, CLIENT_IDLE, CLIENT_WAITING, ClientSession, Pool, PoolConfig,
     SERVER_ACTIVE, SERVER_IDLE, SERVER_TESTED, ServerSession, set_client_state,
@@ -30,8 +33,10 @@ cdef inline void pool_unlist_idle(Pool *p, ServerSession *s) noexcept nogil:
         s.next.prev = s.prev
     else:
         p.idle_tail = s.prev
+        p.cells.idle_since_us = s.prev.idle_since_us if s.prev != NULL else 0
     s.next = s.prev = NULL
     p.idle_count -= 1
+    p.cells.idle = p.idle_count
 
 
 cdef inline void pool_unlist_waiting(Pool *p, ClientSession *c) noexcept nogil:
@@ -39,12 +44,14 @@ cdef inline void pool_unlist_waiting(Pool *p, ClientSession *c) noexcept nogil:
         c.prev.next = c.next
     else:
         p.waiting_head = c.next
+        p.cells.waiting_since_us = c.next.waiting_since_us if c.next != NULL else 0
     if c.next != NULL:
         c.next.prev = c.prev
     else:
         p.waiting_tail = c.prev
     c.next = c.prev = NULL
     p.waiting_count -= 1
+    p.cells.waiting = p.waiting_count
 
 
 cdef inline void pool_unkeep(ServerSession *s) noexcept nogil:
@@ -82,8 +89,10 @@ cdef inline void pool_idle(
         p.idle_head.prev = s
     else:
         p.idle_tail = s
+        p.cells.idle_since_us = now_us
     p.idle_head = s
     p.idle_count += 1
+    p.cells.idle = p.idle_count
 
 
 cdef inline void pool_detach(
@@ -152,6 +161,9 @@ cdef inline ServerSession *pool_take(
     return s
 
 cdef void pool_begin(Pool *p, uint32_t id, uint32_t max_servers) noexcept nogil
+cdef void pool_share(
+    Pool *p, Cells *cells, const Cells *rows, uint32_t row_count
+) noexcept nogil
 cdef void pool_configure(Pool *p, const PoolConfig *config) noexcept nogil
 cdef void pool_resize(Pool *p, uint32_t max_servers) noexcept nogil
 cdef void pool_pause(Pool *p, bint closing) noexcept nogil
@@ -160,6 +172,8 @@ cdef void pool_replace(Pool *p, uint64_t now_us) noexcept nogil
 cdef bint pool_ask_launch(Pool *p) noexcept nogil
 cdef uint32_t pool_launch(Pool *p, uint32_t at_most) noexcept nogil
 cdef bint pool_prelaunch(Pool *p) noexcept nogil
+cdef void pool_refuse(Pool *p) noexcept nogil
+cdef void pool_room(Pool *p) noexcept nogil
 cdef void pool_connected(Pool *p) noexcept nogil
 cdef void pool_free(Pool *p) noexcept nogil
 cdef void pool_abandon(Pool *p, ServerSession *s) noexcept nogil

@@ -3,6 +3,7 @@
 
 from libc.stdlib cimport free
 
+from pooler.board.page cimport Cells
 from pooler.session.records cimport (
     CLIENT_CLOSED, PoolConfig, SERVER_CLOSED, SERVER_TESTED,
 )
@@ -14,6 +15,27 @@ cdef void pool_begin(Pool *p, uint32_t id, uint32_t max_servers) noexcept nogil:
     """A pool whose memory is zero."""
     p.id = id
     p.max_servers = max_servers
+    p.cells = &p.alone
+
+
+cdef void pool_share(
+    Pool *p, Cells *cells, const Cells *rows, uint32_t row_count
+) noexcept nogil:
+    """Keep what others want to know in this row of an account; NULL: for nobody.
+
+    The account stays open until the pool keeps it elsewhere or is gone.
+    """
+    if cells == NULL:
+        cells = &p.alone
+    cells.idle = p.idle_count
+    cells.idle_since_us = p.idle_tail.idle_since_us if p.idle_tail != NULL else 0
+    cells.waiting = p.waiting_count
+    cells.waiting_since_us = (
+        p.waiting_head.waiting_since_us if p.waiting_head != NULL else 0
+    )
+    p.cells = cells
+    p.rows = rows
+    p.row_count = row_count
 
 
 cdef void pool_free(Pool *p) noexcept nogil:
@@ -74,6 +96,17 @@ cdef uint32_t pool_launch(Pool *p, uint32_t at_most) noexcept nogil:
     return wanted
 
 
+cdef void pool_refuse(Pool *p) noexcept nogil:
+    """Ask for no servers before ``pool_room``: there would be too many of them."""
+    p.launch_wanted = False
+    p.refused = True
+
+
+cdef void pool_room(Pool *p) noexcept nogil:
+    """There may be room for servers again."""
+    p.refused = False
+
+
 cdef bint pool_prelaunch(Pool *p) noexcept nogil:
     """Count one server as connecting that nobody waits for; False: there is no room."""
     if p.server_count + p.connecting_count >= p.max_servers:
@@ -119,8 +152,10 @@ cdef void pool_keep(Pool *p, ServerSession *s, uint64_t now_us) noexcept nogil:
         p.idle_tail.next = s
     else:
         p.idle_head = s
+        p.cells.idle_since_us = now_us
     p.idle_tail = s
     p.idle_count += 1
+    p.cells.idle = p.idle_count
 
 
 cdef ServerSession *pool_other_for(
@@ -175,8 +210,10 @@ cdef void pool_wait(Pool *p, ClientSession *c, uint64_t now_us) noexcept nogil:
         p.waiting_tail.next = c
     else:
         p.waiting_head = c
+        p.cells.waiting_since_us = now_us
     p.waiting_tail = c
     p.waiting_count += 1
+    p.cells.waiting = p.waiting_count
 
 
 cdef void pool_give_up(Pool *p, ClientSession *c) noexcept nogil:
@@ -193,7 +230,7 @@ cdef uint32_t pool_servers_wanted(const Pool *p) noexcept nogil:
     cdef uint32_t unserved = (
         p.waiting_count - coming if p.waiting_count > coming else 0
     )
-    if p.paused:
+    if p.paused or p.refused:
         return 0
     return unserved if unserved < room else room
 

@@ -18,6 +18,7 @@ from pooler.session.deadlines cimport (
     CLIENT_DEADLINES, NO_DEADLINE, SERVER_DEADLINES, Timer, Wheel, deadline_start,
     deadline_stop,
 )
+from pooler.board.page cimport Cells
 from pooler.wire.buffers cimport Queue, Stream
 from pooler.tables.params cimport ParamSet
 from pooler.tables.client_names cimport ClientStatement, ClientStatements
@@ -169,6 +170,13 @@ cdef struct Inquiry:  # what an idle server makes of a value; written by inquire
     Queue learned  # own: name, what a client asked for, what a server made of it; each
     # with a terminator, and again
 
+cdef struct Sharing:  # of servers with other workers; written by offers
+    bint told  # Python looks whether a server should move
+    uint64_t shunned  # a bit for each row that is given nothing now
+    uint64_t patience_us
+    uint64_t since_us  # of these moments the last one began then
+    uint32_t aside_count  # servers that were put aside in it
+
 cdef struct Pool:
     uint32_t id
     PoolConfig config
@@ -183,6 +191,11 @@ cdef struct Pool:
     uint32_t waiting_count
     uint32_t client_count
     bint launch_wanted  # Python has been asked to open servers
+    bint refused  # it may open none: all workers together have as many as may be
+    Cells alone  # stand in for those of an account
+    Cells *cells  # own row of the account that all workers share, or alone; not NULL
+    const Cells *rows  # borrow: the account's, of all workers; NULL: there is none
+    uint32_t row_count  # of these; the last one is of what dead workers have left
     bint paused  # hands out no server and opens none
     bint closing  # paused for good: who asks for a server is sent away
     bint sequences_asked  # a client has asked for currval() or lastval()
@@ -190,6 +203,7 @@ cdef struct Pool:
     bint wake_listed  # in the list of pools whose waiting clients are to be served
     Pool *next_wake  # borrow
     Inquiry inquiry
+    Sharing sharing
     ServerSession *idle_head  # borrow: most recently used
     ServerSession *idle_tail
     ClientSession *waiting_head  # borrow: waits longest

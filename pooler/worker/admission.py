@@ -427,7 +427,8 @@ class Admission:
         """
         if pool.welcome is None:
             self._pools.launches.when_welcome(
-                pool, lambda: self._welcomed(handle, accepted, pool, values)
+                pool,
+                lambda error: self._welcomed(handle, accepted, pool, values, error),
             )
             return
         unknown = pool.words.unknown(values, pool.welcome)
@@ -463,17 +464,24 @@ class Admission:
             log.write_exception("admission failed", tag=pool.tag)
 
     def _welcomed(
-        self, handle: int, accepted: LoggedIn, pool: Pool, values: dict[str, str]
+        self,
+        handle: int,
+        accepted: LoggedIn,
+        pool: Pool,
+        values: dict[str, str],
+        error: LoginError | None,
     ) -> None:
-        """The pool's first server has answered, or could not be opened."""
+        """The pool's first server has answered, or there will be none: why."""
         if not self._is_here(handle):
             return
         try:
+            if error is not None:
+                raise error
             if pool.welcome is None:
                 raise pool.failure or LoginError("cannot connect")
             self._choose_words(handle, accepted, pool, values)
-        except LoginError as error:
-            self._refuse(handle, error)
+        except LoginError as refused:
+            self._refuse(handle, refused)
 
     def _is_here(self, handle: int) -> bool:
         """Whether a client that had to wait is still there."""

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 
 from pooler import log
+from pooler.board.page import Verdict
 from pooler.errors import (
     CANNOT_CONNECT_NOW,
     CLOSE_REASON_ROWS,
@@ -24,6 +25,7 @@ from pooler.io.engine import Engine
 from pooler.login import packets
 from pooler.login.server import ServerLoginError
 from pooler.session.records import CloseReason
+from pooler.worker.accounts import Accounts, limits_of
 from pooler.worker.pool import Pool, Server, tracked_values
 from pooler.worker.servers import Address, ReadyServer, ServerOpener
 
@@ -55,12 +57,17 @@ class Launches:
         engine: Engine,
         opener: ServerOpener,
         tracked_names: tuple[str, ...],
+        accounts: Accounts,
         dedicated_gone: Callable[[Pool], None],
     ) -> None:
         """``dedicated_gone``: the last server of an abandoned pool is gone."""
         self._engine = engine
         self._opener = opener
         self._tracked_names = tracked_names
+        self._accounts = accounts
+        # Who does something about it that a pool has no place for a server.
+        self.on_refused: list[Callable[[Pool, Verdict], None]] = []
+        self.on_closed: list[Callable[[Pool], None]] = []
         self._dedicated_gone = dedicated_gone
         self._leaving = False
         self._tasks: set[asyncio.Task[None]] = set()
@@ -72,10 +79,14 @@ class Launches:
 
     # ------------------------------------------------------------ welcome
 
-    def when_welcome(self, pool: Pool, ready: Callable[[], None]) -> None:
+    def when_welcome(
+        self, pool: Pool, ready: Callable[[LoginError | None], None]
+    ) -> None:
         """Call ``ready`` once the pool has a welcome, or has failed to get one.
 
-        Raises LoginError at once while the last failure is fresh.
+        Raises LoginError at once while the last failure is fresh. Where no server may
+        be opened, because there are as many as may be, one waits for
+        ``query_wait_timeout``.
         """
         if self._leaving:
             raise LoginError("pooler is shutting down", CANNOT_CONNECT_NOW)
@@ -86,7 +97,18 @@ class Launches:
                 pool.failure.sqlstate,
             )
         pool.on_welcome.append(ready)
+        limit_s = self._opener.config.settings.query_wait_timeout
+        if limit_s:
+            loop = asyncio.get_running_loop()
+            loop.call_later(limit_s, self._waited_too_long, pool, ready)
         self._seek_welcome(pool)
+
+    def _waited_too_long(
+        self, pool: Pool, ready: Callable[[LoginError | None], None]
+    ) -> None:
+        if ready in pool.on_welcome:
+            pool.on_welcome.remove(ready)
+            ready(LoginError(*CLOSE_REASON_ROWS[CloseReason.CLOSE_QUERY_WAIT][1:]))
 
     def _seek_welcome(self, pool: Pool) -> None:
         """Open a server if clients wait for a welcome and none is being opened.
@@ -97,14 +119,19 @@ class Launches:
             return
         if self._engine.pool_stats(pool.pool_id)["connecting"]:
             return
+        if not self._take(pool):
+            return
         if self._engine.pool_prelaunch(pool.pool_id):
             self._start(pool)
+        else:
+            self._give(pool)
 
-    def _settle_welcome(self, pool: Pool) -> None:
+    def settle_welcome(self, pool: Pool) -> None:
+        """There is a welcome, or there will be none."""
         waiting, pool.on_welcome = pool.on_welcome, []
         for ready in waiting:
             try:
-                ready()
+                ready(None)
             except Exception:
                 # one client's trouble must not cost the others their login
                 log.write_exception("admission failed", tag=pool.tag)
@@ -123,9 +150,43 @@ class Launches:
             self._engine.pool_launching(pool.pool_id, 0)
             self._retry_in(pool, pause_s)
             return
-        room = max(0, LOGINS_AT_ONCE - stats["connecting"])
-        for _ in range(self._engine.pool_launching(pool.pool_id, room)):
+        launched = 0
+        for _ in range(LOGINS_AT_ONCE - stats["connecting"]):
+            if not self._engine.pool_stats(pool.pool_id)["wanted"]:
+                break
+            if not self._take(pool):
+                return
+            launched += self._engine.pool_launching(pool.pool_id, 1)
             self._start(pool)
+        if not launched:
+            self._engine.pool_launching(pool.pool_id, 0)
+
+    # ------------------------------------------------------------ places
+
+    def _take(self, pool: Pool) -> bool:
+        """Take a place for a server of a pool; False: it waits for room."""
+        if pool.places is None:
+            return True
+        limits = limits_of(self._opener.config, pool.database, pool.user)
+        verdict = self._accounts.take(pool.places, limits, pool.on_room)
+        if verdict is Verdict.TAKEN:
+            return True
+        self._engine.pool_refused(pool.pool_id)
+        for refused in self.on_refused:
+            refused(pool, verdict)
+        return False
+
+    def _give(self, pool: Pool) -> None:
+        """PostgreSQL is rid of a server of a pool, or has never had it."""
+        if pool.places is not None:
+            self._accounts.give(pool.places)
+
+    def room(self, pool: Pool) -> None:
+        """There may be room for servers of a pool again."""
+        if self._leaving or pool.abandoned:
+            return
+        self._engine.pool_room(pool.pool_id)
+        self._seek_welcome(pool)
 
     def _retry_in(self, pool: Pool, pause_s: float) -> None:
         if pool.retry is None:
@@ -154,6 +215,7 @@ class Launches:
             self._failed(pool, error)
         except BaseException:
             self._engine.pool_launch_failed(pool.pool_id)
+            self._give(pool)
             raise
         else:
             self._adopt(pool, ready)
@@ -174,6 +236,7 @@ class Launches:
         if pool.abandoned or self._leaving:
             ready.link.close()
             self._engine.pool_launch_failed(pool.pool_id)
+            self._give(pool)
             if pool.abandoned:
                 self._dedicated_gone(pool)
             return
@@ -189,7 +252,7 @@ class Launches:
         self.servers[handle] = Server(
             pool, ready.way, greeting.backend_pid, greeting.cancel_key
         )
-        self._settle_welcome(pool)
+        self.settle_welcome(pool)
 
     def _log_failure(self, pool: Pool, error: LoginError, age_s: float) -> None:
         tag, said = f"S: {pool.tag}", getattr(error, "server_message", None)
@@ -202,6 +265,7 @@ class Launches:
     def _failed(self, pool: Pool, error: LoginError) -> None:
         self._pause(pool, error)
         self._engine.pool_launch_failed(pool.pool_id)
+        self._give(pool)
         if pool.abandoned:
             self._dedicated_gone(pool)
             return
@@ -209,7 +273,7 @@ class Launches:
         if stats["servers"] == 0 and stats["connecting"] == 0:
             if pool.hopeless:
                 self._fail_waiting(pool, error)
-            self._settle_welcome(pool)
+            self.settle_welcome(pool)
 
     def _pause(self, pool: Pool, error: LoginError) -> None:
         """Open no server of this pool before ``server_login_retry`` is over."""
@@ -228,6 +292,9 @@ class Launches:
         """The engine has closed a server."""
         server = self.servers.pop(handle, None)
         if server is not None:
+            self._give(server.pool)
+            for closed in self.on_closed:
+                closed(server.pool)
             if reason == CloseReason.CLOSE_SERVER_CHECK and age_us < FRESH_US:
                 # what a new server cannot answer, the next one could not either
                 self._pause(server.pool, LoginError(CLOSE_REASON_ROWS[reason][1]))

@@ -23,7 +23,11 @@ from pooler.worker.judges import Judges, Verdict
 from pooler.worker.ldap import LdapCheck
 from pooler.worker.libldap import LibLdap
 from pooler.worker.pam import Pam
-from pooler.worker.pools import share_of
+
+
+def share_of(total: int, slot: int, workers: int) -> int:
+    """This worker's part of what counts for all workers; at least one."""
+    return max(1, total // workers + (slot < total % workers))
 
 
 class Outside:

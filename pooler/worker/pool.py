@@ -14,11 +14,16 @@ from pooler.errors import LoginError
 from pooler.login import packets
 from pooler.login.scram import ScramKeys
 from pooler.parameters import TRACKED_PARAMETERS
+from pooler.worker.accounts import Places
 from pooler.worker.console import DATABASE as CONSOLE_DATABASE
 from pooler.worker.servers import Way
 from pooler.worker.words import LABEL, Questions, Words, label
 
 GREETINGS_KEPT = 256
+
+
+def _nothing() -> None:
+    """Nobody waits for room."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,18 +51,26 @@ class Pool:
     # What the login of a client has found: auth_file does not know the user.
     secret: str | None = field(default=None, repr=False)
     is_lent: bool = False  # the secret is a client's password, gone with the last one
-    on_welcome: list[Callable[[], None]] = field(default_factory=list)
+    # Who waits for a welcome; with why there is none, if there will not be one.
+    on_welcome: list[Callable[[LoginError | None], None]] = field(default_factory=list)
     # Of a replication client: what its own server is started with.
     startup: Mapping[str, str] | None = None
     abandoned: bool = False
     told_left: int = 0  # of LEFT_TEXTS, what the log has said
     words: Words = field(default_factory=Words)
     questions: Questions | None = None  # None: of a replication client
+    on_room: Callable[[], None] = _nothing  # there may be room for its servers
+    places: Places | None = None  # None: of the console, which counts nowhere
 
     @property
     def is_console(self) -> bool:
         """Whether its one server is the console."""
         return self.database is CONSOLE_DATABASE
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """How other workers call it."""
+        return self.database.name, self.user
 
     @property
     def tag(self) -> str:

@@ -7,6 +7,7 @@ Worker layer, cold. What one pool is: ``pool``; how servers are opened: ``launch
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 from pooler import log
 from pooler.config.kinds import PoolMode
@@ -20,6 +21,8 @@ from pooler.io.links import Links
 from pooler.login import packets
 from pooler.session.records import Change
 from pooler.session.records import PoolMode as EngineMode
+from pooler.worker.accounts import Accounts
+from pooler.worker.console import DATABASE as CONSOLE_DATABASE
 from pooler.worker.console import ConsoleDoor
 from pooler.worker.launches import Launches
 from pooler.worker.pool import Pool, tracked_parameters
@@ -47,17 +50,6 @@ LEFT_TEXTS: Mapping[int, str] = {
 }
 
 
-def share_of(total: int, slot: int, workers: int) -> int:
-    """This worker's part of a pool size that counts for all workers.
-
-    At least one, else clients of this worker could never be served; so a size below
-    the number of workers is exceeded. 0 means no limit.
-    """
-    if total == 0:
-        return UNLIMITED_SERVERS
-    return max(1, total // workers + (slot < total % workers))
-
-
 def to_us(seconds: float) -> int:
     """Seconds of a setting as the engine's microseconds."""
     return int(seconds * 1_000_000)
@@ -71,19 +63,19 @@ class Pools:
         engine: Engine,
         links: Links,
         config: Config,
-        slot: int,
         workers: int,
         door: ConsoleDoor,
+        accounts: Accounts,
     ) -> None:
         self._engine = engine
-        self._slot = slot
         self.workers = workers
         self.tracked = tracked_parameters(config)
         self.tracked_names = tuple(self.tracked.values())
         self.opener = ServerOpener(links, config, self.tracked, door)
         self.door = door
+        self.accounts = accounts
         self.launches = Launches(
-            engine, self.opener, self.tracked_names, self._free_dedicated
+            engine, self.opener, self.tracked_names, accounts, self._free_dedicated
         )
         self._dedicated_ids: list[int] = []  # of the engine's pools, to be used again
         self._by_key: dict[tuple[str, str], Pool] = {}
@@ -109,10 +101,15 @@ class Pools:
         key = (database.name, user)
         pool = self._by_key.get(key)
         if pool is None:
+            places = self.accounts.open(*key)
             pool_id = self._engine.pool_create(self._size(database, user))
-            pool = self._by_key[key] = Pool(database, user, pool_id)
+            pool = self._by_key[key] = Pool(database, user, pool_id, places=places)
             self._by_id[pool_id] = pool
+            self._engine.pool_share(
+                pool_id, self.accounts.page, self.accounts.row, places.pool
+            )
             pool.words.changed = self._engine.logins_forget
+            pool.on_room = partial(self.launches.room, pool)
             self._prepare_questions(pool)
             self._configure(pool)
         return pool
@@ -120,10 +117,17 @@ class Pools:
     def dedicated(
         self, database: Database, user: str, startup: Mapping[str, str]
     ) -> Pool:
-        """Return a pool of one server for one replication client."""
+        """Return a pool of one server for one replication client, or of the console.
+
+        The server counts by the accounts of the pool that others have in common.
+        """
+        places = None
+        if database is not CONSOLE_DATABASE:
+            places = self.accounts.open(database.name, user)
         free = self._dedicated_ids
         pool_id = free.pop() if free else self._engine.pool_create(1)
-        pool = Pool(database, user, pool_id, startup=startup)
+        pool = Pool(database, user, pool_id, startup=startup, places=places)
+        pool.on_room = partial(self.launches.room, pool)
         self._by_id[pool_id] = pool
         self._engine.pool_configure(
             pool_id,
@@ -150,6 +154,8 @@ class Pools:
     def _free_dedicated(self, pool: Pool) -> None:
         del self._by_id[pool.pool_id]
         self._dedicated_ids.append(pool.pool_id)
+        if pool.places is not None:
+            self.accounts.close(pool.places)
 
     def learn_secret(self, pool: Pool, secret: str | None, *, stored: bool) -> None:
         """Take over what the newest login of a pool has found.
@@ -167,6 +173,10 @@ class Pools:
     def by_id(self, pool_id: int) -> Pool | None:
         """Return the pool with the engine's id."""
         return self._by_id.get(pool_id)
+
+    def by_names(self, database: str, user: str) -> Pool | None:
+        """Return the pool of a database and a server user, if there is one."""
+        return self._by_key.get((database, user))
 
     def all(self) -> list[Pool]:
         """Return every pool."""
@@ -216,7 +226,7 @@ class Pools:
                 continue
             pool.database = database
             self._configure(pool)
-            self._engine.pool_resize(pool.pool_id, self._size(database, pool.user))
+            self.resize(pool)
             if pool.database.name in reconnect or "*" in reconnect:
                 self._replace_servers(pool)
 
@@ -254,9 +264,14 @@ class Pools:
             else settings.max_prepared_statements,
         )
 
+    def resize(self, pool: Pool) -> None:
+        """Let a pool have as many servers as all workers may."""
+        size = self._size(pool.database, pool.user)
+        self._engine.pool_resize(pool.pool_id, size)
+
     def _size(self, database: Database, user: str) -> int:
-        total = self.config.pool_size(database, user)
-        return share_of(total, self._slot, self.workers)
+        """What one worker may have at most; all together: see ``accounts``."""
+        return self.config.pool_size(database, user) or UNLIMITED_SERVERS
 
     # ------------------------------------------------------------ words
 

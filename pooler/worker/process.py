@@ -28,13 +28,17 @@ from pooler.io.selector import EngineSelector
 from pooler.ipc.bus import MASTER, BusMessage
 from pooler.ipc.signals import ENDS, SignalPipe
 from pooler.ipc.worker_start import EXIT_BOOT_FAILURE, EXIT_OK, READY, WorkerStart
+from pooler.worker.accounts import Accounts
 from pooler.worker.admission import Admission
 from pooler.worker.cancel import Cancels
 from pooler.worker.console import ConsoleDoor
+from pooler.worker.luggage import make_handover
 from pooler.worker.outside import Outside
 from pooler.worker.pool import tracked_parameters
 from pooler.worker.pools import Pools
 from pooler.worker.report import Reports
+from pooler.worker.sharing import Sharing
+from pooler.worker.welcomes import Welcomes
 
 # Notice, handle, argument, pool id or -1, age in us, peer, detail; see
 # Engine.take_notices.
@@ -108,9 +112,15 @@ class Worker:
         self._end: asyncio.Future[int] = loop.create_future()
         self._links = Links(engine)
         door = ConsoleDoor(start.bus, self._links)
+        accounts = Accounts(start.page, start.slot, start.bus)
         self._pools = Pools(
-            engine, self._links, start.config, start.slot, start.workers, door
+            engine, self._links, start.config, start.workers, door, accounts
         )
+        welcomes = Welcomes(self._pools, start.bus)
+        sharing = Sharing(engine, self._pools, start.bus)
+        self._pools.launches.on_refused += [welcomes.wanted, sharing.refused]
+        self._pools.launches.on_closed.append(sharing.closed)
+        self._handover = make_handover(start, engine, self._pools, loop)
         self._cancels = Cancels(
             engine, self._links, self._pools, start.bus, start.slot, start.workers
         )
@@ -138,12 +148,19 @@ class Worker:
             Notice.NOTICE_LINK: self._on_link,
             Notice.NOTICE_INQUIRED: self._on_inquired,
             Notice.NOTICE_LEARNED: self._on_learned,
+            Notice.NOTICE_OFFER: self._on_offer,
+            Notice.NOTICE_UNEVEN: self._on_uneven,
         }
         self._messages: dict[str, Callable[[BusMessage], None]] = {
             "reload": self._on_reload,
             "cancel": self._cancels.heard,
             "cancelled": self._cancels.answered,
-            "ask": Reports(self._pools).asked,
+            "ask": Reports(self._pools, self._handover).asked,
+            "room": accounts.heard_room,
+            "evict": sharing.asked,
+            "welcome?": welcomes.asked,
+            "welcome": welcomes.told,
+            **self._handover.messages,
         }
 
     def handle_signals(self, signals: SignalPipe) -> None:
@@ -238,6 +255,16 @@ class Worker:
     def _on_learned(self, row: NoticeRow) -> None:
         self._pools.learned(row[3])
 
+    def _on_offer(self, row: NoticeRow) -> None:
+        pool = self._pools.by_id(row[3])
+        if pool is not None:
+            self._handover.offered(pool, row[1], row[2])
+
+    def _on_uneven(self, row: NoticeRow) -> None:
+        pool = self._pools.by_id(row[3])
+        if pool is not None:
+            self._handover.uneven(pool)
+
     def _on_accept_paused(self, row: NoticeRow) -> None:
         _, handle, code, *_ = row
         log.write(
@@ -255,6 +282,7 @@ class Worker:
         self._start.board.set(
             self._start.slot, "heartbeat_us", time.monotonic_ns() // 1000
         )
+        self._pools.accounts.try_again()
         self._check_leaving()
 
     # ------------------------------------------------------------ bus

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from pooler.ipc.bus import BusMessage, pack
+from pooler.worker.handover import Handover
 from pooler.worker.pool import Pool
 from pooler.worker.pools import Pools
 
@@ -22,12 +23,14 @@ from pooler.worker.pools import Pools
 class Reports:
     """The questions of a worker's console, by kind."""
 
-    def __init__(self, pools: Pools) -> None:
+    def __init__(self, pools: Pools, handover: Handover) -> None:
         self._pools = pools
+        self._handover = handover
         self._tasks: set[asyncio.Task[None]] = set()
         self._kinds: Mapping[str, Callable[[dict[str, Any]], Any]] = {
             "pools": self._report_pools,
             "reconnect": self._reconnect,
+            "handovers": self._report_handovers,
         }
 
     def asked(self, message: BusMessage) -> None:
@@ -52,6 +55,9 @@ class Reports:
             "user": pool.user,
             **self._pools.stats(pool),
         }
+
+    def _report_handovers(self, payload: dict[str, Any]) -> list[Any]:
+        return [[*key, counts] for key, counts in self._handover.counts.items()]
 
     def _reconnect(self, payload: dict[str, Any]) -> bool:
         """Replace servers as they become free; says whether any database was meant."""

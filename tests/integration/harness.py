@@ -22,6 +22,7 @@ from typing import Any, Protocol
 import psutil
 import psycopg
 
+from pooler.board.page import Page
 from pooler.config import loading
 from pooler.demo.postgres import Postgres, port_is_free
 from pooler.io.engine import Engine
@@ -349,6 +350,7 @@ class InProcess:
             master_fd=self._master[0],
             bus=self._bus,
             board=self._board,
+            page=Page(1),
             mock_key=bytes(32),
         )
         self.worker = Worker(start, self.engine, self.loop)

@@ -18,6 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pooler.board.page import Page
 from pooler.config import changes, loading, travel
 from pooler.config.kinds import MAX_SECONDS, MAX_WORKERS, Kind, Row, format_value
 from pooler.config.loading import Config
@@ -118,6 +119,7 @@ def start_of(config: Config) -> WorkerStart:
         master_fd=-1,
         bus=Bus.for_slots(1),
         board=Board.for_slots(workers),
+        page=Page(workers, 64),
         mock_key=bytes(32),
     )
 
