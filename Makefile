@@ -5,6 +5,9 @@ PYTHON ?= python3
 PORT ?= 6432
 FUZZ_SECONDS ?= 600
 SUITES ?=
+DESTDIR ?=
+prefix ?= /usr/local
+sysconfdir ?= /etc
 
 VENV := .venv
 RUN := $(VENV)/bin/python
@@ -13,6 +16,9 @@ JOBS := $(shell getconf _NPROCESSORS_ONLN)
 CREATED := $(VENV)/.stamp-created
 INSTALLED := $(VENV)/.stamp-installed
 COMPILED := $(VENV)/.stamp-compiled
+# The same without what only development needs.
+INSTALLED_TO_RUN := $(VENV)/.stamp-installed-to-run
+COMPILED_TO_RUN := $(VENV)/.stamp-compiled-to-run
 COMPILED_LOOPS := $(VENV)/.stamp-loops
 
 EXTENSIONS := setup.py $(wildcard pooler/*.pyx pooler/*.pxd pooler/*/*.pyx pooler/*/*.pxd)
@@ -23,11 +29,15 @@ PROBE_SETUP := $(wildcard tests/ext/setup.py)
 STUBS := $(subst /,.,$(basename $(wildcard pooler/*.pyi pooler/*/*.pyi)))
 LOOPS := $(wildcard benchmarks/micro/*.pyx) benchmarks/micro/setup.py
 
+# Who develops has what running needs.
+READY_TO_RUN := $(if $(wildcard $(INSTALLED)),$(COMPILED),$(COMPILED_TO_RUN))
+
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PORT
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help build run test test-unit test-full suites fuzz lint fmt types stubs bench bench-micro clean bootstrap
+.PHONY: help build run install wheel site deb test test-unit test-full suites fuzz lint fmt types stubs bench bench-micro clean bootstrap
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | while IFS="$$(printf '\t')" \
@@ -35,8 +45,30 @@ help: ## list the targets
 
 build: $(COMPILED) ## make .venv and compile the extension modules
 
-run: build ## run the pooler before a PostgreSQL of its own (PORT=6432)
-	@$(RUN) -m pooler.demo --port $(PORT)
+run: ## run the pooler before a PostgreSQL of its own (PORT=6432)
+	@PORT="$$PORT" dev/check_port.sh
+	@$(MAKE) --no-print-directory $(READY_TO_RUN)
+	@$(RUN) -m pooler.demo --port "$$PORT"
+
+install: $(INSTALLED_TO_RUN) ## install into the system (DESTDIR=, prefix=/usr/local, sysconfdir=/etc)
+	@echo "building a wheel: three to five minutes"
+	@rm -rf build/wheel
+	@POOLER_JOBS=$(JOBS) $(RUN) -m pip wheel -q --no-deps --no-build-isolation \
+	  -w build/wheel .
+	@rm -rf "$(DESTDIR)$(prefix)/lib/pooler"
+	@$(RUN) -m pip install -q --target "$(DESTDIR)$(prefix)/lib/pooler" build/wheel/*.whl
+	@rm -rf "$(DESTDIR)$(prefix)/lib/pooler/bin"
+	@DESTDIR="$(DESTDIR)" prefix="$(prefix)" sysconfdir="$(sysconfdir)" \
+	  python="$$($(RUN) -c 'import sys; print(sys._base_executable)')" packaging/install.sh
+
+wheel: $(INSTALLED_TO_RUN) ## build sdist and manylinux wheel into dist/
+	@dev/build_wheel.sh
+
+site: $(INSTALLED) ## build the documentation as a site in build/site
+	@$(RUN) -m mkdocs build -q
+
+deb: ## build a Debian package into dist/
+	@dev/build_deb.sh
 
 test: build ## run all tests
 	@$(RUN) -m pytest -n $(JOBS) --dist loadfile
@@ -99,19 +131,25 @@ $(CREATED): | bootstrap
 	@$(RUN) -m pip --version >/dev/null 2>&1 || "$(PYTHON)" -m venv --clear $(VENV)
 	@touch $@
 
-# Without build isolation, because an isolated Cython would compile everything once
-# more; so what pyproject.toml wants for a build is installed first.
 $(INSTALLED): pyproject.toml setup.py $(CREATED)
-	@$(RUN) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))\
-	["build-system"]["requires"], sep="\n")' >$(VENV)/build-requires.txt
-	$(RUN) -m pip install -q -r $(VENV)/build-requires.txt
-	$(RUN) -m pip install -q --no-build-isolation -e '.[dev,demo]'
+	@echo "installing what development needs into $(VENV): about 300 MB, two to three minutes"
+	@dev/install.sh $(VENV) '.[dev,demo]'
+	@touch $@ $(INSTALLED_TO_RUN)
+
+$(INSTALLED_TO_RUN): pyproject.toml setup.py $(CREATED)
+	@echo "installing what running needs into $(VENV): about 130 MB, half a minute"
+	@dev/install.sh $(VENV) '.[demo]'
 	@touch $@
+
+$(COMPILED_TO_RUN): $(INSTALLED_TO_RUN) $(EXTENSIONS)
+	@touch $@.begun
+	@$(RUN) dev/compile.py
+	@mv $@.begun $@
 
 # The stamp has the time of the beginning: a source saved meanwhile is newer.
 $(COMPILED): $(INSTALLED) $(EXTENSIONS) $(PROBES)
 	@touch $@.begun
-	$(RUN) setup.py -q build_ext --inplace --parallel $(JOBS)
+	@$(RUN) dev/compile.py
 	$(if $(PROBE_SETUP),$(RUN) $(PROBE_SETUP) -q build_ext --inplace && touch tests/ext/*.so)
 	@mv $@.begun $@
 

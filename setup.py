@@ -2,7 +2,8 @@
 """Build the extension modules; everything else is in pyproject.toml.
 
 POOLER_DEBUG=1 turns the debug checks on (``-O0 -g``); POOLER_ASAN=1 adds
-AddressSanitizer and UndefinedBehaviorSanitizer.
+AddressSanitizer and UndefinedBehaviorSanitizer. POOLER_WITHOUT_EXTENSIONS=1 leaves
+them all out, POOLER_JOBS=n works in that many processes.
 """
 
 import os
@@ -52,16 +53,24 @@ extensions = [
     for source in sorted(Path("pooler").rglob("*.pyx"))
 ]
 
-setup(
-    ext_modules=cythonize(
-        extensions,
-        compiler_directives={
-            "language_level": 3,
-            "boundscheck": DEBUG,
-            "wraparound": False,
-            "initializedcheck": DEBUG,
-            "cdivision": True,
-            "embedsignature": True,
-        },
+# An editable install needs none: `make` compiles them in place, and shows progress.
+JOBS = int(os.environ.get("POOLER_JOBS", "0"))
+WITHOUT = os.environ.get("POOLER_WITHOUT_EXTENSIONS") == "1"
+
+# Cython's own processes may import this file once more (multiprocessing, "spawn").
+if __name__ != "__mp_main__":
+    setup(
+        options={"build_ext": {"parallel": str(JOBS)}} if JOBS else {},
+        ext_modules=cythonize(
+            [] if WITHOUT else extensions,
+            nthreads=JOBS,
+            compiler_directives={
+                "language_level": 3,
+                "boundscheck": DEBUG,
+                "wraparound": False,
+                "initializedcheck": DEBUG,
+                "cdivision": True,
+                "embedsignature": True,
+            },
+        ),
     )
-)

@@ -22,6 +22,7 @@ import click
 
 from pooler import VERSION_TEXT, log
 from pooler.config import loading
+from pooler.config.log_style import log_style
 from pooler.errors import ConfigError
 from pooler.master import pidfile
 from pooler.master.process import Master
@@ -39,19 +40,26 @@ class Options:
 
     config_file: str
     daemon: bool = False
+    reboot: bool = False
     user: str = ""
     verbose: int = 0
     quiet: bool = False
 
 
+_EPILOG = """Beside it: pooler check FILE, pooler console, pooler pause, pooler resume,
+pooler reload, pooler shutdown, pooler mkauth; each has --help. A file of such a name
+is ./check. Under the name pgbouncer there are none of them."""
+
+
 @click.command(
     name="pooler",
     context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=_EPILOG,
 )
 @click.argument("config_file", type=click.Path(dir_okay=False))
 @click.option("-d", "--daemon", is_flag=True, help="Run in the background.")
 @click.option(
-    "-R", "--reboot", is_flag=True, help="Take over from a running process (refused)."
+    "-R", "--reboot", is_flag=True, help="Start; a running process is not taken over."
 )
 @click.option("-u", "--user", default="", metavar="NAME", help="Become this user.")
 @click.option("-v", "--verbose", count=True, help="Log more; may be repeated.")
@@ -66,11 +74,7 @@ def _command(
     config_file: str, daemon: bool, reboot: bool, user: str, verbose: int, quiet: bool
 ) -> int:
     """Pool PostgreSQL connections as CONFIG_FILE (a pgbouncer.ini) says."""
-    if reboot:
-        raise click.UsageError(
-            "-R (online restart) is not supported: stop the running process first"
-        )
-    return start(Options(config_file, daemon, user, verbose, quiet))
+    return start(Options(config_file, daemon, reboot, user, verbose, quiet))
 
 
 def main() -> None:
@@ -102,15 +106,23 @@ def _start(options: Options) -> int:
     config = loading.load(str(Path(options.config_file).absolute()))
     settings = config.settings
     verbose = max(options.verbose, settings.verbose)
-    user = _find_user(options.user or settings.user)
+    name = options.user or settings.user
+    user = _find_user(name)
     # As root the log file would belong to root, and a reload could not reopen it.
-    _configure_log(settings.logfile if user is None else "", options.quiet, verbose)
+    style = log_style(settings)
+    logfile = settings.logfile if user is None else ""
+    _configure_log(logfile, options.quiet, verbose, style)
     for warning in config.warnings:
         log.write(log.WARNING, warning)
-    if user is None and os.geteuid() == 0:
+    if options.reboot:
+        # PgBouncer starts normally too when there is nobody to take over from.
         log.write(
-            log.WARNING, "running as root: set user= or give -u to drop the privileges"
+            log.WARNING,
+            "-R: no running process is taken over (systemd's socket activation restarts"
+            " without a refused connection); starting as without it",
         )
+    if user is None and os.geteuid() == 0:
+        _check_root(name)
     if settings.pidfile:
         pidfile.check(settings.pidfile)
     elif options.daemon:
@@ -123,12 +135,23 @@ def _start(options: Options) -> int:
         master.bind()
         if user is not None:
             _become(user, master)
-            _configure_log(settings.logfile, options.quiet, verbose)
+            _configure_log(settings.logfile, options.quiet, verbose, style)
         if options.daemon:
             on_up = _daemonize(master)
-            _configure_log(settings.logfile, True, verbose)
+            _configure_log(settings.logfile, True, verbose, style)
         boot.pop_all()
     return master.run(on_up)
+
+
+def _check_root(name: str | None) -> None:
+    """Root by mistake is refused, as by PgBouncer; root on purpose is told."""
+    if not name:
+        raise ConfigError(
+            "pooler should not run as root: set user= or give -u, to become another"
+            " (-u root if root is meant)",
+            setting="user",
+        )
+    log.write(log.WARNING, "running as root, with all its privileges")
 
 
 def _find_user(name: str | None) -> pwd.struct_passwd | None:
@@ -184,9 +207,9 @@ def _daemonize(master: Master) -> Callable[[], None]:
     return tell_up
 
 
-def _configure_log(logfile: str, quiet: bool, verbose: int) -> None:
+def _configure_log(logfile: str, quiet: bool, verbose: int, style: log.Style) -> None:
     try:
-        log.configure(logfile, quiet=quiet, verbose=verbose)
+        log.configure(logfile, quiet=quiet, verbose=verbose, style=style)
     except OSError as error:
         raise ConfigError(
             f"could not open log file: {error}", setting="logfile"

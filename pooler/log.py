@@ -8,177 +8,104 @@ Built on the standard ``logging`` package, so any module may log with
 ``extra={"tag": ...}``. A tag that already holds a colon and a space, such as
 ``C-0x7f: db/user@host:port``, is followed by a space alone, as in PgBouncer.
 
-Invariants: what is one record is written whole, and no more at once than stays whole,
-to a descriptor opened with O_APPEND, so processes that share a file never mix their
-lines; nothing a peer sends can start a line of its own (control characters are
-escaped); a log that cannot be written never stops the pooler.
+What a line looks like is in ``pooler.log_lines``, where it goes in
+``pooler.log_sinks``.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import os
-import select
 import time
-import traceback
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
 
-NOISE = 5
-DEBUG = logging.DEBUG
-LOG = logging.INFO
-WARNING = logging.WARNING
-ERROR = logging.ERROR
-FATAL = logging.CRITICAL
+from pooler.log_lines import (
+    DEBUG,
+    ERROR,
+    FATAL,
+    LEVEL_NAMES,
+    LOG,
+    MAX_LINE_BYTES,
+    NOISE,
+    WARNING,
+    JsonFormatter,
+    LineFormatter,
+    escape,
+)
+from pooler.log_sinks import (
+    DatagramHandler,
+    DescriptorHandler,
+    FileHandler,
+    JournalHandler,
+    SyslogHandler,
+    stderr_is_the_journal,
+)
 
-LEVEL_NAMES = {
-    NOISE: "NOISE",
-    DEBUG: "DEBUG",
-    LOG: "LOG",
-    WARNING: "WARNING",
-    ERROR: "ERROR",
-    FATAL: "FATAL",
-}
+# What other modules take from here.
+__all__ = [
+    "DEBUG",
+    "ERROR",
+    "FATAL",
+    "LEVEL_NAMES",
+    "LOG",
+    "LOGGER_NAMES",
+    "MAX_LINE_BYTES",
+    "NOISE",
+    "WARNING",
+    "LineFormatter",
+    "RateLimiter",
+    "Style",
+    "configure",
+    "escape",
+    "follow",
+    "orders",
+    "reopen",
+    "set_verbose",
+    "together",
+    "write",
+    "write_exception",
+]
+
 # What the setting `verbose` (0-3) and the option -v let through.
 VERBOSE_LEVELS = (LOG, DEBUG, NOISE, NOISE)
 
 # asyncio reports exceptions nobody awaited; they belong in the same file.
 LOGGER_NAMES = ("pooler", "asyncio")
 
-# pipe(7): writes of up to PIPE_BUF bytes are atomic, so stderr may be a pipe too.
-MAX_LINE_BYTES = select.PIPE_BUF
-LOGFILE_MODE = 0o640
-
 _LOGGER = logging.getLogger("pooler")
-
-_ESCAPED = (
-    *range(0x20),
-    *range(0x7F, 0xA0),
-    # Line ends and direction marks of Unicode: they fake lines on a terminal.
-    *range(0x2028, 0x202F),
-    *range(0x2066, 0x206A),
-)
-_ESCAPES = {
-    code: f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" for code in _ESCAPED
-} | {0x09: "\\t", 0x0A: "\\n", 0x0D: "\\r"}
+_Handler = DescriptorHandler | DatagramHandler
 
 
-def escape(text: str) -> str:
-    """Return ``text`` with every character escaped that could fake a log line."""
-    if text.isascii() and text.isprintable():
-        return text  # nearly always, and a tenth of the cost
-    return text.translate(_ESCAPES)
+@dataclass(frozen=True, slots=True)
+class Style:
+    """``json``: lines are objects. ``syslog``: a facility, empty for no syslog."""
+
+    json: bool = False
+    syslog: str = ""
+    ident: str = "pgbouncer"
 
 
-class LineFormatter(logging.Formatter):
-    """Make PgBouncer's line of a record; a traceback takes one line per line."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._second = -1
-        self._stamps = ("", "")  # of that second, before and behind the milliseconds
-
-    def _stamp(self, second: int) -> tuple[str, str]:
-        if second != self._second:
-            local = time.localtime(second)
-            stamp = time.strftime("%Y-%m-%d %H:%M:%S", local)
-            self._second, self._stamps = second, (stamp, str(local.tm_zone))
-        return self._stamps
-
-    def format(self, record: logging.LogRecord) -> str:
-        """Return the finished line or lines, without the last line end."""
-        stamp, zone = self._stamp(int(record.created))
-        level = LEVEL_NAMES.get(record.levelno, record.levelname)
-        head = (
-            f"{stamp}.{int(record.msecs):03d} {zone}"
-            f" [{record.process}] {level} {self._tag(record)}"
-        )
-        texts = [record.getMessage()]
-        if record.exc_info and record.exc_info[0] is not None:
-            texts += "".join(traceback.format_exception(*record.exc_info)).splitlines()
-        return "\n".join(head + escape(text) for text in texts)
-
-    @staticmethod
-    def _tag(record: logging.LogRecord) -> str:
-        tag = getattr(record, "tag", None)
-        if not tag:
-            return ""
-        separator = " " if ": " in tag else ": "
-        return f"{escape(tag)}{separator}"
-
-
-class DescriptorHandler(logging.Handler):
-    """Write each record with one ``write(2)``; losing a line is not an error."""
-
-    def __init__(self, fd: int) -> None:
-        super().__init__()
-        self._fd = fd
-        self.gathered: bytearray | None = None  # lines that are written together
-        self.setFormatter(LineFormatter())
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Write ``record``; a full disk or a closed pipe is let pass."""
-        try:
-            lines = self.format(record).split("\n")
-        except Exception:
-            # A wrong format string must show up, yet not end its caller.
-            self.handleError(record)
-            return
-        whole = b"".join(map(_line_bytes, lines))
-        waiting = self.gathered
-        if waiting is None:
-            self._write(whole)
-            return
-        if len(waiting) + len(whole) > MAX_LINE_BYTES:
-            self._write(bytes(waiting))
-            waiting.clear()
-        waiting += whole
-        if not getattr(record, "later", False):
-            self._write(bytes(waiting))
-            waiting.clear()
-
-    def write_gathered(self) -> None:
-        """Write what was gathered, and gather no more."""
-        lines, self.gathered = self.gathered, None
-        if lines:
-            self._write(bytes(lines))
-
-    def _write(self, whole: bytes) -> None:
-        with contextlib.suppress(OSError):
-            os.write(self._fd, whole)
-
-
-class FileHandler(DescriptorHandler):
-    """The log file: appended to, and opened anew when the operator moved it."""
-
-    def __init__(self, path: str) -> None:
-        super().__init__(_open_append(path))
-        self.path = path
-
-    def reopen(self, path: str) -> None:
-        """Go on in ``path``; raises OSError, and then the old file stays in use."""
-        new = _open_append(path)
-        with self.lock or contextlib.nullcontext():
-            old, self._fd, self.path = self._fd, new, path
-        os.close(old)
-
-    def close(self) -> None:
-        """Close the file."""
-        super().close()
-        with contextlib.suppress(OSError):
-            os.close(self._fd)
-        self._fd = -1
-
-
-def configure(logfile: str = "", *, quiet: bool = False, verbose: int = 0) -> None:
+def configure(
+    logfile: str = "",
+    *,
+    quiet: bool = False,
+    verbose: int = 0,
+    style: Style = Style(),
+) -> None:
     """Send the log to stderr (unless ``quiet``) and to ``logfile`` (unless empty).
 
     May be called again: what was set up before is replaced. Raises OSError when
     the file cannot be opened, and then changes nothing.
     """
-    handlers: list[DescriptorHandler] = [] if quiet else [DescriptorHandler(2)]
+    handlers: list[_Handler] = []
+    if not quiet:
+        to_journal = stderr_is_the_journal()
+        handlers.append(
+            JournalHandler(style.ident) if to_journal else DescriptorHandler(2)
+        )
     if logfile:
         handlers.append(FileHandler(logfile))
     old = _handlers()
@@ -189,9 +116,44 @@ def configure(logfile: str = "", *, quiet: bool = False, verbose: int = 0) -> No
             # Without any handler `logging` would fall back to stderr.
             logger.addHandler(logging.NullHandler())
         logger.propagate = False
+    restyle(style)
     set_verbose(verbose)
     for handler in old:
         handler.close()
+
+
+def restyle(style: Style) -> None:
+    """Go on in this style."""
+    for handler in _handlers():
+        if isinstance(handler, DescriptorHandler):
+            handler.setFormatter(JsonFormatter() if style.json else LineFormatter())
+        elif isinstance(handler, SyslogHandler):
+            _remove(handler)
+    if style.syslog:
+        _add(SyslogHandler(style.syslog, style.ident))
+
+
+def _add(handler: _Handler) -> None:
+    for name in LOGGER_NAMES:
+        logging.getLogger(name).addHandler(handler)
+
+
+def _remove(handler: _Handler) -> None:
+    for name in LOGGER_NAMES:
+        logging.getLogger(name).removeHandler(handler)
+    handler.close()
+
+
+def orders(logfile: str, style: Style, verbose: int) -> dict[str, Any]:
+    """What ``follow`` takes, as JSON can carry it."""
+    return {"logfile": logfile, "style": asdict(style), "verbose": verbose}
+
+
+def follow(said: Mapping[str, Any]) -> None:
+    """A reload: open the file anew, or another; style and level as it says."""
+    reopen(said.get("logfile"))
+    restyle(Style(**said.get("style", {})))
+    set_verbose(int(said.get("verbose", 0)))
 
 
 def set_verbose(verbose: int) -> None:
@@ -209,19 +171,14 @@ def reopen(logfile: str | None = None) -> None:
     """
     files = [h for h in _handlers() if isinstance(h, FileHandler)]
     if logfile == "":
-        for name in LOGGER_NAMES:
-            for handler in files:
-                logging.getLogger(name).removeHandler(handler)
         for handler in files:
-            handler.close()
+            _remove(handler)
         return
     try:
         if files:
             files[0].reopen(files[0].path if logfile is None else logfile)
         elif logfile is not None:
-            added = FileHandler(logfile)
-            for name in LOGGER_NAMES:
-                logging.getLogger(name).addHandler(added)
+            _add(FileHandler(logfile))
     except OSError as error:
         write(ERROR, f"could not open log file: {error}")
 
@@ -242,7 +199,7 @@ def write(level: int, message: str, *, tag: str = "", later: bool = False) -> No
 @contextlib.contextmanager
 def together() -> Iterator[None]:
     """Lines of this block that may wait are written together, in their order."""
-    handlers = _handlers()
+    handlers = [one for one in _handlers() if isinstance(one, DescriptorHandler)]
     for handler in handlers:
         handler.gathered = bytearray()
     try:
@@ -307,23 +264,10 @@ class RateLimiter:
         write(level, message, tag=tag)
 
 
-def _handlers() -> list[DescriptorHandler]:
+def _handlers() -> list[_Handler]:
     """Return our handlers; `logging` itself is the one place that keeps them."""
     return [
         handler
         for handler in logging.getLogger("pooler").handlers
-        if isinstance(handler, DescriptorHandler)
+        if isinstance(handler, DescriptorHandler | DatagramHandler)
     ]
-
-
-def _open_append(path: str) -> int:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOCTTY
-    return os.open(path, flags, LOGFILE_MODE)
-
-
-def _line_bytes(line: str) -> bytes:
-    raw = line.encode("utf-8", "backslashreplace")
-    if len(raw) >= MAX_LINE_BYTES:
-        cut = raw[: MAX_LINE_BYTES - 4].decode("utf-8", "ignore")
-        raw = cut.encode() + b"..."
-    return raw + b"\n"

@@ -169,7 +169,10 @@ def pooler_targets(cores: int, before: str | None = None) -> list[Target]:
 
 def find_pgbouncer() -> str | None:
     """Return the installed PgBouncer; sbin is not on everybody's PATH."""
-    path = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin"])
+    # Not ours, which goes by this name as well.
+    own = os.path.dirname(sys.executable)
+    listed = os.environ.get("PATH", os.defpath).split(os.pathsep)
+    path = os.pathsep.join([*(one for one in listed if one != own), "/usr/sbin"])
     return shutil.which("pgbouncer", path=path)
 
 
@@ -213,7 +216,10 @@ def command_of(
     target: Target, files: Mapping[str, str], login: Login = Login.TRUST
 ) -> list[str]:
     """Return the command line; the main configuration for trust is the first file."""
-    return [*target.program, config_name(next(iter(files)), login)]
+    config = config_name(next(iter(files)), login)
+    # Without being told to, it does not run as root.
+    as_root = target.brand == "pooler" and not target.account and os.geteuid() == 0
+    return [*target.program, *(("-u", "root") if as_root else ()), config]
 
 
 @contextlib.contextmanager

@@ -20,9 +20,11 @@ from types import MappingProxyType
 import psutil
 
 from pooler.config.hbafile import Line, Word, read_lines
+from pooler.config.inifile import Report, refuse
 from pooler.config.kinds import AuthType
 from pooler.config.ldap import LdapOptions, read_ldap_options, split_options
 from pooler.config.pam import PamOptions, read_pam_options
+from pooler.errors import ConfigError
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -139,15 +141,25 @@ class Hba:
 # ---------------------------------------------------------------- rules
 
 
-def read_hba(hba_file: str, ident_file: str | None) -> Hba:
-    """Read both files; ConfigError for what cannot be read or is not built."""
+def read_hba(hba_file: str, ident_file: str | None, report: Report = refuse) -> Hba:
+    """Read both files; ``report`` hears of what cannot be read or is not built."""
     maps: dict[str, tuple[MapLine, ...]] = {}
-    if ident_file:
-        for line in read_lines(ident_file):
-            name, entry = _map_line(line)
-            maps[name] = (*maps.get(name, ()), entry)
-    rules = tuple(_rule(line, maps) for line in read_lines(hba_file))
-    return Hba(rules, MappingProxyType(maps))
+    rules: list[Rule] = []
+
+    def take_map(line: Line) -> None:
+        name, entry = _map_line(line)
+        maps[name] = (*maps.get(name, ()), entry)
+
+    def take_rule(line: Line) -> None:
+        rules.append(_rule(line, maps))
+
+    for file, take in ((ident_file, take_map), (hba_file, take_rule)):
+        for line in read_lines(file, report=report) if file else ():
+            try:
+                take(line)
+            except ConfigError as error:
+                report(error)
+    return Hba(tuple(rules), MappingProxyType(maps))
 
 
 def _rule(line: Line, maps: Mapping[str, object]) -> Rule:

@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pooler.config.inifile import read_text
+from pooler.config.inifile import Report, read_text, refuse
 from pooler.errors import ConfigError
 
 MAX_INCLUDE_DEPTH = 10
@@ -46,27 +46,36 @@ class Line:
         return ConfigError(problem, file=self.file, line=self.number)
 
 
-def read_lines(path: str, depth: int = 0) -> Iterator[Line]:
-    """The lines of a file and of those that it includes; ConfigError for bad ones."""
+def read_lines(path: str, depth: int = 0, report: Report = refuse) -> Iterator[Line]:
+    """The lines of a file and of those that it includes; bad ones go to ``report``."""
     if depth > MAX_INCLUDE_DEPTH:
         raise ConfigError(f"included more than {MAX_INCLUDE_DEPTH} deep", file=path)
     for number, text in _joined(read_text(path)):
-        fields = tuple(_fields(text, path, number, depth))
-        if not fields:
-            continue
-        line = Line(fields, path, number)
-        if not fields[0]:
-            raise line.error("begins with an empty file")
-        first = fields[0][0]
-        included = _INCLUDES.get(first.text)
-        if included is None or first.quoted:
-            yield line
-            continue
-        if len(fields) != 2 or len(fields[1]) != 1:
-            raise line.error(f"{first.text} takes the name of one file")
-        name = _beside(path, fields[1][0].text)
-        for file in included(name, line):
-            yield from read_lines(file, depth + 1)
+        try:
+            yield from _read_line(text, path, number, depth, report)
+        except ConfigError as error:
+            report(error)
+
+
+def _read_line(
+    text: str, path: str, number: int, depth: int, report: Report
+) -> Iterator[Line]:
+    fields = tuple(_fields(text, path, number, depth))
+    if not fields:
+        return
+    line = Line(fields, path, number)
+    if not fields[0]:
+        raise line.error("begins with an empty file")
+    first = fields[0][0]
+    included = _INCLUDES.get(first.text)
+    if included is None or first.quoted:
+        yield line
+        return
+    if len(fields) != 2 or len(fields[1]) != 1:
+        raise line.error(f"{first.text} takes the name of one file")
+    name = _beside(path, fields[1][0].text)
+    for file in included(name, line):
+        yield from read_lines(file, depth + 1, report)
 
 
 def _joined(text: str) -> Iterator[tuple[int, str]]:

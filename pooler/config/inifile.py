@@ -16,7 +16,7 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from pooler.errors import ConfigError
@@ -105,15 +105,28 @@ def read_text(path: str) -> str:
     return decode(raw, path)
 
 
+# What is done about a problem: raise it, or note it and go on with what follows.
+Report = Callable[[ConfigError], None]
+
+
+def refuse(error: ConfigError) -> None:
+    """The first problem ends the reading."""
+    raise error
+
+
 class _Parser:
     """The section that is open, over all files of one load."""
 
-    def __init__(self) -> None:
+    def __init__(self, report: Report) -> None:
         self.section: str | None = None
+        self.report = report
 
     def parse(self, text: str, file: str, depth: int) -> Iterator[Section | Entry]:
         for number, line in enumerate(text.split("\n"), start=1):
-            yield from self.parse_line(line, file, number, depth)
+            try:
+                yield from self.parse_line(line, file, number, depth)
+            except ConfigError as error:
+                self.report(error)
 
     def parse_line(
         self, line: str, file: str, number: int, depth: int
@@ -196,9 +209,11 @@ def _split_entry(rest: str, file: str, line: int) -> tuple[str, str]:
     return key, after[1:].lstrip(_BLANK)
 
 
-def parse_text(text: str, file: str) -> Iterator[Section | Entry]:
+def parse_text(
+    text: str, file: str, report: Report = refuse
+) -> Iterator[Section | Entry]:
     """The sections and entries of ``text`` and of the files it includes, in order."""
-    return _Parser().parse(text, file, 0)
+    return _Parser(report).parse(text, file, 0)
 
 
 def parse_file(path: str) -> Iterator[Section | Entry]:

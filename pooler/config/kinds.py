@@ -7,7 +7,8 @@ work by the row's kind.
 
 Invariants: what ``format_value`` prints, ``parse_value`` reads back unchanged; nothing
 here opens a file, and nothing here knows a setting by name.
-Value syntax is PgBouncer's: C integers, 0 or 1, seconds without a suffix.
+Value syntax is PgBouncer's: C integers, 0 or 1, seconds without a suffix. Beside it
+switches may be words, and times and sizes may have PostgreSQL's units.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from fractions import Fraction
 from typing import Any, TypeVar, cast
 
 from pooler.errors import ConfigError
@@ -120,6 +122,30 @@ class LoadBalance(StrEnum):
     DISABLE = "disable"
 
 
+class LogFormat(StrEnum):
+    """What a line of the log looks like."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+class SyslogFacility(StrEnum):
+    """Those that PgBouncer knows."""
+
+    AUTH = "auth"
+    AUTHPRIV = "authpriv"
+    DAEMON = "daemon"
+    USER = "user"
+    LOCAL0 = "local0"
+    LOCAL1 = "local1"
+    LOCAL2 = "local2"
+    LOCAL3 = "local3"
+    LOCAL4 = "local4"
+    LOCAL5 = "local5"
+    LOCAL6 = "local6"
+    LOCAL7 = "local7"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
     """One setting: everything that is known about a key except its value."""
@@ -210,6 +236,48 @@ _SEPARATORS = re.compile(r"[,\s]+", re.ASCII)
 _MAX_DIGITS = 32
 
 
+# As PostgreSQL writes units, by the row's own; the letters in any case.
+_TIMES_US = {
+    "us": 1,
+    "ms": 1_000,
+    "s": 1_000_000,
+    "min": 60_000_000,
+    "h": 3_600_000_000,
+    "d": 86_400_000_000,
+}
+_SIZES = {"b": 1, "kb": 2**10, "mb": 2**20, "gb": 2**30, "tb": 2**40}
+_UNITS: Mapping[str, tuple[Mapping[str, int], int, str]] = {
+    "s": (_TIMES_US, _TIMES_US["s"], "us, ms, s, min, h, d"),
+    "ms": (_TIMES_US, _TIMES_US["ms"], "us, ms, s, min, h, d"),
+    "bytes": (_SIZES, 1, "B, kB, MB, GB, TB"),
+}
+_WITH_UNIT = re.compile(r"([0-9]+\.?[0-9]*|\.[0-9]+)\s*([a-zA-Z]+)", re.ASCII)
+_SWITCHES = {"yes": True, "on": True, "true": True} | {
+    "no": False,
+    "off": False,
+    "false": False,
+}
+
+
+def _with_unit(row: Row, text: str) -> Fraction | None:
+    """The number that a text with a unit means, in the row's own unit."""
+    match = _WITH_UNIT.fullmatch(text)
+    if match is None or row.unit not in _UNITS or len(text) > _MAX_DIGITS:
+        return None
+    known, own, _ = _UNITS[row.unit]
+    factor = known.get(match[2].lower())
+    return None if factor is None else Fraction(match[1]) * factor / own
+
+
+def _whole_with_unit(row: Row, text: str) -> int | None:
+    number = _with_unit(row, text)
+    return int(number) if number is not None and number.denominator == 1 else None
+
+
+def _unit_hint(row: Row) -> str:
+    return f", or with a unit ({_UNITS[row.unit][2]})" if row.unit in _UNITS else ""
+
+
 def _in_range(row: Row, value: int, wanted: str) -> int:
     if not row.low <= value <= row.high:
         raise ValueError(f"must be {wanted}")
@@ -234,8 +302,11 @@ def _c_int(text: str) -> int | None:
 def _parse_int(row: Row, text: str) -> int:
     value = _c_int(text)
     if value is None:
+        value = _whole_with_unit(row, text)
+    if value is None:
         raise ValueError(
             f"must be {_range_text(row)}, in decimal, octal (0…) or hexadecimal (0x…)"
+            + _unit_hint(row)
         )
     return _in_range(row, value, _range_text(row))
 
@@ -244,9 +315,13 @@ def _parse_decimal(row: Row, text: str) -> int | None:
     # PgBouncer reads the numbers of connect strings with atoi(3): 010 is ten.
     below = "" if row.inherit_below is None else " or -1 for the wider setting"
     wanted = f"{_range_text(row)}{below}"
-    if len(text) > _MAX_DIGITS or not _DECIMAL_INT.fullmatch(text):
-        raise ValueError(f"must be {wanted}")
-    value = int(text)
+    value = None
+    if len(text) <= _MAX_DIGITS and _DECIMAL_INT.fullmatch(text):
+        value = int(text)
+    else:
+        value = _whole_with_unit(row, text)
+    if value is None:
+        raise ValueError(f"must be {wanted}{_unit_hint(row)}")
     if row.inherit_below is not None and value < row.inherit_below:
         return None
     return _in_range(row, value, wanted)
@@ -261,18 +336,23 @@ def _parse_octal(row: Row, text: str) -> int:
 
 
 def _parse_bool(row: Row, text: str) -> bool:
-    value = _c_int(text)
+    word = _SWITCHES.get(text.lower())
+    value = _c_int(text) if word is None else int(word)
     if value not in (0, 1):
-        raise ValueError("must be 0 or 1")
+        raise ValueError("must be 0 or 1, or yes, no, on, off, true, false")
     return value == 1
 
 
 def _parse_time(row: Row, text: str) -> float:
-    value = float(text) if _SECONDS.fullmatch(text) else math.nan
+    if _SECONDS.fullmatch(text):
+        value = float(text)
+    else:
+        number = _with_unit(row, text)
+        value = math.nan if number is None else float(number)
     if not 0 <= value <= MAX_SECONDS:
         raise ValueError(
-            "must be a time in seconds, 0 or more, without a unit,"
-            f" at most {MAX_SECONDS}"
+            f"must be a time in seconds, 0 or more, at most {MAX_SECONDS}"
+            + _unit_hint(row)
         )
     return abs(value)
 

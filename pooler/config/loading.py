@@ -16,17 +16,21 @@ import dataclasses
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from types import MappingProxyType
 from typing import Any, TypeVar
 
 from pooler.config.hba import Hba, read_hba
 from pooler.config.hbafile import read_words
+from pooler.config.hosts import host_problem
 from pooler.config.inifile import (
     Entry,
+    Report,
     Section,
     parse_connect_string,
     parse_text,
     read_text,
+    refuse,
 )
 from pooler.config.kinds import (
     AUTO_WORKERS,
@@ -152,6 +156,12 @@ class Config:
         hosts = (host.strip() for host in listed.split(","))
         return tuple(host for host in hosts if host)
 
+    def all_hosts(self) -> frozenset[str]:
+        """Each that a database or a peer has."""
+        listed = map(self.hosts, all_databases(self).values())
+        peers = (peer.host for peer in self.peers.values())
+        return frozenset((*(host for hosts in listed for host in hosts), *peers))
+
     def server_tls(self, database: Database) -> ServerTls:
         """TLS towards the servers of the database."""
         return server_tls_of(self.settings, database)
@@ -247,8 +257,9 @@ class Config:
 class _Loader:
     """Collects what the files say; ``config`` freezes it."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, report: Report = refuse) -> None:
         self.path = path
+        self.report = report
         self.values: dict[str, Any] = {}
         self.databases: dict[str, Database] = {}
         self.users: dict[str, User] = {}
@@ -265,6 +276,12 @@ class _Loader:
         }
 
     def take(self, item: Section | Entry) -> None:
+        try:
+            self.take_item(item)
+        except ConfigError as error:
+            self.report(error)
+
+    def take_item(self, item: Section | Entry) -> None:
         if isinstance(item, Section):
             self.take_section(item)
         elif item.section is None:
@@ -274,7 +291,7 @@ class _Loader:
                 file=item.file,
                 line=item.line,
             )
-        else:
+        elif item.section in self.take_entry:  # else that was told at its header
             self.take_entry[item.section](item)
 
     def take_section(self, section: Section) -> None:
@@ -318,7 +335,7 @@ class _Loader:
             problem = f"second entry of this name; the first is at {earlier}"
         if problem:
             raise ConfigError(problem, file=entry.file, line=entry.line, setting=owner)
-        values = _read_pairs(Database, entry, owner)
+        values = self.read_pairs(Database, entry, owner)
         if name == FALLBACK_DATABASE:
             self.autodb = Database(name=name, **values)
         else:
@@ -335,13 +352,13 @@ class _Loader:
                 setting=owner,
             )
         self.warn_repeated(entry, owner)
-        self.users[name] = User(name=name, **_read_pairs(User, entry, owner))
+        self.users[name] = User(name=name, **self.read_pairs(User, entry, owner))
 
     def take_peer(self, entry: Entry) -> None:
         owner = f"[{PEERS}] {printable(entry.key)}"
         number = entry.key if entry.key.isascii() and entry.key.isdigit() else ""
         peer_id = int(number) if 0 < len(number) < 8 else 0
-        values = _read_pairs(Peer, entry, owner)
+        values = self.read_pairs(Peer, entry, owner)
         problem = None
         if not 1 <= peer_id <= MAX_PEER_ID:
             problem = f"the name must be a peer_id, a number from 1 to {MAX_PEER_ID}"
@@ -351,6 +368,18 @@ class _Loader:
             raise ConfigError(problem, file=entry.file, line=entry.line, setting=owner)
         self.warn_repeated(dataclasses.replace(entry, key=str(peer_id)), owner)
         self.peers[peer_id] = Peer(peer_id=peer_id, **values)
+
+    def read_pairs(self, table: Table, entry: Entry, owner: str) -> dict[str, Any]:
+        """The values of a connect string; of a repeated key the last counts."""
+        where: dict[str, Any] = {"file": entry.file, "line": entry.line}
+        values = {}
+        for key, text in parse_connect_string(entry.value, **where, setting=owner):
+            try:
+                row = _find_row(table, key, entry, owner)
+                values[row.name] = parse_value(row, text, **where, owner=owner)
+            except ConfigError as error:
+                self.report(error)
+        return values
 
     def note_origin(self, entry: Entry) -> Origin | None:
         """Remember where the entry stands; returns where its name stood before."""
@@ -368,7 +397,7 @@ class _Loader:
 
     def config(self) -> Config:
         if self.main is None:
-            raise ConfigError(f"section [{MAIN}] is missing", file=self.path)
+            self.report(ConfigError(f"section [{MAIN}] is missing", file=self.path))
         self.values.setdefault("conffile", self.path)
         return completed(
             Config(
@@ -380,24 +409,37 @@ class _Loader:
                 autodb=self.autodb,
                 warnings=tuple(self.warnings),
                 origins=MappingProxyType(self.origins),
-            )
+            ),
+            self.report,
         )
 
 
-def completed(config: Config) -> Config:
-    """With what its settings name read as well; ConfigError if that cannot be used."""
-    check_auth(config)
-    check_tls(config)
-    return with_files(config)
+def completed(config: Config, report: Report = refuse) -> Config:
+    """With what its settings name read as well; ``report`` hears what is wrong."""
+    for check in (check_auth, check_tls):
+        _tried(report, partial(check, config), None)
+    return with_files(config, report)
 
 
-def with_files(config: Config) -> Config:
+def _tried(report: Report, make: Callable[[], T], otherwise: T) -> T:
+    try:
+        return make()
+    except ConfigError as error:
+        report(error)
+        return otherwise
+
+
+def with_files(config: Config, report: Report = refuse) -> Config:
     """With the users and rules in its files, and warnings of what is not honoured."""
-    userlist, problems = _read_userlist(config)
+    problems: list[str] = []
+    read_users = partial(_read_userlist, config, problems, report)
     config = dataclasses.replace(
-        config, userlist=userlist, hba=_read_hba(config), ldap=_read_ldap(config)
+        config,
+        userlist=_tried(report, read_users, _empty()),
+        hba=_tried(report, partial(_read_hba, config, report), None),
+        ldap=_tried(report, partial(_read_ldap, config), None),
     )
-    _check_libraries(config)
+    _tried(report, partial(_check_libraries, config), None)
     warnings = (
         *config.warnings,
         *problems,
@@ -408,19 +450,22 @@ def with_files(config: Config) -> Config:
     return dataclasses.replace(config, warnings=warnings)
 
 
-def _read_userlist(config: Config) -> tuple[Mapping[str, Secret], tuple[str, ...]]:
-    """Users, and what is wrong if it does no harm."""
+def _read_userlist(
+    config: Config, harmless: list[str], report: Report
+) -> Mapping[str, Secret]:
+    """Users; ``harmless`` gets what is wrong and does no harm."""
     path = config.settings.auth_file
     if path is None:
-        return _empty(), ()
+        return _empty()
     try:
         text = read_text(path)
     except ConfigError as error:
         problem = _at_setting(config, "auth_file", str(error))
         if config.settings.auth_type not in _WITHOUT_AUTH_FILE:
             raise problem from None
-        return _empty(), (str(problem),)
-    return parse_userlist(text, path), ()
+        harmless.append(str(problem))
+        return _empty()
+    return parse_userlist(text, path, report)
 
 
 def _find_row(table: Table, key: str, entry: Entry, owner: str) -> Row:
@@ -437,20 +482,13 @@ def _find_row(table: Table, key: str, entry: Entry, owner: str) -> Row:
     return row
 
 
-def _read_pairs(table: Table, entry: Entry, owner: str) -> dict[str, Any]:
-    """The values of a connect string; of a repeated key the last counts."""
-    where: dict[str, Any] = {"file": entry.file, "line": entry.line}
-    values = {}
-    for key, text in parse_connect_string(entry.value, **where, setting=owner):
-        row = _find_row(table, key, entry, owner)
-        values[row.name] = parse_value(row, text, **where, owner=owner)
-    return values
+def load_text(text: str, path: str, report: Report = refuse) -> Config:
+    """The configuration that ``text`` says, as if it were the file ``path``.
 
-
-def load_text(text: str, path: str) -> Config:
-    """The configuration that ``text`` says, as if it were the file ``path``."""
-    loader = _Loader(path)
-    for item in parse_text(text, path):
+    With a ``report`` that does not raise, it is what is left without what is wrong.
+    """
+    loader = _Loader(path, report)
+    for item in parse_text(text, path, report):
         loader.take(item)
     return loader.config()
 
@@ -523,7 +561,7 @@ def _at_setting(config: Config, name: str, problem: str) -> ConfigError:
     )
 
 
-def _read_hba(config: Config) -> Hba | None:
+def _read_hba(config: Config, report: Report) -> Hba | None:
     settings = config.settings
     if settings.auth_type is not AuthType.HBA:
         return None
@@ -535,7 +573,7 @@ def _read_hba(config: Config) -> Hba | None:
     ):
         if path and ("\0" in path or not os.access(path, os.R_OK)):
             raise _at_setting(config, name, f"cannot read {path!r}")
-    return read_hba(settings.auth_hba_file, settings.auth_ident_file)
+    return read_hba(settings.auth_hba_file, settings.auth_ident_file, report)
 
 
 def _read_ldap(config: Config) -> LdapOptions | None:
@@ -607,6 +645,12 @@ def _check_hosts(config: Config) -> Iterator[str]:
                 f"{_where(config, DATABASES, database.name)}: no host, and"
                 " unix_socket_dir is empty: there is nowhere to connect to"
             )
+        for host in config.hosts(database):
+            if problem := host_problem(host):
+                yield (
+                    f"{_where(config, DATABASES, database.name)}: {printable(host)}:"
+                    f" {problem}"
+                )
 
 
 def _where(config: Config, section: str, name: str) -> str:

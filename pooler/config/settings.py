@@ -29,9 +29,11 @@ from pooler.config.kinds import (
     DhParams,
     Kind,
     LoadBalance,
+    LogFormat,
     PoolMode,
     Reload,
     Row,
+    SyslogFacility,
     TlsMode,
     TlsNegotiation,
     format_value,
@@ -191,12 +193,14 @@ class Settings:
     disable_pqexec: bool = setting(False, BOOL,
         "Refuse the simple query protocol.", reload=RESTART)
     dns_max_ttl: float = setting(15.0, TIME,
-        "Keep a resolved address this long.", unit="s")
+        "Keep a resolved address this long, whatever its record says.", unit="s",
+        built=True)
     dns_nxdomain_ttl: float = setting(15.0, TIME,
-        "Keep the answer that a name does not exist this long.", unit="s")
+        "Keep the answer that a name does not exist, or a failure, this long.",
+        unit="s", built=True)
     dns_zone_check_period: float = setting(0.0, TIME,
         "Look for a new serial number of the DNS zone this often; 0 is off.",
-        unit="s")
+        unit="s", built=True)
     external_auth_queue: int = setting(100, INT,
         "Logins that wait until PAM or LDAP can be asked, over all workers; more are"
         " refused. Not a PgBouncer setting.", unit="logins", built=True)
@@ -230,6 +234,11 @@ class Settings:
         "Log logins and new server connections.", built=True)
     log_disconnections: bool = setting(True, BOOL,
         "Log closed connections with the reason.", built=True)
+    log_format: LogFormat = setting(LogFormat.TEXT, ENUM,
+        "Lines of logfile and stderr: text as PgBouncer writes them, or a json object"
+        " each (time, pid, level, tag, message). When stderr is the journal of systemd,"
+        " it gets fields instead. Not a PgBouncer setting.",
+        choices=LogFormat, built=True)
     log_pooler_errors: bool = setting(True, BOOL,
         "Log the errors that are sent to clients.", off=False, built=True)
     log_stats: bool = setting(True, BOOL,
@@ -305,7 +314,8 @@ class Settings:
         "A client waits this long before the reserve is used; 0 is off.",
         unit="s", off=0.0)
     resolv_conf: str = setting("", PATH,
-        "File with the resolver's configuration.", reload=RESTART)
+        "File with the resolver's configuration, in place of /etc/resolv.conf; a port"
+        " may stand behind an address.", reload=RESTART, built=True)
     sbuf_loopcnt: int = setting(5, INT,
         "PgBouncer's rounds per socket and turn; 0 is no limit.",
         unit="rounds", off=5)
@@ -367,39 +377,57 @@ class Settings:
         " spares a round trip, needs server_tls_sslmode of at least require, and"
         " PostgreSQL 17 or newer. Not a PgBouncer setting.",
         choices=TlsNegotiation, reload=NEW, built=True, reconnect=True)
+    shutdown_rate: int = setting(1000, INT,
+        "So many idle clients a second, over all workers, are sent away once"
+        " shutdown_timeout is over. Not a PgBouncer setting.",
+        unit="clients/s", low=1, built=True)
+    shutdown_timeout: float = setting(0.0, TIME,
+        "After SIGTERM idle clients may stay so long, then they get FATAL 57P01, and"
+        " the others at the end of their transactions; 0 is for ever. Not a PgBouncer"
+        " setting.", unit="s", built=True)
     so_reuseport: bool = setting(False, BOOL,
         "Accepted for PgBouncer's sake: every worker has its SO_REUSEPORT socket.",
         reload=RESTART, built=True)
+    spread_clients: bool = setting(True, BOOL,
+        "A new client goes to another worker when the one that the kernel has chosen"
+        " has more than 1.25 x the mean of all workers, and 2. Not a PgBouncer"
+        " setting.", built=True)
     stats_period: int = setting(60, INT,
         "Period of the averages.", unit="s", low=1, off=60)
     stats_users: tuple[str, ...] = setting((), LIST,
         "Users who may only look on the console.", built=True)
     suspend_timeout: float = setting(10.0, TIME,
         "SUSPEND and -R wait this long for buffers to drain.", unit="s", off=10.0)
-    syslog: bool = setting(False, BOOL, "Log to syslog.")
-    syslog_facility: str = setting("daemon", STRING,
-        "Facility for syslog.", off="daemon")
+    syslog: bool = setting(False, BOOL,
+        "Log to syslog (/dev/log), besides the other places.", built=True)
+    syslog_facility: SyslogFacility = setting(SyslogFacility.DAEMON, ENUM,
+        "Facility for syslog.", choices=SyslogFacility, built=True)
     syslog_ident: str = setting("pgbouncer", STRING,
-        "Name for syslog.", off="pgbouncer")
+        "Name for syslog and for the journal.", built=True)
     tcp_defer_accept: int = setting(1, INT,
         "Accept a TCP client only when its first bytes are there; 0 is off.", off=0)
     tcp_keepalive: bool = setting(True, BOOL,
         "Ask the kernel for TCP keepalive.", reload=NEW, built=True)
     tcp_keepcnt: int = setting(0, INT,
         "Lost keepalive probes that end a connection; 0 is the kernel's default.",
-        unit="probes", reload=NEW)
+        unit="probes", reload=NEW,
+        low=0, high=127, built=True)
     tcp_keepidle: int = setting(0, INT,
         "Idle time before the first keepalive probe; 0 is the kernel's default.",
-        unit="s", reload=NEW)
+        unit="s", reload=NEW,
+        low=0, high=32767, built=True)
     tcp_keepintvl: int = setting(0, INT,
         "Time between keepalive probes; 0 is the kernel's default.",
-        unit="s", reload=NEW)
+        unit="s", reload=NEW,
+        low=0, high=32767, built=True)
     tcp_socket_buffer: int = setting(0, INT,
         "Kernel buffers of a socket; 0 is the kernel's default.",
-        unit="bytes", reload=NEW)
+        unit="bytes", reload=NEW,
+        low=0, built=True)
     tcp_user_timeout: int = setting(0, INT,
         "Close when sent data stays unacknowledged this long; 0 is the kernel's"
-        " default.", unit="ms", reload=NEW)
+        " default.", unit="ms", reload=NEW,
+        low=0, built=True)
     track_extra_parameters: tuple[str, ...] = setting(("IntervalStyle",), PARAMETERS,
         "Further parameters to follow for each client, of those that PostgreSQL"
         " reports; at most 10 besides the ones that are always followed.",
@@ -417,6 +445,10 @@ class Settings:
     user: str | None = setting(None, STRING,
         "System user to become at start.", reload=RESTART, built=True)
     verbose: int = setting(0, INT, "How much to log, 0 to 3.", built=True)
+    worker_stuck_timeout: float = setting(10.0, TIME,
+        "A worker that does not turn for so long is killed and replaced; its new"
+        " clients are served by others after a second. 0 is never. Not a PgBouncer"
+        " setting.", unit="s", built=True)
     workers: int = setting(AUTO_WORKERS, WORKERS,
         "Worker processes, at most 128; auto is one for each usable core. Not a"
         " PgBouncer setting.",
@@ -476,7 +508,7 @@ class Database:
         reload=NEW, reconnect=True, built=True)
     load_balance_hosts: LoadBalance = setting(LoadBalance.ROUND_ROBIN, ENUM,
         "round-robin over the hosts, or disable: stay until a connect fails.",
-        choices=LoadBalance, reload=NEW, off=LoadBalance.ROUND_ROBIN, reconnect=True)
+        choices=LoadBalance, reload=NEW, reconnect=True, built=True)
     server_tls_sslmode: TlsMode | None = setting(None, ENUM,
         "Instead of the global server_tls_sslmode. Not a PgBouncer setting, as those"
         " below.", choices=TlsMode, reload=NEW, built=True, reconnect=True)
@@ -608,8 +640,11 @@ _SECTIONS: tuple[tuple[str, Table, str], ...] = (
         "[pgbouncer]",
         Settings,
         "One `key = value` per line. Whole numbers may be octal (`0777`) or"
-        " hexadecimal (`0x1ff`), switches are `0` or `1`, times are seconds and may"
-        " have a fraction, lists are separated by commas or blanks.",
+        " hexadecimal (`0x1ff`), switches are `0` or `1` (or no, yes, off, on, false,"
+        " true), times are seconds and may have a fraction, lists are separated by"
+        " commas or blanks. Times may have a unit (`200ms`, `1.5s`, `5min`, `1h`, `1d`)"
+        " and sizes too (`64kB`, `16MB`, `1GB`; 1024 bytes are a kB), where PgBouncer"
+        " takes plain numbers only.",
     ),
     (
         "[databases]",
@@ -618,7 +653,7 @@ _SECTIONS: tuple[tuple[str, Table, str], ...] = (
         " database that has no entry. A name with other characters than letters,"
         ' digits and `_.-` is written `"in ""double"" quotes"`, and is at most'
         f" {MAX_DATABASE_NAME_BYTES} bytes long. A key that is not given takes the"
-        " wider setting. Numbers are decimal.",
+        " wider setting. Numbers are decimal; times may have a unit.",
     ),
     (
         "[users]",

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
 
+from pooler.config.inifile import Report, refuse
 from pooler.config.settings import MAX_USER_NAME_BYTES
 from pooler.errors import ConfigError
 
@@ -120,7 +121,9 @@ def _parse_line(line: str) -> tuple[str, Secret]:
     return name, parse_secret(text)
 
 
-def parse_userlist(text: str, file: str) -> Mapping[str, Secret]:
+def parse_userlist(
+    text: str, file: str, report: Report = refuse
+) -> Mapping[str, Secret]:
     """The users of an auth_file; of two lines for one user the last counts."""
     users: dict[str, Secret] = {}
     for number, line in enumerate(text.split("\n"), start=1):
@@ -130,7 +133,8 @@ def parse_userlist(text: str, file: str) -> Mapping[str, Secret]:
         try:
             name, secret = _parse_line(stripped)
         except ValueError as error:
-            raise ConfigError(str(error), file=file, line=number) from None
+            report(ConfigError(str(error), file=file, line=number))
+            continue
         users[name] = secret
     return MappingProxyType(users)
 

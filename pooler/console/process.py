@@ -109,8 +109,7 @@ class Console:
 
     def _on_reload(self, message: BusMessage) -> None:
         self._config = unpack(message.fds[0])
-        log.reopen(message.payload.get("logfile"))
-        log.set_verbose(int(message.payload.get("verbose", 0)))
+        log.follow(message.payload)
         number = message.payload.get("number")
         self._start.bus.send(MASTER, "reloaded", {"number": number})
 

@@ -61,6 +61,7 @@ pool_mode = transaction
 default_pool_size = 20
 max_client_conn = 5000
 logfile =
+user = {user}
 """
 
 
@@ -207,6 +208,8 @@ def write_config(directory: Path, port: int, server_port: int) -> Path:
             port=port,
             server_port=server_port,
             directory=directory,
+            # Who makes the demo as root wants it so; otherwise nobody is changed to.
+            user="root" if os.geteuid() == 0 else "",
         ),
         encoding="utf-8",
     )

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """New clients; see ``accept.pxd``."""
 
-from libc.stdint cimport int32_t, uint8_t
+from libc.stdint cimport int32_t, uint8_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 
@@ -11,10 +11,12 @@ from pooler.io.conn cimport (
 )
 from pooler.io.logins cimport count_clients, login_goes_on
 from pooler.io.poll cimport WATCH_READ, WATCH_SHARED, watch, watch_no_more
+from pooler.io.spread cimport spread_arrived, spread_pass, spread_target
 from pooler.io.syscalls cimport (
     AF_INET, AF_INET6, EAGAIN, ECONNABORTED, EINTR, EMFILE, ENFILE, ENOBUFS, ENOMEM,
-    SOCK_CLOEXEC, SOCK_NONBLOCK, c_accept4, c_close, errno, ntohs, sockaddr,
-    sockaddr_in, sockaddr_in6, sockaddr_storage, socklen_t, ssize_t,
+    SOCK_CLOEXEC, SOCK_NONBLOCK, c_accept4, c_close, errno, getpeername, ntohs,
+    sockaddr, sockaddr_in, sockaddr_in6, sockaddr_storage, socklen_t, ssize_t,
+    sys_take_fd,
 )
 from pooler.io.transport cimport PLAIN
 from pooler.relay.step cimport step_client_close, step_client_end
@@ -26,10 +28,13 @@ cdef enum:
     CROWD_LOGINS = 32  # at once: from here on they are watched apart
 
 
-cdef ListenerConn *open_listener(Loop *L, int fd, bint shared) noexcept nogil:
+cdef ListenerConn *open_listener(
+    Loop *L, int fd, bint shared, uint64_t *coming
+) noexcept nogil:
     """Accept on a listening socket; NULL without memory: it is still the caller's.
 
-    ``shared``: other processes accept on it too, wake only one of them.
+    ``shared``: other processes accept on it too, wake only one of them. ``coming``: it
+    is a door, and so many sockets are on their way to it.
     """
     cdef ListenerConn *listener = <ListenerConn *> calloc(1, sizeof(ListenerConn))
     if listener == NULL or conn_enter(L, &listener.conn) < 0:
@@ -39,6 +44,7 @@ cdef ListenerConn *open_listener(Loop *L, int fd, bint shared) noexcept nogil:
     listener.conn.fd = fd
     listener.conn.kind = KIND_LISTENER
     listener.shared = shared
+    listener.coming = coming
     if listen_again(L, listener) < 0:
         listener.conn.fd = -1  # the caller's
         conn_leave(L, &listener.conn)
@@ -97,24 +103,45 @@ cdef int add_client(Loop *L, int fd, const sockaddr_storage *peer) noexcept nogi
     return 0
 
 
+cdef int take_socket(ListenerConn *listener, sockaddr_storage *peer) noexcept nogil:
+    """The socket of somebody who waits, or of whom another worker has let go; -errno.
+
+    -ECONNABORTED: it has gone.
+    """
+    cdef socklen_t peer_n = sizeof(peer[0])
+    cdef int fd
+    if listener.coming == NULL:
+        fd = c_accept4(
+            listener.conn.fd, <sockaddr *> peer, &peer_n, SOCK_NONBLOCK | SOCK_CLOEXEC
+        )
+        return fd if fd >= 0 else -errno
+    fd = sys_take_fd(listener.conn.fd)
+    if fd == -EAGAIN:
+        spread_arrived(listener.coming)
+    if fd >= 0 and getpeername(fd, <sockaddr *> peer, &peer_n) < 0:
+        c_close(fd)
+        return -ECONNABORTED
+    return fd
+
+
 cdef void accept_clients(Loop *L, ListenerConn *listener) noexcept nogil:
     """Accept some of those who wait; a shortage of ours pauses the listener."""
     cdef sockaddr_storage peer
-    cdef socklen_t peer_n
     cdef int fd
+    cdef int target
     cdef int _accept
     for _accept in range(ACCEPTS_PER_EVENT):
-        peer_n = sizeof(peer)
-        fd = c_accept4(
-            listener.conn.fd, <sockaddr *> &peer, &peer_n, SOCK_NONBLOCK | SOCK_CLOEXEC
-        )
+        fd = take_socket(listener, &peer)
+        if fd == -EINTR or fd == -ECONNABORTED:
+            continue
         if fd < 0:
-            if errno == EINTR or errno == ECONNABORTED:
-                continue
-            if is_shortage(errno):
-                pause(L, listener, errno)
+            if is_shortage(-fd):
+                pause(L, listener, -fd)
             return
-        if add_client(L, fd, &peer) < 0:
+        target = spread_target(L) if listener.coming == NULL else -1
+        if target >= 0 and spread_pass(L, target, fd):
+            c_close(fd)
+        elif add_client(L, fd, &peer) < 0:
             c_close(fd)
             pause(L, listener, ENOMEM)
             return

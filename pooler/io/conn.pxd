@@ -67,6 +67,7 @@ cdef struct Conn:
 cdef struct ListenerConn:
     Conn conn
     bint shared  # other processes accept on it too
+    uint64_t *coming  # borrow: sockets on their way to this door; NULL: it listens
 
 cdef struct Peer:
     uint16_t family
@@ -122,6 +123,21 @@ cdef struct Logins:  # what is known of those who log in; written by logins
     uint8_t random[RANDOM_CACHE_BYTES]
     Output out  # own: what a login is sent at once
 
+cdef enum:
+    MOST_WORKERS = 256
+
+cdef struct Spread:  # where fresh clients go; written by the engine
+    bint on
+    uint8_t slot
+    uint32_t workers_count
+    size_t stride  # from one worker's row of the board to the next
+    # borrow: columns of the board
+    uint64_t *connections
+    uint64_t *coming
+    const uint64_t *serves
+    const uint64_t *heartbeats_us
+    int doors[MOST_WORKERS]  # borrow
+
 cdef struct ClientConn:
     Conn conn
     ClientSession session
@@ -166,6 +182,7 @@ cdef struct LoopCounters:
     uint64_t sends
     uint64_t watches  # changes of what is watched
     uint64_t accepts
+    uint64_t passed  # to other workers, of those that were accepted
     uint64_t known_logins  # that Python did not lead
     uint64_t python  # returns to Python
 
@@ -195,6 +212,7 @@ cdef struct Loop:  # one per worker
     uint32_t server_count
     uint32_t link_count
     Logins logins
+    Spread spread
     LoopCounters counters
 
 

@@ -3,7 +3,7 @@
 
 cimport cython
 from cpython.bytes cimport PyBytes_AsString, PyBytes_FromStringAndSize
-from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
+from libc.stdint cimport UINT32_MAX, uint16_t, uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport free
 from libc.string cimport memcpy, memmove, memset
 
@@ -15,11 +15,14 @@ from pooler.io.accept cimport (
 )
 from pooler.io.carry_out cimport carry_out, fill_close_reasons
 from pooler.io.conn cimport (
-    ClientConn, Conn, KIND_CLIENT, KIND_LINK, KIND_LISTENER, KIND_SERVER, KnownLogin,
-    LinkConn, ListenerConn, Logins, Loop, NOTICE_CLIENT_CLOSED, NOTICE_LOGGED_IN,
-    NoticeRow, ServerConn, conn_handle, conn_of, conn_of_server, free_dead,
+    ClientConn, Conn, KIND_CLIENT, KIND_LINK, KIND_LISTENER, KIND_SERVER,
+    KnownLogin, LinkConn, ListenerConn, Logins, Loop, MOST_WORKERS,
+    NOTICE_CLIENT_CLOSED, NOTICE_LOGGED_IN, NoticeRow, ServerConn, Spread,
+    conn_handle, conn_of, conn_of_server, free_dead,
 )
-from pooler.io.find cimport cancel_owner, close_all, retire_servers
+from pooler.io.find cimport (
+    cancel_owner, close_all, retire_servers, send_clients_away,
+)
 from pooler.io.link cimport (
     close_link, link_becomes_server, link_listen, link_send, open_link,
 )
@@ -32,6 +35,7 @@ from pooler.io.moves cimport give_server, receive_server
 from pooler.io.poll cimport (
     READY_READ, READY_WRITE, WATCH_READ, WATCH_WRITE, poll_close, watch, watch_python,
 )
+from pooler.io.spread cimport spread_count
 from pooler.io.stats cimport loop_counters, peer_name, pool_counters
 from pooler.io.syscalls cimport ENOMEM, sys_now_us, sys_peer_uid
 from pooler.io.tls cimport tls_begin, tls_error, tls_facts, tls_has_come
@@ -160,7 +164,9 @@ cdef class Engine:
         )
         self.schema_cell = None
         logins_free(&self.loop)
+        memset(&self.loop.spread, 0, sizeof(self.loop.spread))
         self.client_cells = None
+        self.spread_columns = None
         self.login_context = None
 
     def fileno(self):
@@ -286,10 +292,51 @@ cdef class Engine:
 
         ``shared``: other processes accept on it too, wake only one of them.
         """
-        cdef ListenerConn *listener = open_listener(&self.loop, fd, shared)
+        cdef ListenerConn *listener = open_listener(&self.loop, fd, shared, NULL)
         if listener == NULL:
             raise MemoryError
         return conn_handle(&self.loop, &listener.conn)
+
+    def add_door(self, int fd, uint32_t slot):
+        """Take the sockets that come through the door of a worker, as a listener's.
+
+        Takes the descriptor over, unless it raises; ``spread_configure`` comes first.
+        """
+        cdef Spread *spread = &self.loop.spread
+        cdef ListenerConn *listener
+        if slot >= spread.workers_count:
+            raise IndexError(f"no slot {slot}")
+        listener = open_listener(
+            &self.loop, fd, True, spread.coming + slot * spread.stride
+        )
+        if listener == NULL:
+            raise MemoryError
+        return conn_handle(&self.loop, &listener.conn)
+
+    def spread_configure(
+        self, *, bint on, uint8_t slot, doors, uint64_t[:] connections,
+        uint64_t[:] coming, const uint64_t[:] serves, const uint64_t[:] heartbeats_us,
+    ):
+        """Where fresh clients go: columns of the board, and a descriptor per door.
+
+        All are lent until ``close``. Not ``on``: they stay where they were accepted.
+        """
+        cdef Spread *spread = &self.loop.spread
+        cdef int i
+        if not slot < len(doors) == connections.shape[0] <= MOST_WORKERS:
+            raise ValueError(f"slot {slot}, {len(doors)} doors")
+        self.spread_columns = (connections, coming, serves, heartbeats_us)
+        spread.slot = slot
+        spread.stride = <size_t> connections.strides[0] // sizeof(uint64_t)
+        spread.connections = &connections[0]
+        spread.coming = &coming[0]
+        spread.serves = &serves[0]
+        spread.heartbeats_us = &heartbeats_us[0]
+        spread.workers_count = <uint32_t> len(doors)
+        for i in range(<int> len(doors)):
+            spread.doors[i] = doors[i]
+        spread.on = on
+        spread_count(&self.loop)
 
     def accept_again(self, uint64_t handle):
         """Start a listener that was paused for want of descriptors."""
@@ -537,6 +584,15 @@ cdef class Engine:
         stream_swallow(L, conn)
         step_client_close(&L.relay, &cc.session, <CloseReason> reason, False)
         carry_out(L)
+
+    def send_clients_away(self, uint32_t most=UINT32_MAX, *, bint idle_only=False):
+        """Close clients with FATAL 57P01, as far as they take it; how many there were.
+
+        ``idle_only``: not those that log in, wait, or hold a transaction. One that is
+        in the middle of a message is told nothing.
+        """
+        loop_now(&self.loop)
+        return send_clients_away(&self.loop, most, idle_only)
 
     # ------------------------------------------------------------ pools
 

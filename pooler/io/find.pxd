@@ -5,12 +5,13 @@ For what is rare (a cancel request, a pool that is retired, the end): each costs
 to every connection, and spares every connection a place in one more list.
 """
 
-from libc.stdint cimport uint8_t
+from libc.stdint cimport uint8_t, uint32_t
 
 from pooler.io.conn cimport Loop
 from pooler.session.records cimport ClientSession, Pool
 
 cdef void close_all(Loop *L) noexcept nogil
+cdef uint32_t send_clients_away(Loop *L, uint32_t most, bint idle_only) noexcept nogil
 cdef void retire_servers(Loop *L, Pool *p) noexcept nogil
 cdef ClientSession *cancel_owner(
     Loop *L, const uint8_t *key, size_t n

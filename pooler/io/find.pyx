@@ -10,7 +10,9 @@ from pooler.io.conn cimport (
 from pooler.io.accept cimport close_listener
 from pooler.io.link cimport close_link
 from pooler.relay.step cimport step_client_close, step_server_close, step_server_retire
-from pooler.session.records cimport CLOSE_SHUTDOWN
+from pooler.session.records cimport (
+    CLIENT_ACTIVE, CLIENT_IDLE, CLOSE_SHUTDOWN, server_is_free,
+)
 
 
 cdef inline ClientConn *client_at(Loop *L, uint32_t slot) noexcept nogil:
@@ -38,6 +40,37 @@ cdef void close_all(Loop *L) noexcept nogil:
         elif L.slots[i].conn != NULL:
             close_other(L, L.slots[i].conn)
         carry_out(L)
+
+
+cdef bint is_idle(const ClientSession *c) noexcept nogil:
+    """Whether a client that is logged in waits for nothing, and holds no transaction."""
+    if c.stream.held.cap or c.stream.out.cap:
+        return False
+    return c.state == CLIENT_IDLE or (
+        c.state == CLIENT_ACTIVE and server_is_free(c.server)
+    )
+
+
+cdef uint32_t send_clients_away(
+    Loop *L, uint32_t most, bint idle_only
+) noexcept nogil:
+    """Tell clients that we shut down, and close them; how many there were.
+
+    ``idle_only``: not those that log in, wait, or hold a transaction.
+    """
+    cdef uint32_t i
+    cdef uint32_t count = 0
+    cdef ClientConn *cc
+    for i in range(L.slot_count):
+        cc = client_at(L, i)
+        if cc == NULL or (idle_only and not is_idle(&cc.session)):
+            continue
+        if count == most:
+            break
+        count += 1
+        step_client_close(&L.relay, &cc.session, CLOSE_SHUTDOWN, True)
+        carry_out(L)
+    return count
 
 
 cdef void close_other(Loop *L, Conn *conn) noexcept nogil:

@@ -12,6 +12,7 @@ import errno
 import os
 import socket
 from collections import deque
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from pooler.errors import TlsError
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 # A Unix socket whose backlog is full says so instead of letting us wait (connect(2)).
 BACKLOG_PAUSE_S = 0.01
+NODELAY = (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 NOT_SECURE = ("", "", "", "", b"")
 
 
@@ -138,10 +140,12 @@ class Links:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._by_handle: dict[int, Link] = {}
+        # Of each new TCP socket, as setsockopt takes them.
+        self.tcp_options: Sequence[tuple[int, int, int]] = (NODELAY,)
 
-    async def dial(self, family: int, address: Any, *, keepalive: bool = True) -> Link:
+    async def dial(self, family: int, address: Any) -> Link:
         """Connect to an address, as ``socket`` takes it; raises OSError."""
-        link = await self._begin(family, address, keepalive=keepalive)
+        link = await self._begin(family, address)
         try:
             await link.connected()
         except BaseException:
@@ -169,14 +173,14 @@ class Links:
         """Return whether the link was still ours."""
         return self._by_handle.pop(handle, None) is not None
 
-    async def _begin(self, family: int, address: Any, *, keepalive: bool) -> Link:
+    async def _begin(self, family: int, address: Any) -> Link:
         while True:
             sock = socket.socket(family, socket.SOCK_STREAM)
             try:
                 sock.setblocking(False)
                 if family != socket.AF_UNIX:
-                    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, keepalive)
+                    for option in self.tcp_options:
+                        sock.setsockopt(*option)
                 code = sock.connect_ex(address)
                 if code in (0, errno.EINPROGRESS):
                     return self._enter(sock)

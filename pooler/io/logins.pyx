@@ -18,6 +18,7 @@ from pooler.io.conn cimport (
 )
 from pooler.io.openssl cimport SSL_CTX
 from pooler.io.poll cimport crowd_leave
+from pooler.io.spread cimport spread_count
 from pooler.io.syscalls cimport AF_INET, AF_INET6
 from pooler.io.tls cimport tls_begin
 from pooler.io.tls_context cimport accepting_by
@@ -202,6 +203,7 @@ cdef uint32_t login_remember(Loop *L, KnownLogin *known) noexcept nogil:
 
 cdef void count_clients(Loop *L) noexcept nogil:
     """Show on the board how many places of max_client_conn are taken here."""
+    spread_count(L)
     if L.logins.clients != NULL:
         L.logins.clients[0] = L.client_count - L.uncounted_count
 

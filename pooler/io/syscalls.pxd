@@ -32,6 +32,7 @@ cdef extern from "<sys/socket.h>" nogil:
         sa_family_t ss_family
     int c_accept4 "accept4"(int fd, sockaddr *addr, socklen_t *n, int flags)
     int shutdown(int fd, int how)
+    int getpeername(int fd, sockaddr *addr, socklen_t *n)
     int c_getsockopt "getsockopt"(
         int fd, int level, int name, void *value, socklen_t *n
     )
@@ -110,6 +111,64 @@ cdef extern from *:
     ) nogil
     ssize_t c_recv "pooler_recv"(int fd, void *buf, size_t n, int flags) nogil
     ssize_t c_send "pooler_send"(int fd, const void *buf, size_t n, int flags) nogil
+
+# Descriptors beside one byte; -errno. What is received is close-on-exec.
+cdef extern from *:
+    """
+    #include <errno.h>
+    #include <string.h>
+    #include <sys/socket.h>
+    #include <sys/uio.h>
+    union pooler_rights {
+        struct cmsghdr header;
+        char space[CMSG_SPACE(sizeof(int))];
+    };
+    static void pooler_rights_message(struct msghdr *message, struct iovec *part,
+                                      char *byte, union pooler_rights *rights)
+    {
+        memset(message, 0, sizeof(*message));
+        memset(rights, 0, sizeof(*rights));
+        part->iov_base = byte;
+        part->iov_len = 1;
+        message->msg_iov = part;
+        message->msg_iovlen = 1;
+        message->msg_control = rights->space;
+        message->msg_controllen = sizeof(rights->space);
+    }
+    static int pooler_pass_fd(int door, int fd)
+    {
+        struct msghdr message;
+        struct iovec part;
+        union pooler_rights rights;
+        char byte = 'C';
+        pooler_rights_message(&message, &part, &byte, &rights);
+        struct cmsghdr *row = CMSG_FIRSTHDR(&message);
+        row->cmsg_level = SOL_SOCKET;
+        row->cmsg_type = SCM_RIGHTS;
+        row->cmsg_len = CMSG_LEN(sizeof(int));
+        memcpy(CMSG_DATA(row), &fd, sizeof(int));
+        return sendmsg(door, &message, MSG_DONTWAIT | MSG_NOSIGNAL) < 0 ? -errno : 0;
+    }
+    static int pooler_take_fd(int door)
+    {
+        struct msghdr message;
+        struct iovec part;
+        union pooler_rights rights;
+        char byte;
+        int fd;
+        pooler_rights_message(&message, &part, &byte, &rights);
+        if (recvmsg(door, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC) < 0)
+            return -errno;
+        struct cmsghdr *row = CMSG_FIRSTHDR(&message);
+        /* The kernel drops a descriptor for which there is no room. */
+        if (row == NULL || row->cmsg_len != CMSG_LEN(sizeof(int)))
+            return -EMFILE;
+        memcpy(&fd, CMSG_DATA(row), sizeof(int));
+        return fd;
+    }
+    """
+    int sys_pass_fd "pooler_pass_fd"(int door, int fd) nogil
+    int sys_take_fd "pooler_take_fd"(int door) nogil
 
 cdef extern from "<unistd.h>" nogil:
     int c_close "close"(int fd)

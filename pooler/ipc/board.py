@@ -33,6 +33,9 @@ COUNTERS = (
     Counter("clients_waiting", "clients queued for a server"),
     Counter("servers", "server connections, those being opened included"),
     Counter("servers_idle", "server connections free for any client"),
+    Counter("connections", "client connections, those that said nothing included"),
+    Counter("coming", "sockets on their way to its door; others add, it sets to 0"),
+    Counter("serves", "1 while it takes new clients"),
     Counter("accepted", "connections accepted since the worker's start"),
 )
 INDEX = {counter.name: index for index, counter in enumerate(COUNTERS)}

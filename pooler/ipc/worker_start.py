@@ -10,6 +10,7 @@ from pooler.board.page import Page
 from pooler.config.loading import Config
 from pooler.ipc.board import Board
 from pooler.ipc.bus import Bus
+from pooler.ipc.doors import Doors
 
 # Exit codes of a child.
 EXIT_OK = 0
@@ -26,20 +27,24 @@ READY = b"R"
 class WorkerStart:
     """Everything a worker owns from its first moment; it inherits nothing else.
 
-    ``tcp_listeners`` are this slot's own SO_REUSEPORT sockets, ``unix_listener`` is
-    shared with the other workers; all are non-blocking and already listen. Closing
-    them here leaves the master's copies open.
+    ``tcp_listeners`` are this slot's own SO_REUSEPORT sockets, ``unix_listener`` and
+    ``shared_listeners`` are shared with the other workers; all are non-blocking and
+    already listen. Closing them here leaves the master's copies open.
 
     The worker writes :data:`READY` to ``ready_fd`` and closes it. End of file on
     ``master_fd`` means that the master is gone. SIGTERM and SIGINT ask for a
     graceful end and may arrive more than once (a terminal and systemd signal every
-    process, the master forwards as well): a worker does not count them. SIGQUIT
+    process, the master forwards as well): a worker does not count them. Where all end,
+    the master has said so before by ``ending``. SIGQUIT
     asks for an immediate end.
 
+    ``stand_in`` asks it to take the clients of a slot whose worker does not, too, until
+    ``stand_down`` (``master/cover``). It tells the master ``leaving`` when it takes no
+    more clients itself.
+
     A reload comes as bus message ``reload``, with the configuration to run beside it
-    (``config/travel``): take it over, then ``log.reopen(payload["logfile"])`` and
-    ``log.set_verbose(payload["verbose"])``, and tell the master ``reloaded`` with
-    ``payload["number"]``.
+    (``config/travel``): take it over, then ``log.follow(payload)``, and tell the master
+    ``reloaded`` with ``payload["number"]``.
     """
 
     slot: int
@@ -52,8 +57,11 @@ class WorkerStart:
     bus: Bus
     board: Board
     page: Page
+    # None: nothing comes from other workers, for a test.
+    doors: Doors | None = None
     # Random, the same in every worker: see ClientPolicy.
     mock_key: bytes = field(default=b"", repr=False)
+    shared_listeners: tuple[socket.socket, ...] = ()
 
 
 # Startup parameter with which a worker says that its client may run every command.

@@ -70,6 +70,8 @@ class Listeners:
 
     tcp: tuple[tuple[socket.socket, ...], ...]
     unix: UnixSocket | None
+    # Further ones that all workers watch: from a service manager.
+    shared: tuple[socket.socket, ...] = ()
 
     @property
     def unix_listener(self) -> socket.socket | None:
@@ -80,6 +82,9 @@ class Listeners:
         """Close this process's copies of all TCP sockets."""
         for listener in (one for slot in self.tcp for one in slot):
             listener.close()
+        for listener in self.shared:
+            if listener.family != socket.AF_UNIX:
+                listener.close()
 
     def close_other_slots(self, slot: int) -> None:
         """Close the TCP sockets of all slots but ``slot``; for a worker."""
@@ -91,6 +96,8 @@ class Listeners:
     def close(self) -> None:
         """Close this process's copies of all sockets; files stay."""
         self.close_tcp()
+        for listener in self.shared:
+            listener.close()
         if self.unix is not None:
             self.unix.listener.close()
 

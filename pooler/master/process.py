@@ -31,9 +31,11 @@ from pooler import __version__, log
 from pooler.board.page import Page
 from pooler.config import changes, loading
 from pooler.config.loading import Config
+from pooler.config.log_style import log_style
 from pooler.errors import ConfigError
 from pooler.ipc.board import Board
 from pooler.ipc.bus import CONSOLE, MASTER, Bus, BusMessage
+from pooler.ipc.doors import Doors
 from pooler.ipc.signals import ENDS, SignalPipe, leave_at_once
 from pooler.ipc.worker_start import (
     EXIT_BOOT_FAILURE,
@@ -42,10 +44,12 @@ from pooler.ipc.worker_start import (
     ConsoleStart,
     WorkerStart,
 )
-from pooler.master import dumpable, listeners, rlimit
+from pooler.master import activation, dumpable, listeners, rlimit
 from pooler.master.children import Child, Pipe, Slot, name_process
+from pooler.master.cover import Cover
 from pooler.master.pidfile import PidFile
 from pooler.master.rollout import Rollouts
+from pooler.master.service import Service
 from pooler.master.wishes import DRAINS, Drain, Wishes
 
 WorkerMain = Callable[[WorkerStart], int]
@@ -124,7 +128,14 @@ class Master:
         self._bus = Bus.for_slots(self._workers)
         self._board = Board.for_slots(self._workers)
         self._page = Page(self._workers)
+        self._doors = Doors.for_slots(self._workers)
+        self._cover = Cover(
+            self._bus, self._board, self._slots, self._sockets_of_clients
+        )
         self._rollouts = Rollouts(self._bus)
+        self._service = Service.from_environment(
+            os.environ, self._board, config.settings.stats_period
+        )
         # The workers hold the reading end: its end of file is the master's death.
         self._life = Pipe.open()
         self._signals = SignalPipe()
@@ -140,6 +151,8 @@ class Master:
         }
         self._messages: dict[str, Callable[[BusMessage], None]] = {
             "reloaded": self._on_reloaded,
+            # Only to be looked at now.
+            "leaving": lambda _: None,
             **Wishes(self, self._bus).messages,
         }
 
@@ -165,6 +178,15 @@ class Master:
             raise RuntimeError("bind() comes first")
         return self._listeners
 
+    def _sockets_of_clients(self, index: int) -> list[int]:
+        """Where the clients of a slot wait; the door comes last."""
+        sockets = [listener.fileno() for listener in self.listeners.tcp[index]]
+        sockets += [listener.fileno() for listener in self.listeners.shared]
+        if self.listeners.unix_listener is not None:
+            # Whom the kernel woke for it may be the one that does not serve.
+            sockets.append(self.listeners.unix_listener.fileno())
+        return [*sockets, self._doors.inner(index)]
+
     def bind(self) -> None:
         """Open the listening sockets; ConfigError when that is impossible.
 
@@ -172,6 +194,10 @@ class Master:
         """
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)
         self._signals.take_over(self._handlers)
+        passed = activation.passed_sockets(os.environ)
+        if passed:
+            self._listeners = activation.share(passed, self._workers)
+            return
         settings = self._config.settings
         self._listeners = listeners.open_listeners(
             listen_addr=settings.listen_addr,
@@ -194,6 +220,7 @@ class Master:
                 self._listeners.unix.remove()
             self._listeners.close()
         self._bus.close()
+        self._doors.close()
         self._life.close()
 
     def run(self, on_up: Callable[[], None] | None = None) -> int:
@@ -255,7 +282,8 @@ class Master:
             if slot.child is not None and slot.child.ready_fd is not None:
                 poll.register(slot.child.ready_fd, select.POLLIN)
         deadlines = [slot.restart_at_s for slot in self._children]
-        deadlines += [self._kill_at_s, self._rollouts.due_s]
+        deadlines += [self._kill_at_s, self._rollouts.due_s, self._service.due_s]
+        deadlines.append(self._cover.due_s())
         due_s = min((at for at in deadlines if at is not None), default=None)
         if due_s is None:
             timeout_ms = None
@@ -266,6 +294,12 @@ class Master:
 
     def _on_time(self, now_s: float) -> None:
         self._rollouts.on_time(now_s)
+        self._service.on_time(now_s, self._slots)
+        self._cover.on_time(
+            now_s,
+            self._config.settings.worker_stuck_timeout,
+            cover=self._phase is Phase.RUNNING,
+        )
         if self._kill_at_s is not None and now_s >= self._kill_at_s:
             self._kill_at_s = None
             for worker in self._alive():
@@ -364,6 +398,7 @@ class Master:
             if other.child is not None and other.child.ready_fd is not None:
                 os.close(other.child.ready_fd)
         self.listeners.close_other_slots(slot.index)
+        self._doors.claim(slot.index)
 
     def _worker_start(self, slot: Slot, ready: Pipe) -> WorkerStart:
         board = self._board
@@ -376,18 +411,18 @@ class Master:
             config=self._config,
             tcp_listeners=self.listeners.tcp[slot.index],
             unix_listener=self.listeners.unix_listener,
+            shared_listeners=self.listeners.shared,
             ready_fd=ready.write_fd,
             master_fd=self._life.read_fd,
             bus=self._bus.claim(slot.index),
             board=board,
             page=self._page,
+            doors=self._doors,
             mock_key=self._mock_key,
         )
 
     def _console_start(self, ready: Pipe) -> ConsoleStart:
-        unix = self.listeners.unix_listener
-        if unix is not None:
-            unix.close()
+        self.listeners.close()
         return ConsoleStart(
             config=self._config,
             ready_fd=ready.write_fd,
@@ -413,6 +448,7 @@ class Master:
                 f"process up: pooler {__version__}, workers {self._workers},"
                 f" Python {platform.python_version()}",
             )
+            self._service.up()
             self._on_up()
 
     def _reap(self) -> None:
@@ -495,24 +531,31 @@ class Master:
 
         False: they cannot be used. The log says why, and nothing changes.
         """
+        self._service.reloading()
         try:
             new = self._load(self._config.settings.conffile or self._config.path)
         except ConfigError as error:
             log.write(log.ERROR, f"{error}; the running configuration is kept")
+            self._service.reloaded()
             return False
+
+        def all_run_it() -> None:
+            self._service.reloaded()
+            done()
+
         for warning in new.warnings:
             log.write(log.WARNING, warning)
         for name in changes.diff(self._config, new).restart:
             log.write(log.WARNING, f"{name}: a change needs a restart, ignored")
-        self.run_with(changes.reloaded(self._config, new), done)
+        self.run_with(changes.reloaded(self._config, new), all_run_it)
         return True
 
     def run_with(self, config: Config, done: Callable[[], None]) -> None:
         """Change over to a configuration, all processes together."""
         self._config = config
         verbose = max(self._verbose, config.settings.verbose)
-        log.reopen(config.settings.logfile)
-        log.set_verbose(verbose)
+        settings = config.settings
+        log.follow(log.orders(settings.logfile, log_style(settings), verbose))
         self._rollouts.send(config, verbose, self._children, done)
 
     def _on_sigusr1(self) -> None:
@@ -535,17 +578,21 @@ class Master:
     def drain(self, drain: Drain) -> None:
         """Take no new clients, and end when the workers have ended."""
         self._phase = Phase.DRAINING
+        self._service.stopping(drain.wait)
         self._farewell = drain.farewell
         self._no_more_births()
         self.listeners.close_tcp()
-        for worker in self._alive():
-            os.kill(worker.pid, drain.signum)
+        for slot in self._slots:
+            if slot.child is not None:
+                self._bus.send(slot.index, "ending", {})
+                os.kill(slot.child.pid, drain.signum)
 
     def stop(self) -> None:
         """End at once: SIGQUIT to the workers now, SIGKILL when that does not help."""
         if self._phase is Phase.STOPPING:
             return
         self._phase = Phase.STOPPING
+        self._service.stopping("at once")
         self._farewell = ""
         self._no_more_births()
         self._kill_at_s = time.monotonic() + self._timing.kill_after_s

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pooler import log
 from pooler.config import travel
 from pooler.config.loading import Config
+from pooler.config.log_style import log_style
 from pooler.ipc.bus import Bus
 from pooler.master.children import Slot
 
@@ -51,11 +52,9 @@ class Rollouts:
         Or when the last that does not is gone, or its time is up.
         """
         number, self._next = self._next, self._next + 1
-        payload = {
-            "number": number,
-            "logfile": config.settings.logfile,
-            "verbose": verbose,
-        }
+        settings = config.settings
+        logging = log.orders(settings.logfile, log_style(settings), verbose)
+        payload = {"number": number, **logging}
         waiting = set()
         fd = travel.pack(config)
         try:

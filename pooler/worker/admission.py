@@ -17,6 +17,7 @@ from pooler import log
 from pooler.config.loading import RESERVED_DATABASE
 from pooler.config.userlist import SecretKind
 from pooler.errors import (
+    CANNOT_CONNECT_NOW,
     CLOSE_REASON_ROWS,
     INTERNAL_ERROR,
     INVALID_AUTHORIZATION,
@@ -192,6 +193,7 @@ class Admission:
         self._policy = self._make_policy()
         self._known = KnownLogins(engine, board, slot)
         self._known.configure(pools.config.settings, self._context)
+        self._closed = False
 
     def _make_policy(self) -> ClientPolicy:
         return make_policy(
@@ -211,6 +213,11 @@ class Admission:
         self._auth_query.reload()
         self._policy = self._make_policy()
         self._known.configure(self._pools.config.settings, self._context)
+
+    def close(self) -> None:
+        """The pooler ends: nobody but the console's clients is let in any more."""
+        self._closed = True
+        self._known.stop()
 
     def end(self) -> None:
         """The worker ends."""
@@ -249,6 +256,7 @@ class Admission:
     def _carry_out(self, handle: int, arrival: _Arrival, reply: Reply) -> None:
         """Do what a step of the login came to; LookupError when the client has gone."""
         if arrival.login.wants_in and arrival.login.asked[0] != RESERVED_DATABASE:
+            self._check_open(arrival.login.asked[0])
             self._check_room()
             if not arrival.checked:
                 arrival.checked = True
@@ -337,6 +345,11 @@ class Admission:
                 "direct TLS without ALPN: the client does not ask for postgresql"
             )
         arrival.direct = False
+
+    def _check_open(self, database: str) -> None:
+        """Refuse a client that comes while the pooler ends."""
+        if self._closed and database != RESERVED_DATABASE:
+            raise LoginError("pooler is shutting down", CANNOT_CONNECT_NOW)
 
     def _check_room(self) -> None:
         """Refuse a client above ``max_client_conn``; all workers count together."""
@@ -498,6 +511,7 @@ class Admission:
         self, handle: int, accepted: LoggedIn, pool: Pool, values: dict[str, str]
     ) -> None:
         """Let a client in, in the server's words; LoginError if one was refused."""
+        self._check_open(accepted.database)
         told, notice = pool.in_words(values)
         arrival = self._arrivals.pop(handle)
         if self._pools.config.settings.log_connections:

@@ -31,7 +31,7 @@ from pooler.io.links import Links
 from pooler.ipc.bus import Bus, BusMessage
 from pooler.session.records import CloseReason
 from pooler.worker.pools import Pools
-from pooler.worker.servers import Way, addresses, send_cancel
+from pooler.worker.servers import Way, send_cancel
 
 SLOT_BITS = 0x7F
 HOP_BITS = 0x03
@@ -205,13 +205,23 @@ class Cancels:
         onward[HOP_BYTE] -= 1
         try:
             async with self._turn():
-                for address in await addresses(peer.host, peer.port):
-                    pid = int.from_bytes(onward[:4], "big")
-                    way = Way(address, peer.host)
-                    await send_cancel(self._links, way, pid, bytes(onward[4:]))
-                    return
+                await self._forward_to(peer, bytes(onward))
         except (OSError, TimeoutError, LoginError) as error:
             log.write(
                 log.WARNING,
                 f"cancel request to peer {peer.peer_id} failed: {error}",
             )
+
+    async def _forward_to(self, peer: Peer, key: bytes) -> None:
+        """Send a key to the first address of a host that takes it; raises OSError."""
+        found = await self._pools.opener.hosts.addresses(peer.host, peer.port)
+        pid = int.from_bytes(key[:4], "big")
+        for address in found:
+            try:
+                way = Way(address, peer.host)
+                await send_cancel(self._links, way, pid, key[4:])
+            except OSError:
+                if address is found[-1]:
+                    raise
+            else:
+                return

@@ -32,6 +32,7 @@ class KnownLogins:
         self._board = board
         self._slot = slot
         self._remembers = True
+        self._stopped = False
         self._names: dict[int, tuple[str, str]] = {}  # by number: database and user
         self._found: dict[str, list[int]] = {}  # numbers by user that was asked for
         self._found_count = 0
@@ -41,7 +42,7 @@ class KnownLogins:
 
         Where an address may not fail too often, Python has to be asked each time.
         """
-        self._remembers = not settings.max_failed_logins
+        self._remembers = not (settings.max_failed_logins or self._stopped)
         self._found.clear()
         self._engine.logins_configure(
             client_cells=self._board.column("clients"),
@@ -52,6 +53,12 @@ class KnownLogins:
             tell_logins=settings.log_connections,
             tell_closes=settings.log_disconnections,
         )
+
+    def stop(self) -> None:
+        """Nobody is let in any more without being looked at."""
+        self._stopped = True
+        self._remembers = False
+        self._engine.logins_forget()
 
     def remember(
         self,

@@ -26,8 +26,9 @@ from pooler.login import packets
 from pooler.login.server import ServerLoginError
 from pooler.session.records import CloseReason
 from pooler.worker.accounts import Accounts, limits_of
+from pooler.worker.hosts import Address
 from pooler.worker.pool import Pool, Server, tracked_values
-from pooler.worker.servers import Address, ReadyServer, ServerOpener
+from pooler.worker.servers import ReadyServer, ServerOpener
 
 # Logins under way at once, per pool: PostgreSQL forks a process for each.
 LOGINS_AT_ONCE = 4

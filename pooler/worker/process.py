@@ -12,7 +12,6 @@ import gc
 import os
 import secrets
 import signal
-import socket
 import string
 import time
 from collections.abc import Callable
@@ -32,6 +31,7 @@ from pooler.worker.accounts import Accounts
 from pooler.worker.admission import Admission
 from pooler.worker.cancel import Cancels
 from pooler.worker.console import ConsoleDoor
+from pooler.worker.listening import Listening
 from pooler.worker.luggage import make_handover
 from pooler.worker.outside import Outside
 from pooler.worker.pool import tracked_parameters
@@ -47,6 +47,7 @@ NoticeRow = tuple[int, int, int, int, int, tuple[str, int] | None, str]
 NAME_LETTERS = string.ascii_lowercase + string.digits
 BEAT_S = 1 / 3
 ACCEPT_PAUSE_S = 1.0
+HURRY_S = 0.1
 
 
 # What a start raises for values that cannot be worked with. The configuration refuses
@@ -134,8 +135,9 @@ class Worker:
         )
         self._outside = Outside(start.config, start.slot, start.workers)
         self._admission.judges.update(self._outside.judges)
-        self._listeners: list[int] = []
+        self._listening = Listening(engine, start)
         self._leaving: Callable[[], bool] | None = None
+        self._all_end = False
         self._notices: dict[int, Callable[[NoticeRow], None]] = {
             Notice.NOTICE_LOGIN: self._on_login,
             Notice.NOTICE_LOGGED_IN: self._on_logged_in,
@@ -161,6 +163,9 @@ class Worker:
             "welcome?": welcomes.asked,
             "welcome": welcomes.told,
             **self._handover.messages,
+            "ending": self._on_ending,
+            "stand_in": self._listening.stand_in,
+            "stand_down": self._listening.stand_down,
         }
 
     def handle_signals(self, signals: SignalPipe) -> None:
@@ -184,14 +189,7 @@ class Worker:
         loop.add_reader(self._engine.fileno(), self._on_notices)
         loop.add_reader(start.master_fd, self._on_master_gone)
         loop.add_reader(start.bus.fileno(start.slot), self._on_bus)
-        for listener in start.tcp_listeners:
-            # what an accepted socket inherits costs no system call per client
-            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            keepalive = start.config.settings.tcp_keepalive
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, keepalive)
-            self._listen(listener, shared=False)
-        if start.unix_listener is not None:
-            self._listen(start.unix_listener, shared=True)
+        self._listening.begin()
         self._beat()
         gc.collect()
         gc.freeze()
@@ -202,10 +200,6 @@ class Worker:
         finally:
             self._admission.end()
             self._pools.opener.keys.close()
-
-    def _listen(self, listener: socket.socket, *, shared: bool) -> None:
-        self._listeners.append(self._engine.add_listener(listener.fileno(), shared))
-        listener.detach()
 
     # ------------------------------------------------------------ notices
 
@@ -293,8 +287,7 @@ class Worker:
     def _on_reload(self, message: BusMessage) -> None:
         """Run what the master has read and found to be good from now on."""
         old, new = self._pools.config, unpack(message.fds[0])
-        log.reopen(message.payload.get("logfile"))
-        log.set_verbose(int(message.payload.get("verbose", 0)))
+        log.follow(message.payload)
         self._engine.limit_messages(new.settings.max_packet_size)
         self._pools.reload(new, frozenset(diff(old, new).reconnect))
         try:
@@ -302,26 +295,56 @@ class Worker:
         except ConfigError as error:
             log.write(log.ERROR, f"reload: {error}; who judges passwords stays")
         self._admission.reload()
+        self._listening.configure(new.settings)
         number = message.payload.get("number")
         self._start.bus.send(MASTER, "reloaded", {"number": number})
 
     # ------------------------------------------------------------ end
 
-    def _stop_listening(self) -> None:
-        for handle in self._listeners:
-            self._engine.close_listener(handle)
-        self._listeners.clear()
+    def _on_ending(self, message: BusMessage) -> None:
+        """All workers are asked to leave, and there is nobody to come to but us."""
+        self._all_end = True
+        self._admission.close()
+        self._listening.only_refuse()
 
     def leave_after_clients(self) -> None:
         """SIGTERM: take no new clients, end with the last one that is here."""
-        self._stop_listening()
-        self._leaving = lambda: self._engine.client_count == 0
+        self._listening_ends()
+        if self._leaving is None:
+            self._hurry_later()
+        self._leaving = lambda: self._clients_left() == 0
         self._engine.tell_closes()
+        self._check_leaving()
+
+    def _listening_ends(self) -> None:
+        if not self._all_end:
+            self._listening.stop()
+
+    def _clients_left(self) -> int:
+        """Clients to wait for. Where all end, nobody who logs in is let in."""
+        counters = self._engine.counters()
+        return counters["clients"] - (counters["logins"] if self._all_end else 0)
+
+    def _hurry_later(self) -> None:
+        settings = self._pools.config.settings
+        if settings.shutdown_timeout:
+            self._loop.call_later(settings.shutdown_timeout, self._hurry, 0.0)
+
+    def _hurry(self, credit: float) -> None:
+        """Send idle clients away, some at a time: they will all come back elsewhere.
+
+        The others follow when their transactions are over. ``credit``: how many were
+        not sent yet of those that could have been.
+        """
+        per_worker = self._pools.config.settings.shutdown_rate / self._start.workers
+        credit = min(credit + per_worker * HURRY_S, per_worker + 1)
+        credit -= self._engine.send_clients_away(int(credit), idle_only=True)
+        self._loop.call_later(HURRY_S, self._hurry, credit)
         self._check_leaving()
 
     def leave_after_servers(self) -> None:
         """SIGINT: let transactions end, then go."""
-        self._stop_listening()
+        self._listening_ends()
         self._pools.retire()
         self._leaving = lambda: self._engine.counters()["servers"] == 0
         self._check_leaving()
@@ -330,6 +353,7 @@ class Worker:
         """SIGQUIT: go, whoever is here."""
         self._outside.close()
         if not self._end.done():
+            self._engine.send_clients_away()
             self._end.set_result(EXIT_OK)
 
     def _check_leaving(self) -> None:

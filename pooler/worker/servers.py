@@ -11,17 +11,16 @@ import asyncio
 import contextlib
 import dataclasses
 import errno
-import itertools
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, NamedTuple
 
 from pooler import log
 from pooler.config.loading import Config
 from pooler.config.settings import Database
+from pooler.config.tcp import tcp_options
 from pooler.errors import (
     SQLCLIENT_UNABLE_TO_CONNECT,
     ConfigError,
@@ -39,7 +38,10 @@ from pooler.login.server import (
 )
 from pooler.worker.console import DATABASE as CONSOLE_DATABASE
 from pooler.worker.console import ConsoleDoor
+from pooler.worker.health import Health
+from pooler.worker.hosts import Address, Hosts, Target, Trip, blames_host
 from pooler.worker.keys import KeyRing
+from pooler.worker.names import Names
 from pooler.worker.server_tls import (
     ATTEMPTS,
     Attempt,
@@ -55,19 +57,6 @@ LOCAL_SHORTAGES = frozenset(
     {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL}
 )
 NO_PARAMETERS: Mapping[str, str] = MappingProxyType({})
-
-
-class Address(NamedTuple):
-    """Where a server listens, as ``socket`` and ``connect`` take it."""
-
-    family: int
-    sockaddr: Any
-
-    def __str__(self) -> str:
-        if self.family == socket.AF_UNIX:
-            return f"unix:{os.fsdecode(self.sockaddr)}"
-        host, port = self.sockaddr[:2]
-        return f"[{host}]:{port}" if ":" in str(host) else f"{host}:{port}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,22 +82,7 @@ class ReadyServer:
     early: bytes  # what came behind its ReadyForQuery
 
 
-async def addresses(host: str, port: int) -> list[Address]:
-    """Return where ``host`` of a database entry leads; LoginError if nowhere."""
-    if host.startswith(("/", "@")):
-        path = f"{host}/.s.PGSQL.{port}"
-        return [Address(socket.AF_UNIX, "\0" + path[1:] if host[0] == "@" else path)]
-    loop = asyncio.get_running_loop()
-    try:
-        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError) as error:
-        # The latter for what can be no name, such as "db..example".
-        problem = getattr(error, "strerror", None) or error
-        raise LoginError(
-            f"server DNS lookup failed: {host}: {problem}",
-            SQLCLIENT_UNABLE_TO_CONNECT,
-        ) from None
-    return [Address(family, sockaddr) for family, _, _, _, sockaddr in found]
+LogIn = Callable[[Link, Way], Awaitable[ReadyServer]]
 
 
 async def log_in(link: Link, login: ServerLogin, keys: KeyRing) -> bytes:
@@ -125,6 +99,10 @@ async def log_in(link: Link, login: ServerLogin, keys: KeyRing) -> bytes:
         if answer:
             link.send(answer)
     return pending
+
+
+def _cannot_connect(message: str) -> LoginError:
+    return LoginError(message, SQLCLIENT_UNABLE_TO_CONNECT)
 
 
 async def _receive(link: Link) -> bytes:
@@ -186,7 +164,7 @@ async def _secure(link: Link, way: Way) -> Way:
 
 
 class ServerOpener:
-    """Opens servers of database entries; hosts of one entry take turns."""
+    """Opens servers of database entries, at the hosts that these name (``hosts``)."""
 
     def __init__(
         self,
@@ -194,21 +172,26 @@ class ServerOpener:
         config: Config,
         tracked: Mapping[str, str],
         door: ConsoleDoor,
+        slot: int = 0,
     ) -> None:
         self._links = links
         self._door = door
         self.keys = KeyRing()
+        self.names = Names(config.settings)
+        self.hosts = Hosts(links, self.names, Health(), first_turn=slot)
         self.use(config)
         self._tracked = tracked
-        self._turn = itertools.count()
         # Addresses whose server knows no minor protocol versions at all.
         self._old: set[Address] = set()
 
     def use(self, config: Config) -> None:
         """Open servers by this configuration from now on.
 
-        ConfigError names what TLS cannot have; then all stays as it was.
+        ConfigError names what TLS cannot have; then TLS stays as it was.
         """
+        self.names.use(config.settings, config.all_hosts())
+        self.hosts.forget()
+        self._links.tcp_options = tcp_options(config.settings)
         self._security = {
             tls: Security(tls, server_context(tls)) for tls in config.all_server_tls()
         }
@@ -227,52 +210,93 @@ class ServerOpener:
         ``parameters`` go into the startup packet beside those of the entry. Raises
         LoginError with the text that a waiting client should read.
         """
+
+        async def log_in_by(link: Link, way: Way) -> ReadyServer:
+            return await self._log_in(link, way, database, user, scram_keys, parameters)
+
+        if database is CONSOLE_DATABASE:
+            return await self._open_console(log_in_by)
+        trip = self._trip(database)
+        security = self._security_of(database)
+        while (target := await trip.next()) is not None:
+            way = Way(target.address, target.host, security=security)
+            try:
+                async with asyncio.timeout_at(trip.until_s()):
+                    ready = await self._open(way, target, log_in_by)
+            except TimeoutError:
+                trip.failed(target, _cannot_connect(f"connect timeout ({target})"))
+            except LoginError as error:
+                if not blames_host(error):
+                    raise
+                trip.failed(target, error)
+            else:
+                trip.worked(target)
+                return ready
+        raise trip.error
+
+    async def _open_console(self, log_in_by: LogIn) -> ReadyServer:
         limit_s = self.config.settings.server_connect_timeout
         try:
             async with asyncio.timeout(limit_s or None):
-                try:
-                    return await self._open(database, user, scram_keys, parameters)
-                except ServerLoginError as error:
-                    if not error.unsupported_protocol:
-                        raise
-                return await self._open(database, user, scram_keys, parameters)
-        except TimeoutError:
-            raise LoginError("connect timeout", SQLCLIENT_UNABLE_TO_CONNECT) from None
-        except OSError as error:
-            raise LoginError(
-                f"server connection lost during login: {error.strerror or error}",
-                SQLCLIENT_UNABLE_TO_CONNECT,
-            ) from None
+                return await log_in_by(await self._door.connect(), CONSOLE_WAY)
+        except (TimeoutError, OSError) as error:
+            reason = getattr(error, "strerror", None) or "connect timeout"
+            raise _cannot_connect(f"the console cannot be reached: {reason}") from None
 
-    async def _open(
-        self,
-        database: Database,
-        user: str,
-        scram_keys: ScramKeys | None,
-        parameters: Mapping[str, str],
-    ) -> ReadyServer:
-        link, way = await self._connect(database)
-        attempts = self._attempts(way)
-        for attempt in attempts:
+    def _trip(self, database: Database) -> Trip:
+        """The way of one login over the hosts of an entry."""
+        listed = self.config.hosts(database)
+        if not listed:
+            raise _cannot_connect(
+                f"cannot connect: database {database.name} has no host and"
+                " unix_socket_dir is empty"
+            )
+        return Trip(
+            self.hosts,
+            listed,
+            database.port,
+            balance=database.load_balance_hosts,
+            limit_s=self.config.settings.server_connect_timeout,
+            direct=self.config.server_tls(database).is_direct,
+        )
+
+    async def _open(self, way: Way, target: Target, log_in_by: LogIn) -> ReadyServer:
+        """Log in at one address, in each way that is worth it."""
+        attempts = [*self._attempts(way)]
+        while True:
+            link = await self._dial(target)
             try:
-                return await self._log_in(
-                    link,
-                    dataclasses.replace(way, attempt=attempt),
-                    database,
-                    user,
-                    scram_keys,
-                    parameters,
+                return await log_in_by(
+                    link, dataclasses.replace(way, attempt=attempts[0])
                 )
+            except OSError as error:
+                reason = error.strerror or error
+                raise _cannot_connect(
+                    f"server connection lost during login: {reason} ({target})"
+                ) from None
             except LoginError as error:
-                if attempt is attempts[-1] or not is_worth_another(error):
+                old = isinstance(error, ServerLoginError) and error.unsupported_protocol
+                if old:
+                    continue  # the same once more, by the protocol that it has
+                if len(attempts) == 1 or not is_worth_another(error):
                     raise
-            link = await self._links.dial(*way.address)
-        raise AssertionError("there is always an attempt")
+                del attempts[0]
+
+    async def _dial(self, target: Target) -> Link:
+        try:
+            return await self._links.dial(*target.address)
+        except OSError as error:
+            reason = os.strerror(error.errno) if error.errno else str(error)
+            if error.errno in LOCAL_SHORTAGES:
+                raise LocalResourceError(
+                    f"connect failed: {reason}", SQLCLIENT_UNABLE_TO_CONNECT
+                ) from None
+            raise _cannot_connect(f"connect failed: {reason} ({target})") from None
 
     def _attempts(self, way: Way) -> tuple[Attempt, ...]:
         if way.address.family == socket.AF_UNIX:
             return (Attempt.PLAIN,)
-        assert way.security is not None  # noqa: S101 - given by _connect
+        assert way.security is not None  # noqa: S101 - given by open
         return ATTEMPTS[way.security.tls.sslmode]
 
     async def _log_in(
@@ -309,35 +333,6 @@ class ServerOpener:
             raise
         assert login.greeting is not None  # noqa: S101 - what log_in waited for
         return ReadyServer(link, way, login.greeting, early)
-
-    async def _connect(self, database: Database) -> tuple[Link, Way]:
-        """Try the hosts of an entry, another one first each time."""
-        if database is CONSOLE_DATABASE:
-            return await self._door.connect(), CONSOLE_WAY
-        hosts = self.config.hosts(database)
-        if not hosts:
-            raise LoginError(
-                f"cannot connect: database {database.name} has no host and"
-                " unix_socket_dir is empty",
-                SQLCLIENT_UNABLE_TO_CONNECT,
-            )
-        security = self._security_of(database)
-        first = next(self._turn) % len(hosts)
-        reason = "no address"
-        for host in hosts[first:] + hosts[:first]:
-            for address in await addresses(host, database.port):
-                try:
-                    link = await self._links.dial(*address)
-                    return link, Way(address, host, security=security)
-                except OSError as error:
-                    if error.errno in LOCAL_SHORTAGES:
-                        raise LocalResourceError(
-                            f"connect failed: {os.strerror(error.errno)}",
-                            SQLCLIENT_UNABLE_TO_CONNECT,
-                        ) from None
-                    reason = os.strerror(error.errno) if error.errno else str(error)
-                    log.write(log.WARNING, f"connect failed: {address}: {reason}")
-        raise LoginError(f"connect failed: {reason}", SQLCLIENT_UNABLE_TO_CONNECT)
 
     async def _connect_query(
         self, link: Link, early: bytes, database: Database, login: ServerLogin

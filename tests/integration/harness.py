@@ -104,6 +104,7 @@ def ini_text(
         "workers": 1,
         "failed_login_delay": 0,
         "core_dumps": 1,  # or tests that are not root's could not look into /proc
+        **({"user": "root"} if os.geteuid() == 0 else {}),  # else it is refused
         **settings,
     }
     lines = ["[databases]"]
@@ -138,6 +139,9 @@ class Pooler:
     host: str = HOST
     port: int = field(default_factory=free_port)
     environment: dict[str, str] = field(default_factory=dict)
+    # What starts it: the arguments of the pooler follow.
+    program: tuple[str, ...] = (sys.executable, "-m", "pooler")
+    pass_fds: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         self.ini = self.directory / "pooler.ini"
@@ -153,11 +157,12 @@ class Pooler:
         self.write()
         with self.stderr_path.open("ab") as stderr:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "pooler", "-q", str(self.ini)],
+                [*self.program, "-q", str(self.ini)],
                 stdin=subprocess.DEVNULL,
                 stdout=stderr,
                 stderr=stderr,
                 env=ENVIRONMENT | self.environment,
+                pass_fds=self.pass_fds,
                 start_new_session=True,
             )
         wait_until(
@@ -401,6 +406,7 @@ class InProcess:
         self.loop.close()
         for fd in (self._ready[0], *self._master):
             os.close(fd)
+        self.listener.close()
         self._bus.close()
         self._board.close()
         gc.unfreeze()

@@ -94,6 +94,7 @@ class FakeWorker:
                 selector.register(listener, selectors.EVENT_READ, "accept")
         selector.register(start.master_fd, selectors.EVENT_READ, "orphan")
         selector.register(start.bus.fileno(start.slot), selectors.EVENT_READ, "bus")
+        start.board.set(start.slot, "serves", 1)
         os.write(start.ready_fd, READY)
         os.close(start.ready_fd)
         while not any(signum not in stay_for for signum in leave):
@@ -199,6 +200,7 @@ class Pooler:
             "auth_type = any\n"
             "pool_mode = transaction\n"
             f"workers = {workers}\n"
+            f"{'user = root' if os.geteuid() == 0 else ''}\n"
             f"{extra}"
         )
 
@@ -649,6 +651,23 @@ def run_cli(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+def test_online_restart_starts_when_nobody_runs(pooler: Pooler) -> None:
+    pooler.start()
+    text = pooler.ini.read_text().replace(f"logfile = {pooler.logfile}", "")
+    other = pooler.directory / "other.ini"
+    other.write_text(text)
+    done = run_cli("-R", str(other))
+    assert done.returncode == 1
+    assert "-R: no running process is taken over" in done.stderr
+    assert "pid file exists and process" in done.stderr
+    pooler.ask()
+    pooler.send(signal.SIGTERM)
+    assert pooler.wait() == 0
+    # It goes on to what comes after, here a pid file that cannot be written.
+    other.write_text(text.replace(f"pidfile = {pooler.pidfile}", "pidfile = /no/x"))
+    assert "FATAL pidfile: /no/x: could not write" in run_cli("-R", str(other)).stderr
+
+
 def test_config_error_is_one_fatal_line(pooler: Pooler) -> None:
     pooler.write_ini(extra="max_client_conn = many\n")
     line = len(pooler.ini.read_text().splitlines())
@@ -709,7 +728,6 @@ def test_what_cannot_work_is_told(pooler: Pooler, ini: str, setting: str) -> Non
         (("--help",), 0, "CONFIG_FILE"),
         ((), 1, "CONFIG_FILE"),
         (("a.ini", "b.ini"), 1, "b.ini"),
-        (("-R", "a.ini"), 1, "not supported"),
         (("--wrong", "a.ini"), 1, "--wrong"),
         (("/no/such/file.ini",), 1, "FATAL"),
     ],

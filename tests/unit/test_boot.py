@@ -36,8 +36,8 @@ from pooler.parameters import (
 )
 from pooler.worker import process
 from pooler.worker.cancel import SLOT_BITS
+from pooler.worker.names import Names
 from pooler.worker.process import Worker
-from pooler.worker.servers import addresses
 
 LONG = 65_536
 # Of every kind: the smallest, the biggest, and what lies just outside.
@@ -209,7 +209,7 @@ def test_limits_are_those_of_the_engine(bench: Bench) -> None:
 def test_host_that_can_be_no_name(host: str) -> None:
     """It is the trouble of one pool, as if nobody knew the name."""
     with pytest.raises(LoginError, match="server DNS lookup failed"):
-        asyncio.run(addresses(host, 5432))
+        asyncio.run(Names(Settings()).find(host))
 
 
 @pytest.mark.parametrize(

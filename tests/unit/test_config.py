@@ -396,6 +396,14 @@ def test_hosts() -> None:
     )
 
 
+@pytest.mark.parametrize("host", ["db..x", "x" * 64, ".db", "a." * 127 + "b"])
+def test_a_host_that_can_be_no_name_is_told(host: str) -> None:
+    config = config_of(f"app = host='127.0.0.1,::1,/run/x,@y,db.example,{host}'\n")
+    [warning] = config.warnings
+    assert warning.startswith(f'p.ini:5: [databases] "app": "{host[:100]}')
+    assert ": no host name: " in warning
+
+
 def test_fallback_database() -> None:
     config = config_of("app = host=a\n* = host=b pool_size=7\n")
     assert config.database("app") is config.databases["app"]
@@ -502,7 +510,7 @@ def test_a_plain_configuration_has_no_warnings() -> None:
 
 def test_unbuilt_settings_are_named_once_each() -> None:
     config = config_of(
-        "app = host=a pool_mode=session min_pool_size=1 load_balance_hosts=disable\n"
+        "app = host=a pool_mode=session min_pool_size=1\n"
         "* = connect_query='select 1' server_lifetime=1",
         main="pool_mode = statement\nquery_timeout = 5\nquery_timeout = 6",
         rest="[users]\nu = query_timeout=3\n[peers]\n1 = host=a pool_size=3",
@@ -510,7 +518,6 @@ def test_unbuilt_settings_are_named_once_each() -> None:
     assert config.warnings == (
         "p.ini:5: query_timeout is not built yet, ignored",
         'p.ini:7: [databases] "app": min_pool_size is not built yet, ignored',
-        'p.ini:7: [databases] "app": load_balance_hosts is not built yet, ignored',
         'p.ini:8: [databases] "*": server_lifetime is not built yet, ignored',
         'p.ini:10: [users] "u": query_timeout is not built yet, ignored',
         'p.ini:12: [peers] "1": pool_size is not built yet, ignored',

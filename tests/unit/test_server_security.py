@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import cast
 
 import pytest
@@ -36,7 +37,9 @@ def database(config: Config, name: str) -> Database:
 
 
 def opener_of(config: Config) -> ServerOpener:
-    return ServerOpener(cast("Links", None), config, {}, cast("ConsoleDoor", None))
+    return ServerOpener(
+        cast("Links", SimpleNamespace()), config, {}, cast("ConsoleDoor", None)
+    )
 
 
 def test_the_entry_beats_the_setting() -> None:

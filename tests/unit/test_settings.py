@@ -149,8 +149,13 @@ verbose 0
 """
 OUR_OWN_KEYS = {
     "workers",
+    "spread_clients",
+    "shutdown_rate",
+    "shutdown_timeout",
+    "worker_stuck_timeout",
     "external_auth_queue",
     "external_auth_threads",
+    "log_format",
     "auth_query_cache_ttl",
     "auth_query_negative_ttl",
     "auth_query_timeout",
@@ -183,7 +188,11 @@ transaction_timeout client_idle_timeout query_wait_timeout
 """
 PEER_KEYS = "host port pool_size"
 BUILT_MAIN = """
+spread_clients worker_stuck_timeout shutdown_rate shutdown_timeout
 auth_ldap_options external_auth_queue external_auth_threads
+log_format syslog syslog_facility syslog_ident
+dns_max_ttl dns_nxdomain_ttl dns_zone_check_period resolv_conf
+tcp_keepcnt tcp_keepidle tcp_keepintvl tcp_socket_buffer tcp_user_timeout
 listen_addr listen_port unix_socket_dir auth_type auth_file pool_mode
 default_pool_size max_client_conn listen_backlog logfile pidfile log_connections
 log_disconnections admin_users stats_users workers client_login_timeout
@@ -319,7 +328,19 @@ def test_times_are_read_back(seconds: float) -> None:
         ("unix_socket_mode", "511", 0o777),
         ("log_connections", "0", False),
         ("log_connections", "0x1", True),
+        ("log_connections", "yes", True),
+        ("log_connections", "OFF", False),
         ("query_timeout", "1.5", 1.5),
+        ("query_timeout", "200ms", 0.2),
+        ("query_timeout", "1min", 60.0),
+        ("query_timeout", "1.5 H", 5400.0),
+        ("stats_period", "2min", 120),
+        ("stats_period", "3000ms", 3),
+        ("tcp_user_timeout", "3s", 3000),
+        ("tcp_user_timeout", "3", 3),
+        ("max_packet_size", "64kB", 65536),
+        ("max_packet_size", "1.5MB", 3 << 19),
+        ("max_prepared_memory", "1GB", 1 << 30),
         ("query_timeout", ".5", 0.5),
         ("query_timeout", "1e2", 100.0),
         ("auth_type", "Trust", AuthType.TRUST),
@@ -347,10 +368,19 @@ def test_values(name: str, text: str, value: object) -> None:
         ("listen_port", "09", "octal"),
         ("listen_port", "1" * 5000, "must be a whole number"),
         ("max_client_conn", "-1", "from 0 to"),
-        ("log_connections", "yes", "must be 0 or 1"),
+        ("log_connections", "yess", "must be 0 or 1"),
         ("log_connections", "2", "must be 0 or 1"),
         ("query_timeout", "-1", "0 or more"),
-        ("query_timeout", "5s", "without a unit"),
+        ("query_timeout", "5m", "with a unit (us, ms, s, min, h, d)"),
+        ("query_timeout", "-5s", "0 or more"),
+        ("query_timeout", "5 s s", "0 or more"),
+        ("query_timeout", "9e99d", "0 or more"),
+        ("query_timeout", "999999999d", "at most"),
+        ("stats_period", "1500ms", "a whole number"),
+        ("max_packet_size", "1q", "with a unit (B, kB, MB, GB, TB)"),
+        ("max_packet_size", "0.3kB", "a whole number"),
+        ("max_packet_size", "9TB", "a whole number from"),
+        ("max_client_conn", "5s", "a whole number"),
         ("query_timeout", "nan", "time in seconds"),
         ("query_timeout", "inf", "time in seconds"),
         ("query_timeout", "1e300", "at most 1000000000000"),
@@ -379,6 +409,9 @@ def test_wrong_values_say_what_is_right(name: str, text: str, right: str) -> Non
 @pytest.mark.parametrize(
     ("name", "text", "value"),
     [
+        ("server_lifetime", "1h", 3600),
+        ("server_lifetime", "0s", None),
+        ("query_wait_timeout", "5000ms", 5),
         ("pool_size", "-1", None),
         ("pool_size", "0", 0),
         ("pool_size", "010", 10),

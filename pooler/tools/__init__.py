@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""Commands beside the pooler itself: look at files, talk to the console."""
