@@ -21,10 +21,11 @@ from pooler.config.settings import Settings, rows
 from pooler.io.engine import Engine
 from pooler.ipc.worker_start import WorkerStart
 from pooler.worker.handover import Handover
+from pooler.worker.hosts import Address
 from pooler.worker.pool import Pool, Server
 from pooler.worker.pools import Pools
 from pooler.worker.server_tls import Attempt
-from pooler.worker.servers import Address, Way
+from pooler.worker.servers import Way
 
 Count = Callable[[tuple[str, str], str], None]  # of a pool, by its names: what
 

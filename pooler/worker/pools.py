@@ -71,7 +71,7 @@ class Pools:
         self.workers = workers
         self.tracked = tracked_parameters(config)
         self.tracked_names = tuple(self.tracked.values())
-        self.opener = ServerOpener(links, config, self.tracked, door, slot)
+        self.opener = ServerOpener(links, config, self.tracked, door, accounts.row)
         self.door = door
         self.accounts = accounts
         self.launches = Launches(

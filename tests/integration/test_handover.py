@@ -224,18 +224,33 @@ def check_own(connection: psycopg.Connection, zone: str, n: int) -> object:
     return row[0]
 
 
-def test_one_server_for_two_workers(make_pooler: MakePooler) -> None:
+@pytest.mark.parametrize("rounds", [100, pytest.param(500, marks=pytest.mark.full)])
+def test_one_server_for_two_workers(make_pooler: MakePooler, rounds: int) -> None:
     """By turns: it goes to and fro, and each client has its own session there."""
-    pooler = make_pooler(workers=2, default_pool_size=1)
+    pooler = make_pooler(workers=2, default_pool_size=1, admin_users=USER)
+
+    def open_files() -> int:
+        return sum(len(os.listdir(f"/proc/{pid}/fd")) for pid in pooler.worker_pids())
+
     with on_both(pooler) as (a, b):
-        files = sum(len(os.listdir(f"/proc/{pid}/fd")) for pid in pooler.worker_pids())
-        seen = set()
-        for n in range(100):
+        seen = {check_own(a, "CET", 0), check_own(b, "Asia/Tokyo", 0)}
+        wait_until(lambda: pooler.sockets_of_workers() == 2, "the others have left")
+        files = open_files()
+        for n in range(rounds):
             seen.add(check_own(a, "CET", n))
             seen.add(check_own(b, "Asia/Tokyo", n))
         assert len(seen) == 1, "it has moved, and no other one was opened"
-        left = sum(len(os.listdir(f"/proc/{pid}/fd")) for pid in pooler.worker_pids())
-        assert left == files + 1 or left == files
+        wait_until(lambda: open_files() == files, "nothing is left behind")
+        with pooler.connect("pgbouncer", autocommit=True) as console:
+            cursor = console.execute("SHOW HANDOVERS")
+            assert [column.name for column in cursor.description or ()] == [
+                *("database", "user", "given", "received"),
+                *("refused", "returned", "closed"),
+            ]
+            ((*names, given, received, refused, returned, closed),) = cursor
+    assert names == [DATABASE, USER]
+    assert given == received >= 2 * rounds
+    assert refused == returned == closed == 0
 
 
 def test_a_few_servers_for_many_at_once(make_pooler: MakePooler) -> None:
