@@ -443,7 +443,8 @@ cdef void step_server_stay(Relay *r, ServerSession *s) noexcept nogil:
 
 
 cdef void step_pool_lets_go(Relay *r, Pool *p) noexcept nogil:
-    """Somebody waits elsewhere: an idle server that is kept for its client is cleaned."""
+    """Somebody waits elsewhere: an idle server that is kept for its client is cleaned.
+    """
     cdef ServerSession *s = p.idle_tail
     if s == NULL or (s.kept_for == NULL and s.changes.left == 0):
         return

@@ -126,12 +126,7 @@ class Worker:
             engine, self._links, self._pools, start.bus, start.slot, start.workers
         )
         self._admission = Admission(
-            engine,
-            self._pools,
-            start.board,
-            start.slot,
-            start.mock_key,
-            self._cancels,
+            engine, self._pools, start.board, start.slot, start.mock_key, self._cancels
         )
         self._outside = Outside(start.config, start.slot, start.workers)
         self._admission.judges.update(self._outside.judges)
