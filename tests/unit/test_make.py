@@ -57,6 +57,14 @@ def test_running_needs_what_is_imported_and_no_more() -> None:
                     imported.setdefault(top, set()).add(path.parent.name)
     extras = PROJECT["optional-dependencies"]
     always = {name for name, where in imported.items() if where - {"demo", "tools"}}
-    assert always == names_of(PROJECT["dependencies"]) == {"click", "psutil"}
+    assert (
+        always
+        == names_of(PROJECT["dependencies"])
+        == {
+            "click",
+            "psutil",
+            "pycares",
+        }
+    )
     assert imported["psycopg"] == {"demo", "tools"}
     assert "psycopg" in names_of(extras["demo"]) & names_of(extras["mkauth"])
