@@ -42,7 +42,7 @@ _TEXTS: Mapping[str, str] = {
     "DNS_ZONES": "Zones whose serial number is watched.",
     "ENABLE": "Takes DISABLE back.",
     "FDS": "Sockets for PgBouncer's online restart; for admins.",
-    "HANDOVERS": "Servers that went from one worker to another, for each pool: given and"
+    "HANDOVERS": "Servers that went from worker to worker, for each pool: given and"
     " received; refused (came and was closed), returned (could not be sent), closed"
     " (speaks TLS, so another one was opened there).",
     "HELP": "The list of commands, as a notice.",
