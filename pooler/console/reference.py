@@ -67,6 +67,9 @@ _TEXTS: Mapping[str, str] = {
     "DNS_ZONES": "Zones whose serial number is watched.",
     "ENABLE": "Takes DISABLE back.",
     "FDS": "Sockets for PgBouncer's online restart; for admins.",
+    "HANDOVERS": "Servers that went from worker to worker, for each pool: given and"
+    " received; refused (came and was closed), returned (could not be sent), closed"
+    " (speaks TLS, so another one was opened there).",
     "HELP": "The list of commands, as a notice.",
     "KILL": "Drops all clients and servers of the database, or of all, and pauses it.",
     "KILL_CLIENT": "Drops one client, by its id of SHOW CLIENTS.",

@@ -7,8 +7,9 @@ from libc.stdlib cimport free
 
 from pooler.io.conn cimport (
     ClientConn, NOTICE_CANCEL, NOTICE_CHANGED, NOTICE_CLIENT_CLOSED, NOTICE_INQUIRED,
-    NOTICE_LAUNCH, NOTICE_LEARNED, NOTICE_SERVER_CLOSED, NoticeRow, ServerConn,
-    conn_handle, conn_leave, conn_of_client, conn_of_server, notice,
+    NOTICE_LAUNCH, NOTICE_LEARNED, NOTICE_OFFER, NOTICE_SERVER_CLOSED, NOTICE_UNEVEN,
+    NoticeRow, ServerConn, conn_handle, conn_leave, conn_of_client, conn_of_server,
+    notice,
 )
 from pooler.io.logins cimport count_clients, login_end
 from pooler.io.part cimport part
@@ -18,8 +19,9 @@ from pooler.io.tls cimport tls_error
 from pooler.io.transport cimport stream_flush, stream_swallow, stream_write
 from pooler.relay.orders cimport (
     ORDER_CANCEL, ORDER_CLOSE_CLIENT, ORDER_CLOSE_SERVER, ORDER_INQUIRED, ORDER_KINDS,
-    ORDER_LAUNCH, ORDER_LEARNED, ORDER_READ_CLIENT, ORDER_READ_SERVER,
-    ORDER_SEND_TO_CLIENT, ORDER_SEND_TO_SERVER, ORDER_TELL_CHANGED, Order,
+    ORDER_LAUNCH, ORDER_LEARNED, ORDER_OFFER, ORDER_READ_CLIENT, ORDER_READ_SERVER,
+    ORDER_SEND_TO_CLIENT, ORDER_SEND_TO_SERVER, ORDER_TELL_CHANGED, ORDER_UNEVEN,
+    Order,
 )
 from pooler.relay.step cimport (
     client_held_back, server_held_back, step_client_end, step_is_over, step_more,
@@ -183,6 +185,19 @@ cdef void inquired(Loop *L, const Order *order) noexcept nogil:
 cdef void learned(Loop *L, const Order *order) noexcept nogil:
     notice(L, NOTICE_LEARNED, 0, 0).pool_id = <int32_t> order.pool.id
 
+
+cdef void offer(Loop *L, const Order *order) noexcept nogil:
+    cdef ServerConn *sc = conn_of_server(order.server)
+    cdef NoticeRow *row
+    if sc.conn.fd < 0:
+        return
+    row = notice(L, NOTICE_OFFER, conn_handle(L, &sc.conn), <int32_t> order.n)
+    row.pool_id = <int32_t> order.server.pool.id
+
+
+cdef void uneven(Loop *L, const Order *order) noexcept nogil:
+    notice(L, NOTICE_UNEVEN, 0, 0).pool_id = <int32_t> order.pool.id
+
 ctypedef void (*CarryOut)(Loop *L, const Order *order) noexcept nogil
 
 cdef CarryOut CARRY_OUT[<int> ORDER_KINDS]
@@ -197,6 +212,8 @@ CARRY_OUT[<int> ORDER_LAUNCH] = launch
 CARRY_OUT[<int> ORDER_TELL_CHANGED] = tell_changed
 CARRY_OUT[<int> ORDER_INQUIRED] = inquired
 CARRY_OUT[<int> ORDER_LEARNED] = learned
+CARRY_OUT[<int> ORDER_OFFER] = offer
+CARRY_OUT[<int> ORDER_UNEVEN] = uneven
 
 
 cdef int check_orders() except -1:

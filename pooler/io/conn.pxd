@@ -39,6 +39,8 @@ cpdef enum Notice:
     NOTICE_LEARNED  # pool_id: pool_learned is due
     NOTICE_PARTED  # a connection to PostgreSQL is closed; argument: it was at work
     NOTICE_GONE  # PostgreSQL has closed it as well; argument: errno, 0 at its end
+    NOTICE_OFFER  # argument: the worker to give it to, or server_stay is due
+    NOTICE_UNEVEN  # pool_id: pool_look is due, and pool_even
 
 cdef struct Transport:
     # The operations of a connection, the same for every kind. Bytes or -errno;

@@ -48,10 +48,14 @@ from pooler.io.tls_context cimport (
 from pooler.io.transport cimport stream_swallow, stream_write
 from pooler.relay.inquire cimport inquiry_forget, words_forget
 from pooler.relay.moves cimport Thawed, pool_accepts, thaw, thawed_free
+from pooler.relay.offers cimport (
+    is_shared, sharing_begin, sharing_even, sharing_patience, sharing_shuns,
+)
 from pooler.relay.step cimport (
     relay_add_pool, step_cancel, step_cancelled, step_client_close,
-    step_client_end, step_pool_inquire, step_pool_waits, step_pool_wants,
-    step_server_begin, step_server_close, step_server_retire,
+    step_client_end, step_pool_inquire, step_pool_lets_go, step_pool_waits,
+    step_pool_wants, step_server_begin, step_server_close, step_server_retire,
+    step_server_stay,
 )
 from pooler.session.counters cimport counters_begin
 from pooler.session.pool cimport (
@@ -65,6 +69,7 @@ from pooler.session.records cimport (
     client_proved, script_fill,
 )
 from pooler.session.sequences cimport sequences_always
+from pooler.session.sharing cimport is_uneven, row_to_ask, row_to_serve
 from pooler.session.time_limits cimport TimeLimits, time_limits_fill
 from pooler.tables.params cimport (
     PARAM_VALUE_MAX, ParamSet, params_empty, params_free, params_init, params_track,
@@ -723,6 +728,51 @@ cdef class Engine:
             self.pool(pool_id), page.row_of(account, row), page.row_of(account, 0),
             page.rows,
         )
+        sharing_begin(self.pool(pool_id), self.shunned)
+
+    def pool_look(self, uint32_t pool_id):
+        """What other workers want of a pool, or have for it, at this moment.
+
+        (row that should have an idle server of ours, row that has one to spare for
+        ours, whether clients wait on one side and a server is idle on the other);
+        -1: none.
+        """
+        cdef Pool *p = self.pool(pool_id)
+        if not is_shared(p):
+            return -1, -1, False
+        loop_now(&self.loop)
+        return (
+            row_to_serve(
+                p.rows, p.row_count - 1, p.cells, p.sharing.shunned,
+                self.loop.relay.now_us, p.sharing.patience_us,
+            ),
+            row_to_ask(
+                p.rows, p.row_count - 1, p.cells, p.sharing.shunned,
+                self.loop.relay.now_us, p.sharing.patience_us,
+            ),
+            bool(is_uneven(p.rows, p.row_count - 1, p.cells, p.sharing.shunned)),
+        )
+
+    def pool_let_go(self, uint32_t pool_id):
+        """Clean an idle server that is kept for its client, so that it may move."""
+        loop_now(&self.loop)
+        step_pool_lets_go(&self.loop.relay, self.pool(pool_id))
+        carry_out(&self.loop)
+
+    def pool_even(self, uint32_t pool_id):
+        """NOTICE_UNEVEN of a pool may come again."""
+        sharing_even(self.pool(pool_id))
+
+    def pool_patience(self, uint32_t pool_id, uint64_t patience_us):
+        """By how much clients elsewhere may wait longer than those of a pool here."""
+        sharing_patience(self.pool(pool_id), patience_us)
+
+    def shun(self, uint64_t rows):
+        """Workers that no pool puts servers aside for: a bit for each."""
+        cdef uint32_t i
+        self.shunned = rows
+        for i in range(self.loop.relay.pool_count):
+            sharing_shuns(self.loop.relay.pools[i], rows)
 
     def pool_alone(self, uint32_t pool_id):
         """A pool tells nobody any more."""
@@ -1047,6 +1097,22 @@ cdef class Engine:
             return fd, bytes_in(&record)
         finally:
             queue_reset(&record)
+
+    def server_retire(self, uint64_t handle):
+        """Close a server as soon as it is free; ignored when it is gone."""
+        cdef Conn *conn = conn_of(&self.loop, handle)
+        if conn != NULL and conn.kind == KIND_SERVER:
+            step_server_retire(&self.loop.relay, &(<ServerConn *> conn).session)
+            carry_out(&self.loop)
+
+    def server_stay(self, uint64_t handle):
+        """A server that was put aside (NOTICE_OFFER) serves here; ignored if it is not.
+        """
+        cdef Conn *conn = conn_of(&self.loop, handle)
+        if conn != NULL and conn.kind == KIND_SERVER:
+            loop_now(&self.loop)
+            step_server_stay(&self.loop.relay, &(<ServerConn *> conn).session)
+            carry_out(&self.loop)
 
     def server_receive(self, int fd, uint32_t pool_id, bytes record):
         """Take over a server that another worker has given: its handle here.

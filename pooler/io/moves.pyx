@@ -6,7 +6,8 @@ from libc.stdlib cimport calloc, free
 from pooler.io.conn cimport KIND_SERVER, conn_enter, conn_leave
 from pooler.io.poll cimport WATCH_READ, watch
 from pooler.io.transport cimport PLAIN
-from pooler.relay.moves cimport freeze, server_may_move
+from pooler.relay.moves cimport freeze
+from pooler.relay.offers cimport server_may_move
 from pooler.relay.step cimport step_server_give, step_server_receive
 from pooler.session.records cimport server_begin
 from pooler.wire.buffers cimport queue_reset

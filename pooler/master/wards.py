@@ -4,7 +4,7 @@
 Layer: master. A worker that dies leaves backends at work: PostgreSQL does not look at a
 connection before it needs it. So the master has a copy of each socket, and knows how to
 cancel what runs there (bus: ``server_opened`` with the socket before the startup packet
-leaves, ``server_known``, ``server_gone``). When a worker dies, its wards are shut down
+leaves, ``server_known``, ``server_moved``, ``server_gone``). When a worker dies, its wards are shut down
 at once and a living worker is asked to bury them (``bury``): it cancels and waits for
 the end of file. If that one dies as well, another is asked; with none they wait here.
 
@@ -85,6 +85,7 @@ class Wards:
         self.messages: dict[str, Callable[[BusMessage], None]] = {
             "server_opened": self._on_opened,
             "server_known": self._on_known,
+            "server_moved": self._on_moved,
             "server_gone": self._on_gone,
         }
 
@@ -138,6 +139,12 @@ class Wards:
         ward = self._by_number.get(message.payload["number"])
         if ward is not None:
             ward.known = message.payload
+
+    def _on_moved(self, message: BusMessage) -> None:
+        """A server is another worker's from now on: it counts there already."""
+        ward = self._by_number.get(message.payload["number"])
+        if ward is not None and ward.worker == message.sender:
+            ward.worker = int(message.payload["to"])
 
     def _on_gone(self, message: BusMessage) -> None:
         ward = self._by_number.pop(message.payload["number"], None)

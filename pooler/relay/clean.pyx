@@ -8,6 +8,7 @@ from pooler.relay.align cimport server_params_end, stop_aligning
 from pooler.relay.cancels cimport cancel_work
 from pooler.relay.inquire cimport inquiry_lost
 from pooler.relay.injected cimport inject_end, inject_query
+from pooler.relay.offers cimport offer_elsewhere
 from pooler.relay.orders cimport (
     order_close_server, order_read_server, order_tell_changed,
 )
@@ -122,13 +123,12 @@ cdef void release(Relay *r, ServerSession *s) noexcept nogil:
         s.cleaning.reset_wanted = s.pool.config.reset_always
         clean_server(r, s)
         return
-    if s.pool.waiting_head != NULL:
-        pool_detach(s.pool, s, r.now_us)
-        wake_pool(r, s.pool)
-    elif s.client.asks_sequences:
+    if s.client.asks_sequences and s.pool.waiting_head == NULL:
         pool_keep(s.pool, s, r.now_us)
-    else:
-        pool_detach(s.pool, s, r.now_us)
+        return
+    pool_detach(s.pool, s, r.now_us)
+    if not offer_elsewhere(r, s) and s.pool.waiting_head != NULL:
+        wake_pool(r, s.pool)
 
 
 cdef void keep_changed(Relay *r, ServerSession *s) noexcept nogil:
@@ -234,7 +234,7 @@ cdef void cleaned(Relay *r, ServerSession *s) noexcept nogil:
         server_statements_sure(&s.statements)
     pool_tested(s.pool, s, s.cleaning.checking, r.now_us)
     memset(&s.cleaning, 0, sizeof(s.cleaning))
-    if s.pool.waiting_head != NULL:
+    if not offer_elsewhere(r, s) and s.pool.waiting_head != NULL:
         wake_pool(r, s.pool)
 
 

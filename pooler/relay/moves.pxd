@@ -30,7 +30,6 @@ cdef struct Thawed:  # a record that has been read
     ParamSet *params  # own: one reference
     uint64_t custom  # parameters made up there, as bits of this worker's CustomNames
 
-cdef bint server_may_move(const ServerSession *s) noexcept nogil
 cdef int freeze(Relay *r, const ServerSession *s, Queue *into) noexcept nogil
 cdef int thaw(Relay *r, const uint8_t *src, size_t n, Thawed *t) noexcept nogil
 cdef void thawed_free(Relay *r, Thawed *t) noexcept nogil

@@ -7,19 +7,14 @@ from libc.string cimport memchr, memcmp, memcpy, memset
 from pooler.relay.align cimport server_params_end, server_params_go_on
 from pooler.relay.clean cimport clean_moved
 from pooler.relay.wakes cimport wake_pool, want_servers
-from pooler.session.changes cimport changes_are_over
-from pooler.session.custom cimport custom_is_known, custom_put
+from pooler.session.custom cimport custom_put
 from pooler.session.deadlines cimport timer_end
 from pooler.session.pool cimport pool_add_server, pool_remove_server
 from pooler.session.time_limits cimport server_times_begin
-from pooler.session.records cimport (
-    SERVER_IDLE, server_goes_on, server_is_free,
-)
+from pooler.session.records cimport server_goes_on
 from pooler.session.requests cimport requests_free
 from pooler.session.sequences cimport sequences_of_strangers, sequences_used
-from pooler.session.tracking cimport (
-    tracking_begin, tracking_goes_on, tracking_is_over,
-)
+from pooler.session.tracking cimport tracking_begin, tracking_goes_on
 from pooler.statements.effects cimport session_statements_free
 from pooler.tables.custom_names cimport (
     CUSTOM_MAX, CUSTOM_NAME_MAX, CustomNames, custom_found, custom_take,
@@ -256,18 +251,6 @@ cdef void thawed_free(Relay *r, Thawed *t) noexcept nogil:
 
 
 # ---------------------------------------------------------------- leaving, joining
-
-cdef bint server_may_move(const ServerSession *s) noexcept nogil:
-    """Whether an idle server has nothing that would not travel."""
-    return (
-        s.state == SERVER_IDLE and server_is_free(s)
-        and s.kept_for == NULL and s.client == NULL
-        and not s.fate.obsolete
-        and changes_are_over(s) and custom_is_known(s) and tracking_is_over(s)
-        and not s.pool.config.dedicated and not s.pool.paused
-        and s.params != NULL
-    )
-
 
 cdef bint pool_accepts(const Relay *r, const Pool *p, const Thawed *t) noexcept nogil:
     """Whether such a server would be here if it had been opened here."""

@@ -22,6 +22,8 @@ cdef enum OrderKind:
     ORDER_TELL_CHANGED  # a client has left something new in a server of the pool
     ORDER_INQUIRED  # what a server of the pool was asked is answered
     ORDER_LEARNED  # what a server has made of a client's values is kept for Python
+    ORDER_OFFER  # server: ``n`` is the row of the worker that should have it
+    ORDER_UNEVEN  # of the pool: clients wait in one worker beside a server of another
     ORDER_KINDS
 
 cdef enum:
@@ -62,3 +64,5 @@ cdef void order_launch(Orders *o, Pool *p) noexcept nogil
 cdef void order_tell_changed(Orders *o, Pool *p) noexcept nogil
 cdef void order_inquired(Orders *o, Pool *p) noexcept nogil
 cdef void order_learned(Orders *o, Pool *p) noexcept nogil
+cdef void order_offer(Orders *o, ServerSession *s, int row) noexcept nogil
+cdef void order_uneven(Orders *o, Pool *p) noexcept nogil

@@ -86,3 +86,13 @@ cdef void order_inquired(Orders *o, Pool *p) noexcept nogil:
 
 cdef void order_learned(Orders *o, Pool *p) noexcept nogil:
     put_order(o, ORDER_LEARNED).pool = p
+
+
+cdef void order_offer(Orders *o, ServerSession *s, int row) noexcept nogil:
+    cdef Order *order = put_order(o, ORDER_OFFER)
+    order.server = s
+    order.n = <size_t> row
+
+
+cdef void order_uneven(Orders *o, Pool *p) noexcept nogil:
+    put_order(o, ORDER_UNEVEN).pool = p

@@ -96,6 +96,7 @@ cdef void step_server_close(
     Relay *r, ServerSession *s, CloseReason reason
 ) noexcept nogil
 
+cdef void step_server_stay(Relay *r, ServerSession *s) noexcept nogil
 cdef void step_server_give(Relay *r, ServerSession *s) noexcept nogil
 cdef void step_server_receive(
     Relay *r, ServerSession *s, Pool *p, Thawed *t
@@ -109,5 +110,6 @@ cdef void step_server_retire(Relay *r, ServerSession *s) noexcept nogil
 cdef bint step_pool_inquire(
     Relay *r, Pool *p, const uint8_t *message, size_t n
 ) noexcept nogil
+cdef void step_pool_lets_go(Relay *r, Pool *p) noexcept nogil
 cdef void step_pool_wants(Relay *r, Pool *p) noexcept nogil
 cdef void step_pool_waits(Relay *r, Pool *p) noexcept nogil

@@ -8,7 +8,8 @@ from libc.string cimport memset
 from pooler.relay.align cimport client_params_begin, server_params_begin
 from pooler.relay.cancels cimport cancel_begins, cancel_ended, cancel_when_aligned
 from pooler.relay.clean cimport (
-    cancel_again, close_server, close_surplus, make_fit, note_unwanted, settle,
+    cancel_again, clean_kept, close_server, close_surplus, make_fit, note_unwanted,
+    settle,
     tested_too_long,
 )
 from pooler.relay.ends cimport (
@@ -21,6 +22,7 @@ from pooler.relay.inquire cimport (
     inquiry_begin, inquiry_bytes, inquiry_forget, words_forget,
 )
 from pooler.relay.moves cimport join_pool, leave_pool
+from pooler.relay.offers cimport note_uneven, offer_elsewhere, server_stays
 from pooler.relay.orders cimport (
     order_read_client, order_read_server, order_send_to_client, order_send_to_server,
 )
@@ -50,7 +52,7 @@ from pooler.session.records cimport (
     CLOSE_INTERNAL, CLOSE_NO_MEMORY,
     CLOSE_SERVER_CHECK, CLOSE_SERVER_DIRTY, CLOSE_SERVER_EOF, CLOSE_SERVER_LIFETIME,
     CLOSE_SERVER_PROTO, CLOSE_SERVER_RESET, CLOSE_SHUTDOWN, CLOSE_STATEMENT_XACT,
-    SERVER_IDLE, script_fill,
+    SERVER_IDLE, SERVER_TESTED, script_fill,
 )
 from pooler.session.requests cimport REQUEST_ALIGN, requests_at
 from pooler.wire.buffers cimport (
@@ -269,6 +271,7 @@ cdef void step_client_bytes(
             close_client(r, c, CLOSE_SHUTDOWN, True)
         else:
             want_servers(r, c.pool)
+            note_uneven(r, c.pool)
     elif status == RELAY_TERMINATE:
         say_goodbye(r, c)
     elif status == RELAY_CLIENT_PROTO:
@@ -434,6 +437,8 @@ cdef void step_server_retire(Relay *r, ServerSession *s) noexcept nogil:
     mark_obsolete(s)
     if s.state == SERVER_IDLE:
         close_surplus(r, s)
+    elif s.state == SERVER_TESTED:
+        r.pending.settle = s
 
 
 cdef void step_client_limits(ClientSession *c) noexcept nogil:
@@ -458,6 +463,22 @@ cdef void step_server_receive(
 ) noexcept nogil:
     """A server comes from another worker to a pool that accepts it; takes ``t``."""
     join_pool(r, s, p, t)
+
+
+cdef void step_server_stay(Relay *r, ServerSession *s) noexcept nogil:
+    """A server that was put aside for another worker is not sent there."""
+    server_stays(r, s)
+
+
+cdef void step_pool_lets_go(Relay *r, Pool *p) noexcept nogil:
+    """Somebody waits elsewhere: an idle server that is kept for its client is cleaned.
+    """
+    cdef ServerSession *s = p.idle_tail
+    if s == NULL or (s.kept_for == NULL and s.changes.left == 0):
+        return
+    clean_kept(r, s)
+    if s.state == SERVER_IDLE:
+        offer_elsewhere(r, s)
 
 
 cdef void step_pool_wants(Relay *r, Pool *p) noexcept nogil:

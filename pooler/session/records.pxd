@@ -192,6 +192,13 @@ cdef struct Inquiry:  # what an idle server makes of a value; written by inquire
     Queue learned  # own: name, what a client asked for, what a server made of it; each
     # with a terminator, and again
 
+cdef struct Sharing:  # of servers with other workers; written by offers
+    bint told  # Python looks whether a server should move
+    uint64_t shunned  # a bit for each row that is given nothing now
+    uint64_t patience_us
+    uint64_t since_us  # of these moments the last one began then
+    uint32_t aside_count  # servers that were put aside in it
+
 cdef struct Pool:
     uint32_t id
     PoolConfig config
@@ -219,6 +226,7 @@ cdef struct Pool:
     bint wake_listed  # in the list of pools whose waiting clients are to be served
     Pool *next_wake  # borrow
     Inquiry inquiry
+    Sharing sharing
     ServerSession *idle_head  # borrow: most recently used
     ServerSession *idle_tail
     ClientSession *waiting_head  # borrow: waits longest

@@ -8,10 +8,10 @@ It writes nothing. ``shunned`` has a bit for each row that is to be left alone.
 Whoever waits longest is served first, over all workers, as far as it pays: moving a
 server takes as long as a short transaction. So one goes to another worker
 
-- that waits, if nobody waits here, unless it began to wait just now: its own servers
-  may come free meanwhile;
 - whose first client waits for longer than ours by more than the patience, or servers
-  would come and go all the time while both are busy.
+  would come and go all the time while both are busy;
+- that waits, if nobody waits here, for more than a fifth of that: its own servers may
+  come free meanwhile.
 """
 
 from libc.stdint cimport uint32_t, uint64_t
@@ -19,8 +19,8 @@ from libc.stdint cimport uint32_t, uint64_t
 from pooler.board.page cimport Cells
 
 cdef enum:
-    SHORT_WAIT_US = 4000  # own servers come free in that time, or they are busy
     PATIENCE_US = 20000  # with the way of a server, who came 50 ms later passes nobody
+    IDLE_SHARE = 5
     SHUNNED_ROWS = 64  # more workers than that hand nothing over
 
 
@@ -61,12 +61,12 @@ cdef inline int row_to_serve(
     since_us = rows[row].waiting_since_us
     if own.waiting_since_us:
         return row if since_us + patience_us < own.waiting_since_us else -1
-    return row if since_us and since_us + SHORT_WAIT_US <= now_us else -1
+    return row if since_us and since_us + patience_us // IDLE_SHARE <= now_us else -1
 
 
 cdef inline int row_to_ask(
     const Cells *rows, uint32_t count, const Cells *own, uint64_t shunned,
-    uint64_t now_us,
+    uint64_t now_us, uint64_t patience_us,
 ) noexcept nogil:
     """The row that has a server to spare for who waits here; -1: there is none.
 
@@ -75,7 +75,10 @@ cdef inline int row_to_ask(
     cdef uint32_t i
     cdef uint64_t most = 0
     cdef int found = -1
-    if own.waiting_since_us == 0 or own.waiting_since_us + SHORT_WAIT_US > now_us:
+    if (
+        own.waiting_since_us == 0
+        or own.waiting_since_us + patience_us // IDLE_SHARE > now_us
+    ):
         return -1
     for i in range(count):
         if &rows[i] == own or rows[i].waiting or is_shunned(shunned, i):

@@ -106,11 +106,14 @@ class Departures:
                 backend.key = bytes.fromhex(row["key"])
             except ConfigError as error:  # files of TLS that have gone meanwhile
                 log.write(log.ERROR, f"cannot be cancelled: {error}", tag=backend.tag)
-        own = os.dup(fd)
+        self.take(os.dup(fd), backend)
+
+    def take(self, fd: int, backend: Backend) -> None:
+        """End a backend whose connection another worker has had; takes ``fd`` over."""
         try:
-            handle = self._engine.part_open(own)
+            handle = self._engine.part_open(fd)
         except BaseException:
-            os.close(own)
+            os.close(fd)
             raise
         self._stays.inherit(handle, backend)
         self._watch(handle, backend, AT_WORK_S)

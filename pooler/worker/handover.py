@@ -26,7 +26,7 @@ from typing import Any, Protocol
 
 from pooler.ipc.bus import BusMessage
 
-LOOK_AGAIN_S = 0.0045  # behind SHORT_WAIT_US of session/sharing
+LOOK_AGAIN_S = 0.0045  # behind a fifth of PATIENCE_US of session/sharing
 ASK_AGAIN_S = 0.02  # after a question that was answered by none, or not at all
 SHUN_S = 1.0
 MOST_UNANSWERED = 2  # servers on their way to one worker, which may hang
@@ -55,6 +55,7 @@ class Rig(Protocol):
     def pool_even(self, pool_id: int) -> None: ...  # noqa: D102
     def pool_idle_servers(self, pool_id: int) -> list[int]: ...  # noqa: D102
     def pool_stats(self, pool_id: int) -> dict[str, int]: ...  # noqa: D102
+    def pool_let_go(self, pool_id: int) -> None: ...  # noqa: D102
     def server_stay(self, handle: int) -> None: ...  # noqa: D102
     def shun(self, rows: int) -> None: ...  # noqa: D102
 
@@ -81,8 +82,16 @@ class Carrier(Protocol):
         """
         ...
 
-    def take_back(self, pool: Pooled, row: int, fd: int, told: dict[str, Any]) -> None:
+    def has_gone(self, row: int, told: dict[str, Any]) -> None:
+        """It was sent."""
+        ...
+
+    def take_back(self, row: int, fd: int, told: dict[str, Any]) -> None:
         """It could not be sent: it counts and works here again, or is closed."""
+        ...
+
+    def bury(self, fd: int, told: dict[str, Any]) -> None:
+        """End one that was sent to a dead worker, whose places it had."""
         ...
 
     def take_in(self, fd: int, told: dict[str, Any]) -> bool:
@@ -97,7 +106,6 @@ class Handover:
         self,
         rig: Rig,
         mail: Mail,
-        slot: int,
         carrier: Carrier,
         *,
         later: Callable[[float, Callable[[], None]], object],
@@ -110,7 +118,6 @@ class Handover:
         """
         self._rig = rig
         self._mail = mail
-        self._slot = slot
         self._carrier = carrier
         self._later = later
         self._process_of = process_of
@@ -121,9 +128,19 @@ class Handover:
         self._punished = 0  # a bit for each slot
         self._shunned = 0  # and of those that wait for an answer
         self.counts: dict[tuple[str, str], Counter[str]] = {}
+        self.messages: dict[str, Callable[[BusMessage], None]] = {
+            "give": self.asked,
+            "none": self.refused,
+            "server": self.got,
+            "got": self.answered,
+        }
 
     def count(self, key: tuple[str, str], what: str) -> None:
-        """One more of ``given``, ``received``, ``refused``, ``returned``."""
+        """One more of ``given``, ``received``, ``refused``, ``returned``, ``closed``.
+
+        Refused: it came and was closed. Returned: it could not be sent. Closed: it
+        cannot move, and another one is opened there.
+        """
         self.counts.setdefault(key, Counter())[what] += 1
 
     # ------------------------------------------------------------ what the engine sees
@@ -142,14 +159,15 @@ class Handover:
     def _look(self, pool: Pooled) -> None:
         self._looking.discard(pool.pool_id)
         serve, ask, uneven = self._rig.pool_look(pool.pool_id)
-        if serve >= 0:
-            self._spare(pool, serve, 1)
-        elif ask >= 0 and pool.pool_id not in self._asked:
-            self._ask(pool, ask)
         if uneven:
             self.uneven(pool)
         else:
             self._rig.pool_even(pool.pool_id)
+        if serve >= 0:
+            if not self._spare(pool, serve, 1):
+                self._rig.pool_let_go(pool.pool_id)
+        elif ask >= 0 and pool.pool_id not in self._asked:
+            self._ask(pool, ask)
 
     def _ask(self, pool: Pooled, row: int) -> None:
         waiting = self._rig.pool_stats(pool.pool_id)["waiting"]
@@ -168,6 +186,8 @@ class Handover:
         given = 0
         if pool is not None and not self._rig.pool_stats(pool.pool_id)["waiting"]:
             given = self._spare(pool, message.sender, count)
+            if not given:  # what a client has left in one goes, for who waits
+                self._rig.pool_let_go(pool.pool_id)
         if not given:
             self._mail.send(message.sender, "none", {"pool": message.payload["pool"]})
 
@@ -195,10 +215,11 @@ class Handover:
             sent = False
         if not sent:
             self._punish(row)
-            self._carrier.take_back(pool, row, fd, told)
+            self._carrier.take_back(row, fd, told)
             self.count(pool.key, "returned")
             return True
         os.close(fd)
+        self._carrier.has_gone(row, told)
         self._unanswered[row] += 1
         self._shun(row)
         self.count(pool.key, "given")
@@ -248,14 +269,13 @@ class Handover:
         """A server comes from another worker; the message keeps its descriptor."""
         told = message.payload
         key = _key(told["pool"])
-        (fd,) = message.fds
-        own = os.dup(fd)
+        own = os.dup(message.fds[0])
         pool = self._carrier.pool_of(key)
         if pool is not None:
             self._asked.discard(pool.pool_id)
         # one that was sent to a process before this one may have been used by it
         if told["process"] != os.getpid():
-            os.close(own)
+            self._carrier.bury(own, told)
             self.count(key, "refused")
         elif self._carrier.take_in(own, told):
             self.count(key, "received")

@@ -116,7 +116,7 @@ class Launches:
         if self._engine.pool_prelaunch(pool.pool_id):
             self._start(pool)
         else:
-            self._give(pool)
+            self.give_place(pool)
 
     def released(self, pool: Pool) -> None:
         """A pool that was paused opens servers again, for logins that wait as well."""
@@ -178,7 +178,7 @@ class Launches:
             refused(pool, verdict)
         return False
 
-    def _give(self, pool: Pool) -> None:
+    def give_place(self, pool: Pool) -> None:
         """PostgreSQL is rid of a server of a pool, or has never had it."""
         if pool.places is not None:
             self._accounts.give(pool.places)
@@ -222,7 +222,7 @@ class Launches:
                 pool.scram_keys,
                 pool.startup or {},
                 places=pool.places,
-                gone=partial(self._give, pool),
+                gone=partial(self.give_place, pool),
             )
         except LoginError as error:
             self._log_failure(pool, error, time.monotonic() - begun_s)

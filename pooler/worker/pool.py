@@ -68,6 +68,11 @@ class Pool:
         return self.database is CONSOLE_DATABASE
 
     @property
+    def key(self) -> tuple[str, str]:
+        """How other workers call it."""
+        return self.database.name, self.user
+
+    @property
     def tag(self) -> str:
         """How log lines name the pool."""
         return f"{self.database.name}/{self.user}"

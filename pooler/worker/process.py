@@ -34,6 +34,7 @@ from pooler.worker.cancel import Cancels
 from pooler.worker.console import ConsoleDoor
 from pooler.worker.departures import Departures
 from pooler.worker.listening import Listening
+from pooler.worker.luggage import make_handover
 from pooler.worker.outside import Outside
 from pooler.worker.pauses import Pauses
 from pooler.worker.pool import tracked_parameters
@@ -124,6 +125,9 @@ class Worker:
             engine, self._links, start.config, start.workers, door, stays, accounts
         )
         self._departures = Departures(engine, self._links, stays, self._pools.opener)
+        self._handover = make_handover(
+            start, engine, self._pools, stays, self._departures
+        )
         welcomes = Welcomes(self._pools, start.bus)
         sharing = Sharing(engine, self._pools, start.bus)
         self._pools.launches.on_refused += [welcomes.wanted, sharing.refused]
@@ -139,7 +143,12 @@ class Worker:
         self._listening = Listening(engine, start)
         self._pauses = Pauses(engine, self._pools)
         self._reports = Reports(
-            engine, self._pools, self._cancels, self._pauses, start.slot
+            engine,
+            self._pools,
+            self._cancels,
+            self._pauses,
+            self._handover,
+            start.slot,
         )
         self._leaving: Callable[[], bool] | None = None
         self._all_end = False
@@ -150,6 +159,7 @@ class Worker:
             "cancelled": self._cancels.answered,
             "ask": self._reports.asked,
             "bury": self._departures.bury,
+            **self._handover.messages,
             "room": accounts.heard_room,
             "evict": sharing.asked,
             "welcome?": welcomes.asked,
@@ -175,6 +185,8 @@ class Worker:
             Notice.NOTICE_LEARNED: self._on_learned,
             Notice.NOTICE_PARTED: self._on_parted,
             Notice.NOTICE_GONE: self._on_gone,
+            Notice.NOTICE_OFFER: self._on_offer,
+            Notice.NOTICE_UNEVEN: self._on_uneven,
         }
 
     def handle_signals(self, signals: SignalPipe) -> None:
@@ -266,6 +278,16 @@ class Worker:
 
     def _on_gone(self, row: NoticeRow) -> None:
         self._departures.gone(row[1], row[2])
+
+    def _on_offer(self, row: NoticeRow) -> None:
+        pool = self._pools.by_id(row[3])
+        if pool is not None:
+            self._handover.offered(pool, row[1], row[2])
+
+    def _on_uneven(self, row: NoticeRow) -> None:
+        pool = self._pools.by_id(row[3])
+        if pool is not None:
+            self._handover.uneven(pool)
 
     def _on_accept_paused(self, row: NoticeRow) -> None:
         _, handle, code, *_ = row

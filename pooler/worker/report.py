@@ -21,6 +21,7 @@ from pooler.ipc.bus import BusMessage, pack
 from pooler.worker.cancel import Cancels
 from pooler.worker.listing import Listings
 from pooler.worker.pauses import Pauses
+from pooler.worker.handover import Handover
 from pooler.worker.pool import Pool
 from pooler.worker.pools import Pools
 
@@ -36,12 +37,14 @@ class Reports:
         pools: Pools,
         cancels: Cancels,
         pauses: Pauses,
+        handover: Handover,
         slot: int,
     ) -> None:
         self._engine = engine
         self._pools = pools
         self._cancels = cancels
         self._pauses = pauses
+        self._handover = handover
         self._slot = slot
         listings = Listings(engine, pools, cancels, slot)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -49,6 +52,7 @@ class Reports:
             "pools": self._report_pools,
             "counts": self._report_counts,
             "peer_pools": lambda _: self._cancels.of_peers(),
+            "handovers": self._report_handovers,
             "reconnect": lambda asked: self._pools.reconnect(_database(asked)),
             "kill": lambda asked: self._pauses.kill(_database(asked)),
             "kill_client": lambda asked: self._pauses.kill_client(int(asked["id"])),
@@ -113,6 +117,9 @@ class Reports:
         counts["servers"] -= consoles
         counts["consoles"] = consoles
         return {**counts, "slot": self._slot}
+
+    def _report_handovers(self, payload: Payload) -> list[Any]:
+        return [[*key, counts] for key, counts in self._handover.counts.items()]
 
 
 def _database(payload: Payload) -> str:

@@ -43,8 +43,8 @@ class Sharing:
         """A pool may open no server: ask for one that somebody can do without."""
         if pool.places is None or not self._is_waited_for(pool):
             return
-        if verdict is Verdict.POOL_FULL:
-            self._ask_same_pool(pool)
+        if verdict is Verdict.POOL_FULL and pool.startup is not None:
+            self._ask_same_pool(pool)  # of the others ``worker/handover`` takes care
 
     def _is_waited_for(self, pool: Pool) -> bool:
         stats = self._pools.stats(pool)

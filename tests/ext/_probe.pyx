@@ -127,7 +127,7 @@ def sharing(
     cdef const Cells *own = page.row_of(account, row)
     return (
         row_to_serve(rows, page.rows, own, shunned, now_us, patience_us),
-        row_to_ask(rows, page.rows, own, shunned, now_us),
+        row_to_ask(rows, page.rows, own, shunned, now_us, patience_us),
         bool(is_uneven(rows, page.rows, own, shunned)),
     )
 

@@ -5,14 +5,26 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TypeVar
 
+import asyncpg
 import psycopg
 import pytest
 
 from pooler.demo.postgres import Postgres
-from tests.integration.harness import DATABASE, HOST, USER, InProcess, wait_until
+from tests.integration.harness import (
+    DATABASE,
+    HOST,
+    USER,
+    InProcess,
+    MakePooler,
+    Pooler,
+    wait_until,
+)
 
 T = TypeVar("T")
 
@@ -162,3 +174,164 @@ def test_hundreds_of_moves(pair: tuple[InProcess, InProcess]) -> None:
         assert len(os.listdir("/proc/self/fd")) == files
         assert ask(one, lambda: one.engine.pool_stats(0)["servers"]) == 1
         assert ask(two, lambda: two.engine.pool_stats(0)["servers"]) == 1
+
+
+# Workers that decide themselves.
+
+
+def slot_of(connection: psycopg.Connection) -> int:
+    """The worker that has taken a client, which its cancel key tells."""
+    return connection.info.backend_pid >> 24
+
+
+@contextmanager
+def on_both(
+    pooler: Pooler, database: str = DATABASE
+) -> Iterator[list[psycopg.Connection]]:
+    """A client at each of two workers, with a time zone of its own."""
+    found: dict[int, psycopg.Connection] = {}
+    spare = []
+    deadline_s = time.monotonic() + 10
+    while len(found) < 2:
+        assert time.monotonic() < deadline_s
+        name = ("CET", "Asia/Tokyo")[len(found)]
+        one = pooler.connect(
+            database,
+            autocommit=True,
+            prepare_threshold=0,
+            options=f"-c timezone={name}",
+        )
+        if slot_of(one) in found:
+            spare.append(one)
+        else:
+            found[slot_of(one)] = one
+    for one in spare:
+        one.close()
+    try:
+        yield list(found.values())
+    finally:
+        for one in found.values():
+            one.close()
+
+
+def check_own(connection: psycopg.Connection, zone: str, n: int) -> object:
+    """Its own values and statements; returns the backend that has told them."""
+    row = connection.execute(
+        "SELECT pg_backend_pid(), current_setting('TimeZone'), %s::int", [n]
+    ).fetchone()
+    assert row is not None
+    assert row[1:] == (zone, n)
+    return row[0]
+
+
+@pytest.mark.parametrize("rounds", [100, pytest.param(500, marks=pytest.mark.full)])
+def test_one_server_for_two_workers(make_pooler: MakePooler, rounds: int) -> None:
+    """By turns: it goes to and fro, and each client has its own session there."""
+    pooler = make_pooler(workers=2, default_pool_size=1, admin_users=USER)
+
+    def open_files() -> int:
+        return sum(len(os.listdir(f"/proc/{pid}/fd")) for pid in pooler.worker_pids())
+
+    with on_both(pooler) as (a, b):
+        seen = {check_own(a, "CET", 0), check_own(b, "Asia/Tokyo", 0)}
+        wait_until(lambda: pooler.sockets_of_workers() == 2, "the others have left")
+        files = open_files()
+        for n in range(rounds):
+            seen.add(check_own(a, "CET", n))
+            seen.add(check_own(b, "Asia/Tokyo", n))
+        assert len(seen) == 1, "it has moved, and no other one was opened"
+        wait_until(lambda: open_files() == files, "nothing is left behind")
+        with pooler.connect("pgbouncer", autocommit=True) as console:
+            cursor = console.execute("SHOW HANDOVERS")
+            assert [column.name for column in cursor.description or ()] == [
+                *("database", "user", "given", "received"),
+                *("refused", "returned", "closed"),
+            ]
+            ((*names, given, received, refused, returned, closed),) = cursor
+    assert names == [DATABASE, USER]
+    assert given == received >= 2 * rounds
+    assert refused == returned == closed == 0
+
+
+def test_a_few_servers_for_many_at_once(make_pooler: MakePooler) -> None:
+    """Both workers are busy, by several drivers that prepare."""
+    pooler = make_pooler(workers=2, default_pool_size=2)
+    until_s = time.monotonic() + 3
+    seen: set[object] = set()
+
+    def work(number: int) -> int:
+        zone = ("CET", "Asia/Tokyo", "UTC")[number % 3]
+        with pooler.connect(
+            autocommit=True, prepare_threshold=0, options=f"-c timezone={zone}"
+        ) as one:
+            n = 0
+            while time.monotonic() < until_s:
+                seen.add(check_own(one, zone, n))
+                n += 1
+            return n
+
+    async def work_async() -> int:
+        one = await asyncpg.connect(
+            pooler.dsn(), server_settings={"timezone": "Europe/Lisbon"}
+        )
+        n = 0
+        while time.monotonic() < until_s:
+            row = await one.fetchrow("SELECT current_setting('TimeZone'), $1::int", n)
+            assert tuple(row) == ("Europe/Lisbon", n)
+            n += 1
+        await one.close()
+        return n
+
+    with ThreadPoolExecutor(8) as threads:
+        done = [threads.submit(work, number) for number in range(6)]
+        done += [threads.submit(asyncio.run, work_async()) for _ in range(2)]
+        counts = [one.result(30) for one in done]
+    assert len(seen) == 2, "servers were opened anew"
+    assert min(counts) > max(counts) / 5, counts
+
+
+def test_what_is_kept_for_a_client_is_cleaned_for_another_worker(
+    make_pooler: MakePooler,
+) -> None:
+    pooler = make_pooler(workers=2, default_pool_size=1)
+    with on_both(pooler) as (a, b):
+        a.execute("SET work_mem = '9MB'")
+        a.execute("CREATE TEMPORARY TABLE mine (n int)")
+        began_s = time.monotonic()
+        assert value(b, "SHOW work_mem") != "9MB"
+        assert value(b, "SELECT to_regclass('mine')") is None
+        assert time.monotonic() - began_s < 2
+
+
+def test_servers_move_behind_a_reload(make_pooler: MakePooler) -> None:
+    """What was opened under another configuration is closed, not used."""
+    pooler = make_pooler(workers=2, default_pool_size=1)
+    with on_both(pooler) as (a, b):
+        first = check_own(a, "CET", 1)
+        assert check_own(b, "Asia/Tokyo", 1) == first
+        pooler.reload(server_reset_query="DISCARD ALL; SELECT 1")
+        for n in range(5):
+            check_own(a, "CET", n)
+            check_own(b, "Asia/Tokyo", n)
+        last = check_own(a, "CET", 1)
+        assert check_own(b, "Asia/Tokyo", 1) == last
+
+
+def test_a_server_that_speaks_tls_does_not_move(
+    make_pooler: MakePooler, secure_postgres: Postgres
+) -> None:
+    """It is closed, and the other worker opens its own."""
+    entry = f"host={HOST} port={secure_postgres.port}"
+    pooler = make_pooler(
+        {"as_trust": f"{entry} dbname={DATABASE} user=by_tls"},
+        workers=2,
+        default_pool_size=1,
+        server_tls_sslmode="require",
+    )
+    with on_both(pooler, "as_trust") as (a, b):
+        seen = {
+            check_own(one, zone, n)
+            for n in range(2)
+            for one, zone in ((a, "CET"), (b, "Asia/Tokyo"))
+        }
+        assert len(seen) == 4

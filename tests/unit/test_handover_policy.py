@@ -109,7 +109,6 @@ class SimWorker:
         self.handover = Handover(
             self,
             self,
-            row,
             self,
             later=lambda delay_s, what: world.at(delay_s * 1e6, what),
             process_of=lambda slot: os.getpid(),
@@ -210,6 +209,9 @@ class SimWorker:
     def pool_stats(self, pool_id: int) -> dict[str, int]:
         return {"waiting": len(self.waiting)}
 
+    def pool_let_go(self, pool_id: int) -> None:
+        pass
+
     def server_stay(self, handle: int) -> None:
         self.aside.discard(handle)
         self.keep(handle)
@@ -232,12 +234,7 @@ class SimWorker:
     def receive(self, message: BusMessage) -> None:
         if self.stands_still(lambda: self.receive(message)):
             return
-        {
-            "give": self.handover.asked,
-            "none": self.handover.refused,
-            "server": self.handover.got,
-            "got": self.handover.answered,
-        }[message.kind](message)
+        self.handover.messages[message.kind](message)
         message.close_fds()
 
     # The carrier.
@@ -255,7 +252,13 @@ class SimWorker:
         self.show()
         return os.open(os.devnull, os.O_RDONLY), {"pool": KEY, "server": handle}
 
-    def take_back(self, pool: object, row: int, fd: int, told: dict[str, Any]) -> None:
+    def has_gone(self, row: int, told: dict[str, Any]) -> None:
+        pass
+
+    def bury(self, fd: int, told: dict[str, Any]) -> None:
+        os.close(fd)
+
+    def take_back(self, row: int, fd: int, told: dict[str, Any]) -> None:
         os.close(fd)
         self.keep(told["server"])
 
