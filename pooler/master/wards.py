@@ -4,7 +4,8 @@
 Layer: master. A worker that dies leaves backends at work: PostgreSQL does not look at a
 connection before it needs it. So the master has a copy of each socket, and knows how to
 cancel what runs there (bus: ``server_opened`` with the socket before the startup packet
-leaves, ``server_known``, ``server_moved``, ``server_gone``). When a worker dies, its wards are shut down
+leaves, ``server_known``, ``server_moved``, ``server_gone``). When a worker dies, its
+wards are shut down
 at once and a living worker is asked to bury them (``bury``): it cancels and waits for
 the end of file. If that one dies as well, another is asked; with none they wait here.
 

@@ -19,9 +19,9 @@ from pooler import log
 from pooler.io.engine import Engine
 from pooler.ipc.bus import BusMessage, pack
 from pooler.worker.cancel import Cancels
+from pooler.worker.handover import Handover
 from pooler.worker.listing import Listings
 from pooler.worker.pauses import Pauses
-from pooler.worker.handover import Handover
 from pooler.worker.pool import Pool
 from pooler.worker.pools import Pools
 
