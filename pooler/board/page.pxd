@@ -19,6 +19,7 @@ from libc.stdint cimport uint32_t, uint64_t, uint8_t
 
 cdef enum:
     DIGEST_BYTES = 16
+    NO_ACCOUNT = 0xFFFFFFFF  # where one may be: nothing is counted there
     CELL_LINE_BYTES = 64
 
 cdef struct Cells:  # of one account and one row: a cache line
@@ -34,24 +35,38 @@ cdef struct Cells:  # of one account and one row: a cache line
 cdef struct Account:
     uint8_t digest[DIGEST_BYTES]  # of its kind and names
     uint32_t state
+    uint32_t of[2]  # of a pool that has had a server: its database, its user
 
 cdef struct Shared  # the mapping: head, accounts, cells
+
+cdef struct PageMap:  # where a process sees it; borrowed from its Page
+    Shared *shared
+    Account *accounts
+    Cells *cells  # of account a and row r: [a * rows + r]
+    uint32_t rows
+    uint32_t capacity
+
+cdef int page_take_client(
+    const PageMap *m, uint32_t row, const uint32_t *accounts, const uint64_t *limits
+) noexcept nogil
+cdef void page_give_client(
+    const PageMap *m, uint32_t row, const uint32_t *accounts
+) noexcept nogil
 
 
 cdef class Page:
     cdef readonly object mapping  # own; unmapped when the last view of it is gone
     cdef uint8_t[::1] view
-    cdef Shared *shared  # borrow: of the mapping
+    cdef PageMap map
+    cdef Shared *shared  # as in map, and so on
     cdef Account *accounts
-    cdef Cells *cells  # of account a and row r: [a * rows + r]
+    cdef Cells *cells
     cdef readonly uint32_t rows
     cdef readonly uint32_t capacity
     cdef bytes key
 
     cdef Cells *row_of(self, uint32_t account, uint32_t row) except NULL
     cdef void lock(self) noexcept
-    cdef void undo_move(self) noexcept
     cdef void unlock(self) noexcept
     cdef uint64_t sum_servers(self, uint32_t account) noexcept
-    cdef uint64_t sum_clients(self, uint32_t account) noexcept
     cdef void close_account(self, uint32_t account) noexcept

@@ -71,11 +71,17 @@ class Verdict(IntEnum):
     ALL_FULL = 4
 
 
+# What ``page_take_client`` returns.
+CLIENT_VERDICTS = (
+    Verdict.TAKEN, Verdict.ALL_FULL, Verdict.DATABASE_FULL, Verdict.USER_FULL
+)
+
+
 class PageFull(PoolerError):
     """Too many pools, databases and users at once."""
 
 
-cdef inline void fence() noexcept:
+cdef inline void fence() noexcept nogil:
     """The compiler keeps the order of stores across this; a death keeps it anyway."""
     atomic_signal_fence(memory_order_seq_cst)
 
@@ -85,8 +91,96 @@ cdef size_t lines(size_t n_bytes):
     return (n_bytes + CELL_LINE_BYTES - 1) // CELL_LINE_BYTES * CELL_LINE_BYTES
 
 
-cdef bint has_room(uint64_t taken, uint64_t limit) noexcept:
+cdef inline bint has_room(uint64_t taken, uint64_t limit) noexcept nogil:
     return limit == 0 or taken < limit
+
+
+# ---------------------------------------------------------------- for C
+
+cdef void page_lock(const PageMap *m) noexcept nogil:
+    """Who has it does some stores. Who died with it had changed its own row only.
+
+    That row is cleared by the master; a move is the only change of another's.
+    """
+    if pthread_mutex_lock(&m.shared.mutex) == EOWNERDEAD:
+        undo_move(m)
+        pthread_mutex_consistent(&m.shared.mutex)
+
+
+cdef void page_unlock(const PageMap *m) noexcept nogil:
+    pthread_mutex_unlock(&m.shared.mutex)
+
+
+cdef void undo_move(const PageMap *m) noexcept nogil:
+    """The server is left by its giver, whose row still counts it or is cleared."""
+    cdef Move *move = &m.shared.move
+    cdef int i
+    if not move.on:
+        return
+    for i in range(3):
+        m.cells[
+            <size_t> move.accounts[i] * m.rows + move.to_row
+        ].servers = move.before[i]
+    fence()
+    move.on = False
+
+
+cdef void page_close_account(const PageMap *m, uint32_t account) noexcept nogil:
+    """Free an account if nobody has it open and it counts nothing; locked."""
+    cdef Cells *row = &m.cells[<size_t> account * m.rows]
+    cdef uint32_t i
+    for i in range(m.rows):
+        if row[i].refs or row[i].servers or row[i].clients:
+            return
+    memset(row, 0, m.rows * sizeof(Cells))
+    m.accounts[account].of[0] = m.accounts[account].of[1] = NO_ACCOUNT
+    m.accounts[account].state = ACCOUNT_GONE
+
+
+cdef int page_take_client(
+    const PageMap *m, uint32_t row, const uint32_t *accounts, const uint64_t *limits
+) noexcept nogil:
+    """Count one client more in three accounts, if that is below every limit.
+
+    They are those of everybody, its database and its user, or NO_ACCOUNT. Returns 0,
+    or 1 + the index of the first limit that is in the way. Cost: O(rows), one lock
+    """
+    cdef uint32_t i
+    cdef uint32_t j
+    cdef uint64_t found
+    cdef int refused = 0
+    page_lock(m)
+    for i in range(3):
+        if accounts[i] == NO_ACCOUNT or limits[i] == 0:
+            continue
+        found = 0
+        for j in range(m.rows):
+            found += m.cells[<size_t> accounts[i] * m.rows + j].clients
+        if not has_room(found, limits[i]):
+            refused = <int> i + 1
+            break
+    if not refused:
+        for i in range(3):
+            if accounts[i] != NO_ACCOUNT:
+                m.cells[<size_t> accounts[i] * m.rows + row].clients += 1
+    page_unlock(m)
+    return refused
+
+
+cdef void page_give_client(
+    const PageMap *m, uint32_t row, const uint32_t *accounts
+) noexcept nogil:
+    """A client has left that ``page_take_client`` has counted."""
+    cdef uint32_t i
+    page_lock(m)
+    for i in range(3):
+        if accounts[i] != NO_ACCOUNT:
+            m.cells[<size_t> accounts[i] * m.rows + row].clients -= 1
+            page_close_account(m, accounts[i])
+    page_unlock(m)
+
+
+# ---------------------------------------------------------------- for Python
 
 
 cdef class Page:
@@ -114,6 +208,11 @@ cdef class Page:
         self.shared = <Shared *> &self.view[0]
         self.accounts = <Account *> (&self.view[0] + head)
         self.cells = <Cells *> (&self.view[0] + head + middle)
+        self.map.shared = self.shared
+        self.map.accounts = self.accounts
+        self.map.cells = self.cells
+        self.map.rows = self.rows
+        self.map.capacity = capacity
         self.key = secrets.token_bytes(DIGEST_BYTES)
         cdef pthread_mutexattr_t attributes
         cdef int code = pthread_mutexattr_init(&attributes)
@@ -165,6 +264,7 @@ cdef class Page:
             account = &self.accounts[place]
             if account.state != ACCOUNT_USED:
                 memcpy(account.digest, wanted, DIGEST_BYTES)
+                account.of[0] = account.of[1] = NO_ACCOUNT
                 account.state = ACCOUNT_USED
             self.row_of(place, row).refs += 1
             return place
@@ -181,14 +281,7 @@ cdef class Page:
         self.unlock()
 
     cdef void close_account(self, uint32_t account) noexcept:
-        """Free an account if nobody has it open and it counts nothing; locked."""
-        cdef Cells *row = &self.cells[<size_t> account * self.rows]
-        cdef uint32_t i
-        for i in range(self.rows):
-            if row[i].refs or row[i].servers or row[i].clients:
-                return
-        memset(row, 0, self.rows * sizeof(Cells))
-        self.accounts[account].state = ACCOUNT_GONE
+        page_close_account(&self.map, account)
 
     # ------------------------------------------------------------ servers
 
@@ -219,6 +312,8 @@ cdef class Page:
             for i in range(3):
                 own = self.row_of(accounts[i], row)
                 own.servers += 1
+            self.accounts[pool].of[0] = database
+            self.accounts[pool].of[1] = user
             return Verdict.TAKEN
         finally:
             self.unlock()
@@ -268,6 +363,35 @@ cdef class Page:
         move.on = False
         self.unlock()
 
+    def oldest_idle(self, uint32_t account):
+        """(row, pool) of who has a server that has been idle longest; None: nobody.
+
+        ``account``: of a pool, or of the database or the user whose pools are meant.
+        Servers for which clients of the same row wait are not idle for long, so they
+        are left out. Cost: O(capacity), without the lock: what is found may be gone
+        """
+        cdef uint32_t pool
+        cdef uint32_t i
+        cdef const Account *one
+        cdef const Cells *row
+        cdef uint64_t oldest_us = 0
+        found = None
+        self.row_of(account, 0)
+        for pool in range(self.capacity):
+            one = &self.accounts[pool]
+            if one.state != ACCOUNT_USED:
+                continue
+            if pool != account and one.of[0] != account and one.of[1] != account:
+                continue
+            for i in range(self.rows):
+                row = &self.cells[<size_t> pool * self.rows + i]
+                if row.idle <= row.waiting or row.idle_since_us == 0:
+                    continue
+                if found is None or row.idle_since_us < oldest_us:
+                    oldest_us = row.idle_since_us
+                    found = (i, pool)
+        return found
+
     def unwant(self, uint32_t row, uint32_t account):
         """Nobody here waits for a place in this account any more."""
         self.row_of(account, row).wants_since_us = 0
@@ -294,18 +418,7 @@ cdef class Page:
         cdef uint64_t *limits = [limit, database_limit, user_limit]
         for i in range(3):
             self.row_of(accounts[i], row)
-        self.lock()
-        try:
-            for i in range(3):
-                if not has_room(self.sum_clients(accounts[i]), limits[i]):
-                    return (
-                        Verdict.ALL_FULL, Verdict.DATABASE_FULL, Verdict.USER_FULL
-                    )[i]
-            for i in range(3):
-                self.cells[<size_t> accounts[i] * self.rows + row].clients += 1
-            return Verdict.TAKEN
-        finally:
-            self.unlock()
+        return CLIENT_VERDICTS[page_take_client(&self.map, row, accounts, limits)]
 
     def give_client(
         self, uint32_t row, uint32_t everybody, uint32_t database, uint32_t user
@@ -315,11 +428,8 @@ cdef class Page:
         for account in (everybody, database, user):
             if self.row_of(account, row).clients == 0:
                 raise ValueError(f"no client is counted in account {account}")
-        self.lock()
-        for account in (everybody, database, user):
-            self.cells[<size_t> account * self.rows + row].clients -= 1
-            self.close_account(account)
-        self.unlock()
+        cdef uint32_t *accounts = [everybody, database, user]
+        page_give_client(&self.map, row, accounts)
 
     # ------------------------------------------------------------ what is there
 
@@ -395,29 +505,10 @@ cdef class Page:
         return &self.cells[<size_t> account * self.rows + row]
 
     cdef void lock(self) noexcept:
-        """Who has it does some stores. Who died with it had changed its own row only.
-
-        That row is cleared by the master; a move is the only change of another's.
-        """
-        if pthread_mutex_lock(&self.shared.mutex) == EOWNERDEAD:
-            self.undo_move()
-            pthread_mutex_consistent(&self.shared.mutex)
-
-    cdef void undo_move(self) noexcept:
-        """The server is left by its giver, whose row still counts it or is cleared."""
-        cdef Move *move = &self.shared.move
-        cdef int i
-        if not move.on:
-            return
-        for i in range(3):
-            self.cells[
-                <size_t> move.accounts[i] * self.rows + move.to_row
-            ].servers = move.before[i]
-        fence()
-        move.on = False
+        page_lock(&self.map)
 
     cdef void unlock(self) noexcept:
-        pthread_mutex_unlock(&self.shared.mutex)
+        page_unlock(&self.map)
 
     cdef uint64_t sum_servers(self, uint32_t account) noexcept:
         cdef const Cells *row = &self.cells[<size_t> account * self.rows]
@@ -425,12 +516,4 @@ cdef class Page:
         cdef uint32_t i
         for i in range(self.rows):
             found += row[i].servers
-        return found
-
-    cdef uint64_t sum_clients(self, uint32_t account) noexcept:
-        cdef const Cells *row = &self.cells[<size_t> account * self.rows]
-        cdef uint64_t found = 0
-        cdef uint32_t i
-        for i in range(self.rows):
-            found += row[i].clients
         return found

@@ -257,10 +257,11 @@ class Settings:
         "Prepared statements of one client, in transaction or statement mode; 0 is no"
         " limit. Not a PgBouncer setting.", unit="statements", built=True)
     max_db_client_connections: int = setting(0, INT,
-        "Clients of one database; 0 is no limit.", unit="connections")
+        "Clients of one database, over all workers; 0 is no limit.",
+        unit="connections", built=True)
     max_db_connections: int = setting(0, INT,
-        "Server connections of one database over all users; 0 is no limit.",
-        unit="connections")
+        "Server connections of one database over all users and workers; 0 is no limit.",
+        unit="connections", built=True)
     max_failed_logins: int = setting(0, INT,
         "Failed logins of one address (IPv6: of a /64) in a minute, over all workers;"
         " then logins from there are refused before their proof is looked at, until"
@@ -279,13 +280,14 @@ class Settings:
         " statement mode; 0 turns the feature off.",
         unit="statements", off=0, built=True)
     max_user_client_connections: int = setting(0, INT,
-        "Clients of one user; 0 is no limit.", unit="connections")
+        "Clients of one user, over all workers; 0 is no limit.",
+        unit="connections", built=True)
     max_user_connections: int = setting(0, INT,
-        "Server connections of one user over all databases; 0 is no limit.",
-        unit="connections")
+        "Server connections of one user over all databases and workers; 0 is no limit.",
+        unit="connections", built=True)
     min_pool_size: int = setting(0, INT,
         "Server connections to keep ready in a pool that has a forced user or a"
-        " client.", unit="connections")
+        " client.", unit="connections", built=True)
     peer_id: int = setting(0, INT,
         "Our own number among the [peers]; 0 turns peering off.",
         high=16383, built=True)
@@ -311,10 +313,10 @@ class Settings:
         unit="s", built=True)
     reserve_pool_size: int = setting(0, INT,
         "Further server connections a pool may open when clients wait.",
-        unit="connections")
+        unit="connections", built=True)
     reserve_pool_timeout: float = setting(5.0, TIME,
         "A client waits this long before the reserve is used; 0 is off.",
-        unit="s", off=0.0)
+        unit="s", built=True)
     resolv_conf: str = setting("", PATH,
         "File with the resolver's configuration, in place of /etc/resolv.conf; a port"
         " may stand behind an address.", reload=RESTART, built=True)
@@ -492,18 +494,19 @@ class Database:
         "Instead of default_pool_size.", unit="connections", inherit_below=0,
         built=True)
     min_pool_size: int | None = setting(None, DECIMAL,
-        "Instead of the global min_pool_size.", unit="connections", inherit_below=0)
+        "Instead of the global min_pool_size.", unit="connections", inherit_below=0,
+        built=True)
     reserve_pool_size: int | None = setting(None, DECIMAL,
         "Instead of the global reserve_pool_size.", unit="connections",
-        inherit_below=0, aliases=("reserve_pool",))
+        inherit_below=0, aliases=("reserve_pool",), built=True)
     pool_mode: PoolMode | None = setting(None, ENUM,
         "Instead of the global pool_mode.", choices=PoolMode, reload=NEW, built=True)
     max_db_connections: int | None = setting(None, DECIMAL,
         "Instead of the global max_db_connections, if above 0.",
-        unit="connections", inherit_below=1)
+        unit="connections", inherit_below=1, built=True)
     max_db_client_connections: int | None = setting(None, DECIMAL,
         "Instead of the global max_db_client_connections, if above 0.",
-        unit="connections", inherit_below=1)
+        unit="connections", inherit_below=1, built=True)
     server_lifetime: int | None = setting(None, DECIMAL,
         "Instead of the global server_lifetime, if above 0.",
         unit="s", inherit_below=1, built=True)
@@ -569,11 +572,13 @@ class User:
         inherit_below=0, built=True)
     reserve_pool_size: int | None = setting(None, DECIMAL,
         "Beats the database's and the global one.", unit="connections",
-        inherit_below=0)
+        inherit_below=0, built=True)
     max_user_connections: int | None = setting(None, DECIMAL,
-        "Instead of the global one, if above 0.", unit="connections", inherit_below=1)
+        "Instead of the global one, if above 0.", unit="connections", inherit_below=1,
+        built=True)
     max_user_client_connections: int | None = setting(None, DECIMAL,
-        "Instead of the global one, if above 0.", unit="connections", inherit_below=1)
+        "Instead of the global one, if above 0.", unit="connections", inherit_below=1,
+        built=True)
     query_timeout: int | None = setting(None, DECIMAL,
         "Instead of the global one, if above 0.", unit="s", inherit_below=1, built=True)
     idle_transaction_timeout: int | None = setting(None, DECIMAL,

@@ -11,7 +11,7 @@ from pooler.io.conn cimport (
     NoticeRow, ServerConn, conn_handle, conn_leave, conn_of_client, conn_of_server,
     notice,
 )
-from pooler.io.logins cimport count_clients, login_end
+from pooler.io.logins cimport count_clients, login_end, login_give_place
 from pooler.io.part cimport part
 from pooler.io.poll cimport WATCH_READ, WATCH_WRITE, watch
 from pooler.io.syscalls cimport ENOMEM
@@ -137,6 +137,7 @@ cdef void close_client(Loop *L, const Order *order) noexcept nogil:
     login_end(L, cc)
     free(cc.user)
     cc.user = NULL
+    login_give_place(L, cc)
     if order.client.pool == NULL:
         L.login_count -= 1
     queue_reset(&order.client.stream.out)

@@ -11,6 +11,7 @@ from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from pooler.auth.exchange cimport Exchange
 from pooler.auth.secrets cimport Secret
+from pooler.board.page cimport PageMap
 from pooler.io.syscalls cimport ssize_t
 from pooler.relay.shared cimport Relay
 from pooler.session.records cimport ClientSession, ServerSession
@@ -92,6 +93,8 @@ cdef struct KnownLogin:  # a startup packet that was let in, and what it has com
     uint64_t until_us  # when the secret has to be asked for anew; 0: it has not
     uint32_t pool_id
     char *user  # own: of the client; NULL: that of the pool
+    uint32_t accounts[3]  # where it takes a place: of everybody, database, user
+    uint64_t limits[3]  # of these; 0: none
     ParamSet *values  # own: one reference
     uint8_t key_n  # of the cancel key that it gets
     uint32_t packet_n
@@ -118,10 +121,8 @@ cdef struct Logins:  # what is known of those who log in; written by logins
     uint8_t slot  # cancel keys: see worker.cancel
     uint16_t peer_id
     uint64_t *clients  # borrow: of this worker, on the board; NULL: there is none
-    const uint64_t *all_clients  # borrow: of the first of workers_count workers
-    size_t stride  # from one to the next
-    uint32_t workers_count
-    uint64_t max_clients
+    PageMap page  # without ``shared`` nobody is refused for want of a place
+    bint full  # nobody may log in at all
     KnownLogin **known  # own: KNOWN_LOGIN_BUCKETS; NULL: none yet
     uint32_t known_count
     uint32_t last_number
@@ -152,6 +153,8 @@ cdef struct ClientConn:
     bint uncounted  # takes no place of max_client_conn
     uint32_t id  # of all connections of the pooler; as the console calls it
     char *user  # own: as whom it has logged in; NULL: as the user of its pool
+    bint placed  # has a place on the page, in these accounts
+    uint32_t accounts[3]
     bint asked_tls  # SSLRequest was answered, and not by Python
     uint32_t login_wanted_bytes  # Python hears of no less
     ProofUnderWay *proof  # own; NULL: none

@@ -30,7 +30,7 @@ from pooler.io.link cimport (
 from pooler.io.listing cimport list_clients, list_servers
 from pooler.io.logins cimport (
     admit, count_clients, login_end, login_forget, login_known, login_remember,
-    logins_forget, logins_free,
+    login_take_place, logins_forget, logins_free,
 )
 from pooler.io.loop cimport loop_free, loop_init, loop_now, loop_run
 from pooler.io.moves cimport give_server, receive_server
@@ -64,8 +64,8 @@ from pooler.session.pool cimport (
 )
 from pooler.session.records cimport (
     CANCEL_KEY_MAX_BYTES, CANCEL_KEY_MIN_BYTES, CLIENT_LOGIN, CLOSE_NO_MEMORY,
-    CLOSE_REASONS, CLOSE_SERVER_OBSOLETE, CLOSE_SERVER_UNUSABLE, ClientSession,
-    CloseReason, MODE_SESSION, Pool, PoolConfig, Script, ServerSession,
+    CLOSE_REASONS, CLOSE_SERVER_EVICTED, CLOSE_SERVER_OBSOLETE, CLOSE_SERVER_UNUSABLE,
+    ClientSession, CloseReason, MODE_SESSION, Pool, PoolConfig, Script, ServerSession,
     client_proved, script_fill,
 )
 from pooler.session.sequences cimport sequences_always
@@ -88,6 +88,8 @@ fill_close_reasons(CLOSE_REASON_ROWS)
 
 cdef enum:
     NOTICES_AT_ONCE = 2  # of logins: a quarter of a millisecond
+
+NOWHERE = (0xFFFFFFFF,) * 3  # three times NO_ACCOUNT
 
 # Parameters that are lists of names: SET would take a reported value for one name.
 LIST_PARAMETERS = frozenset(
@@ -380,26 +382,24 @@ cdef class Engine:
     # ------------------------------------------------------------ logins
 
     def logins_configure(
-        self, *, uint64_t[:] client_cells, uint8_t slot, uint64_t max_clients,
+        self, *, uint64_t[:] client_cells, uint8_t slot, bint full=False,
         uint16_t peer_id=0, TlsContext context=None, bint tell_logins=True,
         bint tell_closes=True,
     ):
         """From now on logins whose startup packet is known need no Python.
 
         ``client_cells``: how many clients each worker has, shared, and this worker's
-        row of them; lent until ``close``. ``context``: TLS for clients that ask for it;
-        None: they are refused. ``tell_logins``, ``tell_closes``: whether notices of
-        such logins, and of the end of clients, are wanted. What was known is forgotten.
+        row of them; lent until ``close``. ``full``: nobody may log in. ``context``:
+        TLS for clients that ask for it; None: they are refused. ``tell_logins``,
+        ``tell_closes``: whether notices of such logins, and of the end of clients, are
+        wanted. What was known is forgotten.
         """
         cdef Logins *logins = &self.loop.logins
         logins_forget(&self.loop)
         self.client_cells = client_cells
         self.login_context = context
-        logins.all_clients = &client_cells[0]
-        logins.stride = <size_t> client_cells.strides[0] // sizeof(uint64_t)
         logins.clients = &client_cells[slot]
-        logins.workers_count = <uint32_t> client_cells.shape[0]
-        logins.max_clients = max_clients
+        logins.full = full
         logins.slot = slot
         logins.peer_id = peer_id
         logins.tls = NULL if context is None else <void *> context.context
@@ -413,6 +413,11 @@ cdef class Engine:
         logins.tell_closes = tell_closes
         logins.on = True
         count_clients(&self.loop)
+
+    def logins_share(self, Page page):
+        """Clients take places on the page, in the row of the slot, from now on."""
+        self.page_view = page.view
+        self.loop.logins.page = page.map
 
     def tell_closes(self):
         """From now on the end of every client is told."""
@@ -430,17 +435,21 @@ cdef class Engine:
         self, uint64_t handle, bytes packet, uint32_t pool_id, parameters,
         bytes greeting, *, bytes before=b"", int question=0, StoredSecret secret=None,
         uint64_t valid_us=0, uint8_t key_bytes=CANCEL_KEY_MIN_BYTES, bytes user=b"",
+        places=NOWHERE, limits=(0, 0, 0),
     ):
         """A client that is about to be admitted: others like it need no Python.
 
         ``packet``: its startup packet. ``before``: what it was told in front of the
         question, ``secret``: what its answer was measured by; None: nothing was asked.
-        ``valid_us``: for how long, 0 for ever. ``greeting``: all it is told, up to the
-        cancel key of ``key_bytes``. ``user``: empty: that of the pool. Returns the
+        ``valid_us``: for how long, 0 for ever. ``places``, ``limits``: as for
+        ``client_take_place``; the accounts stay open meanwhile. ``greeting``: all it is
+        told, up to the cancel key of ``key_bytes``. ``user``: empty: that of the pool.
+        Returns the
         number by which NOTICE_LOGGED_IN names them, 0 if nothing is kept.
         """
         cdef ClientConn *cc = self.client(handle)
         cdef KnownLogin *known
+        cdef int i
         self.pool(pool_id)
         if not CANCEL_KEY_MIN_BYTES <= key_bytes <= CANCEL_KEY_MAX_BYTES:
             raise ValueError(f"cancel key of {key_bytes} bytes")
@@ -458,6 +467,9 @@ cdef class Engine:
         if user:
             known.user = strdup(user)
         known.pool_id = pool_id
+        for i in range(3):
+            known.accounts[i] = places[i]
+            known.limits[i] = limits[i]
         known.key_n = key_bytes
         if valid_us:
             loop_now(&self.loop)
@@ -585,6 +597,21 @@ cdef class Engine:
     def client_certificate_name(self, uint64_t handle):
         """The common name in the certificate that a client has shown; b"": none."""
         return certificate_name(&self.client(handle).conn)
+
+    def client_take_place(self, uint64_t handle, places, limits):
+        """Give a client a place until it leaves, unless it has one.
+
+        ``places``: the accounts of everybody, of its database and of its user, or
+        NO_ACCOUNT. ``limits``: of these, 0 for none. Returns 0, or which of the three
+        limits is in the way.
+        """
+        cdef uint32_t accounts[3]
+        cdef uint64_t most[3]
+        cdef int i
+        for i in range(3):
+            accounts[i] = places[i]
+            most[i] = limits[i]
+        return login_take_place(&self.loop, self.client(handle), accounts, most)
 
     def client_uncounted(self, uint64_t handle):
         """A client takes no place of ``max_client_conn``."""
@@ -791,6 +818,23 @@ cdef class Engine:
         pool_room(p)
         step_pool_wants(&self.loop.relay, p)
         carry_out(&self.loop)
+
+    def pool_evict(self, uint32_t pool_id):
+        """Close the server that has been idle longest; False: none is.
+
+        One in which a client has left something that it may have back goes last.
+        """
+        cdef Pool *p = self.pool(pool_id)
+        cdef ServerSession *s = p.idle_tail
+        while s != NULL and (s.kept_for != NULL or s.changes.left):
+            s = s.prev
+        if s == NULL:
+            s = p.idle_tail
+        if s == NULL:
+            return False
+        step_server_close(&self.loop.relay, s, CLOSE_SERVER_EVICTED)
+        carry_out(&self.loop)
+        return True
 
     def pool_launching(self, uint32_t pool_id, uint32_t at_most):
         """How many servers to open now; they count as connecting from here on."""

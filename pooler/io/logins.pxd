@@ -16,7 +16,7 @@ what it costs somebody who is not known.
 Source: PostgreSQL documentation, "Message Flow", "Start-up".
 """
 
-from libc.stdint cimport uint8_t, uint32_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from pooler.auth.secrets cimport Secret
 from pooler.io.conn cimport ClientConn, KnownLogin, Loop
@@ -29,6 +29,10 @@ cdef void login_forget(Loop *L, uint32_t number) noexcept nogil
 cdef void logins_forget(Loop *L) noexcept nogil
 cdef void logins_free(Loop *L) noexcept nogil
 cdef void count_clients(Loop *L) noexcept nogil
+cdef int login_take_place(
+    Loop *L, ClientConn *cc, const uint32_t *accounts, const uint64_t *limits
+) noexcept nogil
+cdef void login_give_place(Loop *L, ClientConn *cc) noexcept nogil
 cdef KnownLogin *login_known(
     const ClientConn *cc, const uint8_t *packet, size_t packet_n,
     const uint8_t *before, size_t before_n, const uint8_t *greeting, size_t greeting_n,

@@ -12,6 +12,7 @@ from pooler.auth.exchange cimport (
     exchange_take,
 )
 from pooler.auth.secrets cimport secret_unref
+from pooler.board.page cimport page_give_client, page_take_client
 from pooler.io.conn cimport (
     KNOWN_LOGIN_BUCKETS, Logins, NOTICE_LOGGED_IN, Peer, ProofUnderWay,
     RANDOM_CACHE_BYTES, conn_handle, notice,
@@ -209,15 +210,28 @@ cdef void count_clients(Loop *L) noexcept nogil:
         L.logins.clients[0] = L.client_count - L.uncounted_count
 
 
-cdef bint is_full(const Logins *logins) noexcept nogil:
-    """Whether there are more clients than may be; all workers count together."""
-    cdef uint64_t total = 0
-    cdef uint32_t i
-    if logins.all_clients == NULL:
-        return False
-    for i in range(logins.workers_count):
-        total += logins.all_clients[i * logins.stride]
-    return total > logins.max_clients
+cdef int login_take_place(
+    Loop *L, ClientConn *cc, const uint32_t *accounts, const uint64_t *limits
+) noexcept nogil:
+    """Give a client a place that all workers count, if it has none yet.
+
+    Returns 0, or which limit is in the way (``page_take_client``).
+    """
+    cdef int refused
+    if cc.placed or L.logins.page.shared == NULL:
+        return 0
+    refused = page_take_client(&L.logins.page, L.logins.slot, accounts, limits)
+    if refused == 0:
+        cc.placed = True
+        memcpy(cc.accounts, accounts, sizeof(cc.accounts))
+    return refused
+
+
+cdef void login_give_place(Loop *L, ClientConn *cc) noexcept nogil:
+    """A client has left."""
+    if cc.placed:
+        cc.placed = False
+        page_give_client(&L.logins.page, L.logins.slot, cc.accounts)
 
 
 cdef const uint8_t *take_random(Logins *logins, uint32_t n) noexcept nogil:
@@ -394,7 +408,7 @@ cdef Turn take_packet(Loop *L, ClientConn *cc) noexcept nogil:
         cc.login_wanted_bytes = length
         return TURN_WAIT
     k = find(L, cc, p, length)
-    if k == NULL or is_full(&L.logins):
+    if k == NULL or L.logins.full or login_take_place(L, cc, k.accounts, k.limits):
         return TURN_PYTHON
     if k.secret != NULL:
         code = ask(L, cc, k)

@@ -12,6 +12,7 @@ Source: PgBouncer documentation, "default_pool_size", "max_db_connections",
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from typing import NamedTuple
@@ -21,6 +22,10 @@ from pooler.config.loading import Config
 from pooler.config.settings import Database
 from pooler.errors import TOO_MANY_CONNECTIONS, LoginError
 from pooler.ipc.bus import Bus, BusMessage
+
+# Who waits for a place looks again so often, and no more than so small a part of time.
+LOOK_S = 0.05
+LOOK_PART = 20
 
 
 class Places(NamedTuple):
@@ -66,6 +71,8 @@ class Accounts:
         self._bus = bus
         # By the account that was in the way: whom to tell of room there.
         self._waiting: dict[int, dict[Callable[[], None], None]] = {}
+        self._look: asyncio.TimerHandle | None = None
+        self._pause_s = LOOK_S
 
     def open(self, database: str, user: str) -> Places:
         """Open the accounts of a pool; LoginError when there is no room for more."""
@@ -91,7 +98,23 @@ class Accounts:
 
         If there is none, ``on_room`` is called once, when it is worth another try.
         """
-        verdict = self.page.take_server(
+        verdict = self._take(places, limits)
+        if verdict is not Verdict.TAKEN:
+            self._waiting.setdefault(places.of(verdict), {})[on_room] = None
+            if self._look is None:
+                loop = asyncio.get_running_loop()
+                self._look = loop.call_later(self._pause_s, self._look_again)
+        return verdict
+
+    def try_take(self, places: Places, limits: Limits) -> Verdict:
+        """``take`` for who does not wait."""
+        verdict = self._take(places, limits)
+        if verdict is not Verdict.TAKEN and places.of(verdict) not in self._waiting:
+            self.page.unwant(self.row, places.of(verdict))
+        return verdict
+
+    def _take(self, places: Places, limits: Limits) -> Verdict:
+        return self.page.take_server(
             self.row,
             *places,
             now_us(),
@@ -99,9 +122,6 @@ class Accounts:
             database_limit=limits.database,
             user_limit=limits.user,
         )
-        if verdict is not Verdict.TAKEN:
-            self._waiting.setdefault(places.of(verdict), {})[on_room] = None
-        return verdict
 
     def give(self, places: Places) -> None:
         """PostgreSQL is rid of a server: others may have its place."""
@@ -117,10 +137,20 @@ class Accounts:
         """Another process has given a place back."""
         self._room(int(message.payload["account"]))
 
-    def try_again(self) -> None:
-        """Everybody who waits for room looks again: a message may have been lost."""
+    def _look_again(self) -> None:
+        """Everybody who waits for room looks again, while there is somebody.
+
+        What is idle elsewhere may be asked for, and a message may have been lost. It
+        takes no more than a small part of the time, however many they are.
+        """
+        begun_s = time.monotonic()
         for account in list(self._waiting):
             self._room(account)
+        self._pause_s = max(LOOK_S, LOOK_PART * (time.monotonic() - begun_s))
+        self._look = None
+        if self._waiting:
+            loop = asyncio.get_running_loop()
+            self._look = loop.call_later(self._pause_s, self._look_again)
 
     def _room(self, account: int) -> None:
         """Whoever waits for this account tries again, and is refused again, or not."""

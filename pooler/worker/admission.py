@@ -24,7 +24,6 @@ from pooler.errors import (
     INVALID_CATALOG_NAME,
     INVALID_PARAMETER_VALUE,
     INVALID_PASSWORD,
-    TOO_MANY_CONNECTIONS,
     ConfigError,
     LoginError,
     SilentLoginError,
@@ -49,6 +48,7 @@ from pooler.login.policy import AuthMethod, ClientPolicy, kind_by_name
 from pooler.session.records import CloseReason
 from pooler.worker.auth_query import AuthQuery
 from pooler.worker.cancel import Cancels
+from pooler.worker.client_places import ClientLimits
 from pooler.worker.console import DATABASE as CONSOLE_DATABASE
 from pooler.worker.console import startup_of
 from pooler.worker.identity import Peer, demand_by
@@ -156,7 +156,7 @@ class _Arrival:
     direct: bool = False  # its first byte was one of TLS
     # Asks for what the login waits for: what comes meanwhile stays unread.
     pending: asyncio.Task[None] | None = None
-    checked: bool = False  # whether its address may try at all
+    checked: bool = False  # it has a place, and its address may try at all
     asked: bool = False  # a database, for the secret
     accepted: LoggedIn | None = None
     pool: Pool | None = None  # of a replication client, its own
@@ -195,7 +195,6 @@ class Admission:
     ) -> None:
         self._engine = engine
         self._pools = pools
-        self._board = board
         self._mock_key = mock_key
         self._cancels = cancels
         self._arrivals: dict[int, _Arrival] = {}
@@ -206,7 +205,8 @@ class Admission:
         self._refusals = Refusals(engine, lambda: pools.config.settings, pools.workers)
         self._context = client_context(pools.config.settings, mock_key)
         self._policy = self._make_policy()
-        self._known = KnownLogins(engine, board, slot)
+        self._limits = ClientLimits(engine, pools)
+        self._known = KnownLogins(engine, board, slot, self._limits)
         self._known.configure(pools.config.settings, self._context)
         self._closed = False
 
@@ -270,11 +270,13 @@ class Admission:
 
     def _carry_out(self, handle: int, arrival: _Arrival, reply: Reply) -> None:
         """Do what a step of the login came to; LookupError when the client has gone."""
-        if arrival.login.wants_in and arrival.login.asked[0] != RESERVED_DATABASE:
-            self._check_open(arrival.login.asked[0])
-            self._check_room()
-            if not arrival.checked:
-                arrival.checked = True
+        login = arrival.login
+        if login.wants_in and login.asked[0] != RESERVED_DATABASE:
+            self._check_open(login.asked[0])
+        if login.wants_in and not arrival.checked:
+            arrival.checked = True
+            if login.asked[0] != RESERVED_DATABASE:
+                self._limits.take(handle, *login.asked)
                 self._refusals.check_address(handle)
         if reply.send:
             self._engine.client_send(handle, reply.send)
@@ -365,14 +367,6 @@ class Admission:
         """Refuse a client that comes while the pooler ends."""
         if self._closed and database != RESERVED_DATABASE:
             raise LoginError("pooler is shutting down", CANNOT_CONNECT_NOW)
-
-    def _check_room(self) -> None:
-        """Refuse a client above ``max_client_conn``; all workers count together."""
-        limit = self._pools.config.settings.max_client_conn
-        if self._board.total("clients") > limit:
-            raise LoginError(
-                "no more connections allowed (max_client_conn)", TOO_MANY_CONNECTIONS
-            )
 
     def _forget(self, handle: int) -> None:
         """A client will not be admitted."""

@@ -2,8 +2,9 @@
 """``auth_query``: users that auth_file does not know, as a database does.
 
 Worker layer, cold. Each (database, auth_user) that is asked has a few connections of
-its own, of which no pool and no limit knows. No parameter of a client ever reaches
-them, and their search_path is fixed: a client is only a value there (CVE-2025-12819).
+its own, which count as servers of the pool of these names. No parameter of a client
+ever reaches them, and their search_path is fixed: a client is only a value there
+(CVE-2025-12819).
 
 One question about a user is on its way at a time. Who comes meanwhile is told by the
 next one: an answer is never older than the client that it lets in. Only where the
@@ -173,17 +174,28 @@ class Target:
             return
         timer = asyncio.get_running_loop().call_later(IDLE_S, self._expire, lookup)
         self._idle.append((lookup, timer))
+        names = (self._database.name, self._user)
+        self._pools.own_links.idle(names, self._evict)
 
     def _expire(self, lookup: Lookup) -> None:
         self._idle = [one for one in self._idle if one[0] is not lookup]
         lookup.close()
+
+    def _evict(self) -> bool:
+        """Somebody needs the place of an idle connection; False: there is none."""
+        if not self._idle:
+            return False
+        lookup, timer = self._idle.pop(0)
+        timer.cancel()
+        lookup.close()
+        return True
 
     async def _open(self) -> Lookup:
         """Log in. What the server has refused is not tried again for a while."""
         if time.monotonic() < self._retry_at_s:
             raise _cannot_connect(f"{self._failure} (server_login_retry)")
         try:
-            ready = await self._pools.opener.open(
+            ready = await self._pools.own_links.open(
                 self._database, self._user, self._scram_keys
             )
         except LoginError as error:

@@ -18,6 +18,7 @@ from pooler.ipc.board import Board
 from pooler.login.client import ClientLogin
 from pooler.login.outcomes import LedElsewhere, LoggedIn
 from pooler.worker.cancel import KEY_BYTES, LONG_KEY_BYTES
+from pooler.worker.client_places import ClientLimits
 from pooler.worker.pool import Greeting, Pool
 
 MOST_PACKET_BYTES = 2048
@@ -27,8 +28,11 @@ MOST_NAMED = 4096
 class KnownLogins:
     """What the engine of one worker knows of logins, and how the log calls them."""
 
-    def __init__(self, engine: Engine, board: Board, slot: int) -> None:
+    def __init__(
+        self, engine: Engine, board: Board, slot: int, limits: ClientLimits
+    ) -> None:
         self._engine = engine
+        self._limits = limits
         self._board = board
         self._slot = slot
         self._remembers = True
@@ -47,12 +51,13 @@ class KnownLogins:
         self._engine.logins_configure(
             client_cells=self._board.column("clients"),
             slot=self._slot,
-            max_clients=settings.max_client_conn,
+            full=settings.max_client_conn == 0,
             peer_id=settings.peer_id,
             context=context,
             tell_logins=settings.log_connections,
             tell_closes=settings.log_disconnections,
         )
+        self._limits.let_go()
 
     def stop(self) -> None:
         """Nobody is let in any more without being looked at."""
@@ -76,6 +81,9 @@ class KnownLogins:
         ``kept_for_s``: how long the secret that was found of a user counts. ``user``:
         as whom it logs in, if that is not the user of its pool.
         """
+        if self._limits.held >= MOST_NAMED:
+            self._engine.logins_forget()
+            self._limits.let_go()
         known = login.remembered() if self._remembers else None
         if known is None or len(known.packet) > MOST_PACKET_BYTES:
             return
@@ -84,6 +92,7 @@ class KnownLogins:
             valid_us = int(1e6 * kept_for_s(accepted.user, accepted.database))
             if not valid_us:
                 return
+        places = self._limits.hold(accepted.database, accepted.user)
         number = self._engine.login_remember(
             handle,
             known.packet,
@@ -96,6 +105,8 @@ class KnownLogins:
             valid_us=valid_us,
             key_bytes=LONG_KEY_BYTES if accepted.minor_protocol else KEY_BYTES,
             user=user,
+            places=places.accounts,
+            limits=places.limits,
         )
         if number:
             # those of rows that are gone are not asked for any more, but for a moment

@@ -24,7 +24,7 @@ from pooler.errors import (
 from pooler.io.engine import Engine
 from pooler.login import packets
 from pooler.session.records import CloseReason
-from pooler.worker.accounts import Accounts, limits_of
+from pooler.worker.accounts import Accounts, Limits, limits_of, now_us
 from pooler.worker.hosts import Address
 from pooler.worker.pool import Pool, Server, tracked_values
 from pooler.worker.servers import ReadyServer, ServerOpener
@@ -169,14 +169,53 @@ class Launches:
         """Take a place for a server of a pool; False: it waits for room."""
         if pool.places is None:
             return True
-        limits = limits_of(self._opener.config, pool.database, pool.user)
+        config = self._opener.config
+        limits = limits_of(config, pool.database, pool.user)
+        reserved = self._may_use_reserve(pool, limits)
+        if reserved:
+            reserve = config.reserve_pool_size(pool.database, pool.user)
+            limits = limits._replace(pool=limits.pool + reserve)
         verdict = self._accounts.take(pool.places, limits, pool.on_room)
         if verdict is Verdict.TAKEN:
+            if reserved:
+                text = "taking connection from reserve_pool"
+                log.write(log.WARNING, text, tag=pool.tag)
             return True
         self._engine.pool_refused(pool.pool_id)
         for refused in self.on_refused:
             refused(pool, verdict)
         return False
+
+    def _may_use_reserve(self, pool: Pool, limits: Limits) -> bool:
+        """Whether a client has waited so long that a pool may have more servers."""
+        config = self._opener.config
+        reserve = config.reserve_pool_size(pool.database, pool.user)
+        timeout_s = config.settings.reserve_pool_timeout
+        if not (limits.pool and reserve and timeout_s) or pool.places is None:
+            return False
+        since_us = self._engine.pool_stats(pool.pool_id)["waiting_since_us"]
+        if not since_us or now_us() - since_us < timeout_s * 1e6:
+            return False
+        count = self._accounts.page.total(pool.places.pool, "servers")
+        return limits.pool <= count < limits.pool + reserve
+
+    def keep_ready(self, pool: Pool, minimum: int) -> None:
+        """Open one server if all workers together have fewer than ``minimum``."""
+        if self._leaving or pool.places is None:
+            return
+        if pool.backoff.pause_s(time.monotonic()):
+            return
+        if self._accounts.page.total(pool.places.pool, "servers") >= minimum:
+            return
+        limits = limits_of(self._opener.config, pool.database, pool.user)
+        least = min(minimum, limits.pool or minimum)
+        verdict = self._accounts.try_take(pool.places, limits._replace(pool=least))
+        if verdict is not Verdict.TAKEN:
+            return
+        if self._engine.pool_prelaunch(pool.pool_id):
+            self._start(pool)
+        else:
+            self.give_place(pool)
 
     def give_place(self, pool: Pool) -> None:
         """PostgreSQL is rid of a server of a pool, or has never had it."""

@@ -6,6 +6,7 @@ Worker layer, cold. What one pool is: ``pool``; how servers are opened: ``launch
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from functools import partial
 
@@ -13,9 +14,7 @@ from pooler import log
 from pooler.config.kinds import PoolMode
 from pooler.config.loading import Config
 from pooler.config.settings import Database
-from pooler.errors import (
-    ConfigError,
-)
+from pooler.errors import ConfigError, LoginError
 from pooler.io.engine import Engine
 from pooler.io.links import Links
 from pooler.login import packets
@@ -25,6 +24,7 @@ from pooler.worker.accounts import Accounts
 from pooler.worker.console import DATABASE as CONSOLE_DATABASE
 from pooler.worker.console import ConsoleDoor
 from pooler.worker.launches import Launches
+from pooler.worker.own_links import OwnLinks
 from pooler.worker.pool import Pool, tracked_parameters
 from pooler.worker.servers import ServerOpener
 from pooler.worker.stays import Stays
@@ -32,6 +32,7 @@ from pooler.worker.time_limits import is_single_use, limits_of, limits_of_lone, 
 from pooler.worker.words import Questions
 
 UNLIMITED_SERVERS = 1_000_000
+PLACE_S = 15.0  # that a login which is to learn a word waits for a place
 DATABASES_KEPT = 1024
 EMPTY_QUERY = b"\0"
 ENGINE_MODES = {
@@ -73,6 +74,7 @@ class Pools:
         )
         self.door = door
         self.accounts = accounts
+        self.own_links = OwnLinks(self.opener, accounts)
         self.launches = Launches(
             engine, self.opener, self.tracked_names, accounts, self._free_dedicated
         )
@@ -174,6 +176,17 @@ class Pools:
     def by_id(self, pool_id: int) -> Pool | None:
         """Return the pool with the engine's id."""
         return self._by_id.get(pool_id)
+
+    def by_account(self, account: int) -> Pool | None:
+        """Return the pool that is counted there, of those that are no client's own."""
+        for pool in self._by_key.values():
+            if pool.places is not None and pool.places.pool == account:
+                return pool
+        return None
+
+    def shared(self) -> list[Pool]:
+        """Return the pools that are no client's own."""
+        return list(self._by_key.values())
 
     def by_names(self, database: str, user: str) -> Pool | None:
         """Return the pool of a database and a server user, if there is one."""
@@ -278,7 +291,10 @@ class Pools:
 
     def _size(self, database: Database, user: str) -> int:
         """What one worker may have at most; all together: see ``accounts``."""
-        return self.config.pool_size(database, user) or UNLIMITED_SERVERS
+        size = self.config.pool_size(database, user)
+        if size == 0:
+            return UNLIMITED_SERVERS
+        return size + self.config.reserve_pool_size(database, user)
 
     # ------------------------------------------------------------ words
 
@@ -288,9 +304,13 @@ class Pools:
         async def log_in(name: str, value: str) -> str | None:
             if self.config.state.holds(pool.database.name):
                 return None  # nothing opens a server now
-            ready = await self.opener.open(
-                pool.entry, pool.user, pool.scram_keys, {name: value}
-            )
+            try:
+                async with asyncio.timeout(PLACE_S):
+                    ready = await self.own_links.open(
+                        pool.entry, pool.user, pool.scram_keys, {name: value}
+                    )
+            except TimeoutError:
+                raise LoginError("no server could be opened") from None
             ready.link.close()
             return ready.greeting.parameters.get(name)
 

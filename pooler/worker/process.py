@@ -40,9 +40,8 @@ from pooler.worker.pauses import Pauses
 from pooler.worker.pool import tracked_parameters
 from pooler.worker.pools import Pools
 from pooler.worker.report import Reports
-from pooler.worker.sharing import Sharing
 from pooler.worker.stays import Stays
-from pooler.worker.welcomes import Welcomes
+from pooler.worker.totals import Totals
 
 # Notice, handle, argument, pool id or -1, age in us, peer, detail; see
 # Engine.take_notices.
@@ -128,10 +127,7 @@ class Worker:
         self._handover = make_handover(
             start, engine, self._pools, stays, self._departures
         )
-        welcomes = Welcomes(self._pools, start.bus)
-        sharing = Sharing(engine, self._pools, start.bus)
-        self._pools.launches.on_refused += [welcomes.wanted, sharing.refused]
-        self._pools.launches.on_closed.append(sharing.closed)
+        self._totals = Totals(engine, self._pools, start.bus)
         self._cancels = Cancels(
             engine, self._links, self._pools, start.bus, start.slot, start.workers
         )
@@ -160,10 +156,7 @@ class Worker:
             "ask": self._reports.asked,
             "bury": self._departures.bury,
             **self._handover.messages,
-            "room": accounts.heard_room,
-            "evict": sharing.asked,
-            "welcome?": welcomes.asked,
-            "welcome": welcomes.told,
+            **self._totals.messages,
             "ending": self._on_ending,
             "stand_in": self._listening.stand_in,
             "stand_down": self._listening.stand_down,
@@ -307,7 +300,7 @@ class Worker:
             self._start.slot, "heartbeat_us", time.monotonic_ns() // 1000
         )
         self._pauses.check()
-        self._pools.accounts.try_again()
+        self._totals.beat()
         self._check_leaving()
 
     # ------------------------------------------------------------ bus

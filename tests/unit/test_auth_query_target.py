@@ -68,7 +68,7 @@ class World:
                 settings=config.settings,
                 userlist={"asker": SimpleNamespace(text=HASH)},
             ),
-            opener=self,
+            own_links=self,
         )
         self.target = Target(pools, config.databases["shop"], "asker")
 
@@ -84,6 +84,10 @@ class World:
             greeting=SimpleNamespace(scram_keys=len(self.links), backend_pid=1),
             way=SimpleNamespace(address="there"),
         )
+
+    def idle(self, names: tuple[str, str], evict: Any) -> None:
+        """As ``OwnLinks`` does."""
+        self.evict = evict
 
     def ask(self) -> asyncio.Task[Any]:
         return asyncio.get_running_loop().create_task(self.target.ask("SELECT", "joe"))

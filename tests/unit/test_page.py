@@ -240,3 +240,35 @@ def test_a_death_at_any_instant_leaves_the_page_correctable(page: Page) -> None:
         assert [page.cell(account, 0)["servers"] for account in of] == [1, 1, 1]
         moved = [page.cell(account, 2)["servers"] for account in of]
         assert len(set(moved)) == 1  # a move is all or nothing
+
+
+def test_the_oldest_idle_is_found_by_pool_database_and_user(page: Page) -> None:
+    here = accounts(page, 0)
+    there = accounts(page, 0, "d", "v")
+    elsewhere = accounts(page, 0, "e", "u")
+    for row, of, since_us in ((0, here, 30), (1, there, 20), (2, elsewhere, 10)):
+        assert take(page, row, of) is Verdict.TAKEN
+        page.set(row, of[0], "idle", 1)
+        page.set(row, of[0], "idle_since_us", since_us)
+    assert page.oldest_idle(here[0]) == (0, here[0])
+    assert page.oldest_idle(here[1]) == (1, there[0])
+    assert page.oldest_idle(here[2]) == (2, elsewhere[0])
+    page.set(2, elsewhere[0], "waiting", 1)  # it has somebody to serve
+    assert page.oldest_idle(here[2]) == (0, here[0])
+    page.set(0, here[0], "idle", 0)
+    page.set(1, there[0], "idle", 0)
+    assert page.oldest_idle(here[1]) is None
+
+
+def test_an_account_that_is_used_again_belongs_to_nobody_of_before(page: Page) -> None:
+    of = accounts(page, 0)
+    assert take(page, 0, of) is Verdict.TAKEN
+    page.give_server(0, *of)
+    for account in of:
+        page.close(0, account)
+    assert page.accounts_in_use() == 0
+    for name in range(64):  # all of them
+        page.open(0, Kind.POOL, "d", str(name))
+        page.set(0, name, "idle", 1)
+        page.set(0, name, "idle_since_us", 1)
+    assert page.oldest_idle(of[0]) == (0, of[0])  # as itself only

@@ -216,6 +216,8 @@ server_tls_sslmode server_tls_sslnegotiation auth_hba_file auth_ident_file
 scram_iterations scram_max_iterations failed_login_delay max_failed_logins core_dumps
 auth_user auth_query auth_dbname auth_query_cache_ttl auth_query_negative_ttl
 auth_query_timeout log_stats stats_period
+auth_query_timeout max_db_connections max_user_connections max_db_client_connections
+max_user_client_connections min_pool_size reserve_pool_size reserve_pool_timeout
 """
 RECONNECT_KEYS = """
 dbname host port user connect_query auth_dbname auth_query load_balance_hosts

@@ -205,7 +205,7 @@ def test_what_a_known_login_has_sent(observed: Observed) -> None:
     stored = observed.hear()
     packet = startup("joe", "shop")
     cells = memoryview(array("Q", [0]))
-    engine.logins_configure(client_cells=cells, slot=0, max_clients=10)
+    engine.logins_configure(client_cells=cells, slot=0)
     observed.until(lambda: observed.handle or engine.client_count)
     observed.send(0, 1)  # so that there is a client that is about to be admitted
     assert engine.login_remember(
