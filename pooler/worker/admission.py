@@ -229,6 +229,11 @@ class Admission:
         self._policy = self._make_policy()
         self._known.configure(self._pools.config.settings, self._context)
 
+    @property
+    def accepted_count(self) -> int:
+        """Clients that have proved who they are, and wait for what a server says."""
+        return sum(one.accepted is not None for one in self._arrivals.values())
+
     def close(self) -> None:
         """The pooler ends: nobody but the console's clients is let in any more."""
         self._closed = True
@@ -271,11 +276,10 @@ class Admission:
     def _carry_out(self, handle: int, arrival: _Arrival, reply: Reply) -> None:
         """Do what a step of the login came to; LookupError when the client has gone."""
         login = arrival.login
-        if login.wants_in and login.asked[0] != RESERVED_DATABASE:
-            self._check_open(login.asked[0])
         if login.wants_in and not arrival.checked:
             arrival.checked = True
             if login.asked[0] != RESERVED_DATABASE:
+                self._check_open()
                 self._limits.take(handle, *login.asked)
                 self._refusals.check_address(handle)
         if reply.send:
@@ -363,9 +367,9 @@ class Admission:
             )
         arrival.direct = False
 
-    def _check_open(self, database: str) -> None:
+    def _check_open(self) -> None:
         """Refuse a client that comes while the pooler ends."""
-        if self._closed and database != RESERVED_DATABASE:
+        if self._closed:
             raise LoginError("pooler is shutting down", CANNOT_CONNECT_NOW)
 
     def _forget(self, handle: int) -> None:
@@ -539,7 +543,6 @@ class Admission:
         self, handle: int, accepted: LoggedIn, pool: Pool, values: dict[str, str]
     ) -> None:
         """Let a client in, in the server's words; LoginError if one was refused."""
-        self._check_open(accepted.database)
         told, notice = pool.in_words(values)
         arrival = self._arrivals.pop(handle)
         arrival.served()

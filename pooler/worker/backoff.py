@@ -16,6 +16,7 @@ from pooler.errors import (
     LoginError,
 )
 from pooler.login.server import ServerLoginError
+from pooler.worker.server_tls import TlsStartError
 
 # Logins under way at once, per pool: PostgreSQL forks a process for each.
 LOGINS_AT_ONCE = 4
@@ -35,10 +36,12 @@ PASSING_CLASSES = frozenset({"53", "57"})
 def is_hopeless(error: LoginError) -> bool:
     """Whether those who wait for a server should be told now, rather than wait.
 
-    Yes when PostgreSQL refused the login, or asks for a secret that we have not, and
-    when what answers is no PostgreSQL. A server that cannot be reached, is starting up
+    Yes when PostgreSQL refused the login or TLS, or asks for a secret that we have not,
+    and when what answers is no PostgreSQL. A server that cannot be reached, is starting up
     (57P03) or is full (53300) may serve within ``query_wait_timeout``.
     """
+    if isinstance(error, TlsStartError):
+        return True
     if not isinstance(error, ServerLoginError):
         return not isinstance(error, LocalResourceError) and (
             error.sqlstate != SQLCLIENT_UNABLE_TO_CONNECT

@@ -346,9 +346,12 @@ class Worker:
             self._listening.stop()
 
     def _clients_left(self) -> int:
-        """Clients to wait for. Where all end, nobody who logs in is let in."""
+        """Clients to wait for. Where all end, nobody else who logs in is let in."""
         counters = self._engine.counters()
-        return counters["clients"] - (counters["logins"] if self._all_end else 0)
+        if not self._all_end:
+            return counters["clients"]
+        refused = counters["logins"] - self._admission.accepted_count
+        return counters["clients"] - refused
 
     def _hurry_later(self) -> None:
         settings = self._pools.config.settings

@@ -510,19 +510,13 @@ def test_a_plain_configuration_has_no_warnings() -> None:
 
 def test_unbuilt_settings_are_named_once_each() -> None:
     config = config_of(
-        "app = host=a pool_mode=session min_pool_size=1\n"
-        "* = connect_query='select 1' max_db_client_connections=1",
-        main="pool_mode = statement\nmax_db_client_connections = 5\n"
-        "max_db_client_connections = 6",
-        rest="[users]\nu = max_user_client_connections=3\n"
-        "[peers]\n1 = host=a pool_size=3",
+        "app = host=a pool_mode=session",
+        main="pool_mode = statement\npool_idle_timeout = 5\npool_idle_timeout = 6",
+        rest="[peers]\n1 = host=a pool_size=3",
     )
     assert config.warnings == (
-        "p.ini:5: max_db_client_connections is not built yet, ignored",
-        'p.ini:7: [databases] "app": min_pool_size is not built yet, ignored',
-        'p.ini:8: [databases] "*": max_db_client_connections is not built yet, ignored',
-        'p.ini:10: [users] "u": max_user_client_connections is not built yet, ignored',
-        'p.ini:12: [peers] "1": pool_size is not built yet, ignored',
+        "p.ini:5: pool_idle_timeout is not built yet, ignored",
+        'p.ini:9: [peers] "1": pool_size is not built yet, ignored',
     )
 
 

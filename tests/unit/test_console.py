@@ -495,6 +495,7 @@ CONTRACT = {
     # Ours.
     "WORKERS": """worker.i pid.i age.i heartbeat_ms.i clients.i login_clients.i
         servers.i statements.i statement_bytes.q""",
+    "HANDOVERS": "database user given.i received.i refused.i returned.i closed.i",
 }
 
 
