@@ -1143,7 +1143,7 @@ cdef class Engine:
             queue_reset(&record)
 
     def server_retire(self, uint64_t handle):
-        """Close a server as soon as it is free; ignored when it is gone."""
+        """Close a server now if it is idle, else as soon as it is free."""
         cdef Conn *conn = conn_of(&self.loop, handle)
         if conn != NULL and conn.kind == KIND_SERVER:
             step_server_retire(&self.loop.relay, &(<ServerConn *> conn).session)

@@ -37,8 +37,8 @@ def is_hopeless(error: LoginError) -> bool:
     """Whether those who wait for a server should be told now, rather than wait.
 
     Yes when PostgreSQL refused the login or TLS, or asks for a secret that we have not,
-    and when what answers is no PostgreSQL. A server that cannot be reached, is starting up
-    (57P03) or is full (53300) may serve within ``query_wait_timeout``.
+    and when what answers is no PostgreSQL. A server that cannot be reached, is starting
+    up (57P03) or is full (53300) may serve within ``query_wait_timeout``.
     """
     if isinstance(error, TlsStartError):
         return True

@@ -15,7 +15,7 @@ import socket
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from pooler import log
 from pooler.config.hosts import is_path
@@ -56,6 +56,18 @@ class Address(NamedTuple):
             return f"unix:@{path[1:]}" if path.startswith("\0") else f"unix:{path}"
         host, port = self.sockaddr[:2]
         return f"[{host}]:{port}" if ":" in str(host) else f"{host}:{port}"
+
+
+class Place(Protocol):
+    """Whatever was reached at an address of a host."""
+
+    @property
+    def host(self) -> str:
+        """As the configuration names it."""
+
+    @property
+    def address(self) -> Address:
+        """Where it was."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,11 +132,11 @@ class Hosts:
             for ip in found
         ]
 
-    def is_current(self, target: Target) -> bool:
+    def is_current(self, place: Place) -> bool:
         """Whether a host still has this address, as far as is known."""
-        if target.address.family == socket.AF_UNIX:
+        if place.address.family == socket.AF_UNIX:
             return True
-        return self.names.has(target.host, str(target.address.sockaddr[0]))
+        return self.names.has(place.host, str(place.address.sockaddr[0]))
 
     def turn(self, key: object, size: int) -> int:
         """Whose turn it is of ``size``; the next one's from then on."""

@@ -308,6 +308,17 @@ class Launches:
             0 if pool.is_console else self._engine.take_id(),
         )
         self.settle_welcome(pool)
+        self._retire_if_moved(handle)
+
+    def retire_moved(self) -> None:
+        """Replace servers of addresses that names have left, as they become free."""
+        for handle in tuple(self.servers):
+            self._retire_if_moved(handle)
+
+    def _retire_if_moved(self, handle: int) -> None:
+        server = self.servers.get(handle)
+        if server is not None and not self._opener.hosts.is_current(server.way):
+            self._engine.server_retire(handle)
 
     def _log_failure(self, pool: Pool, error: LoginError, age_s: float) -> None:
         tag, said = f"S: {pool.tag}", getattr(error, "server_message", None)

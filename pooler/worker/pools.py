@@ -78,6 +78,7 @@ class Pools:
         self.launches = Launches(
             engine, self.opener, self.tracked_names, accounts, self._free_dedicated
         )
+        self.opener.names.moved = self.launches.retire_moved
         self._dedicated_ids: list[int] = []  # of the engine's pools, to be used again
         self._by_key: dict[tuple[str, str], Pool] = {}
         self._by_id: dict[int, Pool] = {}

@@ -213,7 +213,7 @@ class Worker:
             return await self._end
         finally:
             self._admission.end()
-            self._pools.opener.keys.close()
+            self._pools.opener.close()
 
     # ------------------------------------------------------------ notices
 

@@ -218,6 +218,11 @@ class ServerOpener:
         self.config = config
         self.keys.keep(config.server_secrets())
 
+    def close(self) -> None:
+        """End what goes on beside logins."""
+        self.keys.close()
+        self.names.end()
+
     async def open(
         self,
         database: Database,
