@@ -14,6 +14,7 @@ from pooler.console.rows import Console, Row
 from pooler.console.shows import shown
 
 _WORKER_COUNTS = ("clients", "logins", "servers", "statements", "statement_bytes")
+_DNS_COUNTS = ("dns_names", "dns_zones", "dns_queries", "dns_pending")
 _PEER_COLUMNS = ("cl_active_cancel_req", "cl_waiting_cancel_req", "sv_active_cancel")
 
 
@@ -21,7 +22,11 @@ async def _counts(console: Console) -> Counter[str]:
     """The sums over all workers, with their pools and databases."""
     found: Counter[str] = Counter()
     for worker in await console.ask_workers("counts"):
-        found.update({name: worker[name] for name in worker.keys() - {"slot"}})
+        # Each worker looks names up for itself; the others are sums.
+        sums = worker.keys() - {"slot", *_DNS_COUNTS}
+        found.update({name: worker[name] for name in sums})
+        for name in _DNS_COUNTS:
+            found[name] = max(found[name], worker[name])
         found["workers"] += 1
     pools = {
         (pool["database"], pool["user"])
@@ -52,10 +57,7 @@ async def _show_lists(console: Console, command: Command) -> Answer:
             ("login_clients", found["logins"]),
             ("free_servers", 0),
             ("used_servers", found["servers"]),
-            ("dns_names", 0),
-            ("dns_zones", 0),
-            ("dns_queries", 0),
-            ("dns_pending", 0),
+            *((name, found[name]) for name in _DNS_COUNTS),
         ]
     )
 
@@ -113,6 +115,23 @@ async def _show_peer_pools(console: Console, command: Command) -> Answer:
     )
 
 
+async def _show_dns_hosts(console: Console, command: Command) -> Answer:
+    """What any worker knows of a name; the one that has asked last tells of it."""
+    newest: dict[str, tuple[int, str]] = {}
+    for worker in await console.ask_workers("dns_hosts"):
+        for host, ttl, addresses in worker:
+            newest[host] = max(newest.get(host, (-1, "")), (ttl, addresses))
+    return shown((host, *told) for host, told in sorted(newest.items()))
+
+
+async def _show_dns_zones(console: Console, command: Command) -> Answer:
+    newest: dict[str, tuple[int, int]] = {}
+    for worker in await console.ask_workers("dns_zones"):
+        for zone, serial, count in worker:
+            newest[zone] = max(newest.get(zone, (-1, 0)), (serial, count))
+    return shown((zone, *told) for zone, told in sorted(newest.items()))
+
+
 async def _show_workers(console: Console, command: Command) -> Answer:
     """One row for each place of a worker, also if it is dead or does not answer."""
     board = console.board
@@ -137,11 +156,6 @@ async def _show_workers(console: Console, command: Command) -> Answer:
     return shown(row(slot) for slot in range(board.slots))
 
 
-async def _show_nothing(console: Console, command: Command) -> Answer:
-    """Names are looked up when a server is opened, and no answer is kept."""
-    return shown([])
-
-
 OF_SIZES: Mapping[str, Row] = MappingProxyType(
     {
         "LISTS": Row(_show_lists, columns("list, items i"), admin=False),
@@ -164,9 +178,11 @@ OF_SIZES: Mapping[str, Row] = MappingProxyType(
             ),
             admin=False,
         ),
-        "DNS_HOSTS": Row(_show_nothing, columns("hostname, ttl q, addrs"), admin=False),
+        "DNS_HOSTS": Row(
+            _show_dns_hosts, columns("hostname, ttl q, addrs"), admin=False
+        ),
         "DNS_ZONES": Row(
-            _show_nothing, columns("zonename, serial q, count i"), admin=False
+            _show_dns_zones, columns("zonename, serial q, count i"), admin=False
         ),
     }
 )

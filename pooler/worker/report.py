@@ -51,6 +51,8 @@ class Reports:
         self._values: Mapping[str, Callable[[Payload], Any]] = {
             "pools": self._report_pools,
             "counts": self._report_counts,
+            "dns_hosts": lambda _: self._pools.opener.names.host_rows(),
+            "dns_zones": lambda _: self._pools.opener.names.zone_rows(),
             "peer_pools": lambda _: self._cancels.of_peers(),
             "handovers": self._report_handovers,
             "reconnect": lambda asked: self._pools.reconnect(_database(asked)),
@@ -116,6 +118,7 @@ class Reports:
         )
         counts["servers"] -= consoles
         counts["consoles"] = consoles
+        counts |= self._pools.opener.names.counts()
         return {**counts, "slot": self._slot}
 
     def _report_handovers(self, payload: Payload) -> list[Any]:

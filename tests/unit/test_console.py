@@ -508,6 +508,20 @@ def test_every_show_of_pgbouncer_has_its_columns() -> None:
         assert found == wanted.split(), name
 
 
+def test_names_are_told_once_by_who_has_asked_last() -> None:
+    talk = Talk()
+    talk.console.answers["dns_hosts"] = [
+        [["db.example", 3, "10.0.0.1"], ["a.example", 9, ""]],
+        [["db.example", 12, "10.0.0.2,10.0.0.3"]],
+    ]
+    talk.console.answers["dns_zones"] = [[["example", 7, 2]], [["example", 8, 1]]]
+    assert values(talk.query("show dns_hosts")) == [
+        ["a.example", "9", ""],
+        ["db.example", "12", "10.0.0.2,10.0.0.3"],
+    ]
+    assert values(talk.query("show dns_zones")) == [["example", "8", "1"]]
+
+
 def test_some_columns_in_another_order() -> None:
     talk = Talk()
     talk.console.answers["clients"] = [list(SOCKET), list(SOCKET._replace(id=4))]
