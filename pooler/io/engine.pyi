@@ -8,6 +8,8 @@ from pooler.io.tls_context import TlsContext
 
 LIST_PARAMETERS: frozenset[str]
 
+NOWHERE: tuple[int, int, int]
+
 @final
 class Engine:
     def __new__(
