@@ -319,7 +319,8 @@ def backends(
     """The backends that serve a pool."""
     rows = postgres.psql(
         "SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend'"
-        f" AND datname = '{database}' AND usename = '{user}' ORDER BY 1"
+        f" AND datname = '{database}' AND usename = '{user}'"
+        " AND pid <> pg_backend_pid() ORDER BY 1"
     )
     return [pid for (pid,) in rows]
 

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from typing import Any
 
 import psycopg
@@ -161,6 +162,7 @@ def load(
 def test_there_are_never_more_than_the_pool_size(
     make_pooler: MakePooler, postgres: Postgres, workers: int
 ) -> None:
+    wait_until(lambda: not backends(postgres), "none are left of another test")
     pooler = make_pooler(workers=workers, default_pool_size=3)
     of_pool = f"datname = '{DATABASE}' AND usename = '{USER}'"
     with Sampler(postgres, of_pool) as sampler, load(pooler, 8, 3, [DATABASE]):
@@ -266,13 +268,11 @@ def test_servers_are_kept_ready(
         default_pool_size=4,
     )
     wait_until(lambda: len(backends(postgres)) == 2, "those of the forced user")
-    assert len(backends(postgres, "postgres", "postgres")) == 0
+    others = partial(backends, postgres, "postgres", "postgres")
+    wait_until(lambda: not others(), "none of a pool without a client")
     with pooler.connect("postgres", "postgres") as client:
         client.execute("SELECT 1")
-        wait_until(
-            lambda: len(backends(postgres, "postgres", "postgres")) >= 2,
-            "those of a pool with a client",
-        )
+        wait_until(lambda: len(others()) >= 2, "those of a pool with a client")
     assert len(backends(postgres)) == 2
 
 
