@@ -228,6 +228,32 @@ class Launches:
             return
         self._engine.pool_room(pool.pool_id)
         self._seek_welcome(pool)
+        self._ask_on(pool)
+
+    def bring(self, pool: Pool) -> bool:
+        """Open a server if a pool has none; whether one is there soon, or may be.
+
+        A login that was to learn a word may have taken the place of the only one.
+        """
+        stats = self._engine.pool_stats(pool.pool_id)
+        if stats["servers"] or self._leaving:
+            return False
+        if stats["connecting"]:
+            return True
+        if pool.backoff.pause_s(time.monotonic()):
+            return False
+        if not self._take(pool):
+            return True
+        if self._engine.pool_prelaunch(pool.pool_id):
+            self._start(pool)
+            return True
+        self.give_place(pool)
+        return False
+
+    def _ask_on(self, pool: Pool) -> None:
+        """Questions that have waited for a server are put, or given up."""
+        if pool.questions is not None:
+            pool.questions.go_on()
 
     def _retry_in(self, pool: Pool, pause_s: float) -> None:
         if pool.retry is None:
@@ -308,6 +334,7 @@ class Launches:
             0 if pool.is_console else self._engine.take_id(),
         )
         self.settle_welcome(pool)
+        self._ask_on(pool)
         self._retire_if_moved(handle)
 
     def retire_moved(self) -> None:
@@ -340,6 +367,7 @@ class Launches:
             self.settle_welcome(pool)
         else:
             self._seek_welcome(pool)
+        self._ask_on(pool)
 
     def _pause(self, pool: Pool, error: LoginError) -> None:
         """Open no server of this pool for a while."""

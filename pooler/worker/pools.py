@@ -316,7 +316,12 @@ class Pools:
             return ready.greeting.parameters.get(name)
 
         pool.questions = Questions(
-            self._engine, pool.pool_id, pool.words, lambda: pool.welcome, log_in
+            self._engine,
+            pool.pool_id,
+            pool.words,
+            lambda: pool.welcome,
+            log_in,
+            lambda: self.launches.bring(pool),
         )
 
     def inquired(self, pool_id: int) -> None:

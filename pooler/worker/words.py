@@ -284,6 +284,7 @@ class Questions:
     """The questions to the servers of one pool: one at a time, each value once.
 
     ``log_in`` is what a server tells of a parameter that its startup packet asks for.
+    ``bring``: whether a server comes that can be asked, where the pool has none at all.
     """
 
     engine: Engine
@@ -291,6 +292,7 @@ class Questions:
     words: Words
     welcome: Callable[[], Mapping[str, str] | None]
     log_in: Callable[[str, str], Awaitable[str | None]]
+    bring: Callable[[], bool] = lambda: False
     _pending: dict[Asked, _Question] = field(default_factory=dict)
     _line: deque[_Question] = field(default_factory=deque)
     _under_way: _Question | None = None
@@ -326,12 +328,19 @@ class Questions:
         self._go_on()
         return future
 
+    def go_on(self) -> None:
+        """A server has come, or will not: put the next question."""
+        self._go_on()
+
     def _go_on(self) -> None:
         """Put the next question; what no server is free for is not waited for."""
         while self._line and self._under_way is None:
             one = self._line.popleft()
             if self.engine.pool_inquire(self.pool_id, question(*one.asked)):
                 self._under_way = one
+            elif self.bring():
+                self._line.appendleft(one)
+                return
             elif one.asked[0] == PARTIAL:
                 self._start_login(one)  # a SET might complete it in another way
             else:

@@ -147,7 +147,7 @@ SETTINGS = {
     "auth_type": "md5",
     "auth_user": ASKER,
     "auth_query": LOOKUP,
-    "default_pool_size": 2,
+    "default_pool_size": 4,
 }
 
 

@@ -187,7 +187,7 @@ def test_a_role_with_its_own_default_while_no_server_is_free(
     make_pooler: MakePooler, postgres: Postgres
 ) -> None:
     postgres.psql("CREATE ROLE own_busy LOGIN; ALTER ROLE own_busy SET DateStyle = DMY")
-    pooler = make_pooler(default_pool_size=1)
+    pooler = make_pooler(default_pool_size=2)
     with WireClient(pooler.port).login("own_busy", DATABASE) as holder:
         holder.ask(query("BEGIN"))
         items = (("DateStyle", "iso"),)
