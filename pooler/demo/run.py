@@ -60,6 +60,7 @@ auth_file = {directory}/userlist.txt
 pool_mode = transaction
 default_pool_size = 20
 max_client_conn = 5000
+admin_users = {admin}
 logfile =
 user = {user}
 """
@@ -204,6 +205,7 @@ def write_config(directory: Path, port: int, server_port: int) -> Path:
     config.write_text(
         CONFIG.format(
             database=DATABASE,
+            admin=USER,
             host=HOST,
             port=port,
             server_port=server_port,
@@ -242,6 +244,7 @@ def instructions(
     psql = _shell_name(installation, "psql")
     if psql:
         lines.append(f"  psql       {psql} {target} {DATABASE}")
+        lines.append(f"  console    {psql} {target} pgbouncer")
     lines.append(f"  any client {pooler_dsn(port)}")
     pgbench = _shell_name(installation, "pgbench")
     if pgbench:
