@@ -126,8 +126,6 @@ CLOSE_REASON_ROWS: tuple[tuple[str, str, str], ...] = (
     ("CLOSE_CLIENT_IDLE", "client_idle_timeout", PROTOCOL_VIOLATION),
     ("CLOSE_SERVER_IDLE", "server idle timeout", CONNECTION_FAILURE),
     ("CLOSE_SERVER_LIFETIME", "server lifetime over", CONNECTION_FAILURE),
-    ("CLOSE_SERVER_CONFIG", "database configuration changed", PROTOCOL_VIOLATION),
-    ("CLOSE_REMOVED", "database removed", PROTOCOL_VIOLATION),
     ("CLOSE_SERVER_EVICTED", "evicted", ADMIN_SHUTDOWN),
     ("CLOSE_SHUTDOWN", "server shutting down", ADMIN_SHUTDOWN),
     ("CLOSE_SERVER_PAUSED", "pause mode", CONNECTION_FAILURE),

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator
 
-from pooler.errors import ADMIN_SHUTDOWN, LoginError
+from pooler.errors import ADMIN_SHUTDOWN
 from pooler.io.engine import Engine
 from pooler.login import packets
 from pooler.session.records import CloseReason
@@ -37,10 +37,8 @@ class Pauses:
 
     def kill(self, database: str) -> None:
         """Close all clients and servers of a database."""
-        gone = LoginError("database removed", ADMIN_SHUTDOWN)
         for pool in list(self._of(database)):
-            self._pools.launches.refuse_logins(pool, gone)
-            self._engine.pool_kill(pool.pool_id, CloseReason.CLOSE_DATABASE_REMOVED)
+            self._pools.kill(pool)
 
     def kill_client(self, number: int) -> bool:
         """Close one client; False: it is not here."""

@@ -14,11 +14,11 @@ from pooler import log
 from pooler.config.kinds import PoolMode
 from pooler.config.loading import Config
 from pooler.config.settings import Database
-from pooler.errors import ConfigError, LoginError
+from pooler.errors import CLOSE_REASON_ROWS, ConfigError, LoginError
 from pooler.io.engine import Engine
 from pooler.io.links import Links
 from pooler.login import packets
-from pooler.session.records import Change
+from pooler.session.records import Change, CloseReason
 from pooler.session.records import PoolMode as EngineMode
 from pooler.worker.accounts import Accounts
 from pooler.worker.console import DATABASE as CONSOLE_DATABASE
@@ -238,12 +238,24 @@ class Pools:
                 pool.scram_keys = None  # they were proved by what is no secret any more
             database = self.database(pool.database.name)
             if database is None:
+                self.kill(pool)
                 continue
             pool.database = database
             self._configure(pool)
             self.resize(pool)
             if pool.database.name in reconnect or "*" in reconnect:
                 self._replace_servers(pool)
+
+        for pool in list(self._by_id.values()):
+            is_lone = pool.startup is not None and not pool.is_console
+            if is_lone and self.database(pool.database.name) is None:
+                self.kill(pool)
+
+    def kill(self, pool: Pool) -> None:
+        """Close all clients and servers of a pool: its database is not there."""
+        gone = LoginError(*CLOSE_REASON_ROWS[CloseReason.CLOSE_DATABASE_REMOVED][1:])
+        self.launches.refuse_logins(pool, gone)
+        self._engine.pool_kill(pool.pool_id, CloseReason.CLOSE_DATABASE_REMOVED)
 
     def _limit(self) -> None:
         """Tell the engine what clients may do, whatever their pool."""

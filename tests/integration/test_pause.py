@@ -236,6 +236,27 @@ def test_kill(pooler: Pooler, operator: Connection, postgres: Postgres) -> None:
             assert again.value("SELECT 1") == "1"
 
 
+def test_a_database_that_is_taken_out_of_the_file_loses_everybody(
+    make_pooler: MakePooler, postgres: Postgres
+) -> None:
+    """Its clients are told, its servers go, and nobody else hears of it."""
+    pooler = make_pooler({"bench": "", "gone": "dbname=bench"})
+    with pooler.client("gone") as busy, pooler.client("gone") as idle:
+        with pooler.client() as other:
+            busy.ask(query("BEGIN"))
+            idle.value("SELECT 1")
+            other.ask(query("BEGIN"))
+            del pooler.databases["gone"]
+            pooler.reload()
+            for client in (busy, idle):
+                fields = client.read_fatal()
+                assert (fields["C"], fields["M"]) == ("57P01", "database removed")
+            assert other.value("SELECT 1") == "1"
+            wait_until(lambda: len(backends(postgres)) == 1, "its servers have gone")
+            with pytest.raises(psycopg.OperationalError, match="no such database"):
+                pooler.connect("gone")
+
+
 def test_wait_close(pooler: Pooler, operator: Connection) -> None:
     with (
         pooler.client() as busy,
