@@ -65,6 +65,10 @@ class SilentLoginError(LoginError):
     """
 
 
+class NoAddressError(LoginError):
+    """A name of a server leads nowhere, as far as whoever was asked knows."""
+
+
 class LocalResourceError(LoginError):
     """We, not the server, ran out of something; it is worth trying again soon."""
 

@@ -14,6 +14,7 @@ from pooler.errors import (
     SQLCLIENT_UNABLE_TO_CONNECT,
     LocalResourceError,
     LoginError,
+    NoAddressError,
 )
 from pooler.login.server import ServerLoginError
 from pooler.worker.server_tls import TlsStartError
@@ -37,10 +38,11 @@ def is_hopeless(error: LoginError) -> bool:
     """Whether those who wait for a server should be told now, rather than wait.
 
     Yes when PostgreSQL refused the login or TLS, or asks for a secret that we have not,
-    and when what answers is no PostgreSQL. A server that cannot be reached, is starting
-    up (57P03) or is full (53300) may serve within ``query_wait_timeout``.
+    when what answers is no PostgreSQL, and when a name leads nowhere. A server that
+    cannot be reached, is starting up (57P03) or is full (53300) may serve within
+    ``query_wait_timeout``.
     """
-    if isinstance(error, TlsStartError):
+    if isinstance(error, (TlsStartError, NoAddressError)):
         return True
     if not isinstance(error, ServerLoginError):
         return not isinstance(error, LocalResourceError) and (

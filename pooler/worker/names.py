@@ -21,7 +21,7 @@ from typing import Any
 from pooler import log
 from pooler.config.hosts import host_problem, is_path
 from pooler.config.settings import Settings
-from pooler.errors import SQLCLIENT_UNABLE_TO_CONNECT, LoginError
+from pooler.errors import SQLCLIENT_UNABLE_TO_CONNECT, LoginError, NoAddressError
 from pooler.worker.resolver import Ip, NameFailure, ask_addresses, ask_serial
 
 PATIENCE_S = 1.0
@@ -68,7 +68,7 @@ def literal(host: str) -> Ip | None:
 
 
 def _failed(host: str, problem: str) -> LoginError:
-    return LoginError(
+    return NoAddressError(
         f"server DNS lookup failed: {host}: {problem}", SQLCLIENT_UNABLE_TO_CONNECT
     )
 

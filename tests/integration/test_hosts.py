@@ -95,6 +95,7 @@ def test_a_dead_host_costs_nobody_anything_and_is_found_back(
 
             def is_used() -> bool:
                 with pooler.client() as client:
+                    client.ask(query(SQL))  # one that never answered is a fault
                     client.send(query("SELECT pg_terminate_backend(pg_backend_pid())"))
                     client.read_to_end()
                 return back.logged_in > 0
@@ -161,12 +162,13 @@ def test_unix_and_abstract_sockets_stand_in_lists(
 
 
 def test_the_error_names_the_host(make_pooler: MakePooler, postgres: Postgres) -> None:
-    pooler = make_pooler(entry(postgres, GONE))
+    """In the log: the client waits, for somebody may listen there in a moment."""
+    pooler = make_pooler(entry(postgres, GONE), query_wait_timeout=1)
     with pooler.wire() as client:
         client.send(startup(USER, DATABASE))
         fields = client.read_fatal()
-    assert fields["M"] == f"connect failed: Connection refused ({GONE}:{postgres.port})"
-    assert fields["C"] == "08001"
+    assert fields["M"] == "query_wait_timeout"
+    pooler.wait_log(f"connect failed: Connection refused ({GONE}:{postgres.port})")
 
 
 def test_a_reload_moves_a_database_to_another_host(
