@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from pooler import log
 from pooler.config.loading import RESERVED_DATABASE
@@ -147,6 +148,10 @@ def _who(arrival: _Arrival | None) -> str:
     return f"{database or '(nodb)'}/{user or '(nouser)'}"
 
 
+def _nothing() -> None:
+    """Nothing is waited for."""
+
+
 @dataclass(slots=True)
 class _Arrival:
     """A client that is logging in."""
@@ -161,6 +166,7 @@ class _Arrival:
     accepted: LoggedIn | None = None
     pool: Pool | None = None  # of a replication client, its own
     waits: asyncio.TimerHandle | None = None  # for a server, until it is refused
+    unwait: Callable[[], None] = _nothing  # it waits for the welcome of its pool
 
     def end(self) -> None:
         """It is admitted, or never will be."""
@@ -170,6 +176,7 @@ class _Arrival:
 
     def served(self) -> None:
         """It waits for no server any more."""
+        self.unwait()
         if self.waits is not None:
             self.waits.cancel()
 
@@ -469,12 +476,11 @@ class Admission:
         waits until one is free.
         """
         if pool.welcome is None:
-            self._pools.launches.when_welcome(
-                pool,
-                lambda error: self._welcomed(handle, accepted, pool, values, error),
-            )
-            if pool.welcome is None:
-                self._limit_wait(handle, pool)
+            launches = self._pools.launches
+            ready = partial(self._welcomed, handle, accepted, pool, values)
+            launches.when_welcome(pool, ready)
+            self._arrivals[handle].unwait = partial(launches.unwait, pool, ready)
+            self._limit_wait(handle, pool)
             return
         unknown = pool.words.unknown(values, pool.welcome)
         if unknown and pool.questions is not None:

@@ -76,29 +76,21 @@ class Launches:
     ) -> None:
         """Call ``ready`` once the pool has a welcome, or has failed to get one.
 
-        Raises LoginError at once while the last failure is fresh, if it is one that
-        does not pass by itself. Where no server may be opened, because there are as
-        many as may be, one waits for ``query_wait_timeout``.
+        Not before this returns, and not after ``unwait``. Raises LoginError at once
+        while the last failure is fresh, if it is one that does not pass by itself.
         """
         if self._leaving:
             raise LoginError("pooler is shutting down", CANNOT_CONNECT_NOW)
         if pool.backoff.hopeless and pool.backoff.pause_s(time.monotonic()):
             raise pool.backoff.cached()
-        pool.on_welcome.append(ready)
-        limit_s = self._opener.config.query_wait_timeout(pool.database, pool.user)
-        if limit_s:
-            loop = asyncio.get_running_loop()
-            loop.call_later(limit_s, self._waited_too_long, pool, ready)
-        self._seek_welcome(pool)
+        pool.on_welcome[ready] = None
+        self.seek_welcome(pool)
 
-    def _waited_too_long(
-        self, pool: Pool, ready: Callable[[LoginError | None], None]
-    ) -> None:
-        if ready in pool.on_welcome:
-            pool.on_welcome.remove(ready)
-            ready(LoginError(*CLOSE_REASON_ROWS[CloseReason.CLOSE_QUERY_WAIT][1:]))
+    def unwait(self, pool: Pool, ready: Callable[[LoginError | None], None]) -> None:
+        """Who has waited for a welcome does not any more; ignored if nobody has."""
+        pool.on_welcome.pop(ready, None)
 
-    def _seek_welcome(self, pool: Pool) -> None:
+    def seek_welcome(self, pool: Pool) -> None:
         """Open a server if clients wait for a welcome and none is being opened.
 
         A pool that is full of servers on their way out is asked again when one closes.
@@ -111,26 +103,18 @@ class Launches:
             return
         if self._engine.pool_stats(pool.pool_id)["connecting"]:
             return
-        if not self._take(pool):
-            return
-        if self._engine.pool_prelaunch(pool.pool_id):
-            self._start(pool)
-        else:
-            self.give_place(pool)
-
-    def released(self, pool: Pool) -> None:
-        """A pool that was paused opens servers again, for logins that wait as well."""
-        self._seek_welcome(pool)
+        if self._take(pool):
+            self._open_one(pool)
 
     def refuse_logins(self, pool: Pool, error: LoginError) -> None:
         """Send those away who wait for the first welcome of a pool."""
-        waiting, pool.on_welcome = pool.on_welcome, []
+        waiting, pool.on_welcome = pool.on_welcome, {}
         for ready in waiting:
             ready(error)
 
     def settle_welcome(self, pool: Pool) -> None:
         """There is a welcome, or there will be none."""
-        waiting, pool.on_welcome = pool.on_welcome, []
+        waiting, pool.on_welcome = pool.on_welcome, {}
         for ready in waiting:
             try:
                 ready(None)
@@ -210,12 +194,16 @@ class Launches:
         limits = limits_of(self._opener.config, pool.database, pool.user)
         least = min(minimum, limits.pool or minimum)
         verdict = self._accounts.try_take(pool.places, limits._replace(pool=least))
-        if verdict is not Verdict.TAKEN:
-            return
+        if verdict is Verdict.TAKEN:
+            self._open_one(pool)
+
+    def _open_one(self, pool: Pool) -> bool:
+        """Open a server that has a place and nobody asked for; False: it may not be."""
         if self._engine.pool_prelaunch(pool.pool_id):
             self._start(pool)
-        else:
-            self.give_place(pool)
+            return True
+        self.give_place(pool)
+        return False
 
     def give_place(self, pool: Pool) -> None:
         """PostgreSQL is rid of a server of a pool, or has never had it."""
@@ -227,7 +215,7 @@ class Launches:
         if self._leaving or pool.abandoned:
             return
         self._engine.pool_room(pool.pool_id)
-        self._seek_welcome(pool)
+        self.seek_welcome(pool)
         self._ask_on(pool)
 
     def bring(self, pool: Pool) -> bool:
@@ -242,13 +230,7 @@ class Launches:
             return True
         if pool.backoff.pause_s(time.monotonic()):
             return False
-        if not self._take(pool):
-            return True
-        if self._engine.pool_prelaunch(pool.pool_id):
-            self._start(pool)
-            return True
-        self.give_place(pool)
-        return False
+        return not self._take(pool) or self._open_one(pool)
 
     def _ask_on(self, pool: Pool) -> None:
         """Questions that have waited for a server are put, or given up."""
@@ -263,7 +245,7 @@ class Launches:
     def _launch_again(self, pool: Pool) -> None:
         """``server_login_retry`` is over."""
         pool.retry = None
-        self._seek_welcome(pool)
+        self.seek_welcome(pool)
         self.launch(pool)
 
     def forget(self, pool: Pool) -> None:
@@ -366,7 +348,7 @@ class Launches:
             self._fail_waiting(pool, error)
             self.settle_welcome(pool)
         else:
-            self._seek_welcome(pool)
+            self.seek_welcome(pool)
         self._ask_on(pool)
 
     def _pause(self, pool: Pool, error: LoginError) -> None:
@@ -390,7 +372,7 @@ class Launches:
                 # what a new server cannot do, the next one could not either
                 text = CLOSE_REASON_ROWS[reason][1]
                 self._pause(server.pool, LoginError(text, SQLCLIENT_UNABLE_TO_CONNECT))
-            self._seek_welcome(server.pool)
+            self.seek_welcome(server.pool)
         if server is None or not self._opener.config.settings.log_disconnections:
             return
         if server.pool.is_console:

@@ -32,7 +32,7 @@ class Pauses:
         for pool in self._pools.all():
             self._pools.hold(pool)
             if not self._pools.config.state.holds(pool.database.name):
-                self._pools.launches.released(pool)
+                self._pools.launches.seek_welcome(pool)
         self.check()
 
     def kill(self, database: str) -> None:

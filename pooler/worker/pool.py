@@ -52,7 +52,10 @@ class Pool:
     secret: str | None = field(default=None, repr=False)
     is_lent: bool = False  # the secret is a client's password, gone with the last one
     # Who waits for a welcome; with why there is none, if there will not be one.
-    on_welcome: list[Callable[[LoginError | None], None]] = field(default_factory=list)
+    # Who waits for the first welcome, in that order.
+    on_welcome: dict[Callable[[LoginError | None], None], None] = field(
+        default_factory=dict
+    )
     # Of a replication client: what its own server is started with.
     startup: Mapping[str, str] | None = None
     abandoned: bool = False

@@ -325,14 +325,10 @@ class Questions:
         one = _Question((name, value), self.words.generation, future)
         self._pending[one.asked] = one
         self._line.append(one)
-        self._go_on()
+        self.go_on()
         return future
 
     def go_on(self) -> None:
-        """A server has come, or will not: put the next question."""
-        self._go_on()
-
-    def _go_on(self) -> None:
         """Put the next question; what no server is free for is not waited for."""
         while self._line and self._under_way is None:
             one = self._line.popleft()
@@ -368,7 +364,7 @@ class Questions:
             self._start_login(one)
         else:
             self._end(one, known)
-        self._go_on()
+        self.go_on()
 
     def _start_login(self, one: _Question) -> None:
         task = asyncio.get_running_loop().create_task(self._learn_by_login(one))

@@ -7,6 +7,7 @@ import contextlib
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -17,11 +18,13 @@ from tests.integration.harness import (
     DATABASE,
     HOST,
     USER,
+    InProcess,
     MakePooler,
     closing_all,
+    free_port,
     wait_until,
 )
-from tests.wire_client import startup
+from tests.wire_client import WireClient, startup
 
 CLIENTS = 30
 
@@ -47,6 +50,27 @@ def test_who_waits_while_postgres_is_down_is_served(make_pooler: MakePooler) -> 
             assert [answer.result(20) for answer in answers] == [1] * CLIENTS
         for client in clients:
             client.close()
+
+
+def test_who_leaves_is_waited_for_no_more(tmp_path: Path) -> None:
+    """Of logins that have gone nothing is kept, however long nobody listens."""
+    worker = InProcess(tmp_path, free_port())
+    pools = worker.worker._pools
+    try:
+        clients = [WireClient(worker.port) for _ in range(5)]
+        for client in clients:
+            client.send(startup(USER, DATABASE))
+
+        def waiting() -> list[int]:
+            return [len(pool.on_welcome) for pool in pools.all()]
+
+        wait_until(lambda: waiting() == [5], "all wait for the welcome")
+        for client in clients:
+            client.close()
+        wait_until(lambda: waiting() == [0], "nobody waits any more")
+        worker.wait_for_clients_to_leave()
+    finally:
+        worker.stop()
 
 
 @pytest.mark.parametrize("sqlstate", ["53300", "57P03"])
