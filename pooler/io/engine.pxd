@@ -25,7 +25,6 @@ cdef class Engine:
     cdef uint8_t[::1] page_view  # keeps the page of accounts; None: there is none
     cdef tuple spread_columns  # of the board, lent to the loop; None: none
     cdef object login_context  # TlsContext or None; the loop borrows from it
-    cdef uint64_t shunned  # rows of workers that are given no servers now
     cdef bint made  # there is a loop to close
 
     cpdef void close(self)

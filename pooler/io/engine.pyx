@@ -49,7 +49,7 @@ from pooler.io.transport cimport stream_swallow, stream_write
 from pooler.relay.inquire cimport inquiry_forget, words_forget
 from pooler.relay.moves cimport Thawed, pool_accepts, thaw, thawed_free
 from pooler.relay.offers cimport (
-    is_shared, sharing_begin, sharing_even, sharing_patience, sharing_shuns,
+    is_shared, sharing_begin, sharing_even, sharing_patience,
 )
 from pooler.relay.step cimport (
     relay_add_pool, step_cancel, step_cancelled, step_client_close,
@@ -69,7 +69,9 @@ from pooler.session.records cimport (
     client_proved, script_fill,
 )
 from pooler.session.sequences cimport sequences_always
-from pooler.session.sharing cimport is_uneven, row_to_ask, row_to_serve
+from pooler.session.sharing cimport (
+    ROW_WORDS, RowSet, is_uneven, row_to_ask, row_to_serve,
+)
 from pooler.session.time_limits cimport TimeLimits, time_limits_fill
 from pooler.tables.params cimport (
     PARAM_VALUE_MAX, ParamSet, params_empty, params_free, params_init, params_track,
@@ -747,15 +749,14 @@ cdef class Engine:
     def pool_share(self, uint32_t pool_id, Page page, uint32_t row, uint32_t account):
         """A pool tells other workers who is idle and who waits: in a row of an account.
 
-        One pool of a worker for one account. The account stays open as long as the
-        engine, or until ``pool_alone``.
+        One pool of a worker for one account, which stays open as long as the engine.
         """
         self.page_view = page.view
         pool_share(
             self.pool(pool_id), page.row_of(account, row), page.row_of(account, 0),
             page.rows,
         )
-        sharing_begin(self.pool(pool_id), self.shunned)
+        sharing_begin(self.pool(pool_id))
 
     def pool_look(self, uint32_t pool_id):
         """What other workers want of a pool, or have for it, at this moment.
@@ -765,19 +766,20 @@ cdef class Engine:
         -1: none.
         """
         cdef Pool *p = self.pool(pool_id)
+        cdef const RowSet *shunned = &self.loop.relay.shunned
         if not is_shared(p):
             return -1, -1, False
         loop_now(&self.loop)
         return (
             row_to_serve(
-                p.rows, p.row_count - 1, p.cells, p.sharing.shunned,
+                p.rows, p.row_count - 1, p.cells, shunned,
                 self.loop.relay.now_us, p.sharing.patience_us,
             ),
             row_to_ask(
-                p.rows, p.row_count - 1, p.cells, p.sharing.shunned,
+                p.rows, p.row_count - 1, p.cells, shunned,
                 self.loop.relay.now_us, p.sharing.patience_us,
             ),
-            bool(is_uneven(p.rows, p.row_count - 1, p.cells, p.sharing.shunned)),
+            bool(is_uneven(p.rows, p.row_count - 1, p.cells, shunned)),
         )
 
     def pool_let_go(self, uint32_t pool_id):
@@ -794,16 +796,11 @@ cdef class Engine:
         """By how much clients elsewhere may wait longer than those of a pool here."""
         sharing_patience(self.pool(pool_id), patience_us)
 
-    def shun(self, uint64_t rows):
+    def shun(self, rows):
         """Workers that no pool puts servers aside for: a bit for each."""
-        cdef uint32_t i
-        self.shunned = rows
-        for i in range(self.loop.relay.pool_count):
-            sharing_shuns(self.loop.relay.pools[i], rows)
-
-    def pool_alone(self, uint32_t pool_id):
-        """A pool tells nobody any more."""
-        pool_share(self.pool(pool_id), NULL, NULL, 0)
+        cdef int i
+        for i in range(ROW_WORDS):
+            self.loop.relay.shunned.words[i] = rows >> 64 * i & <uint64_t> -1
 
     def pool_refused(self, uint32_t pool_id):
         """No server may be opened now; none is asked for before ``pool_room``."""

@@ -12,8 +12,7 @@ from libc.stdint cimport uint64_t
 from pooler.relay.shared cimport Relay
 from pooler.session.records cimport Pool, ServerSession
 
-cdef void sharing_begin(Pool *p, uint64_t shunned) noexcept nogil
-cdef void sharing_shuns(Pool *p, uint64_t shunned) noexcept nogil
+cdef void sharing_begin(Pool *p) noexcept nogil
 cdef void sharing_patience(Pool *p, uint64_t patience_us) noexcept nogil
 cdef void sharing_even(Pool *p) noexcept nogil
 cdef bint server_may_move(const ServerSession *s) noexcept nogil

@@ -16,15 +16,9 @@ cdef enum:
     MOMENT_US = 2000  # the way of a server: until then its waiting client is counted
 
 
-cdef void sharing_begin(Pool *p, uint64_t shunned) noexcept nogil:
+cdef void sharing_begin(Pool *p) noexcept nogil:
     """Other workers see a pool from now on."""
-    p.sharing.shunned = shunned
     p.sharing.patience_us = PATIENCE_US
-
-
-cdef void sharing_shuns(Pool *p, uint64_t shunned) noexcept nogil:
-    """Rows that get nothing, for a bit each."""
-    p.sharing.shunned = shunned
 
 
 cdef void sharing_patience(Pool *p, uint64_t patience_us) noexcept nogil:
@@ -82,7 +76,7 @@ cdef bint goes_elsewhere(Relay *r, ServerSession *s) noexcept nogil:
     cdef Pool *p = s.pool
     cdef uint32_t count = p.row_count - 1
     cdef int row = row_to_serve(
-        p.rows, count, p.cells, p.sharing.shunned, r.now_us, p.sharing.patience_us
+        p.rows, count, p.cells, &r.shunned, r.now_us, p.sharing.patience_us
     )
     if row >= 0 and server_may_move(s) and has_room_aside(r, p, row):
         pool_test(p, s)
@@ -98,7 +92,7 @@ cdef void note_uneven(Relay *r, Pool *p) noexcept nogil:
     """
     if not is_shared(p) or p.sharing.told:
         return
-    if is_uneven(p.rows, p.row_count - 1, p.cells, p.sharing.shunned):
+    if is_uneven(p.rows, p.row_count - 1, p.cells, &r.shunned):
         p.sharing.told = True
         order_uneven(&r.orders, p)
 

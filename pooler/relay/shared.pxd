@@ -13,6 +13,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from pooler.relay.orders cimport Orders
 from pooler.session.deadlines cimport Wheel
 from pooler.session.records cimport ClientSession, Pool, Script, ServerSession
+from pooler.session.sharing cimport RowSet
 from pooler.tables.params cimport ParamTable
 from pooler.tables.texts cimport StatementTable
 from pooler.wire.buffers cimport Output, Queue
@@ -55,4 +56,5 @@ cdef struct Relay:  # one per worker, lent to every call
     Script discard  # own
     Pool **pools  # own, index is the pool's id
     uint32_t pool_count
+    RowSet shunned  # rows of workers that no pool puts servers aside for
     Pool *wakes  # borrow: pools with an idle server and a waiting client, maybe

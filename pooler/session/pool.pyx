@@ -22,12 +22,10 @@ cdef void pool_begin(Pool *p, uint32_t id, uint32_t max_servers) noexcept nogil:
 cdef void pool_share(
     Pool *p, Cells *cells, const Cells *rows, uint32_t row_count
 ) noexcept nogil:
-    """Keep what others want to know in this row of an account; NULL: for nobody.
+    """Keep what others want to know in this row of an account.
 
-    The account stays open until the pool keeps it elsewhere or is gone.
+    The account stays open until the pool is gone.
     """
-    if cells == NULL:
-        cells = &p.alone
     cells.idle = p.idle_count
     cells.idle_since_us = p.idle_tail.idle_since_us if p.idle_tail != NULL else 0
     cells.waiting = p.waiting_count

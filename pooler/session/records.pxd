@@ -193,7 +193,6 @@ cdef struct Inquiry:  # what an idle server makes of a value; written by inquire
 
 cdef struct Sharing:  # of servers with other workers; written by offers
     bint told  # Python looks whether a server should move
-    uint64_t shunned  # a bit for each row that is given nothing now
     uint64_t patience_us
     uint64_t since_us  # of these moments the last one began then
     uint32_t aside_count  # servers that were put aside in it
@@ -213,7 +212,7 @@ cdef struct Pool:
     uint32_t client_count
     bint launch_wanted  # Python has been asked to open servers
     bint refused  # it may open none: all workers together have as many as may be
-    Cells alone  # stand in for those of an account
+    Cells alone  # stand in for those of an account, before the pool has one
     Cells *cells  # own row of the account that all workers share, or alone; not NULL
     const Cells *rows  # borrow: the account's, of all workers; NULL: there is none
     uint32_t row_count  # of these; the last one is of what dead workers have left

@@ -3,7 +3,7 @@
 
 Session layer, sans-IO, hot. Reads the cells of the pool's account (``board/page``) by
 plain loads; what it finds may be a moment old, and whoever acts on it can be too late.
-It writes nothing. ``shunned`` has a bit for each row that is to be left alone.
+It writes nothing. ``shunned`` are the rows that are to be left alone.
 
 Whoever waits longest is served first, over all workers, as far as it pays: moving a
 server takes as long as a short transaction. So one goes to another worker
@@ -21,15 +21,18 @@ from pooler.board.page cimport Cells
 cdef enum:
     PATIENCE_US = 20000  # with the way of a server, who came 50 ms later passes nobody
     IDLE_SHARE = 5
-    SHUNNED_ROWS = 64  # more workers than that hand nothing over
+    ROW_WORDS = 2  # for as many workers as there may be (config/kinds)
+
+cdef struct RowSet:
+    uint64_t words[ROW_WORDS]
 
 
-cdef inline bint is_shunned(uint64_t shunned, uint32_t row) noexcept nogil:
-    return row >= SHUNNED_ROWS or shunned >> row & 1
+cdef inline bint has_row(const RowSet *rows, uint32_t row) noexcept nogil:
+    return rows.words[row >> 6] >> (row & 63) & 1
 
 
 cdef inline int row_that_waits(
-    const Cells *rows, uint32_t count, const Cells *own, uint64_t shunned
+    const Cells *rows, uint32_t count, const Cells *own, const RowSet *shunned
 ) noexcept nogil:
     """The other row whose first client waits longest; -1: nobody waits elsewhere."""
     cdef uint32_t i
@@ -38,7 +41,7 @@ cdef inline int row_that_waits(
     cdef int found = -1
     for i in range(count):
         since_us = rows[i].waiting_since_us
-        if since_us == 0 or &rows[i] == own or is_shunned(shunned, i):
+        if since_us == 0 or &rows[i] == own or has_row(shunned, i):
             continue
         if found < 0 or since_us < first_us:
             found = <int> i
@@ -47,7 +50,7 @@ cdef inline int row_that_waits(
 
 
 cdef inline int row_to_serve(
-    const Cells *rows, uint32_t count, const Cells *own, uint64_t shunned,
+    const Cells *rows, uint32_t count, const Cells *own, const RowSet *shunned,
     uint64_t now_us, uint64_t patience_us,
 ) noexcept nogil:
     """The row that should have a server which is free here; -1: it stays.
@@ -65,7 +68,7 @@ cdef inline int row_to_serve(
 
 
 cdef inline int row_to_ask(
-    const Cells *rows, uint32_t count, const Cells *own, uint64_t shunned,
+    const Cells *rows, uint32_t count, const Cells *own, const RowSet *shunned,
     uint64_t now_us, uint64_t patience_us,
 ) noexcept nogil:
     """The row that has a server to spare for who waits here; -1: there is none.
@@ -81,7 +84,7 @@ cdef inline int row_to_ask(
     ):
         return -1
     for i in range(count):
-        if &rows[i] == own or rows[i].waiting or is_shunned(shunned, i):
+        if &rows[i] == own or rows[i].waiting or has_row(shunned, i):
             continue
         if rows[i].idle > most:
             most = rows[i].idle
@@ -90,12 +93,12 @@ cdef inline int row_to_ask(
 
 
 cdef inline bint is_uneven(
-    const Cells *rows, uint32_t count, const Cells *own, uint64_t shunned
+    const Cells *rows, uint32_t count, const Cells *own, const RowSet *shunned
 ) noexcept nogil:
     """Whether somebody waits here and a server is idle elsewhere, or the other way."""
     cdef uint32_t i
     for i in range(count):
-        if &rows[i] == own or is_shunned(shunned, i):
+        if &rows[i] == own or has_row(shunned, i):
             continue
         if (own.waiting and rows[i].idle) or (own.idle and rows[i].waiting):
             return True

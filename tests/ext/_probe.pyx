@@ -45,7 +45,7 @@ from pooler.session.requests cimport (
 )
 from pooler.session.time_limits cimport TimeLimits, time_limits_fill
 from pooler.session.sharing cimport (
-    PATIENCE_US, is_uneven, row_to_ask, row_to_serve,
+    PATIENCE_US, ROW_WORDS, RowSet, is_uneven, row_to_ask, row_to_serve,
 )
 from pooler.statements.sql_changes cimport (
     sql_changes, sql_changes_of_plan, sql_is_plain,
@@ -120,15 +120,19 @@ def scan(str rules_name, chunks):
 
 def sharing(
     Page page, uint32_t account, uint32_t row, uint64_t now_us,
-    uint64_t patience_us=PATIENCE_US, uint64_t shunned=0,
+    uint64_t patience_us=PATIENCE_US, shunned=0,
 ):
     """What a row makes of an account: (row to serve, row to ask, whether uneven)."""
     cdef const Cells *rows = page.row_of(account, 0)
     cdef const Cells *own = page.row_of(account, row)
+    cdef RowSet left_alone
+    cdef int i
+    for i in range(ROW_WORDS):
+        left_alone.words[i] = shunned >> 64 * i & <uint64_t> -1
     return (
-        row_to_serve(rows, page.rows, own, shunned, now_us, patience_us),
-        row_to_ask(rows, page.rows, own, shunned, now_us, patience_us),
-        bool(is_uneven(rows, page.rows, own, shunned)),
+        row_to_serve(rows, page.rows, own, &left_alone, now_us, patience_us),
+        row_to_ask(rows, page.rows, own, &left_alone, now_us, patience_us),
+        bool(is_uneven(rows, page.rows, own, &left_alone)),
     )
 
 

@@ -21,6 +21,8 @@ import pytest
 from tests.ext._probe import sharing
 
 from pooler.board.page import Kind, Page
+from pooler.config.kinds import MAX_WORKERS
+from pooler.io.engine import Engine
 from pooler.ipc.bus import BusMessage
 from pooler.worker.handover import MOST_UNANSWERED, Handover
 
@@ -361,6 +363,20 @@ def test_scores(name: str) -> None:
     assert world.moved < seconds * 60 * servers
     total = sum(len(one.idle) + len(one.aside) for one in world.workers)
     assert total <= servers
+
+
+def test_the_last_of_as_many_workers_as_may_be() -> None:
+    page, row = Page(MAX_WORKERS, 8), MAX_WORKERS - 1
+    account = page.open(row, Kind.POOL, *KEY)
+    page.set(row, account, "waiting", 1)
+    page.set(row, account, "waiting_since_us", 1)
+    page.set(0, account, "idle", 1)
+    page.set(0, account, "idle_since_us", 1)
+    assert sharing(page, account, 0, 1_000_000) == (row, -1, True)
+    assert sharing(page, account, row, 1_000_000) == (-1, 0, True)
+    shunned = 1 << row
+    assert sharing(page, account, 0, 1_000_000, shunned=shunned) == (-1, -1, False)
+    Engine((), statement_prefix=b"p").shun(shunned)
 
 
 def test_a_worker_that_hangs_swallows_few() -> None:
