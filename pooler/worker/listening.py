@@ -13,6 +13,7 @@ from collections.abc import Iterator
 
 from pooler import log
 from pooler.config.settings import Settings
+from pooler.config.tcp import SocketOption, tcp_options
 from pooler.io.engine import Engine
 from pooler.ipc.bus import MASTER, BusMessage
 from pooler.ipc.worker_start import WorkerStart
@@ -28,33 +29,25 @@ COLUMNS = {
 # What a client that has said nothing is kept outside for, at most (tcp(7)).
 DEFER_S = 45
 
-# Settings that say 0 for what the kernel does by itself.
-KEEPALIVES = {
-    "tcp_keepcnt": socket.TCP_KEEPCNT,
-    "tcp_keepidle": socket.TCP_KEEPIDLE,
-    "tcp_keepintvl": socket.TCP_KEEPINTVL,
-}
-BUFFERS = (socket.SO_SNDBUF, socket.SO_RCVBUF)
+# What a reload may leave to the kernel again; buffers that were set once may not be.
+ALONE = (
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL),
+    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT),
+)
 
 
-def options(settings: Settings, own: socket.socket) -> Iterator[tuple[int, int, int]]:
+def options(settings: Settings, own: socket.socket) -> Iterator[SocketOption]:
     """Yield level, option and value, of all that accepted sockets inherit.
 
-    ``own``: a socket that nobody has changed. Buffers that were set once cannot be left
-    to the kernel again.
+    ``own``: a socket that nobody has changed.
     """
-    yield socket.IPPROTO_TCP, socket.TCP_NODELAY, 1
-    yield socket.SOL_SOCKET, socket.SO_KEEPALIVE, int(settings.tcp_keepalive)
-    for name, option in KEEPALIVES.items():
-        value = getattr(settings, name)
-        yield (
-            socket.IPPROTO_TCP,
-            option,
-            value or own.getsockopt(socket.IPPROTO_TCP, option),
-        )
-    yield socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, settings.tcp_user_timeout
-    for option in BUFFERS if settings.tcp_socket_buffer else ():
-        yield socket.SOL_SOCKET, option, settings.tcp_socket_buffer
+    wanted = tcp_options(settings)
+    yield from wanted
+    for level, option in ALONE:
+        if (level, option) not in {one[:2] for one in wanted}:
+            yield level, option, own.getsockopt(level, option)
     defer_s = DEFER_S if settings.tcp_defer_accept else 0
     yield socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, defer_s
 
