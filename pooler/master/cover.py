@@ -120,7 +120,11 @@ class Cover:
             if slot in able:
                 if helper is not None:
                     self._stand_down(slot, helper)
-            elif able and not any(one.child is helper for one in able):
+            elif (
+                able
+                and not _is_being_born(slot, now_s)
+                and not any(one.child is helper for one in able)
+            ):
                 if helper is not None:
                     self._stand_down(slot, helper)
                 # Not all by the first: each next one by its neighbour.
@@ -144,3 +148,14 @@ class Cover:
                 if not self._bus.send(one.index, "stand_down", said):
                     return  # its inbox is full: at the next look
         del self._stands_in[slot.index]
+
+
+def _is_being_born(slot: Slot, now_s: float) -> bool:
+    """Whether its worker will serve in a moment, as most do: at a start all are so."""
+    child = slot.child
+    return (
+        child is not None
+        and not child.ready
+        and slot.failures == 0
+        and now_s - child.started_s < STILL_S
+    )

@@ -107,6 +107,7 @@ class FakeWorker:
                     message = start.bus.receive(start.slot)
                     assert message is not None
                     self.note(message.kind, start.slot, message.payload)
+                    message.close_fds()
                     start.bus.send(MASTER, "done", {})
                 else:
                     self.answer(key.fileobj, start)
