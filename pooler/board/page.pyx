@@ -368,7 +368,7 @@ cdef class Page:
 
         ``account``: of a pool, or of the database or the user whose pools are meant.
         Servers for which clients of the same row wait are not idle for long, so they
-        are left out. Cost: O(capacity), without the lock: what is found may be gone
+        are left out. Cost: O(capacity), without the lock: what is found may be gone.
         """
         cdef uint32_t pool
         cdef uint32_t i

@@ -25,9 +25,8 @@ LOCAL_RETRY_S = 1.0
 SHORTEST_S = 0.1  # between two tries that nobody has asked for
 STEPS = 4  # the pause doubles so many times until it is server_login_retry
 SPREAD = 0.2  # it is up to a fifth longer, so that not all come at once
-FORGIVEN_S = (
-    10.0  # a server that logged in so long ago: what fails now is another thing
-)
+# Where a server logged in so long ago, what fails now is another thing.
+FORGIVEN_S = 10.0
 
 # PostgreSQL documentation, "PostgreSQL Error Codes": insufficient resources, operator
 # intervention (it starts, it stops). They pass by themselves.

@@ -49,6 +49,14 @@ GONE_S = 1.0
 ACTIVITY = f"FROM pg_stat_activity WHERE usename = '{USER}'"
 
 
+@pytest.fixture(autouse=True)
+def ended(postgres: Postgres) -> Iterator[None]:
+    """PostgreSQL goes on with what was at work when the pooler was ended."""
+    yield
+    postgres.psql(f"SELECT pg_terminate_backend(pid) {ACTIVITY}")
+    wait_until(lambda: not backends(postgres), "what was at work has ended")
+
+
 def wait_activity(postgres: Postgres, what: str, count: int) -> None:
     sql = f"SELECT count(*) {ACTIVITY} AND {what}"
     wait_until(lambda: postgres.psql(sql) == [(count,)], what)
