@@ -5,13 +5,16 @@ from __future__ import annotations
 
 import faulthandler
 import importlib
+import logging
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 from hypothesis import settings
+
+from pooler import log
 
 ROOT = Path(__file__).resolve().parent.parent
 PROBE_HELP = (
@@ -71,3 +74,16 @@ def probe() -> ModuleType:
     if newer:
         pytest.fail(f"tests/ext/_probe is older than {newer}; {PROBE_HELP}", False)
     return module
+
+
+@pytest.fixture
+def restored_loggers() -> Iterator[None]:
+    """What a test makes of logging is undone."""
+    loggers = [logging.getLogger(name) for name in log.LOGGER_NAMES]
+    before = [(list(one.handlers), one.level, one.propagate) for one in loggers]
+    yield
+    log.configure(quiet=True)
+    for logger, (handlers, level, propagate) in zip(loggers, before, strict=True):
+        logger.handlers[:] = handlers
+        logger.setLevel(level)
+        logger.propagate = propagate

@@ -169,3 +169,17 @@ def derivations(monkeypatch: pytest.MonkeyPatch) -> Iterator[Derivations]:
     monkeypatch.setattr(KeyRequest, "derive", lambda request: made.derive(request))
     yield made
     made.may_go.set()
+
+
+REPLICATION_HBA = (
+    "local all all trust\n"
+    "host all all 127.0.0.1/32 trust\n"
+    "host replication all 127.0.0.1/32 trust\n"
+)
+
+
+@pytest.fixture(scope="module")
+def primary() -> Iterator[Postgres]:
+    """A PostgreSQL that others may replicate from."""
+    with Postgres(settings={"wal_level": "logical"}, hba=REPLICATION_HBA) as postgres:
+        yield postgres

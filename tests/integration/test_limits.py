@@ -370,19 +370,6 @@ def test_a_database_and_a_user_have_limits_of_their_own(
                 pooler.connect(name)
 
 
-HBA = (
-    "local all all trust\n"
-    "host all all 127.0.0.1/32 trust\n"
-    "host replication all 127.0.0.1/32 trust\n"
-)
-
-
-@pytest.fixture(scope="module")
-def primary() -> Iterator[Postgres]:
-    with Postgres(settings={"wal_level": "logical"}, hba=HBA) as postgres:
-        yield postgres
-
-
 def replication_client(pooler: Pooler, done: list[float]) -> None:
     """Be a replication client for a moment."""
     with psycopg.connect(

@@ -4,25 +4,11 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-
-import pytest
 
 from pooler.demo.postgres import Postgres
 from tests.integration.harness import Pooler, wait_until
-
-HBA = (
-    "local all all trust\n"
-    "host all all 127.0.0.1/32 trust\n"
-    "host replication all 127.0.0.1/32 trust\n"
-)
-
-
-@pytest.fixture(scope="module")
-def primary() -> Iterator[Postgres]:
-    with Postgres(settings={"wal_level": "logical"}, hba=HBA) as postgres:
-        yield postgres
 
 
 def tool(postgres: Postgres, pooler: Pooler, name: str, *words: str) -> list[str]:

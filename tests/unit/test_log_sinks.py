@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import re
 import socket
@@ -22,16 +21,7 @@ HOSTILE = "a\nFATAL b\x1b[2J\u2028c"
 SHOWN = "a\\nFATAL b\\x1b[2J\\u2028c"
 
 
-@pytest.fixture(autouse=True)
-def restored_loggers() -> Iterator[None]:
-    loggers = [logging.getLogger(name) for name in log.LOGGER_NAMES]
-    before = [(list(one.handlers), one.level, one.propagate) for one in loggers]
-    yield
-    log.configure(quiet=True)
-    for logger, (handlers, level, propagate) in zip(loggers, before, strict=True):
-        logger.handlers[:] = handlers
-        logger.setLevel(level)
-        logger.propagate = propagate
+pytestmark = pytest.mark.usefixtures("restored_loggers")
 
 
 @pytest.fixture
