@@ -40,7 +40,7 @@ from pooler.io.poll cimport (
 )
 from pooler.io.spread cimport spread_count
 from pooler.io.stats cimport loop_counters, peer_name, pool_counters
-from pooler.io.syscalls cimport ENOMEM, sys_now_us, sys_peer_uid
+from pooler.io.syscalls cimport ENOMEM, sys_now_us, sys_peer_pid, sys_peer_uid
 from pooler.io.tls cimport tls_begin, tls_error, tls_facts, tls_has_come
 from pooler.io.tls_context cimport (
     TlsContext, accepting, connecting, peer_hash, peer_name as certificate_name,
@@ -630,6 +630,10 @@ cdef class Engine:
         """The user id of the process behind a Unix socket; None: there is none."""
         cdef int uid = sys_peer_uid(self.client(handle).conn.fd)
         return uid if uid >= 0 else None
+
+    def client_os_pid(self, uint64_t handle):
+        """The process behind a Unix socket; 0: it is not told, or there is none."""
+        return max(0, sys_peer_pid(self.client(handle).conn.fd))
 
     def client_close(self, uint64_t handle, int reason, bytes farewell=b""):
         """Close a client, after sending it ``farewell``; ignored when it is gone."""
