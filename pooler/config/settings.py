@@ -397,7 +397,10 @@ class Settings:
         " the others at the end of their transactions; 0 is for ever. Not a PgBouncer"
         " setting.", unit="s", built=True)
     so_reuseport: bool = setting(False, BOOL,
-        "Accepted for PgBouncer's sake: every worker has its SO_REUSEPORT socket.",
+        "Share the TCP port with other poolers of the same system user, each with its"
+        " own Unix socket, if it has one, and its own number among the [peers], so that"
+        " cancel requests are passed on; 0: a port that another one listens on ends the"
+        " start. Workers have SO_REUSEPORT sockets either way.",
         reload=RESTART, built=True)
     spread_clients: bool = setting(True, BOOL,
         "A new client goes to another worker when the one that the kernel has chosen"

@@ -64,7 +64,7 @@ from pooler.session.pool cimport (
 )
 from pooler.session.records cimport (
     CANCEL_KEY_MAX_BYTES, CANCEL_KEY_MIN_BYTES, CLIENT_LOGIN, CLOSE_NO_MEMORY,
-    CLOSE_REASONS, CLOSE_SERVER_EVICTED, CLOSE_SERVER_OBSOLETE, CLOSE_SERVER_UNUSABLE,
+    CLOSE_REASONS, CLOSE_SERVER_EVICTED, CLOSE_SERVER_OBSOLETE,
     ClientSession, CloseReason, MODE_SESSION, Pool, PoolConfig, Script, ServerSession,
     client_proved, script_fill,
 )
@@ -857,13 +857,14 @@ cdef class Engine:
         step_pool_waits(&self.loop.relay, p)
         carry_out(&self.loop)
 
-    def pool_drop_waiting(self, uint32_t pool_id, bytes farewell):
-        """Close all clients that wait; they are told ``farewell``."""
+    def pool_drop_waiting(self, uint32_t pool_id, int reason, bytes farewell):
+        """Close all clients that wait, for a CloseReason; they are told ``farewell``.
+        """
         cdef Pool *p = self.pool(pool_id)
         while p.waiting_head != NULL:
             self.client_close(
                 conn_handle(&self.loop, <Conn *> p.waiting_head.io),
-                CLOSE_SERVER_UNUSABLE, farewell,
+                reason, farewell,
             )
 
     def pool_retire(self, uint32_t pool_id, bint for_ever):
