@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 # PostgreSQL documentation, "PostgreSQL Error Codes".
+SUCCESSFUL_COMPLETION = "00000"
 PROTOCOL_VIOLATION = "08P01"
 CONNECTION_FAILURE = "08006"
 SQLCLIENT_UNABLE_TO_CONNECT = "08001"

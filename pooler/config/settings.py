@@ -67,8 +67,11 @@ class Settings:
     admin_users: tuple[str, ...] = setting((), LIST,
         "Users who may run every command on the console.", built=True)
     application_name_add_host: bool = setting(False, BOOL,
-        "Append ` - address:port` of the client to its application_name at login.",
-        reload=NEW)
+        "Append ` - address:port` of the client to its application_name at login"
+        " (` - unix(pid@host):port` by a Unix socket), as much of the name being kept"
+        " as leaves room for it in 63 bytes. A replication client keeps its name. Each"
+        " login is Python's then, and costs a few times as much.",
+        reload=NEW, built=True)
     auth_dbname: str | None = setting(None, STRING,
         "Entry of [databases] where auth_query runs; unset is the one that the client"
         " asks for.", reload=NEW, built=True)
@@ -246,7 +249,8 @@ class Settings:
     logfile: str = setting("", PATH,
         "File to log to; reopened on reload.", built=True)
     login_notify_message: str = setting("", STRING,
-        "Text of a NOTICE that each client gets after its login.", reload=NEW)
+        "Text of a NOTICE that each client gets at the end of its login, but not on the"
+        " console.", reload=NEW, built=True)
     max_client_conn: int = setting(100, INT,
         "Clients, over all workers; the console is exempt.",
         unit="connections", built=True)
@@ -393,7 +397,10 @@ class Settings:
         " the others at the end of their transactions; 0 is for ever. Not a PgBouncer"
         " setting.", unit="s", built=True)
     so_reuseport: bool = setting(False, BOOL,
-        "Accepted for PgBouncer's sake: every worker has its SO_REUSEPORT socket.",
+        "Share the TCP port with other poolers of the same system user, each with its"
+        " own Unix socket, if it has one, and its own number among the [peers], so that"
+        " cancel requests are passed on; 0: a port that another one listens on ends the"
+        " start. Workers have SO_REUSEPORT sockets either way.",
         reload=RESTART, built=True)
     spread_clients: bool = setting(True, BOOL,
         "A new client goes to another worker when the one that the kernel has chosen"

@@ -40,7 +40,7 @@ from pooler.io.poll cimport (
 )
 from pooler.io.spread cimport spread_count
 from pooler.io.stats cimport loop_counters, peer_name, pool_counters
-from pooler.io.syscalls cimport ENOMEM, sys_now_us, sys_peer_uid
+from pooler.io.syscalls cimport ENOMEM, sys_now_us, sys_peer_pid, sys_peer_uid
 from pooler.io.tls cimport tls_begin, tls_error, tls_facts, tls_has_come
 from pooler.io.tls_context cimport (
     TlsContext, accepting, connecting, peer_hash, peer_name as certificate_name,
@@ -64,7 +64,7 @@ from pooler.session.pool cimport (
 )
 from pooler.session.records cimport (
     CANCEL_KEY_MAX_BYTES, CANCEL_KEY_MIN_BYTES, CLIENT_LOGIN, CLOSE_NO_MEMORY,
-    CLOSE_REASONS, CLOSE_SERVER_EVICTED, CLOSE_SERVER_OBSOLETE, CLOSE_SERVER_UNUSABLE,
+    CLOSE_REASONS, CLOSE_SERVER_EVICTED, CLOSE_SERVER_OBSOLETE,
     ClientSession, CloseReason, MODE_SESSION, Pool, PoolConfig, Script, ServerSession,
     client_proved, script_fill,
 )
@@ -631,6 +631,10 @@ cdef class Engine:
         cdef int uid = sys_peer_uid(self.client(handle).conn.fd)
         return uid if uid >= 0 else None
 
+    def client_os_pid(self, uint64_t handle):
+        """The process behind a Unix socket; 0: it is not told, or there is none."""
+        return max(0, sys_peer_pid(self.client(handle).conn.fd))
+
     def client_close(self, uint64_t handle, int reason, bytes farewell=b""):
         """Close a client, after sending it ``farewell``; ignored when it is gone."""
         cdef Loop *L = &self.loop
@@ -853,13 +857,14 @@ cdef class Engine:
         step_pool_waits(&self.loop.relay, p)
         carry_out(&self.loop)
 
-    def pool_drop_waiting(self, uint32_t pool_id, bytes farewell):
-        """Close all clients that wait; they are told ``farewell``."""
+    def pool_drop_waiting(self, uint32_t pool_id, int reason, bytes farewell):
+        """Close all clients that wait, for a CloseReason; they are told ``farewell``.
+        """
         cdef Pool *p = self.pool(pool_id)
         while p.waiting_head != NULL:
             self.client_close(
                 conn_handle(&self.loop, <Conn *> p.waiting_head.io),
-                CLOSE_SERVER_UNUSABLE, farewell,
+                reason, farewell,
             )
 
     def pool_retire(self, uint32_t pool_id, bint for_ever):

@@ -108,11 +108,15 @@ def open_listeners(
     listen_port: int,
     listen_backlog: int,
     workers: int,
+    share_port: bool = False,
     unix_socket_dir: str = "",
     unix_socket_mode: int = 0o777,
     unix_socket_group: str = "",
 ) -> Listeners:
-    """Bind and listen everywhere, or raise ConfigError and leave nothing behind."""
+    """Bind and listen everywhere, or raise ConfigError and leave nothing behind.
+
+    ``share_port``: beside other poolers of the same user (``so_reuseport``).
+    """
     with contextlib.ExitStack() as undo:
         unix = None
         if unix_socket_dir:
@@ -126,7 +130,7 @@ def open_listeners(
         missing = []
         for address in _resolve(listen_addr, listen_port):
             try:
-                group = _bind_tcp(address, workers)
+                group = _bind_tcp(address, workers, share_port)
             except OSError as error:
                 if error.errno not in _NOT_HERE:
                     _refuse(address, error)
@@ -188,12 +192,13 @@ def _resolve_one(name: str, port: int) -> list[Address]:
     return [Address(family, sockaddr) for family, _, _, _, sockaddr in found]
 
 
-def _bind_tcp(address: Address, workers: int) -> list[socket.socket]:
+def _bind_tcp(address: Address, workers: int, shared: bool) -> list[socket.socket]:
     """Return one bound socket per worker; OSError leaves none open."""
-    # SO_REUSEPORT lets processes of one user share a port in silence, and half the
-    # clients would reach an old pooler. Without it the kernel tells of a listener.
-    with _tcp_socket(address.family) as probe:
-        probe.bind(address.sockaddr)
+    if not shared:
+        # SO_REUSEPORT lets processes of one user share a port in silence, and half the
+        # clients would reach an old pooler. Without it the kernel tells of a listener.
+        with _tcp_socket(address.family) as probe:
+            probe.bind(address.sockaddr)
     with contextlib.ExitStack() as undo:
         group = []
         for _ in range(workers):

@@ -218,6 +218,7 @@ class Master:
             listen_port=settings.listen_port,
             listen_backlog=settings.listen_backlog,
             workers=self._workers,
+            share_port=settings.so_reuseport,
             unix_socket_dir=settings.unix_socket_dir,
             unix_socket_mode=settings.unix_socket_mode,
             unix_socket_group=settings.unix_socket_group,

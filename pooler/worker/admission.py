@@ -55,6 +55,7 @@ from pooler.worker.console import startup_of
 from pooler.worker.identity import Peer, demand_by
 from pooler.worker.keys import KeyRing
 from pooler.worker.known import KnownLogins, log_login
+from pooler.worker.login_extras import asked_values, notify_message
 from pooler.worker.pool import Pool
 from pooler.worker.pools import Pools
 from pooler.worker.refusals import Refusals
@@ -212,6 +213,7 @@ class Admission:
         self._refusals = Refusals(engine, lambda: pools.config.settings, pools.workers)
         self._context = client_context(pools.config.settings, mock_key)
         self._policy = self._make_policy()
+        self._notify_message = notify_message(pools.config.settings)
         self._limits = ClientLimits(engine, pools)
         self._known = KnownLogins(engine, board, slot, self._limits)
         self._known.configure(pools.config.settings, self._context)
@@ -234,6 +236,7 @@ class Admission:
             log.write(log.ERROR, f"reload: {error}; TLS stays as it was")
         self._auth_query.reload()
         self._policy = self._make_policy()
+        self._notify_message = notify_message(self._pools.config.settings)
         self._known.configure(self._pools.config.settings, self._context)
 
     @property
@@ -429,7 +432,8 @@ class Admission:
             arrival.pool = pool
         else:
             check_values(accepted.parameters)
-            values = dict(accepted.parameters)
+            settings = self._pools.config.settings
+            values = asked_values(settings, self._engine, handle, accepted.parameters)
             pool = self._pools.get(database, accepted.server_user)
         if accepted.secret is not None or pool.user in self._pools.config.userlist:
             self._pools.learn_secret(pool, accepted.secret, stored=arrival.asked)
@@ -550,6 +554,8 @@ class Admission:
     ) -> None:
         """Let a client in, in the server's words; LoginError if one was refused."""
         told, notice = pool.in_words(values)
+        if not pool.is_console:
+            notice += self._notify_message
         arrival = self._arrivals.pop(handle)
         arrival.served()
         if self._pools.config.settings.log_connections:

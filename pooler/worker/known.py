@@ -44,9 +44,14 @@ class KnownLogins:
     def configure(self, settings: Settings, context: TlsContext | None) -> None:
         """Forget all; from now on logins follow this configuration.
 
-        Where an address may not fail too often, Python has to be asked each time.
+        Python has to be asked each time where an address may not fail too often, and
+        where each client is told a name of its own.
         """
-        self._remembers = not (settings.max_failed_logins or self._stopped)
+        self._remembers = not (
+            settings.max_failed_logins
+            or settings.application_name_add_host
+            or self._stopped
+        )
         self._found.clear()
         self._engine.logins_configure(
             client_cells=self._board.column("clients"),

@@ -358,7 +358,9 @@ class Launches:
 
     def _fail_waiting(self, pool: Pool, error: LoginError) -> None:
         farewell = packets.error_response("FATAL", error.sqlstate, error.message)
-        self._engine.pool_drop_waiting(pool.pool_id, farewell)
+        self._engine.pool_drop_waiting(
+            pool.pool_id, CloseReason.CLOSE_SERVER_UNUSABLE, farewell
+        )
 
     def server_closed(
         self, handle: int, reason: int, age_us: int, *, used: bool

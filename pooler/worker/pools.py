@@ -382,5 +382,6 @@ class Pools:
             self._engine.pool_retire(pool.pool_id, True)
             self._engine.pool_drop_waiting(
                 pool.pool_id,
+                CloseReason.CLOSE_SHUTDOWN,
                 packets.error_response("FATAL", "57P01", "server shutting down"),
             )

@@ -8,6 +8,7 @@ import re
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -26,12 +27,14 @@ from tests.integration.fake_server import (
     log_in,
 )
 from tests.integration.harness import (
+    DATABASE,
     HOST,
     USER,
     InProcess,
     MakePooler,
     Pooler,
     backends,
+    free_port,
     wait_until,
 )
 from tests.wire_client import (
@@ -311,6 +314,32 @@ def test_forwarded_to_the_peer(postgres: Postgres, make_pooler: MakePooler) -> N
             wait_sleeping(postgres)
             send_cancel(other.port, client.key)
             assert_cancelled(client)
+
+
+def test_poolers_that_share_a_port(postgres: Postgres, make_pooler: MakePooler) -> None:
+    """Whichever of them the kernel gives a cancel request, its client hears of it."""
+    with tempfile.TemporaryDirectory(prefix="pooler-", dir="/tmp") as directory:
+        port = free_port()
+        for own, other in ((1, 2), (2, 1)):
+            Path(directory, str(own)).mkdir()
+            peers = f"{other} = host={directory}/{other} port={port}"
+            make_pooler(
+                listen_port=port,
+                so_reuseport=1,
+                unix_socket_dir=f"{directory}/{own}",
+                peer_id=f"{own}\n[peers]\n{peers}",
+            )
+        keys = set()
+        for _ in range(50):
+            with WireClient(port).login(USER, DATABASE) as client:
+                keys.add(client.key[1])
+                client.send(SLEEPING)
+                wait_sleeping(postgres)
+                send_cancel(port, client.key)
+                assert_cancelled(client)
+            if len(keys) == 2:
+                break
+        assert keys == {1, 2}
 
 
 def test_hops_are_counted(make_pooler: MakePooler, server: FakeServer) -> None:

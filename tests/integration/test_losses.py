@@ -511,6 +511,26 @@ def test_signals_that_wait(
         assert pooler.wait(5) == 0
 
 
+def test_sigint_tells_who_waits(make_pooler: MakePooler) -> None:
+    """The log says what the client is told."""
+    pooler = make_pooler(default_pool_size=1, stats_users=USER)
+    with pooler.client() as busy, pooler.client() as waits:
+        busy.ask(query("BEGIN"))
+        waits.send(SELECT)
+        with pooler.client("pgbouncer") as console:
+            wait_until(
+                lambda: any(row[3] == b"1" for row in console.rows("SHOW POOLS")),
+                "it waits",
+            )
+        pooler.send(signal.SIGINT)
+        fields = waits.read_fatal()
+        assert (fields["C"], fields["M"]) == ("57P01", "server shutting down")
+        pooler.wait_log("closing because: server shutting down")
+        assert "server login failed" not in pooler.log()
+        busy.ask(query("COMMIT"))
+    assert pooler.wait(5) == 0
+
+
 def test_sigint_tells_who_asks_from_then_on(make_pooler: MakePooler) -> None:
     """No server is handed out any more, so to wait would be in vain."""
     pooler = make_pooler()

@@ -87,6 +87,28 @@ def test_no_tcp_at_all(unix_dir: Path) -> None:
     made.close()
 
 
+def test_a_port_is_shared_if_that_is_wanted() -> None:
+    """so_reuseport: poolers behind one port, of which one is restarted at a time."""
+    port = free_port()
+    first = listen(listen_port=port)
+    try:
+        with pytest.raises(ConfigError, match="in use by another process"):
+            listen(listen_port=port)
+        second = listen(listen_port=port, share_port=True)
+        second.close()
+    finally:
+        first.close()
+
+
+def test_a_port_is_not_shared_with_what_does_not_share_it() -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(ConfigError, match="in use by another process"):
+            listen(listen_port=port, share_port=True)
+
+
 @pytest.mark.parametrize("reuse_port", [0, 1])
 def test_taken_port_is_refused_with_names(reuse_port: int, unix_dir: Path) -> None:
     before = open_fds()
