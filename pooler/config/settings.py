@@ -121,7 +121,7 @@ class Settings:
         " is asked.", reload=NEW, built=True)
     autodb_idle_timeout: float = setting(3600.0, TIME,
         "Forget a database that came from the `*` entry after this long unused.",
-        unit="s", off=0.0)
+        unit="s", built=True)
     cache_unnamed_statements: bool = setting(False, BOOL,
         "A statement that is parsed again without a name, in transaction or statement"
         " mode, stays prepared on the server and is not read again: only outside a"
@@ -301,7 +301,8 @@ class Settings:
         "PgBouncer's buffer per socket; buffers here have no fixed size.",
         unit="bytes", low=1, reload=RESTART, off=4096)
     pool_idle_timeout: float = setting(0.0, TIME,
-        "Free a pool that was empty this long; 0 is off.", unit="s")
+        "Free a pool that was empty this long; 0 is off.", unit="s",
+        built=True)
     pool_mode: PoolMode = setting(PoolMode.SESSION, ENUM,
         "When a server is free for another client: at the end of the session, the"
         " transaction or the statement.", choices=PoolMode, reload=NEW, built=True)

@@ -30,6 +30,8 @@ async def _pools(console: Console) -> dict[tuple[str, str], Counter[str]]:
     found: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
     for worker in await console.ask_workers("pools"):
         for pool in worker:
+            if "past" in pool:
+                continue
             one = found[pool["database"], pool["user"]]
             since_us = pool["waiting_since_us"]
             waited_us = max(0, now_us - since_us) if since_us else 0

@@ -44,8 +44,8 @@ STATISTICS = (
 )
 COUNTERS = tuple(one.counter for one in STATISTICS)
 
-# Of a pool of a worker: process id, database, user.
-Key = tuple[int, str, str]
+# Of a worker: process id, database. Pools that go leave there what they have counted.
+Key = tuple[int, str]
 Snapshot = Mapping[Key, Counter[str]]
 
 
@@ -62,7 +62,7 @@ def snapshot(reports: Iterable[Iterable[dict[str, Any]]]) -> dict[Key, Counter[s
     found: dict[Key, Counter[str]] = defaultdict(Counter)
     for worker in reports:
         for pool in worker:
-            key = (pool["pid"], pool["database"], pool["user"])
+            key = (pool["pid"], pool["database"])
             found[key].update({name: pool[name] for name in COUNTERS})
     return dict(found)
 
@@ -91,7 +91,7 @@ class Stats:
         for key, counters in counted.items():
             before = self._older.counted.get(key, Counter())
             totals[key[1]].update(counters)
-            # less than before: a pool that has begun anew
+            # less than before: a database that has begun anew
             growth[key[1]].update(
                 {name: max(0, counters[name] - before[name]) for name in COUNTERS}
             )
@@ -116,7 +116,7 @@ class Stats:
 
     def _with_own(self, counted: Snapshot) -> Snapshot:
         own = Counter({name: self.own[name] for name in COUNTERS})
-        return {**counted, (0, RESERVED_DATABASE, RESERVED_DATABASE): own}
+        return {**counted, (0, RESERVED_DATABASE): own}
 
     def _averages(self, growth: Counter[str], now_s: float) -> Counter[str]:
         passed_s = max(1e-6, now_s - self._older.at_s)

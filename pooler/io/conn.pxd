@@ -268,6 +268,7 @@ cdef int conn_enter(Loop *L, Conn *conn) noexcept nogil
 cdef void conn_leave(Loop *L, Conn *conn) noexcept nogil
 cdef void conn_replace(Loop *L, Conn *old, Conn *new) noexcept nogil
 cdef void free_dead(Loop *L) noexcept nogil
+cdef void notices_disown(Loop *L, uint32_t pool_id) noexcept nogil
 cdef NoticeRow *notice(
     Loop *L, Notice kind, uint64_t handle, int32_t argument
 ) noexcept nogil

@@ -82,6 +82,14 @@ cdef void free_dead(Loop *L) noexcept nogil:
         free(conn)
 
 
+cdef void notices_disown(Loop *L, uint32_t pool_id) noexcept nogil:
+    """What is left for Python tells of a pool that goes: of none, from here on."""
+    cdef uint32_t i
+    for i in range(L.notice_count):
+        if L.notices[i].pool_id == <int32_t> pool_id:
+            L.notices[i].pool_id = -1
+
+
 cdef NoticeRow *notice(
     Loop *L, Notice kind, uint64_t handle, int32_t argument
 ) noexcept nogil:

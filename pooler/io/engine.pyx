@@ -18,7 +18,7 @@ from pooler.io.conn cimport (
     ClientConn, Conn, KIND_CLIENT, KIND_LINK, KIND_LISTENER, KIND_PARTING,
     KIND_SERVER, KnownLogin, LinkConn, ListenerConn, Logins, Loop,
     MOST_WORKERS, NOTICE_CLIENT_CLOSED, NOTICE_LOGGED_IN, NoticeRow, ServerConn, Spread,
-    conn_handle, conn_of, conn_of_server, free_dead, take_id,
+    conn_handle, conn_of, conn_of_server, free_dead, notices_disown, take_id,
 )
 from pooler.io.find cimport (
     cancel_owner, client_of_id, close_all, count_obsolete, kill_pool, limits_changed,
@@ -30,7 +30,7 @@ from pooler.io.link cimport (
 from pooler.io.listing cimport list_clients, list_servers
 from pooler.io.logins cimport (
     admit, count_clients, login_end, login_forget, login_known, login_remember,
-    login_take_place, logins_forget, logins_free,
+    login_take_place, logins_forget, logins_forget_pool, logins_free,
 )
 from pooler.io.loop cimport loop_free, loop_init, loop_now, loop_run
 from pooler.io.moves cimport give_server, receive_server
@@ -52,15 +52,16 @@ from pooler.relay.offers cimport (
     is_shared, sharing_begin, sharing_even, sharing_patience,
 )
 from pooler.relay.step cimport (
-    relay_add_pool, step_cancel, step_cancelled, step_client_close,
+    relay_add_pool, relay_drop_pool, step_cancel, step_cancelled, step_client_close,
     step_client_end, step_pool_inquire, step_pool_lets_go, step_pool_waits,
     step_pool_wants, step_server_begin, step_server_close, step_server_retire,
     step_server_stay,
 )
 from pooler.session.counters cimport counters_begin
 from pooler.session.pool cimport (
-    pool_configure, pool_connected, pool_launch, pool_pause, pool_prelaunch,
-    pool_refuse, pool_replace, pool_resize, pool_resume, pool_room, pool_share,
+    pool_configure, pool_connected, pool_is_empty, pool_launch, pool_pause,
+    pool_prelaunch, pool_refuse, pool_replace, pool_resize, pool_resume, pool_room,
+    pool_share,
 )
 from pooler.session.records cimport (
     CANCEL_KEY_MAX_BYTES, CANCEL_KEY_MIN_BYTES, CLIENT_LOGIN, CLOSE_NO_MEMORY,
@@ -685,16 +686,47 @@ cdef class Engine:
     # ------------------------------------------------------------ pools
 
     def pool_create(self, uint32_t max_servers):
-        """A new, empty pool; returns its id. Pools live as long as the engine."""
+        """A new, empty pool; returns its id. It lives until ``pool_drop``."""
         cdef Pool *p = relay_add_pool(&self.loop.relay, max_servers)
         if p == NULL:
             raise MemoryError
         return p.id
 
     cdef Pool *pool(self, uint32_t pool_id) except NULL:
-        if pool_id >= self.loop.relay.pool_count:
+        cdef Pool *found = NULL
+        if pool_id < self.loop.relay.pool_count:
+            found = self.loop.relay.pools[pool_id]
+        if found == NULL:
             raise LookupError(f"no pool {pool_id}")
-        return self.loop.relay.pools[pool_id]
+        return found
+
+    def pools_empty(self):
+        """Pools without a client or server, as id: clients that ever logged in.
+
+        Cost: O(pools)
+        """
+        cdef uint32_t i
+        cdef const Pool *p
+        found = {}
+        for i in range(self.loop.relay.pool_count):
+            p = self.loop.relay.pools[i]
+            if p != NULL and pool_is_empty(p):
+                found[i] = p.counters.client_logins
+        return found
+
+    def pool_drop(self, uint32_t pool_id):
+        """Forget a pool for good, and logins that lead to it; False: it is in use.
+
+        Its id may be that of another one from here on; notices that are to be taken
+        still do not name it.
+        """
+        cdef Pool *p = self.pool(pool_id)
+        if not pool_is_empty(p):
+            return False
+        logins_forget_pool(&self.loop, pool_id)
+        notices_disown(&self.loop, pool_id)
+        relay_drop_pool(&self.loop.relay, p)
+        return True
 
     def pool_configure(
         self, uint32_t pool_id, *, int mode, bytes reset_query, bint reset_always,
@@ -753,7 +785,7 @@ cdef class Engine:
     def pool_share(self, uint32_t pool_id, Page page, uint32_t row, uint32_t account):
         """A pool tells other workers who is idle and who waits: in a row of an account.
 
-        One pool of a worker for one account, which stays open as long as the engine.
+        One pool of a worker for one account, which stays open as long as the pool.
         """
         self.page_view = page.view
         pool_share(

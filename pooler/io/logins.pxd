@@ -27,6 +27,7 @@ cdef bint login_goes_on(Loop *L, ClientConn *cc) noexcept nogil
 cdef void login_end(Loop *L, ClientConn *cc) noexcept nogil
 cdef void login_forget(Loop *L, uint32_t number) noexcept nogil
 cdef void logins_forget(Loop *L) noexcept nogil
+cdef void logins_forget_pool(Loop *L, uint32_t pool_id) noexcept nogil
 cdef void logins_free(Loop *L) noexcept nogil
 cdef void count_clients(Loop *L) noexcept nogil
 cdef int login_take_place(

@@ -131,6 +131,22 @@ cdef void login_forget(Loop *L, uint32_t number) noexcept nogil:
             k = k.next
 
 
+cdef void logins_forget_pool(Loop *L, uint32_t pool_id) noexcept nogil:
+    """Forget those that lead to a pool. Cost: O(all that are known)"""
+    cdef KnownLogin *k
+    cdef KnownLogin *following
+    cdef int i
+    if L.logins.known_count == 0:
+        return
+    for i in range(KNOWN_LOGIN_BUCKETS):
+        k = L.logins.known[i]
+        while k != NULL:
+            following = k.next
+            if k.pool_id == pool_id:
+                forget(L, k)
+            k = following
+
+
 cdef void logins_free(Loop *L) noexcept nogil:
     """Free what the table owns; nobody logs in any more."""
     logins_forget(L)

@@ -54,7 +54,9 @@ cdef struct Relay:  # one per worker, lent to every call
     Script rollback  # own
     Script deallocate  # own
     Script discard  # own
-    Pool **pools  # own, index is the pool's id
+    Pool **pools  # own, index is the pool's id; NULL: it has gone
     uint32_t pool_count
+    uint32_t *spare_ids  # own, as long as pools: of those that have gone
+    uint32_t spare_count
     RowSet shunned  # rows of workers that no pool puts servers aside for
     Pool *wakes  # borrow: pools with an idle server and a waiting client, maybe

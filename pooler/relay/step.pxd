@@ -65,6 +65,7 @@ cdef inline bint step_is_over(const Relay *r) noexcept nogil:
 cdef int relay_init(Relay *r) except -1
 cdef void relay_free(Relay *r) noexcept nogil
 cdef Pool *relay_add_pool(Relay *r, uint32_t max_servers) noexcept nogil
+cdef void relay_drop_pool(Relay *r, Pool *p) noexcept nogil
 cdef bint step_more(Relay *r) noexcept nogil
 cdef bint step_deadline(Relay *r) noexcept nogil
 

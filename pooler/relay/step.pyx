@@ -86,10 +86,10 @@ cdef void relay_free(Relay *r) noexcept nogil:
     """Free what the relay owns; its sessions are closed already."""
     cdef uint32_t i
     for i in range(r.pool_count):
-        inquiry_forget(r.pools[i])
-        words_forget(r.pools[i])
-        pool_free(r.pools[i])
+        if r.pools[i] != NULL:
+            free_pool(r.pools[i])
     free(r.pools)
+    free(r.spare_ids)
     queue_reset(&r.pending.block)
     free(r.rollback.message)
     free(r.deallocate.message)
@@ -99,18 +99,48 @@ cdef void relay_free(Relay *r) noexcept nogil:
 
 
 cdef Pool *relay_add_pool(Relay *r, uint32_t max_servers) noexcept nogil:
-    """A new, empty pool, which lives as long as the relay; NULL without memory."""
+    """A new, empty pool, which lives until it is dropped; NULL without memory."""
     cdef Pool *p = <Pool *> calloc(1, sizeof(Pool))
-    cdef void *pools = realloc(r.pools, (r.pool_count + 1) * sizeof(Pool *))
-    if pools != NULL:
-        r.pools = <Pool **> pools
-    if p == NULL or pools == NULL:
+    if p == NULL or (r.spare_count == 0 and not grow_pools(r)):
         free(p)
         return NULL
-    pool_begin(p, r.pool_count, max_servers)
+    r.spare_count -= 1
+    pool_begin(p, r.spare_ids[r.spare_count], max_servers)
     r.pools[p.id] = p
-    r.pool_count += 1
     return p
+
+
+cdef bint grow_pools(Relay *r) noexcept nogil:
+    """Room for one pool more, as a spare id; False without memory."""
+    cdef size_t count = r.pool_count + 1
+    cdef void *pools = realloc(r.pools, count * sizeof(Pool *))
+    cdef void *ids
+    if pools == NULL:
+        return False
+    r.pools = <Pool **> pools
+    ids = realloc(r.spare_ids, count * sizeof(uint32_t))
+    if ids == NULL:
+        return False
+    r.spare_ids = <uint32_t *> ids
+    r.pools[r.pool_count] = NULL
+    r.spare_ids[0] = r.pool_count
+    r.spare_count = 1
+    r.pool_count += 1
+    return True
+
+
+cdef void relay_drop_pool(Relay *r, Pool *p) noexcept nogil:
+    """Free an empty pool (``pool_is_empty``); another one may have its id."""
+    r.pools[p.id] = NULL
+    r.spare_ids[r.spare_count] = p.id
+    r.spare_count += 1
+    free_pool(p)
+
+
+cdef void free_pool(Pool *p) noexcept nogil:
+    inquiry_forget(p)
+    words_forget(p)
+    pool_free(p)
 
 
 # ---------------------------------------------------------------- what is left to do

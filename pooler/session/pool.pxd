@@ -109,6 +109,14 @@ cdef inline void pool_detach(
     pool_idle(p, s, now_us)
 
 
+cdef inline bint pool_is_empty(const Pool *p) noexcept nogil:
+    """No client and no server is here, or on its way: nothing leads to it."""
+    return (
+        p.client_count == 0 and p.server_count == 0 and p.connecting_count == 0
+        and not p.wake_listed
+    )
+
+
 cdef inline bint server_is_stale(
     const ServerSession *s, uint64_t now_us
 ) noexcept nogil:

@@ -91,6 +91,16 @@ class Accounts:
         for account in places:
             self.page.close(self.row, account)
 
+    def is_used(self, database: str) -> bool:
+        """Whether any worker has a pool of a database, or PostgreSQL a server."""
+        try:
+            account = self.page.open(self.row, Kind.DATABASE, database)
+        except PageFull:
+            return False
+        found = self.page.total(account, "refs") + self.page.total(account, "servers")
+        self.page.close(self.row, account)
+        return bool(found > 1)
+
     def take(
         self, places: Places, limits: Limits, on_room: Callable[[], None]
     ) -> Verdict:

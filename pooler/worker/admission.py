@@ -239,6 +239,10 @@ class Admission:
         self._notify_message = notify_message(self._pools.config.settings)
         self._known.configure(self._pools.config.settings, self._context)
 
+    def database_gone(self, name: str) -> None:
+        """Nobody uses a database any more: the next client of it begins anew."""
+        self._limits.let_go_of(name)
+
     @property
     def accepted_count(self) -> int:
         """Clients that have proved who they are, and wait for what a server says."""
@@ -488,6 +492,7 @@ class Admission:
             return
         unknown = pool.words.unknown(values, pool.welcome)
         if unknown and pool.questions is not None:
+            pool.guests += 1
             task = asyncio.get_running_loop().create_task(
                 self._ask(handle, accepted, pool, values, unknown)
             )
@@ -517,6 +522,8 @@ class Admission:
             self._refuse(handle, error)
         except Exception:
             log.write_exception("admission failed", tag=pool.tag)
+        finally:
+            pool.guests -= 1
 
     def _welcomed(
         self,

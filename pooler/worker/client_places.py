@@ -81,6 +81,11 @@ class ClientLimits:
             self._close(places)
         self._held.clear()
 
+    def let_go_of(self, database: str) -> None:
+        """The engine knows no logins to a database any more."""
+        for names in [names for names in self._held if names[0] == database]:
+            self._close(self._held.pop(names))
+
     def _open(self, database: str, user: str) -> ClientPlaces:
         config = self._pools.config
         entry = self._pools.database(database)

@@ -118,14 +118,15 @@ class Luggage:
 
     def take_back(self, row: int, fd: int, told: dict[str, Any]) -> None:
         """It could not be sent: it counts and works here again, or is closed."""
-        pool = self._pools.by_names(*told["pool"])
-        assert pool is not None and pool.places is not None  # noqa: S101, PT018
         accounts = self._pools.accounts
+        places = accounts.open(*told["pool"])
         try:
-            accounts.page.move_server(row, accounts.row, *pool.places)
+            accounts.page.move_server(row, accounts.row, *places)
         except ValueError:  # that worker has died: with it went what it counted
             self.bury(fd, told)
             return
+        finally:
+            accounts.close(places)
         self.take_in(fd, told)
 
     # ------------------------------------------------------------ in

@@ -62,6 +62,7 @@ class Pool:
     told_left: int = 0  # of LEFT_TEXTS, what the log has said
     words: Words = field(default_factory=Words)
     questions: Questions | None = None  # None: of a replication client
+    guests: int = 0  # clients that are let in once a question is answered
     on_room: Callable[[], None] = _nothing  # there may be room for its servers
     places: Places | None = None  # None: of the console, which counts nowhere
 
@@ -69,6 +70,11 @@ class Pool:
     def is_console(self) -> bool:
         """Whether its one server is the console."""
         return self.database is CONSOLE_DATABASE
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether somebody logs in who will be its client."""
+        return bool(self.on_welcome or self.guests)
 
     @property
     def key(self) -> tuple[str, str]:

@@ -25,6 +25,7 @@ from pooler.worker.console import DATABASE as CONSOLE_DATABASE
 from pooler.worker.console import ConsoleDoor
 from pooler.worker.launches import Launches
 from pooler.worker.own_links import OwnLinks
+from pooler.worker.past import Past
 from pooler.worker.pool import Pool, tracked_parameters
 from pooler.worker.servers import ServerOpener
 from pooler.worker.stays import Stays
@@ -53,7 +54,7 @@ LEFT_TEXTS: Mapping[int, str] = {
 
 
 class Pools:
-    """All pools of a worker; made on first use, kept until the worker ends."""
+    """All pools of a worker; made on first use, kept until they are dropped."""
 
     def __init__(
         self,
@@ -83,6 +84,7 @@ class Pools:
         self._by_key: dict[tuple[str, str], Pool] = {}
         self._by_id: dict[int, Pool] = {}
         self._databases: dict[str, Database | None] = {}
+        self.past = Past()
         self._limit()
 
     @property
@@ -115,6 +117,18 @@ class Pools:
             self._prepare_questions(pool)
             self._configure(pool)
         return pool
+
+    def drop(self, pool: Pool) -> bool:
+        """Forget a pool that clients have in common; False: somebody uses it."""
+        if pool.is_awaited or not self._engine.pool_drop(pool.pool_id):
+            return False
+        pool.abandoned = True  # for whoever tells it of room
+        self.launches.forget(pool)
+        del self._by_key[pool.key]
+        del self._by_id[pool.pool_id]
+        if pool.places is not None:
+            self.accounts.close(pool.places)
+        return True
 
     def dedicated(
         self, database: Database, user: str, startup: Mapping[str, str]
@@ -156,6 +170,8 @@ class Pools:
             self._free_dedicated(pool)
 
     def _free_dedicated(self, pool: Pool) -> None:
+        if pool.database.name in self.config.databases:
+            self.past.add(pool.database.name, self.stats(pool))
         del self._by_id[pool.pool_id]
         self._dedicated_ids.append(pool.pool_id)
         if pool.places is not None:
@@ -344,10 +360,9 @@ class Pools:
 
     def learned(self, pool_id: int) -> None:
         """Servers have put values of clients into their own words."""
-        found = self._engine.pool_learned(pool_id)
         pool = self._by_id.get(pool_id)
         if pool is not None:
-            for name, asked, told in found:
+            for name, asked, told in self._engine.pool_learned(pool_id):
                 pool.words.learn(name.decode(), asked.decode(), told.decode())
 
     # ------------------------------------------------------------ servers

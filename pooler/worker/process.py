@@ -42,6 +42,7 @@ from pooler.worker.pools import Pools
 from pooler.worker.report import Reports
 from pooler.worker.stays import Stays
 from pooler.worker.totals import Totals
+from pooler.worker.unused import Unused
 
 # Notice, handle, argument, pool id or -1, age in us, peer, detail; see
 # Engine.take_notices.
@@ -136,6 +137,7 @@ class Worker:
         )
         self._outside = Outside(start.config, start.slot, start.workers)
         self._admission.judges.update(self._outside.judges)
+        self._unused = Unused(engine, self._pools, self._admission.database_gone)
         self._listening = Listening(engine, start)
         self._pauses = Pauses(engine, self._pools)
         self._reports = Reports(
@@ -301,6 +303,7 @@ class Worker:
         )
         self._pauses.check()
         self._totals.beat()
+        self._unused.look()
         self._check_leaving()
 
     # ------------------------------------------------------------ bus

@@ -97,7 +97,9 @@ class Reports:
                 log.write_exception(f"question {kind} of the console failed")
 
     def _report_pools(self, payload: Payload) -> list[dict[str, Any]]:
-        return [self._row(pool) for pool in self._pools.all() if not pool.is_console]
+        rows = [self._row(pool) for pool in self._pools.all() if not pool.is_console]
+        past = [{"pid": os.getpid(), **row} for row in self._pools.past.rows()]
+        return rows + past
 
     def _row(self, pool: Pool) -> dict[str, Any]:
         return {
