@@ -7,6 +7,7 @@ is skipped. ``POOLER_PGBOUNCER`` names another PgBouncer than that of the system
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import re
@@ -21,6 +22,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import asyncpg
 import psycopg
 import pytest
 
@@ -301,3 +303,62 @@ def test_psql_watches(
     assert of_us[0] == of_us[1]
     missing = set(theirs[0].split("|")) - set(of_us[0].split("|"))
     assert {name for name in missing if not OLD_NAMES.search(name)} == set()
+
+
+# Drivers
+
+NAMES = """
+active_sockets clients config databases dns_hosts dns_zones fds lists mem peers
+peer_pools pools servers sockets state stats stats_averages stats_totals totals users
+version client_encoding datestyle default_transaction_isolation
+standard_conforming_strings timezone
+"""
+SHOWS = NAMES.split()
+NEW_IN_1_25 = "client_login_count"
+
+
+@pytest.mark.parametrize("show", SHOWS)
+def test_columns_types_and_totals(pgbouncer: int, ours: int, show: str) -> None:
+    with (
+        connect(pgbouncer, "pgbouncer", ADMIN) as theirs,
+        connect(ours, "pgbouncer", ADMIN) as of_us,
+    ):
+        version = str(theirs.execute("show version").fetchone())
+        if re.search(r"1\.2[45]", version) is None:
+            pytest.skip(f"compared with 1.24 and 1.25, and this is {version}")
+        found = [one.execute(f"show {show}") for one in (theirs, of_us)]
+        columns = [
+            [(one.name, one.type_code) for one in answer.description or []]
+            for answer in found
+        ]
+        if "1.24" in version:
+            columns[1] = [one for one in columns[1] if NEW_IN_1_25 not in one[0]]
+        assert columns[0]
+        assert columns[1] == columns[0]
+        if show == "totals":
+            names = [[row[0] for row in answer.fetchall()] for answer in found]
+            assert [name for name in names[1] if NEW_IN_1_25 not in name] == names[0]
+
+
+def test_asyncpg_reads_every_show(ours: int) -> None:
+    """By the extended protocol, binary; PgBouncer has the simple one only."""
+
+    async def ask() -> dict[str, list[str]]:
+        console = await asyncpg.connect(
+            host=HOST, port=ours, user=ADMIN, database="pgbouncer"
+        )
+        try:
+            return {
+                show: [str(row) for row in await console.fetch(f"show {show}")]
+                for show in SHOWS
+            }
+        finally:
+            await console.close()
+
+    told = asyncio.run(ask())
+    for show in ("version", "config", "databases", "peers", "mem", "timezone"):
+        with connect(ours, "pgbouncer", ADMIN) as console:
+            rows = console.execute(f"show {show}").fetchall()
+        assert len(rows) == len(told[show]), show
+        for row, text in zip(rows, told[show], strict=True):
+            assert all(repr(value) in text for value in row), show
