@@ -24,7 +24,7 @@ from pooler import VERSION_TEXT, log
 from pooler.config import loading
 from pooler.config.log_style import log_style
 from pooler.errors import ConfigError
-from pooler.master import pidfile
+from pooler.master import loadable, pidfile
 from pooler.master.process import Master
 
 EXIT_OK = 0
@@ -177,6 +177,7 @@ def _become(user: pwd.struct_passwd, master: Master) -> None:
     os.initgroups(user.pw_name, user.pw_gid)
     os.setresgid(user.pw_gid, user.pw_gid, user.pw_gid)
     os.setresuid(user.pw_uid, user.pw_uid, user.pw_uid)
+    loadable.check(user.pw_name, master.leave_signals)
 
 
 def _daemonize(master: Master) -> Callable[[], None]:

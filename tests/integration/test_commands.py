@@ -6,11 +6,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+import pooler
 from pooler.__main__ import SUBCOMMANDS
 from pooler.demo.postgres import Postgres
 from pooler.tools.commands import group
@@ -24,6 +26,7 @@ def run(*arguments: object, **more: str) -> subprocess.CompletedProcess[str]:
         text=True,
         timeout=30,
         check=False,
+        cwd=more.pop("cwd", None),
         env=ENVIRONMENT | more,
         input=more.get("STDIN", ""),
     )
@@ -91,6 +94,25 @@ def test_root_by_mistake_is_refused(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "running as root, with all its privileges" in done.stderr
     assert "FATAL pidfile: " in done.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="for root only")
+def test_a_user_that_cannot_read_the_packages() -> None:
+    """Told once at the start; it used to be told by every child, again and again."""
+    with tempfile.TemporaryDirectory() as made:
+        packages = Path(made) / "packages"
+        packages.mkdir(mode=0o700)
+        (packages / "pooler").symlink_to(Path(pooler.__file__).parent)
+        ini = Path(made) / "p.ini"
+        ini.write_text(
+            "[databases]\n[pgbouncer]\nauth_type = any\nunix_socket_dir =\n"
+            f"listen_addr = {HOST}\nlisten_port = {free_port()}\nuser = nobody\n"
+        )
+        done = run(ini, PYTHONPATH=str(packages), cwd=made)
+    assert done.returncode == 1
+    told = [line for line in done.stderr.splitlines() if " LOG " not in line]
+    assert len(told) == 1
+    assert "FATAL user: nobody cannot load what the workers need: " in told[0]
 
 
 def test_under_the_name_pgbouncer_there_are_no_subcommands(tmp_path: Path) -> None:
