@@ -62,7 +62,7 @@ install: $(INSTALLED_TO_RUN) ## install into the system (DESTDIR=, prefix=/usr/l
 	  python="$$($(RUN) -c 'import sys; print(sys._base_executable)')" packaging/install.sh
 
 wheel: $(INSTALLED_TO_RUN) ## build sdist and manylinux wheel into dist/
-	@dev/build_wheel.sh
+	@POOLER_JOBS=$(JOBS) dev/build_wheel.sh
 
 site: $(INSTALLED) ## build the documentation as a site in build/site
 	@$(RUN) -m mkdocs build -q
