@@ -49,6 +49,9 @@ cdef struct PageMap:  # where a process sees it; borrowed from its Page
 cdef int page_take_client(
     const PageMap *m, uint32_t row, const uint32_t *accounts, const uint64_t *limits
 ) noexcept nogil
+cdef void page_count_client(
+    const PageMap *m, uint32_t row, uint32_t account
+) noexcept nogil
 cdef void page_give_client(
     const PageMap *m, uint32_t row, const uint32_t *accounts
 ) noexcept nogil
@@ -65,6 +68,7 @@ cdef class Page:
     cdef readonly uint32_t capacity
     cdef bytes key
 
+    cdef uint32_t place_of(self, const uint8_t *digest) noexcept
     cdef Cells *row_of(self, uint32_t account, uint32_t row) except NULL
     cdef void lock(self) noexcept
     cdef void unlock(self) noexcept

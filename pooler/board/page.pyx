@@ -167,6 +167,15 @@ cdef int page_take_client(
     return refused
 
 
+cdef void page_count_client(
+    const PageMap *m, uint32_t row, uint32_t account
+) noexcept nogil:
+    """A client that is here counts in one account more, whatever its limit."""
+    page_lock(m)
+    m.cells[<size_t> account * m.rows + row].clients += 1
+    page_unlock(m)
+
+
 cdef void page_give_client(
     const PageMap *m, uint32_t row, const uint32_t *accounts
 ) noexcept nogil:
@@ -239,24 +248,12 @@ cdef class Page:
         """
         digest = self._digest(kind, names)
         cdef const uint8_t *wanted = digest
-        cdef uint32_t at = int.from_bytes(digest[:4], "little") % self.capacity
-        cdef uint32_t place = self.capacity
-        cdef uint32_t _tried
+        cdef uint32_t place
         cdef Account *account
         self.row_of(0, row)
         self.lock()
         try:
-            for _tried in range(self.capacity):
-                account = &self.accounts[at]
-                if account.state == ACCOUNT_USED:
-                    if memcmp(account.digest, wanted, DIGEST_BYTES) == 0:
-                        place = at
-                        break
-                elif place == self.capacity:
-                    place = at
-                if account.state == ACCOUNT_FREE:
-                    break
-                at = (at + 1) % self.capacity
+            place = self.place_of(digest)
             if place == self.capacity:
                 raise PageFull(
                     f"more than {self.capacity} pools, databases and users in use"
@@ -433,6 +430,20 @@ cdef class Page:
 
     # ------------------------------------------------------------ what is there
 
+    def clients(self, kind, *names):
+        """How many clients count for a kind and its names; 0: there is no account."""
+        digest = self._digest(kind, names)
+        cdef uint32_t place
+        cdef uint32_t row
+        cdef uint64_t found = 0
+        self.lock()
+        place = self.place_of(digest)
+        if place < self.capacity and self.accounts[place].state == ACCOUNT_USED:
+            for row in range(self.rows):
+                found += self.cells[<size_t> place * self.rows + row].clients
+        self.unlock()
+        return found
+
     def cell(self, uint32_t account, uint32_t row):
         """All cells of an account and a row by their names, as numbers of now."""
         return self.row_of(account, row)[0]
@@ -498,6 +509,27 @@ cdef class Page:
         return hashlib.blake2b(
             b"\0".join(parts), digest_size=DIGEST_BYTES, key=self.key
         ).digest()
+
+    cdef uint32_t place_of(self, const uint8_t *digest) noexcept:
+        """The account of a digest, or one that may be its; capacity: none. Locked."""
+        cdef uint32_t start
+        cdef uint32_t at
+        cdef uint32_t place = self.capacity
+        cdef uint32_t _tried
+        cdef const Account *account
+        memcpy(&start, digest, sizeof(start))
+        at = start % self.capacity
+        for _tried in range(self.capacity):
+            account = &self.accounts[at]
+            if account.state == ACCOUNT_USED:
+                if memcmp(account.digest, digest, DIGEST_BYTES) == 0:
+                    return at
+            elif place == self.capacity:
+                place = at
+            if account.state == ACCOUNT_FREE:
+                break
+            at = (at + 1) % self.capacity
+        return place
 
     cdef Cells *row_of(self, uint32_t account, uint32_t row) except NULL:
         if account >= self.capacity or row >= self.rows:

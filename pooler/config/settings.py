@@ -261,7 +261,8 @@ class Settings:
         "Prepared statements of one client, in transaction or statement mode; 0 is no"
         " limit. Not a PgBouncer setting.", unit="statements", built=True)
     max_db_client_connections: int = setting(0, INT,
-        "Clients of one database, over all workers; 0 is no limit.",
+        "Clients of one database, over all workers; 0 is no limit. Those of the console"
+        " count as well; its admin_users are let in whatever the limits say.",
         unit="connections", built=True)
     max_db_connections: int = setting(0, INT,
         "Server connections of one database over all users and workers; 0 is no limit.",
@@ -284,7 +285,8 @@ class Settings:
         " statement mode; 0 turns the feature off.",
         unit="statements", off=0, built=True)
     max_user_client_connections: int = setting(0, INT,
-        "Clients of one user, over all workers; 0 is no limit.",
+        "Clients of one user, over all workers; 0 is no limit. Those of the console"
+        " count as well; its admin_users are let in whatever the limits say.",
         unit="connections", built=True)
     max_user_connections: int = setting(0, INT,
         "Server connections of one user over all databases and workers; 0 is no limit.",

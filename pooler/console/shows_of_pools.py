@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
+from pooler.board.page import Kind
 from pooler.config.loading import RESERVED_DATABASE, Config
 from pooler.config.settings import Database
 from pooler.console.answers import Answer, Value, columns
@@ -79,18 +80,20 @@ async def _show_pools(console: Console, command: Command) -> Answer:
 async def _show_databases(console: Console, command: Command) -> Answer:
     config = console.config
     servers: Counter[str] = Counter()
-    clients: Counter[str] = Counter()
     for (name, _), one in (await _pools(console)).items():
         servers[name] += one["servers"] + one["connecting"]
-        clients[name] += one["clients"]
     names = {*config.databases, *servers}
     entries = (config.database(name) for name in sorted(names))
+
+    def clients(name: str) -> int:
+        return console.page.clients(Kind.DATABASE, name)
+
     rows: list[tuple[Value, ...]] = [
-        _database_row(config, entry, servers[entry.name], clients[entry.name])
+        _database_row(config, entry, servers[entry.name], clients(entry.name))
         for entry in entries
         if entry is not None
     ]
-    return shown([*rows, _console_row(config)])
+    return shown([*rows, _console_row(config, clients(RESERVED_DATABASE))])
 
 
 def _database_row(
@@ -113,28 +116,33 @@ def _database_row(
         int(wider(entry.server_lifetime, settings.server_lifetime)),
         None if entry.pool_mode is None else str(entry.pool_mode),
         _load_balance(entry),
-        wider(entry.max_db_connections, settings.max_db_connections),
+        config.max_db_connections(entry),
         servers,
-        wider(entry.max_db_client_connections, settings.max_db_client_connections),
+        config.max_db_client_connections(entry),
         clients,
         int(entry.name in config.state.paused_databases),
         int(entry.name in config.state.disabled),
     )
 
 
-def _console_row(config: Config) -> tuple[Value, ...]:
+def _console_row(config: Config, clients: int) -> tuple[Value, ...]:
+    settings = config.settings
     return (
         RESERVED_DATABASE,
         None,
-        config.settings.listen_port,
+        settings.listen_port,
         RESERVED_DATABASE,
         RESERVED_DATABASE,
         CONSOLE_POOL_SIZE,
         *(0, 0),
-        0,
+        int(settings.server_lifetime),
         "statement",
         None,
-        *(0, 0, 0, 0, 0, 0),
+        settings.max_db_connections,
+        0,
+        settings.max_db_client_connections,
+        clients,
+        *(0, 0),
     )
 
 
@@ -145,27 +153,26 @@ def _load_balance(database: Database) -> str | None:
 async def _show_users(console: Console, command: Command) -> Answer:
     config = console.config
     servers: Counter[str] = Counter()
-    clients: Counter[str] = Counter()
     for (_, user), one in (await _pools(console)).items():
         servers[user] += one["servers"] + one["connecting"]
-        clients[user] += one["clients"]
 
     def size(value: int | None) -> str:
         # PgBouncer's own: set ones are padded, the others are empty.
         return "" if value is None else f"{value:9d}"
 
     def rows() -> Iterator[tuple[Value, ...]]:
-        for name in sorted({*config.userlist, *config.users, *servers}):
+        own = RESERVED_DATABASE  # as PgBouncer, which has the console's user, too
+        for name in sorted({own, *config.userlist, *config.users, *servers}):
             entry = config.users.get(name)
             yield (
                 name,
                 size(entry.pool_size if entry else None),
                 size(entry.reserve_pool_size if entry else None),
                 str(entry.pool_mode) if entry and entry.pool_mode else None,
-                (entry and entry.max_user_connections) or 0,
+                config.max_user_connections(name),
                 servers[name],
-                (entry and entry.max_user_client_connections) or 0,
-                clients[name],
+                config.max_user_client_connections(name),
+                console.page.clients(Kind.USER, name),
             )
 
     return shown(rows())

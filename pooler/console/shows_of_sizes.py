@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from pooler.config.loading import RESERVED_DATABASE
 from pooler.console.answers import Answer, Value, columns
 from pooler.console.grammar import Command
 from pooler.console.rows import Console, Row
@@ -37,7 +38,12 @@ async def _counts(console: Console) -> Counter[str]:
     found["pools"] = len(pools) + 1  # and the console's own
     found["databases"] = len({*config.databases, *(name for name, _ in pools)}) + 1
     found["users"] = len(
-        {*config.userlist, *config.users, *(user for _, user in pools)}
+        {
+            RESERVED_DATABASE,
+            *config.userlist,
+            *config.users,
+            *(user for _, user in pools),
+        }
     )
     return found
 

@@ -29,8 +29,8 @@ from pooler.io.link cimport (
 )
 from pooler.io.listing cimport list_clients, list_servers
 from pooler.io.logins cimport (
-    admit, count_clients, login_end, login_forget, login_known, login_remember,
-    login_take_place, logins_forget, logins_forget_pool, logins_free,
+    admit, count_clients, login_count_for, login_end, login_forget, login_known,
+    login_remember, login_take_place, logins_forget, logins_forget_pool, logins_free,
 )
 from pooler.io.loop cimport loop_free, loop_init, loop_now, loop_run
 from pooler.io.moves cimport give_server, receive_server
@@ -615,6 +615,17 @@ cdef class Engine:
             accounts[i] = places[i]
             most[i] = limits[i]
         return login_take_place(&self.loop, self.client(handle), accounts, most)
+
+    def client_count_for(self, uint64_t handle, accounts):
+        """A client with a place counts in these three as well, or NO_ACCOUNT.
+
+        Where it counts already it stays; the accounts stay open meanwhile.
+        """
+        cdef uint32_t more[3]
+        cdef int i
+        for i in range(3):
+            more[i] = accounts[i]
+        login_count_for(&self.loop, self.client(handle), more)
 
     def client_uncounted(self, uint64_t handle):
         """A client takes no place of ``max_client_conn``."""

@@ -33,6 +33,9 @@ cdef void count_clients(Loop *L) noexcept nogil
 cdef int login_take_place(
     Loop *L, ClientConn *cc, const uint32_t *accounts, const uint64_t *limits
 ) noexcept nogil
+cdef void login_count_for(
+    Loop *L, ClientConn *cc, const uint32_t *accounts
+) noexcept nogil
 cdef void login_give_place(Loop *L, ClientConn *cc) noexcept nogil
 cdef KnownLogin *login_known(
     const ClientConn *cc, const uint8_t *packet, size_t packet_n,

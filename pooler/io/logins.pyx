@@ -12,7 +12,9 @@ from pooler.auth.exchange cimport (
     exchange_take,
 )
 from pooler.auth.secrets cimport secret_unref
-from pooler.board.page cimport page_give_client, page_take_client
+from pooler.board.page cimport (
+    NO_ACCOUNT, page_count_client, page_give_client, page_take_client,
+)
 from pooler.io.conn cimport (
     KNOWN_LOGIN_BUCKETS, Logins, NOTICE_LOGGED_IN, Peer, ProofUnderWay,
     RANDOM_CACHE_BYTES, conn_handle, notice,
@@ -241,6 +243,19 @@ cdef int login_take_place(
         cc.placed = True
         memcpy(cc.accounts, accounts, sizeof(cc.accounts))
     return refused
+
+
+cdef void login_count_for(
+    Loop *L, ClientConn *cc, const uint32_t *accounts
+) noexcept nogil:
+    """A client that has a place counts also where it does not yet."""
+    cdef int i
+    if not cc.placed:
+        return
+    for i in range(3):
+        if cc.accounts[i] == NO_ACCOUNT and accounts[i] != NO_ACCOUNT:
+            page_count_client(&L.logins.page, L.logins.slot, accounts[i])
+            cc.accounts[i] = accounts[i]
 
 
 cdef void login_give_place(Loop *L, ClientConn *cc) noexcept nogil:

@@ -51,7 +51,7 @@ from pooler.worker.auth_query import AuthQuery
 from pooler.worker.cancel import Cancels
 from pooler.worker.client_places import ClientLimits
 from pooler.worker.console import DATABASE as CONSOLE_DATABASE
-from pooler.worker.console import startup_of
+from pooler.worker.console import is_operator, startup_of
 from pooler.worker.identity import Peer, demand_by
 from pooler.worker.keys import KeyRing
 from pooler.worker.known import KnownLogins, log_login
@@ -292,10 +292,7 @@ class Admission:
         login = arrival.login
         if login.wants_in and not arrival.checked:
             arrival.checked = True
-            if login.asked[0] != RESERVED_DATABASE:
-                self._check_open()
-                self._limits.take(handle, *login.asked)
-                self._refusals.check_address(handle)
+            self._check_room(handle, *login.asked)
         if reply.send:
             self._engine.client_send(handle, reply.send)
         self._engine.login_consume(handle, reply.consumed, reply.wanted)
@@ -381,6 +378,17 @@ class Admission:
             )
         arrival.direct = False
 
+    def _check_room(self, handle: int, database: str, user: str) -> None:
+        """Give a client its place; LoginError if it is not to try at all now."""
+        if database == RESERVED_DATABASE:
+            is_own = Peer(self._engine, handle).is_own()
+            operator = is_operator(self._pools.config, user, is_own=is_own)
+            self._limits.take(handle, database, user, is_operator=operator)
+            return
+        self._check_open()
+        self._limits.take(handle, database, user, is_operator=False)
+        self._refusals.check_address(handle)
+
     def _check_open(self) -> None:
         """Refuse a client that comes while the pooler ends."""
         if self._closed:
@@ -417,6 +425,7 @@ class Admission:
     def _await_welcome(
         self, handle: int, arrival: _Arrival, accepted: LoggedIn
     ) -> None:
+        self._limits.proved(handle, accepted.database, accepted.user)
         if accepted.database == RESERVED_DATABASE:
             self._enter_console(handle, arrival, accepted)
             return

@@ -2,11 +2,14 @@
 """Places of clients: the limits of their number, over all workers. Worker layer, cold.
 
 A client takes a place when it has said where it wants to go, and has it until it has
-left; the console counts nowhere. Logins that the engine leads take theirs by the same
-accounts (``io/logins``), which are held open as long as such logins are known.
+left. Logins that the engine leads take theirs by the same accounts (``io/logins``),
+which are held open as long as such logins are known. One of the console is a client of
+its database and of its user, but no part of ``max_client_conn``; an operator counts and
+is let in, whatever the limits.
 
 Counted are also databases and users without a limit, so that one which a reload brings
-is right at once; but names that clients make up only if there is a limit for them.
+is right at once; but names that clients may have made up only if there is a limit for
+them, until the client has proved who it is.
 
 Source: PgBouncer documentation, "max_client_conn", "max_db_client_connections",
 "max_user_client_connections".
@@ -17,6 +20,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from pooler.board.page import Kind, PageFull
+from pooler.config.loading import RESERVED_DATABASE
 from pooler.errors import TOO_MANY_CONNECTIONS, LoginError
 from pooler.io.engine import Engine
 from pooler.worker.pools import Pools
@@ -51,23 +55,36 @@ class ClientLimits:
         self._held: dict[tuple[str, str], ClientPlaces] = {}
         engine.logins_share(self._page)
 
-    def take(self, handle: int, database: str, user: str) -> None:
-        """Take a place for a client; LoginError if there is none, LookupError."""
-        if not self._pools.config.settings.max_client_conn:
+    def take(self, handle: int, database: str, user: str, *, is_operator: bool) -> None:
+        """Take a place for a client; LoginError if there is none, LookupError.
+
+        ``is_operator``: of the console, and may do everything there.
+        """
+        is_console = database == RESERVED_DATABASE
+        if not is_console and not self._pools.config.settings.max_client_conn:
             raise LoginError(TOO_MANY, TOO_MANY_CONNECTIONS)
         places = self._open(database, user)
+        limits = (0, 0, 0) if is_operator else places.limits
         try:
-            refused = self._engine.client_take_place(handle, *places)
+            refused = self._engine.client_take_place(handle, places.accounts, limits)
         finally:
             self._close(places)  # they stay as long as the client counts there
         if refused:
             raise LoginError(REFUSALS[refused], TOO_MANY_CONNECTIONS)
 
+    def proved(self, handle: int, database: str, user: str) -> None:
+        """A client has proved its names, and counts for them; errors as above."""
+        places = self._open(database, user, proved=True)
+        try:
+            self._engine.client_count_for(handle, places.accounts)
+        finally:
+            self._close(places)
+
     def hold(self, database: str, user: str) -> ClientPlaces:
         """The places of clients that the engine will let in; until ``let_go``."""
         names = (database, user)
         if names not in self._held:
-            self._held[names] = self._open(*names)
+            self._held[names] = self._open(*names, proved=True)
         return self._held[names]
 
     @property
@@ -86,16 +103,27 @@ class ClientLimits:
         for names in [names for names in self._held if names[0] == database]:
             self._close(self._held.pop(names))
 
-    def _open(self, database: str, user: str) -> ClientPlaces:
+    def _open(self, database: str, user: str, *, proved: bool = False) -> ClientPlaces:
+        """``proved``: no client has made these names up."""
         config = self._pools.config
+        is_console = database == RESERVED_DATABASE
         entry = self._pools.database(database)
-        limit = 0 if entry is None else config.max_db_client_connections(entry)
+        limit = (
+            config.settings.max_db_client_connections
+            if entry is None
+            else config.max_db_client_connections(entry)
+        )
         user_limit = config.max_user_client_connections(user)
-        accounts = [self._everybody, NO_ACCOUNT, NO_ACCOUNT]
+        is_known = is_console or proved or database in config.databases
+        accounts = [
+            NO_ACCOUNT if is_console else self._everybody,
+            NO_ACCOUNT,
+            NO_ACCOUNT,
+        ]
         try:
-            if limit or database in config.databases:
+            if is_known or (limit and entry is not None):
                 accounts[1] = self._page.open(self._row, Kind.DATABASE, database)
-            if user_limit or user in config.userlist:
+            if proved or user_limit or user in config.userlist:
                 accounts[2] = self._page.open(self._row, Kind.USER, user)
         except PageFull as error:
             self._close_all(accounts[1:])

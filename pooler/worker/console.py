@@ -20,14 +20,21 @@ from pooler.ipc.worker_start import CONSOLE_ADMIN
 DATABASE = Database(name=RESERVED_DATABASE, dbname=RESERVED_DATABASE)
 
 
+def is_operator(config: Config, user: str, *, is_own: bool) -> bool:
+    """Whether a client may do everything, once it has proved who it is.
+
+    ``is_own``: by a Unix socket, as the system's user that we run as.
+    """
+    return user in config.settings.admin_users or (is_own and user == RESERVED_DATABASE)
+
+
 def startup_of(config: Config, user: str, *, is_own: bool) -> dict[str, str]:
     """What the console is told of a client that has proved who it is.
 
-    ``is_own``: by a Unix socket, as the system's user that we run as. LoginError for
-    who may not use the console.
+    LoginError for who may not use the console.
     """
     settings = config.settings
-    admin = user in settings.admin_users or (is_own and user == RESERVED_DATABASE)
+    admin = is_operator(config, user, is_own=is_own)
     known = admin or user in settings.stats_users
     if not known and settings.auth_type is not AuthType.ANY:
         raise LoginError("not allowed", why="not in admin_users nor in stats_users")

@@ -15,6 +15,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg.rows import dict_row
 
 from pooler.demo.postgres import Postgres
 from tests.integration.harness import (
@@ -368,6 +369,78 @@ def test_a_database_and_a_user_have_limits_of_their_own(
         for name in ("narrow", DATABASE):
             with pytest.raises(psycopg.OperationalError, match="max_db_client"):
                 pooler.connect(name)
+
+
+CHIEF, WATCHER = "chief", "watcher"
+
+
+@pytest.fixture
+def watched(make_pooler: MakePooler, request: pytest.FixtureRequest) -> Pooler:
+    """With an operator, who may do all, and a watcher, who only looks."""
+    return make_pooler(
+        {DATABASE: "", "forced": f"dbname={DATABASE} user={USER}"},
+        "".join(f'"{name}" "x"\n' for name in (CHIEF, WATCHER, USER)),
+        workers=request.param,
+        auth_type="trust",
+        admin_users=CHIEF,
+        stats_users=WATCHER,
+    )
+
+
+def clients_shown(pooler: Pooler, what: str, name: str) -> tuple[int, int]:
+    """(how many there may be, how many there are), the one who looks among them."""
+    with pooler.connect("pgbouncer", CHIEF, autocommit=True) as console:
+        rows = console.cursor(row_factory=dict_row).execute(f"show {what}").fetchall()
+    (row,) = [row for row in rows if row["name"] == name]
+    limit = {"databases": "max_client_connections"}.get(
+        what, "max_user_client_connections"
+    )
+    return row[limit], row["current_client_connections"]
+
+
+@pytest.mark.parametrize("watched", WORKERS, indirect=True)
+@pytest.mark.parametrize(
+    ("setting", "where", "what", "name", "lookers"),
+    [
+        ("max_db_client_connections", "pgbouncer", "databases", "pgbouncer", 1),
+        ("max_user_client_connections", "pgbouncer", "users", WATCHER, 0),
+        ("max_db_client_connections", "forced", "databases", "forced", 0),
+        ("max_user_client_connections", "forced", "users", WATCHER, 0),
+    ],
+)
+def test_the_console_has_limits_and_operators_have_none(
+    watched: Pooler, setting: str, where: str, what: str, name: str, lookers: int
+) -> None:
+    limit = 2
+    with watched.connect("pgbouncer", CHIEF, autocommit=True) as console:
+        console.execute(f"set {setting} = {limit}")
+    with ExitStack() as stack:
+        clients = [stack.enter_context(watched.connect(where, WATCHER)) for _ in "ab"]
+        assert clients_shown(watched, what, name) == (limit, limit + lookers)
+        for _ in range(2):
+            with pytest.raises(psycopg.OperationalError, match=setting):
+                watched.connect(where, WATCHER)
+        with connected(watched, limit + 1, database="pgbouncer", user=CHIEF):
+            pass  # an operator always comes in, and counts
+        clients.pop().close()
+
+        def has_left() -> bool:
+            return clients_shown(watched, what, name) == (limit, limit - 1 + lookers)
+
+        wait_until(has_left, "the client has left")
+        stack.enter_context(watched.connect(where, WATCHER))
+
+
+@pytest.mark.parametrize("watched", [1], indirect=True)
+def test_clients_count_for_who_has_logged_in(watched: Pooler) -> None:
+    """Not as whom their server has, and also those of names that nobody has listed."""
+    for _ in range(2):  # the second login is one that is known
+        with connected(watched, 2, database="forced", user=WATCHER):
+            assert clients_shown(watched, "users", WATCHER) == (0, 2)
+            assert clients_shown(watched, "users", USER) == (0, 0)
+    with connected(watched, 2, user=USER):
+        assert clients_shown(watched, "users", USER) == (0, 2)
+        assert clients_shown(watched, "databases", DATABASE) == (0, 2)
 
 
 def replication_client(pooler: Pooler, done: list[float]) -> None:

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from psycopg.adapt import Transformer
 from psycopg.pq import Format
 
+from pooler.board.page import Kind, Page
 from pooler.config import loading
 from pooler.config.loading import Config
 from pooler.console.answers import Answer, ConsoleError, Type, columns, data_row
@@ -116,6 +117,7 @@ class FakeConsole:
         self.answers: dict[str, list[Any]] = {}  # of the workers, by what is asked
         self.stats = Stats(time.monotonic())
         self.board = Board.for_slots(2)
+        self.page = Page(2, 16)
         self.waits: asyncio.Future[None] | None = None  # what workers wait for
 
     async def ask_master(self, kind: str, **payload: str) -> str:
@@ -419,13 +421,32 @@ def test_pools_are_summed_over_workers() -> None:
 
 def test_databases_and_users() -> None:
     talk = Talk()
+    talk.console.config = loading.load_text(
+        "[databases]\na = host=h max_db_connections=0\n"
+        "[users]\nv = max_user_connections=3 max_user_client_connections=0\n"
+        "[pgbouncer]\nauth_type = any\nserver_lifetime = 60\nmax_db_connections = 9\n"
+        "max_db_client_connections = 8\nmax_user_connections = 7\n"
+        "max_user_client_connections = 6\n",
+        "pooler.ini",
+    )
+    page = talk.console.page
+    for row, database, user in ((0, "a", "u"), (1, "a", "v"), (1, "pgbouncer", "v")):
+        of = (
+            page.open(row, Kind.EVERYBODY),
+            page.open(row, Kind.DATABASE, database),
+            page.open(row, Kind.USER, user),
+        )
+        page.take_client(row, *of, limit=0, database_limit=0, user_limit=0)
     talk.console.answers["pools"] = [[POOL], [POOL]]
     first, last = values(talk.query("show databases"))
     assert first[:5] == ["a", "h", "5432", "a", None]
-    assert (first[12], first[14]) == ("10", "10")
-    assert last[0] == "pgbouncer"
+    assert first[8:] == ["60", None, None, "9", "10", "8", "2", "0", "0"]
+    assert last[:1] + last[5:9] == ["pgbouncer", "2", "0", "0", "60"]
+    assert last[9:] == ["statement", None, "9", "0", "8", "1", "0", "0"]
     assert values(talk.query("show users")) == [
-        ["u", "", "", None, "0", "10", "0", "10"]
+        ["pgbouncer", "", "", None, "7", "0", "6", "0"],
+        ["u", "", "", None, "7", "10", "6", "1"],
+        ["v", "", "", None, "3", "0", "6", "2"],
     ]
 
 

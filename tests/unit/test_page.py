@@ -125,6 +125,21 @@ def test_clients_are_counted_by_three_limits(page: Page) -> None:
         page.give_client(0, *of)
 
 
+def test_clients_are_told_by_kind_and_names(page: Page) -> None:
+    everybody = page.open(0, Kind.EVERYBODY)
+    database = page.open(0, Kind.DATABASE, "d")
+    user = page.open(0, Kind.USER, "u")
+    for row in (0, 1):
+        page.take_client(
+            row, everybody, database, user, limit=0, database_limit=0, user_limit=0
+        )
+    assert page.clients(Kind.EVERYBODY) == 2
+    assert page.clients(Kind.DATABASE, "d") == page.clients(Kind.USER, "u") == 2
+    in_use = page.accounts_in_use()
+    assert page.clients(Kind.DATABASE, "u") == page.clients(Kind.POOL, "d", "u") == 0
+    assert page.accounts_in_use() == in_use  # a question opens none
+
+
 def test_a_server_that_moves_changes_no_sum(page: Page) -> None:
     of = accounts(page, 0)
     take(page, 0, of)
