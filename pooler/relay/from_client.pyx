@@ -26,10 +26,9 @@ from pooler.statements.sql_changes cimport sql_is_plain
 from pooler.statements.runs cimport (
     put_discard_query, query_sent, runs_function, runs_query, runs_unseen,
 )
-from pooler.statements.requests cimport (
-    absorbed_waits, binds_own_unnamed, prepare_absorbed, prepare_alone, prepare_request,
-    prepare_rest,
-)
+from pooler.statements.absorbed cimport absorbed_waits, prepare_absorbed, prepare_rest
+from pooler.statements.alone cimport prepare_alone
+from pooler.statements.requests cimport binds_own_unnamed, prepare_request
 from pooler.statements.outcomes cimport PrepareResult
 from pooler.statements.outcomes cimport (
     PREPARE_DONE, PREPARE_FORWARD, PREPARE_HOLD, PREPARE_NO_MEMORY, PREPARE_WAIT,

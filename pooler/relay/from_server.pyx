@@ -26,7 +26,7 @@ from pooler.statements.effects cimport (
     effects_commit, extra_done, has_notices, is_extra, note_parameters, note_shape,
     note_tag, note_types, read_otherwise, tag_tells, values_told,
 )
-from pooler.statements.install cimport send_again
+from pooler.statements.repeat cimport send_again
 from pooler.statements.replay cimport (
     replay_forget, replay_possible, replay_proven, replay_wanted, says_stale,
 )

@@ -31,7 +31,7 @@ from pooler.relay.shared cimport (
     RELAY_SERVER_DEAD, RELAY_SERVER_PROTO, RELAY_STATEMENT_XACT, RELAY_STATUSES,
     RELAY_TERMINATE, RELAY_TEST_FAILED, RELAY_WAIT, RelayStatus,
 )
-from pooler.statements.requests cimport absorbed_waits
+from pooler.statements.absorbed cimport absorbed_waits
 from pooler.relay.timeouts cimport (
     client_idle_long, login_too_long, query_too_long, server_aged, server_idle_long,
     waits_long, xact_idle_long, xact_too_long,

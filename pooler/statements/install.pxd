@@ -104,6 +104,4 @@ cdef int run_scratch(
     const StatementTable *t, ServerSession *s, Output *out
 ) noexcept nogil
 cdef int end_own_batch(ServerSession *s, Output *out) noexcept nogil
-cdef int send_again(
-    StatementTable *t, ServerSession *s, Output *out
-) noexcept nogil
+cdef int put_sync(ServerSession *s, Output *out) noexcept nogil

@@ -18,9 +18,12 @@ from pooler.statements.outcomes cimport (
 from pooler.session.records cimport CHANGE_SEQUENCES, Changes
 from pooler.statements.runs cimport put_discard_query, query_sent, runs_query
 from pooler.statements.sql_names cimport names_of, over_limit, sql_flags
+from pooler.statements.query_command cimport query_command
+from pooler.statements.renaming cimport (
+    Renaming, add_rename, renaming_begin, renaming_end,
+)
 from pooler.statements.sql_query cimport (
-    Renaming, add_rename, put_refused_query, query_command, queue_renamed,
-    rename_query, renaming_begin, renaming_end,
+    put_refused_query, queue_renamed, rename_query,
 )
 from pooler.statements.sql_scan cimport sql_end
 from pooler.statements.sql_text cimport SQL_FORGET_ALL, SQL_PREPARE

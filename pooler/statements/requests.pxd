@@ -6,7 +6,8 @@ the server, and a server that lacks the statement is given it first, in the same
 Nothing is answered here that PostgreSQL would refuse: a name that is taken, unknown or
 over a limit is sent as a request that PostgreSQL itself fails, at its place in the
 stream, so that transaction and pipeline end up as they must. What is answered here is
-a Parse of what the server has already, and the Close of a name.
+a Parse of what the server has already, and the Close of a name; by ``alone`` the same
+before there is a server. What comes in parts goes on in ``absorbed``.
 
 Source: PostgreSQL documentation, "Extended Query", "PREPARE", "DEALLOCATE".
 """
@@ -20,7 +21,6 @@ from pooler.session.records cimport ClientSession, ServerSession
 from pooler.session.requests cimport batch_unsettled
 from pooler.statements.outcomes cimport PrepareResult
 from pooler.statements.runs cimport runs_quietly
-from pooler.tables.client_names cimport ABSORB_WAITS
 from pooler.tables.texts cimport Statement, StatementTable
 from pooler._wire cimport Found
 
@@ -52,19 +52,3 @@ cdef PrepareResult prepare_request(
     const Found *found, const uint8_t *message, size_t here, size_t behind,
     size_t *taken,
 ) noexcept nogil
-cdef size_t prepare_alone(
-    StatementTable *t, ClientSession *c, Output *to_client, const uint8_t *message,
-    size_t here,
-) noexcept nogil
-cdef PrepareResult prepare_rest(
-    StatementTable *t, ClientSession *c, ServerSession *s, Output *out,
-    const uint8_t *src, size_t n,
-) noexcept nogil
-cdef PrepareResult prepare_absorbed(
-    StatementTable *t, ClientSession *c, ServerSession *s, Output *out
-) noexcept nogil
-
-
-cdef inline bint absorbed_waits(const ClientSession *c) noexcept nogil:
-    """Whether a message that was kept is complete, and could not go on yet."""
-    return c.statements != NULL and c.statements.absorbing == ABSORB_WAITS

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: MIT
 """Requests that concern prepared statements; see ``requests.pxd``."""
 
-from libc.stdint cimport uint32_t, uint64_t, uint8_t
+from libc.stdint cimport uint64_t, uint8_t
 from libc.string cimport memcmp, memcpy
 
-from pooler.wire.buffers cimport output_add, output_room
 from pooler.statements.effects cimport push_with_effect
 from pooler.statements.execute_names cimport (
     describe_executes, describe_or_close_portal, ensure_named, has_own_columns,
@@ -14,41 +13,35 @@ from pooler.statements.install cimport (
     describe_first, ensure_since, looks_like_ours, meaning_is_lost, put_close,
     put_named,
 )
-from pooler.tables.params cimport ParamSet, params_context
-from pooler.statements.long_query cimport end_draft, rename_first, run_absorbed
+from pooler.statements.long_query cimport rename_first
 from pooler.statements.parse cimport (
-    NAMES_MOST_BYTES, absorb, after_cstring, names_missing, names_unsettled, no_room,
-    parse_whole, prepare_parse, refuse_cut, unnamed_may_stay,
+    NAMES_MOST_BYTES, absorb, after_cstring, names_missing, names_unsettled,
+    no_room, prepare_parse, refuse_cut, unnamed_may_stay,
 )
 from pooler.statements.peek cimport is_kept_bind, knows_columns, sends_binary
 from pooler.statements.portals cimport portal_bind, portal_find, portal_forget
 from pooler.statements.replay cimport replay_arm
 from pooler.statements.run_names cimport cursors_now
-from pooler.statements.runs cimport runs_quietly
-from pooler.statements.runs cimport runs_values
-from pooler.session.records cimport COPY_IN_OPEN, Portal, server_has
+from pooler.statements.runs cimport runs_quietly, runs_values
+from pooler.session.records cimport Portal, server_has
 from pooler.session.requests cimport (
     REQUEST_DESCRIBE, REQUEST_FAKE, REQUEST_SKIP, batch_number, batch_unsettled,
     requests_push,
 )
 from pooler.statements.sql_name cimport SqlCommand
 from pooler.statements.sql_text cimport sql_first, sql_first_concerns
-from pooler.statements.sql_names cimport (
-    is_stable, names_of, over_limit, query_names, sql_flags,
-)
+from pooler.statements.sql_names cimport names_of, sql_flags
 from pooler.statements.sql_query cimport (
     flush, goes_back_inside, rename_query, sql_names,
 )
 from pooler.statements.stand_in cimport put_stand_in, stand_in_for
 from pooler.statements.outcomes cimport (
     PREPARE_DONE, PREPARE_FORWARD, PREPARE_HOLD, PREPARE_NO_MEMORY, PREPARE_WAIT,
-    REFUSED_COUNT, REFUSED_NOT, REFUSED_STALE,
+    REFUSED_COUNT, REFUSED_STALE,
 )
 from pooler.tables.client_names cimport (
-    ABSORB_DROP, ABSORB_NONE, ABSORB_TEE, ABSORB_WAITS, ClientStatement,
-    ClientStatements, STATEMENT_NAME_BYTES, absorbed_free, client_statement_bound,
-    client_statement_find, client_statement_free, client_statement_link,
-    client_statement_new, client_statement_unlink,
+    ClientStatement, ClientStatements, STATEMENT_NAME_BYTES, client_statement_bound,
+    client_statement_find, client_statement_unlink,
 )
 from pooler.tables.effect_queue cimport (
     EFFECT_DESCRIBES, EFFECT_DROPS_NAME, EFFECT_TELLS_TYPES, EFFECT_UNNAMED, Effect,
@@ -57,20 +50,14 @@ from pooler.tables.server_statements cimport (
     ServerStatement, server_statement_find, server_statement_use,
 )
 from pooler.tables.texts cimport (
-    STATEMENT_PARSE, Statement, TARGET_NONE, schema_count, statement_executes,
-    statement_find, statement_hash, statement_ref, statement_unref,
+    Statement, TARGET_NONE, statement_executes, statement_ref, statement_unref,
 )
-from pooler._wire cimport HEADER_BYTES, load_be32, put_header
-from pooler.session.batch cimport batch_bind, hold_until_settled
+from pooler._wire cimport HEADER_BYTES
+from pooler.session.batch cimport batch_bind
 from pooler.session.changes cimport back_is_bound, goes_back
-from pooler.session.copy_in cimport copy_end
-from pooler.session.fate cimport mark_obsolete
-from pooler.session.counters cimport count_bind, count_client_parse, count_parse_hit
+from pooler.session.counters cimport count_bind
 
-cdef const char *SYNC = b"S\0\0\0\4"
 cdef const char *DESCRIBE_PORTAL = b"D\0\0\0\6P"
-cdef const char *PARSED_AND_READY = b"1\0\0\0\4Z\0\0\0\5I"
-cdef const char *CLOSED_AND_READY = b"3\0\0\0\4Z\0\0\0\5I"
 
 
 # ---------------------------------------------------------------- Bind and the like
@@ -579,173 +566,3 @@ cdef PrepareResult prepare_request(
     if found.code == c"P":
         return prepare_parse(t, c, s, out, found, message, here, behind, taken)
     return prepare_describe_or_close(t, c, s, out, found, message, here, taken)
-
-
-cdef PrepareResult prepare_rest(
-    StatementTable *t, ClientSession *c, ServerSession *s, Output *out,
-    const uint8_t *src, size_t n,
-) noexcept nogil:
-    """More of a message whose body is kept or dropped.
-
-    In:      src[0:n) borrowed, all of it belongs to this message; c.scan.body_left is
-             not counted down yet
-    Out:     out: what goes to the server
-    """
-    cdef ClientStatements *names = c.statements
-    cdef bint complete = n == c.scan.body_left
-    if names.absorbing == ABSORB_DROP:
-        if complete:
-            names.absorbing = ABSORB_NONE
-        return PREPARE_DONE
-    if names.absorbing == ABSORB_TEE:
-        output_add(out, src, n)
-        memcpy(names.draft.statement.text + names.part_have, src, n)
-        names.part_have += <uint32_t> n
-        return end_draft(t, c, s) if complete else PREPARE_DONE
-    memcpy(names.part + names.part_have, src, n)
-    names.part_have += <uint32_t> n
-    return prepare_absorbed(t, c, s, out) if complete else PREPARE_DONE
-
-
-cdef PrepareResult prepare_absorbed(
-    StatementTable *t, ClientSession *c, ServerSession *s, Output *out
-) noexcept nogil:
-    """The message that was kept is complete. WAIT: it is to be looked at again."""
-    cdef ClientStatements *names = c.statements
-    cdef uint8_t *body = names.part
-    cdef size_t n = names.part_n
-    cdef PrepareResult result = PREPARE_FORWARD
-    if s.batch.failed:
-        absorbed_free(t, names)
-        return PREPARE_DONE
-    if s.copy.state == COPY_IN_OPEN:  # it has opened meanwhile, and fails at this
-        copy_end(s)
-    elif names.code == c"P":
-        result = parse_whole(t, c, s, out, body, n, False)
-    elif n and body[n - 1] == 0:
-        if names_unsettled(c, s) and sql_names(t, c, body, n - 1):
-            result = PREPARE_WAIT
-        else:
-            result = run_absorbed(t, c, s, out)
-    if result == PREPARE_WAIT:
-        names.absorbing = ABSORB_WAITS
-        hold_until_settled(c)
-        return PREPARE_WAIT
-    if names.code == c"Q" and names.in_batch:
-        mark_obsolete(s)  # as for one that has come at once
-    if result == PREPARE_FORWARD:
-        result = forward_absorbed(s, out, names)
-    absorbed_free(t, names)
-    return result
-
-
-cdef PrepareResult forward_absorbed(
-    ServerSession *s, Output *out, const ClientStatements *names
-) noexcept nogil:
-    cdef uint8_t *room = output_room(out, HEADER_BYTES + names.part_n)
-    if room == NULL:
-        return PREPARE_NO_MEMORY
-    memcpy(
-        room + put_header(room, names.code, names.part_n + 4), names.part, names.part_n
-    )
-    if names.code == c"P":
-        if push_with_effect(s, c"P") == NULL:
-            return PREPARE_NO_MEMORY
-    elif requests_push(&s.requests, names.code) < 0:
-        return PREPARE_NO_MEMORY
-    return PREPARE_DONE
-
-
-# ---------------------------------------------------------------- without a server
-
-cdef Statement *known_statement(
-    StatementTable *t, ClientSession *c, const uint8_t *body, size_t n
-) noexcept nogil:
-    """The statement of a Parse that may be answered before any server is asked.
-
-    NULL unless its name is free and a server of this pool has accepted its text.
-    """
-    cdef size_t name_end = after_cstring(body, n, 0)
-    cdef size_t query_end = after_cstring(body, n, name_end) if name_end > 1 else 0
-    cdef ParamSet *context = params_context(t.params, c.params)
-    cdef Statement *st
-    if query_end == 0 or context == NULL or names_of(c) == NULL:
-        return NULL
-    if (
-        client_statement_find(c.statements, body, name_end - 1) != NULL
-        or over_limit(t, c.statements, n) != REFUSED_NOT
-    ):
-        return NULL
-    st = statement_find(
-        t, context, STATEMENT_PARSE, body + name_end, n - name_end,
-        statement_hash(context, STATEMENT_PARSE, body + name_end, n - name_end),
-    )
-    if (
-        st == NULL or (c.kept != NULL and c.kept.changes.left)
-        or st.parsed_in != c.pool or st.parsed_at != schema_count(t)
-        or not is_stable(t, st)
-    ):
-        return NULL
-    if query_names(body + name_end, query_end - name_end - 1):
-        return NULL
-    return st
-
-
-cdef bint close_alone(
-    StatementTable *t, ClientSession *c, const uint8_t *body, size_t n
-) noexcept nogil:
-    """Close of a statement: it is but a name of the client's."""
-    cdef ClientStatement *entry
-    if body[0] != c"S" or after_cstring(body, n, 1) != n:
-        return False
-    if c.statements == NULL:
-        return True
-    if n == 2:
-        statement_unref(t, c.statements.unnamed)
-        c.statements.unnamed = NULL
-        return True
-    entry = client_statement_find(c.statements, body + 1, n - 2)
-    if entry != NULL:
-        client_statement_unlink(c.statements, entry)
-        client_statement_free(t, entry)
-    return True
-
-
-cdef size_t prepare_alone(
-    StatementTable *t, ClientSession *c, Output *to_client, const uint8_t *message,
-    size_t here,
-) noexcept nogil:
-    """Answer a lone Parse or Close and its Sync for a client without a server.
-
-    Many clients prepare before they do anything, and some programs wait for that
-    while their other connections hold every server.
-
-    In:      message[0:here) borrowed, from its type byte on, and what is behind it
-    Out:     how many bytes are answered; 0: a server is needed
-    """
-    cdef size_t end = <size_t> load_be32(message + 1) + 1
-    cdef const uint8_t *body = message + HEADER_BYTES
-    cdef ClientStatement *entry
-    cdef Statement *st
-    if end + HEADER_BYTES > here or memcmp(message + end, SYNC, HEADER_BYTES) != 0:
-        return 0
-    if message[0] == c"P":
-        st = known_statement(t, c, body, end - HEADER_BYTES)
-        if st == NULL:
-            return 0
-        entry = client_statement_new(
-            body, after_cstring(body, end - HEADER_BYTES, 0) - 1, st
-        )
-        if entry == NULL:
-            return 0
-        t.parse_count += 1
-        entry.born = t.parse_count  # no server has been asked: it will be then
-        client_statement_link(c.statements, entry)
-        count_client_parse(c.pool)
-        count_parse_hit(c.pool)
-        output_add(to_client, <const uint8_t *> PARSED_AND_READY, 11)
-    elif close_alone(t, c, body, end - HEADER_BYTES):
-        output_add(to_client, <const uint8_t *> CLOSED_AND_READY, 11)
-    else:
-        return 0
-    return end + HEADER_BYTES

@@ -18,41 +18,10 @@ from libc.stdint cimport uint8_t
 
 from pooler.wire.buffers cimport Output
 from pooler.session.records cimport ClientSession, ServerSession
-from pooler.statements.sql_name cimport SQL_NAME_BYTES, SqlCommand
 from pooler.statements.outcomes cimport PrepareResult
-from pooler.tables.effect_queue cimport Effect
-from pooler.tables.query_names cimport QueryNames, QueryNamesRoom
-from pooler.tables.texts cimport Statement, StatementTable
+from pooler.tables.texts cimport StatementTable
+from pooler.statements.renaming cimport Renaming
 
-cdef enum:
-    WRITTEN_BYTES = SQL_NAME_BYTES * 2 + 4  # of a name in quotes, every byte a quote
-
-cdef struct Renaming:  # of one Query
-    QueryNames names
-    QueryNamesRoom room
-    uint8_t flags  # SqlFlag
-    bint alone  # the Query is one command of these, so its error is that one's
-    bint in_block  # it surely comes into an open transaction block
-    bint guarded  # what is installed for it is between a savepoint and its end
-    bint forgets  # a command that was read has forgotten all names
-    bint fails  # the last command that was read will surely fail
-    Effect effect
-    Statement *executed  # borrow: what the one command executes
-    size_t executed_end
-
-cdef void renaming_begin(
-    Renaming *r, ServerSession *s, uint8_t flags
-) noexcept nogil
-cdef void renaming_end(
-    StatementTable *t, ServerSession *s, Renaming *r
-) noexcept nogil
-cdef int add_rename(
-    Renaming *r, const SqlCommand *command, const char *name, size_t n
-) noexcept nogil
-cdef int query_command(
-    StatementTable *t, ClientSession *c, ServerSession *s, Output *out,
-    const uint8_t *text, const SqlCommand *command, Renaming *r,
-) noexcept nogil
 cdef bint ends_with(const uint8_t *text, size_t n, size_t at) noexcept nogil
 cdef int queue_renamed(
     ServerSession *s, Renaming *r, const uint8_t *text
