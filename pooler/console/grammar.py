@@ -14,7 +14,8 @@ from pooler.console.answers import ConsoleError
 
 MAX_SHOWN = 64
 
-_WORD = r'[0-9a-z_]+|"(?:[^"]|"")+"'
+_QUOTED = r'"(?:[^"]|"")+"'
+_WORD = rf"[0-9a-z_]+|{_QUOTED}"
 _STRING = r"'(?:[^']|'')*'"
 _COMMAND = re.compile(
     rf"\s*(?P<verb>[a-z_]+)(?:\s+(?P<argument>{_WORD}))?"
@@ -22,8 +23,8 @@ _COMMAND = re.compile(
     re.ASCII | re.IGNORECASE,
 )
 _SET = re.compile(
-    rf"\s*set\s+(?P<name>[0-9a-z_]+)(?:\s*=\s*|\s+to\s+)"
-    rf"(?P<value>{_STRING}|[^\s';]+)\s*;?\s*",
+    rf"\s*set\s+(?P<name>{_WORD})(?:\s*=\s*|\s+to(?=[\s'\"])\s*)"
+    rf"(?:(?P<quoted>{_STRING}|{_QUOTED})|(?P<plain>[^\s';]+))\s*;?\s*",
     re.ASCII | re.IGNORECASE,
 )
 _COLUMN = re.compile(_WORD, re.ASCII | re.IGNORECASE)
@@ -49,10 +50,9 @@ def parse(text: str) -> Command:
         return Command("")
     setting = _SET.fullmatch(text)
     if setting:
-        name, value = setting.group("name", "value")
-        if value[0] == "'":
-            value = value[1:-1].replace("''", "'")
-        return Command("SET", name.lower(), value)
+        name, quoted, plain = setting.group("name", "quoted", "plain")
+        value = plain if quoted is None else _unquoted(quoted)
+        return Command("SET", _unquoted(name).lower(), value)
     found = _COMMAND.fullmatch(text)
     verb = "" if found is None else found["verb"].upper()
     if found is None or verb == "SET":
@@ -74,4 +74,7 @@ def invalid(text: str) -> ConsoleError:
 
 
 def _unquoted(word: str) -> str:
-    return word[1:-1].replace('""', '"') if word.startswith('"') else word
+    quote = word[:1]
+    if quote not in ('"', "'"):
+        return word
+    return word[1:-1].replace(2 * quote, quote)

@@ -64,8 +64,12 @@ async def _show_state(console: Console, command: Command) -> Answer:
 async def _show_config(console: Console, command: Command) -> Answer:
     settings, default = console.config.settings, Settings()
 
-    def text_of(values: Settings, row: SettingRow) -> Value:
-        value = getattr(values, row.name)
+    def default_of(row: SettingRow) -> Value:
+        value = getattr(default, row.name)
+        return None if value is None else format_value(row, value)
+
+    def text_of(row: SettingRow) -> Value:
+        value = getattr(settings, row.name)
         if value is None:
             return None
         if row.secret and value:
@@ -76,8 +80,8 @@ async def _show_config(console: Console, command: Command) -> Answer:
     return shown(
         (
             row.name,
-            text_of(settings, row),
-            text_of(default, row),
+            text_of(row),
+            default_of(row),
             "no" if row.reload is Reload.RESTART else "yes",
         )
         for row in sorted(rows(Settings), key=lambda row: row.name)

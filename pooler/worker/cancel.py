@@ -89,6 +89,11 @@ class UnderWay:
                 self._counts.pop(target, None)
 
 
+def _why(error: Exception) -> str:
+    """Why the connection of a request is given up; a time limit says nothing itself."""
+    return f"closing because: {str(error) or 'cancel_wait_timeout'}"
+
+
 class Cancels:
     """The cancel requests of one worker."""
 
@@ -215,8 +220,7 @@ class Cancels:
         except (OSError, TimeoutError, LoginError) as error:
             uncertain = isinstance(error, TimeoutError)
             tag = "" if server is None else f"S-{server.backend_pid}: {server.pool.tag}"
-            reason = error if str(error) else "cancel_wait_timeout"
-            log.write(log.WARNING, f"cancel request failed: {reason}", tag=tag)
+            log.write(log.WARNING, f"cancel request failed, {_why(error)}", tag=tag)
         finally:
             self._engine.cancel_end(handle, uncertain)
 
@@ -282,7 +286,7 @@ class Cancels:
         except (OSError, TimeoutError, LoginError) as error:
             log.write(
                 log.WARNING,
-                f"cancel request to peer {peer.peer_id} failed: {error}",
+                f"cancel request to peer {peer.peer_id} failed, {_why(error)}",
             )
 
     async def _forward_to(self, peer: Peer, key: bytes) -> None:

@@ -83,6 +83,7 @@ class Way:
         }
 
 
+TIMED_OUT = "connect failed: timed out"  # nobody has taken the connection
 CONSOLE_WAY = Way(Address(socket.AF_UNIX, ""), "console")
 
 
@@ -267,7 +268,8 @@ class ServerOpener:
                 async with asyncio.timeout_at(trip.until_s()):
                     ready = await self._open(way, target, log_in_by, here)
             except TimeoutError:
-                trip.failed(target, _cannot_connect(f"connect timeout ({target})"))
+                what = "connect timeout" if here.has_connected else TIMED_OUT
+                trip.failed(target, _cannot_connect(f"{what} ({target})"))
             except LoginError as error:
                 if not blames_host(error):
                     raise

@@ -41,6 +41,7 @@ class Stay:
         self._gone = gone
         self.places = places
         self._holds = 1
+        self.has_connected = False  # this host has taken a connection
         self._alone: asyncio.Future[None] | None = None
 
     def part(self) -> Stay:
@@ -49,8 +50,13 @@ class Stay:
         return Stay(self.release, self.places)
 
     def hold(self) -> None:
-        """One more backend, or host."""
+        """One more host, or backend."""
         self._holds += 1
+
+    def connected(self) -> None:
+        """One more backend."""
+        self.has_connected = True
+        self.hold()
 
     def release(self) -> None:
         """One is gone, or the opening is over."""
@@ -99,7 +105,7 @@ class Stays:
         """A link to PostgreSQL stands; returns when its startup packet may be sent."""
         number = next(self._numbers)
         link.counts = True
-        stay.hold()
+        stay.connected()
         self._by_handle[link.handle] = Backend(number, stay, database, user)
         payload = {
             "number": number,

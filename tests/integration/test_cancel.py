@@ -196,7 +196,7 @@ def test_server_is_kept_back_while_its_cancel_is_under_way(
 
 
 def test_request_that_never_ends(
-    worker_in_process: MakeWorker, server: FakeServer
+    worker_in_process: MakeWorker, server: FakeServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It costs cancel_wait_timeout, not the pool."""
     worker = worker_in_process(
@@ -210,6 +210,7 @@ def test_request_that_never_ends(
         request = server.accept()
         assert canceller.read_to_end() == []
         assert request.is_closed()
+        assert "request failed, closing because: cancel_wait_timeout" in caplog.text
         backend.send(SELECTED, READY)
         assert codes(client.read_until("Z")) == "TDCZ"
         client.send(SELECT)
@@ -363,6 +364,16 @@ def test_peer_that_is_down(make_pooler: MakePooler, server: FakeServer) -> None:
     pooler = with_peers(make_pooler, 1, _7=server.port)
     send_cancel(pooler.port, bytes((0, 7, 0, 1, 2, 3, 4, 3)))
     pooler.wait_log("cancel request to peer 7 failed")
+
+
+def test_peer_that_says_nothing(make_pooler: MakePooler, server: FakeServer) -> None:
+    peers = f"1\n[peers]\n7 = host={HOST} port={server.port}"
+    pooler = make_pooler(cancel_wait_timeout=1, peer_id=peers)
+    with pooler.wire() as client:
+        client.send(cancel_request(bytes((0, 7, 0, 1, 2, 3, 4, 0xAB))))
+        with contextlib.closing(server.accept()):
+            pooler.wait_log("peer 7 failed, closing because: cancel_wait_timeout")
+            assert client.read_to_end() == []
 
 
 # A client that is lost; more in test_losses.py

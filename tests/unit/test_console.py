@@ -51,6 +51,9 @@ from pooler.login import packets
         ("set a to 'it''s; so'", Command("SET", "a", "it's; so")),
         ("set a=''", Command("SET", "a", "")),
         ("set a=/tmp/x", Command("SET", "a", "/tmp/x")),
+        ('set "a" = "b c"', Command("SET", "a", "b c")),
+        ('set "a"\n to"b""c";', Command("SET", "a", 'b"c')),
+        ('set a = b"c', Command("SET", "a", 'b"c')),
         (
             'show clients (id, "STATE", addr);',
             Command("SHOW", "clients", "", ("id", "STATE", "addr")),
@@ -384,6 +387,11 @@ def test_config_shows_no_secret(tmp_path: Path) -> None:
     shown = b"".join(body for _, body in answer)
     assert b"secret'" not in shown
     assert b"511" in shown
+
+
+def test_a_mode_is_told_in_decimal_and_its_default_as_it_is_written() -> None:
+    found = values(Talk().query("show config"))
+    assert ["unix_socket_mode", "511", "0777", "no"] in found
 
 
 POOL = {
