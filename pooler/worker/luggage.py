@@ -93,6 +93,7 @@ class Luggage:
         assert backend is not None  # noqa: S101 - every server in PostgreSQL has one
         accounts = self._pools.accounts
         accounts.page.move_server(accounts.row, row, *server.pool.places)
+        self._pools.resize(server.pool)  # was one to go from here: it has gone
         family, sockaddr = server.way.address
         return fd, {
             "pool": server.pool.key,

@@ -40,6 +40,7 @@ from tests.wire_client import (
     message,
     parse,
     query,
+    startup,
 )
 
 SLOT_BITS = 0x7F  # of the first byte of a cancel key
@@ -89,6 +90,12 @@ class LimitSampler:
         self.most_of_database |= databases  # the larger of both
         self.most_of_user |= users
 
+    def tell(self) -> None:
+        print(
+            f"{self.looks} looks, most {dict(self.most)},"
+            f" {dict(self.most_of_database)}, {dict(self.most_of_user)}"
+        )
+
     def __enter__(self) -> Self:
         self._thread.start()
         return self
@@ -118,10 +125,14 @@ class Deaths:
 
     times: list[tuple[float, int]] = field(default_factory=list)
 
+    def may_come(self, slot: int, within_s: float) -> None:
+        """Noted before, so that nobody can notice it earlier."""
+        self.times.append((time.monotonic() + within_s, slot))
+
     def kill(self, slot: int, pid: int) -> None:
-        """Kill a worker; noted before, so nobody can notice it earlier."""
-        self.times.append((time.monotonic(), slot))
-        os.kill(pid, signal.SIGKILL)
+        self.may_come(slot, 0)
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
     def explain(self, slot: int | None, begun_s: float) -> bool:
         """Whether a client of this slot may have been lost; None: it never knew."""
@@ -131,9 +142,14 @@ class Deaths:
 
 
 class Killer:
-    """Kills workers at random moments, sometimes two at once, as long as it is open."""
+    """Kills workers at random moments, sometimes two at once, as long as it is open.
+
+    Some it stops for a while; the master may kill these (``worker_stuck_timeout``).
+    """
 
     LIVES_S = 1.1  # one that dies younger is not replaced at once
+    STOPS_S = 3.0
+    STUCK_S = 2  # for the configuration
 
     def __init__(self, pooler: Pooler, deaths: Deaths, seed: int) -> None:
         self._pooler = pooler
@@ -157,7 +173,14 @@ class Killer:
             for slot, pid in self._chance.sample(
                 grown, min(len(grown), self._chance.choice((1, 1, 1, 2)))
             ):
-                self._deaths.kill(slot, pid)
+                if self._chance.random() < 0.2:
+                    self._deaths.may_come(slot, self.STOPS_S)
+                    os.kill(pid, signal.SIGSTOP)
+                    self._stop.wait(self._chance.uniform(0, self.STOPS_S))
+                    with suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGCONT)
+                else:
+                    self._deaths.kill(slot, pid)
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -173,6 +196,10 @@ class Killer:
 
 class WrongAnswer(AssertionError):
     """An answer that PostgreSQL would not have given."""
+
+
+class Refused(WrongAnswer):
+    """An error that nothing has asked for; its fields."""
 
 
 def check(truth: object, what: object) -> None:
@@ -198,7 +225,8 @@ class Visit:
     def ask(self, *parts: bytes) -> list[Message]:
         read = self.client.ask(*parts)
         for one in read:
-            check(one.code != "E", one.code == "E" and one.fields)
+            if one.code == "E":
+                raise Refused(one.fields)
         return read
 
     def one_value(self, read: list[Message], wanted: str) -> None:
@@ -272,10 +300,12 @@ def cancelled(v: Visit) -> None:
 
 def copy_in(v: Visit) -> None:
     token = v.new()
-    read = []
     v.client.send(query("COPY ledger FROM STDIN"))
-    read.append(v.client.read())
-    check(read[0].code == "G", read)
+    while (one := v.client.read()).code == "N":  # it has waited for long
+        continue
+    if one.code == "E":
+        raise Refused(one.fields)
+    check(one.code == "G", one)
     v.client.send(message("d", f"{token}\n".encode()))
     if v.chance.random() < 0.3:
         v.client.reset()
@@ -286,7 +316,7 @@ def copy_in(v: Visit) -> None:
 
 def copy_out(v: Visit) -> None:
     v.client.send(query(f"COPY (SELECT generate_series(1, {ROWS})) TO STDOUT"))
-    read = v.client.read_until("Z")
+    read = [one for one in v.client.read_until("Z") if one.code != "N"]
     check(codes(read) == "H" + "d" * ROWS + "cCZ", codes(read)[:20])
 
 
@@ -322,6 +352,28 @@ DEEDS: Mapping[Callable[[Visit], None], int] = {
 ONE_BY_ONE = {small, pipelined, prepared, copy_in, copy_out, big, half, cancelled}
 
 
+def log_in(client: WireClient, user: str, database: str) -> None:
+    """As ``WireClient.login``, but what it is refused for can be looked at."""
+    client.send(startup(user, database))
+    while (one := client.read()).code != "Z":
+        if one.code == "E":
+            raise Refused(one.fields)
+        client.note(one)
+
+
+def nothing_else(error: Exception) -> bool:
+    """Nobody loses anything but with a worker."""
+    return False
+
+
+def network(error: Exception) -> bool:
+    """What the loss of a connection may look like: its end, or an error about it."""
+    if isinstance(error, Refused):
+        fields = error.args[0]
+        return bool(fields["S"] == "FATAL" and fields["C"].startswith("08"))
+    return isinstance(error, (ConnectionError, ConnectionEnded))
+
+
 @dataclass
 class Load:
     """Clients that come, ask and go; what they have seen."""
@@ -330,6 +382,8 @@ class Load:
     pools: list[tuple[str, str, str]]  # database, user, mode
     deaths: Deaths
     seed: int
+    port: int = 0  # where they come in, unless it is the pooler's own
+    is_expected: Callable[[Exception], bool] = nothing_else
     # of what it writes, unlike that of any other run
     name: str = field(default_factory=lambda: os.urandom(4).hex())
     visits: int = 0
@@ -355,11 +409,11 @@ class Load:
         kept: set[str] = set()
         lost = False
         try:
-            with WireClient(self.pooler.port, timeout_s=15) as client:
-                client.login(user, database)
+            with WireClient(self.port or self.pooler.port, timeout_s=15) as client:
+                log_in(client, user, database)
                 logged_in_s = time.monotonic() - begun_s
                 slot = client.key[0] & SLOT_BITS
-                v = Visit(client, chance, self.pooler.port, token, kept)
+                v = Visit(client, chance, self.port or self.pooler.port, token, kept)
                 for _ in range(chance.randrange(1, 6)):
                     deed = chance.choices([*DEEDS], [*DEEDS.values()])[0]
                     if mode == "statement" and deed not in ONE_BY_ONE:
@@ -369,8 +423,9 @@ class Load:
                     if deed in ENDS_THE_VISIT or client.socket.fileno() < 0:
                         break
         except (OSError, ConnectionEnded, AssertionError) as error:
-            lost = not isinstance(error, WrongAnswer) and self.deaths.explain(
-                slot, begun_s
+            lost = self.is_expected(error) or (
+                not isinstance(error, (WrongAnswer, TimeoutError))
+                and self.deaths.explain(slot, begun_s)
             )
             if not lost:
                 self.problems.append(
@@ -390,6 +445,15 @@ class Load:
         end_s = time.monotonic() + seconds
         wait_until(lambda: self.problems or time.monotonic() >= end_s, "", seconds + 15)
 
+    def tell(self) -> None:
+        """Say what happened, and fail if anything was wrong."""
+        print(
+            f"{self.visits} visits, {self.deeds} deeds, {len(self.deaths.times)} kills,"
+            f" {self.lost} lost, longest login {self.longest_login_s:.2f} s"
+        )
+        told = "\n".join([*self.problems, f"killed: {self.deaths.times}"])
+        assert not self.problems, told
+
     @contextmanager
     def running(self, clients: int) -> Iterator[None]:
         """As many clients at a time as said, until the block is left."""
@@ -407,6 +471,55 @@ class Load:
             for thread in threads:
                 thread.join(60)
         assert not any(thread.is_alive() for thread in threads), "a client hangs"
+
+
+class Visits:
+    """One after the other comes, asks and goes; how long the longest took."""
+
+    def __init__(self, pooler: Pooler, deaths: Deaths) -> None:
+        self._pooler = pooler
+        self._deaths = deaths
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self.count = 0
+        self.lost = 0
+        self.longest_s = 0.0
+        self.problems: list[str] = []
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            begun_s = time.monotonic()
+            slot = None
+            try:
+                with WireClient(self._pooler.port) as client:
+                    client.login("chaos_a", "by_transaction")
+                    slot = client.key[0] & SLOT_BITS
+                    assert client.value("SELECT 1") == "1"
+            except (OSError, ConnectionEnded, AssertionError) as error:
+                self.lost += 1
+                if not self._deaths.explain(slot, begun_s):
+                    self.problems.append(f"worker {slot}: {error!r}")
+            self.count += 1
+            self.longest_s = max(self.longest_s, time.monotonic() - begun_s)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+
+def wait_grown(pooler: Pooler) -> dict[int, int]:
+    """The process of each slot, when all are there and would be replaced at once."""
+
+    def ages() -> list[float]:
+        rows = shown(pooler, "SHOW WORKERS")
+        return [float(str(row["age"] or 0)) for row in rows]
+
+    wait_until(lambda: min(ages()) > Killer.LIVES_S, "all workers serve")
+    return slots_of(pooler)
 
 
 # ---------------------------------------------------------------- the end

@@ -339,8 +339,10 @@ class InProcess:
         self.listener.setblocking(False)
         self._ready = os.pipe()
         self._master = os.pipe()
-        self._bus = Bus.for_slots(1).claim(0)
-        self._board = Board.for_slots(1)
+        slots = int(str(settings.get("workers", 1)))  # it is the one in the first
+        self._bus = Bus.for_slots(slots).claim(0)
+        self.board = Board.for_slots(slots)
+        self.page = Page(slots)
         self._failure: BaseException | None = None
         self.complaints: list[dict[str, Any]] = []
         loaded = loading.load(str(ini))
@@ -349,15 +351,15 @@ class InProcess:
         self.loop.set_exception_handler(lambda _, said: self.complaints.append(said))
         start = WorkerStart(
             slot=0,
-            workers=1,
+            workers=slots,
             config=loaded,
             tcp_listeners=(self.listener,),
             unix_listener=None,
             ready_fd=self._ready[1],
             master_fd=self._master[0],
             bus=self._bus,
-            board=self._board,
-            page=Page(1),
+            board=self.board,
+            page=self.page,
             mock_key=bytes(32),
         )
         self.worker = Worker(start, self.engine, self.loop)
@@ -410,7 +412,7 @@ class InProcess:
             os.close(fd)
         self.listener.close()
         self._bus.close()
-        self._board.close()
+        self.board.close()
         gc.unfreeze()
         assert self._failure is None, self._failure
         assert not self.complaints, self.complaints

@@ -7,10 +7,11 @@ POOLER_CHAOS_SECONDS makes the long runs longer, POOLER_CHAOS_SEED makes them ot
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, nullcontext
 from typing import Any
 
+import psutil
 import pytest
 
 from pooler.demo.postgres import Postgres
@@ -19,9 +20,19 @@ from tests.integration.chaos import (
     Killer,
     LimitSampler,
     Load,
+    Visits,
+    network,
     wait_at_rest,
+    wait_grown,
 )
-from tests.integration.harness import MakePooler, Pooler
+from tests.integration.harness import (
+    HOST,
+    MakePooler,
+    Pooler,
+    rss_bytes,
+    wait_until,
+)
+from tests.integration.meddler import Meddler
 from tests.wire_client import ConnectionEnded, WireClient, query
 
 SECONDS = float(os.environ.get("POOLER_CHAOS_SECONDS", "20"))
@@ -31,6 +42,7 @@ MOST_CLIENTS = 60
 POOL_SIZE = 3
 MOST_OF_DATABASE = 5
 MOST_OF_USER = 7
+A_MOMENT_S = 3.0
 EXACT_S = 3.0  # a second, and what a busy machine takes
 
 DATABASES = {
@@ -64,18 +76,28 @@ def chaos_postgres(postgres: Postgres) -> Iterator[Postgres]:
         postgres.psql(f"DROP ROLE {user}")
 
 
-def make(make_pooler: MakePooler, workers: int, **more: object) -> Pooler:
+FULL = [pytest.mark.full, pytest.mark.timeout(4 * SECONDS + 600)]
+LONG = pytest.param(SECONDS, marks=FULL)
+
+
+def make(
+    make_pooler: MakePooler,
+    workers: int,
+    databases: Mapping[str, str] = DATABASES,
+    **more: object,
+) -> Pooler:
     settings: dict[str, Any] = {
         "workers": workers,
         "default_pool_size": POOL_SIZE,
         "max_user_connections": MOST_OF_USER,
         "max_client_conn": MOST_CLIENTS,
+        "worker_stuck_timeout": Killer.STUCK_S,
         "admin_users": "app",
         "log_connections": 0,
         "log_disconnections": 0,
         **more,
     }
-    return make_pooler(DATABASES, **settings)
+    return make_pooler(databases, **settings)
 
 
 def check_limits(sampler: LimitSampler) -> None:
@@ -119,51 +141,143 @@ def check_places(pooler: Pooler, postgres: Postgres) -> None:
         ) == [(POOL_SIZE,)]
 
 
-def run(
-    pooler: Pooler, postgres: Postgres, seconds: float, *, kill: bool = True
-) -> Load:
+def watch(
+    load: Load, postgres: Postgres, seconds: float, killer: Killer | None = None
+) -> None:
     """Load for a time, with all that is to be true meanwhile and afterwards."""
-    deaths = Deaths()
-    load = Load(pooler, POOLS, deaths, SEED)
+    pooler = load.pooler
     with LimitSampler(postgres) as sampler:
-        with load.running(CLIENTS), ExitStack() as stack:
-            if kill:
-                stack.enter_context(Killer(pooler, deaths, SEED))
+        with load.running(CLIENTS), killer or nullcontext():
             load.go_on(seconds)
         took_s = wait_at_rest(pooler, postgres, EXACT_S)
-    print(
-        f"{load.visits} visits, {load.deeds} deeds, {len(deaths.times)} kills,"
-        f" {load.lost} lost, {sampler.looks} looks, most {dict(sampler.most)},"
-        f" {dict(sampler.most_of_database)}, {dict(sampler.most_of_user)},"
-        f" longest login {load.longest_login_s:.2f} s, exact after {took_s:.2f} s"
-    )
-    assert not load.problems, "\n".join([*load.problems, f"killed: {deaths.times}"])
+    load.tell()
+    sampler.tell()
+    print(f"exact after {took_s:.2f} s")
     assert load.deeds > CLIENTS
-    assert not kill or deaths.times
     check_limits(sampler)
     check_ledger(postgres, load)
     check_places(pooler, postgres)
-    return load
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_a_few_seconds_of_everything(
-    make_pooler: MakePooler, chaos_postgres: Postgres, workers: int
+def kill_and_watch(pooler: Pooler, postgres: Postgres, seconds: float) -> None:
+    deaths = Deaths()
+    load = Load(pooler, POOLS, deaths, SEED)
+    watch(load, postgres, seconds, Killer(pooler, deaths, SEED))
+    assert deaths.times
+
+
+@pytest.mark.parametrize(
+    ("workers", "seconds"),
+    [(1, 2), (2, 2), *(pytest.param(n, SECONDS, marks=FULL) for n in range(1, 5))],
+)
+def test_workers_are_killed(
+    make_pooler: MakePooler, chaos_postgres: Postgres, workers: int, seconds: float
 ) -> None:
-    run(make(make_pooler, workers), chaos_postgres, 2)
-
-
-@pytest.mark.full
-@pytest.mark.timeout(60 + 3 * SECONDS)
-@pytest.mark.parametrize("workers", [1, 2, 3, 4])
-def test_everything_for_long(
-    make_pooler: MakePooler, chaos_postgres: Postgres, workers: int
-) -> None:
-    run(make(make_pooler, workers), chaos_postgres, SECONDS)
+    kill_and_watch(make(make_pooler, workers), chaos_postgres, seconds)
 
 
 @pytest.mark.full
 def test_nobody_notices_anything_if_nobody_dies(
     make_pooler: MakePooler, chaos_postgres: Postgres
 ) -> None:
-    assert run(make(make_pooler, 2), chaos_postgres, 10, kill=False).lost == 0
+    load = Load(make(make_pooler, 2), POOLS, Deaths(), SEED)
+    watch(load, chaos_postgres, 10)
+    assert load.lost == 0
+
+
+# The network
+
+
+@pytest.fixture
+def meddlers() -> Iterator[Callable[[int], Meddler]]:
+    made: list[Meddler] = []
+
+    def make_meddler(target: int) -> Meddler:
+        made.append(Meddler(target, SEED))
+        return made[-1]
+
+    yield make_meddler
+    for one in made:
+        one.close()
+
+
+@pytest.mark.parametrize("seconds", [2, LONG])
+def test_a_bad_network_of_clients(
+    make_pooler: MakePooler,
+    chaos_postgres: Postgres,
+    meddlers: Callable[[int], Meddler],
+    seconds: float,
+) -> None:
+    """Whoever's connection is spoilt is lost; limits and answers are as ever."""
+    pooler = make(make_pooler, 2)
+    meddler = meddlers(pooler.port)
+    load = Load(pooler, POOLS, Deaths(), SEED, meddler.port, network)
+    watch(load, chaos_postgres, seconds)
+    assert meddler.spoilt
+
+
+@pytest.mark.parametrize("seconds", [2, LONG])
+def test_a_bad_network_of_servers(
+    make_pooler: MakePooler,
+    chaos_postgres: Postgres,
+    meddlers: Callable[[int], Meddler],
+    seconds: float,
+) -> None:
+    """A client that has lost its server hears so; afterwards all is well again.
+
+    Backends whose connection was lost behind our back are nothing that we can count.
+    """
+    meddler = meddlers(chaos_postgres.port)
+    databases = {
+        name: f"host={HOST} port={meddler.port} {entry}"
+        for name, entry in DATABASES.items()
+    }
+    pooler = make(make_pooler, 2, databases, server_login_retry=0.5)
+    load = Load(pooler, POOLS, Deaths(), SEED, is_expected=network)
+    with load.running(CLIENTS):
+        load.go_on(seconds)
+    meddler.heal()
+    wait_at_rest(pooler, chaos_postgres, EXACT_S)
+    load.tell()
+    assert meddler.spoilt
+    assert load.lost
+    check_ledger(chaos_postgres, load)
+    check_places(pooler, chaos_postgres)
+
+
+# What is left
+
+
+def descriptors(pid: int) -> int:
+    return psutil.Process(pid).num_fds()
+
+
+@pytest.mark.parametrize("kills", [12, pytest.param(200, marks=FULL)])
+def test_kills_in_a_row_leave_nothing(
+    make_pooler: MakePooler, chaos_postgres: Postgres, kills: int
+) -> None:
+    """New clients wait no more than a moment, and the master grows by nothing."""
+    pooler = make(make_pooler, 4)
+    deaths = Deaths()
+    visits = Visits(pooler, deaths)
+    children = len(psutil.Process(pooler.pid).children())
+    with visits:
+        wait_until(lambda: visits.count > 20, "visits")
+        fds, memory = descriptors(pooler.pid), rss_bytes(pooler.pid)
+        for number in range(0, kills, 2):
+            slots = wait_grown(pooler)
+            for slot in (number % 4, (number + 1) % 4):
+                deaths.kill(slot, slots[slot])
+        wait_grown(pooler)
+    print(
+        f"{visits.count} visits, {visits.lost} lost, longest {visits.longest_s:.2f} s"
+    )
+    assert visits.problems == []
+    assert visits.longest_s < A_MOMENT_S
+    wait_until(lambda: descriptors(pooler.pid) <= fds, "no descriptor is left")
+    grown = rss_bytes(pooler.pid) - memory
+    print(f"the master has grown by {grown} bytes")
+    assert grown < 2_000_000
+    assert len(psutil.Process(pooler.pid).children()) == children
+    wait_at_rest(pooler, chaos_postgres, EXACT_S)
+    check_places(pooler, chaos_postgres)

@@ -16,6 +16,8 @@ import psycopg
 import pytest
 
 from pooler.demo.postgres import Postgres
+from pooler.worker.pool import Pool
+from pooler.worker.sharing import Sharing
 from tests.integration.harness import (
     DATABASE,
     HOST,
@@ -335,3 +337,48 @@ def test_a_server_that_speaks_tls_does_not_move(
             for one, zone in ((a, "CET"), (b, "Asia/Tokyo"))
         }
         assert len(seen) == 4
+
+
+class TakesAll:
+    """An inbox that somebody reads."""
+
+    def send(self, slot: int, kind: str, payload: object, fds: object = ()) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("arrives", [True, False])
+def test_a_pool_that_was_to_give_one_up_goes_on_when_it_has_moved(
+    worker_in_process: Callable[..., InProcess],
+    monkeypatch: pytest.MonkeyPatch,
+    arrives: bool,
+) -> None:
+    """Somebody needs the place of a server that is about to go to another worker."""
+    one = worker_in_process(workers=2, default_pool_size=1)
+    pools, handover = one.worker._pools, one.worker._handover
+    sharing = Sharing(one.engine, pools, one._bus)
+    send = handover.offered
+    other, moved = 1, []
+
+    def offered(pool: Pool, handle: int, row: int) -> None:
+        assert pool.places is not None
+        sharing.give_up(pool)
+        send(pool, handle, row)
+        one.page.set(other, pool.places.pool, "waiting_since_us", 0)
+        if arrives:
+            one.page.give_server(other, *pool.places)  # it has ended there
+        moved.append(row)
+
+    monkeypatch.setattr(handover, "offered", offered)
+    if arrives:
+        monkeypatch.setattr(handover, "_mail", TakesAll())
+    with connect(one) as client:
+        client.execute("BEGIN")
+        [pool] = pools.shared()
+        assert pool.places is not None
+        one.board.set(other, "pid", os.getpid())
+        one.board.set(other, "heartbeat_us", time.monotonic_ns() // 1000)
+        one.page.set(other, pool.places.pool, "waiting", 1)
+        one.page.set(other, pool.places.pool, "waiting_since_us", 1)
+        client.execute("COMMIT")
+        wait_until(lambda: moved == [other], "its server has gone")
+        assert value(client, "SELECT 1") == 1
