@@ -13,22 +13,29 @@ import contextlib
 import os
 import platform
 import pwd
+import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import click
 
 from pooler import VERSION_TEXT, log
 from pooler.config import loading
+from pooler.config.loading import RESERVED_DATABASE, Config
 from pooler.config.log_style import log_style
-from pooler.errors import ConfigError
+from pooler.errors import ConfigError, PoolerError
 from pooler.master import loadable, pidfile
+from pooler.master.inheritance import REFUSAL_BYTES, Inheritance, inherit
 from pooler.master.process import Master
 
 EXIT_OK = 0
 EXIT_FAILED = 1
+
+# Longer than anything that is waited for by then.
+SAY_S = 30
 
 # What a daemon tells the process that started it.
 _DAEMON_UP = b"U"
@@ -59,7 +66,7 @@ is ./check. Under the name pgbouncer there are none of them."""
 @click.argument("config_file", type=click.Path(dir_okay=False))
 @click.option("-d", "--daemon", is_flag=True, help="Run in the background.")
 @click.option(
-    "-R", "--reboot", is_flag=True, help="Start; a running process is not taken over."
+    "-R", "--reboot", is_flag=True, help="Take the place of a running process."
 )
 @click.option("-u", "--user", default="", metavar="NAME", help="Become this user.")
 @click.option("-v", "--verbose", count=True, help="Log more; may be repeated.")
@@ -114,21 +121,15 @@ def _start(options: Options) -> int:
     _configure_log(logfile, options.quiet, verbose, style)
     for warning in config.warnings:
         log.write(log.WARNING, warning)
-    if options.reboot:
-        # PgBouncer starts normally too when there is nobody to take over from.
-        log.write(
-            log.WARNING,
-            "-R: no running process is taken over (systemd's socket activation restarts"
-            " without a refused connection); starting as without it",
-        )
     if user is None and os.geteuid() == 0:
         _check_root(name)
-    if settings.pidfile:
-        pidfile.check(settings.pidfile)
-    elif options.daemon:
+    if options.daemon and not settings.pidfile:
         raise ConfigError("a daemon (-d) needs a pid file", setting="pidfile")
+    inheritance = _take_over(config, user) if options.reboot else None
+    if settings.pidfile and inheritance is None:
+        pidfile.check(settings.pidfile)
 
-    master = Master(config, verbose=options.verbose)
+    master = Master(config, verbose=options.verbose, inheritance=inheritance)
     on_up = None
     with contextlib.ExitStack() as boot:
         boot.callback(master.release)
@@ -141,6 +142,44 @@ def _start(options: Options) -> int:
             _configure_log(settings.logfile, True, verbose, style)
         boot.pop_all()
     return master.run(on_up)
+
+
+def _take_over(config: Config, user: pwd.struct_passwd | None) -> Inheritance | None:
+    """What the running pooler gives; None: there is none, as for PgBouncer no error."""
+
+    def ask(command: str) -> int:
+        read_fd, write_fd = os.pipe2(os.O_CLOEXEC)
+        if os.fork() == 0:
+            _say(config, command, write_fd)
+        os.close(write_fd)
+        return read_fd
+
+    uids = {os.geteuid()} if user is None else {os.geteuid(), user.pw_uid}
+    found = inherit(config.settings, uids, ask)
+    if found is None:
+        log.write(log.LOG, "old process not found, try to continue normally")
+    else:
+        log.write(log.LOG, f"taking the place of process {found.elder_pid}")
+    return found
+
+
+def _say(config: Config, command: str, write_fd: int) -> NoReturn:
+    """In a child: say a command on the console, and tell what was wrong.
+
+    What this needs is not loaded in a process that is to be a master.
+    """
+    signal.alarm(SAY_S)
+    problem = "the console has failed"
+    try:
+        from pooler.tools.client import ConsoleClient, Place
+
+        client = ConsoleClient.connect(Place.of(config), RESERVED_DATABASE, None)
+        problem = client.query(command).error
+    except (PoolerError, OSError) as error:
+        problem = str(error)
+    finally:
+        os.write(write_fd, problem.encode()[:REFUSAL_BYTES])
+        os._exit(EXIT_OK)
 
 
 def _check_root(name: str | None) -> None:

@@ -134,6 +134,7 @@ CLOSE_REASON_ROWS: tuple[tuple[str, str, str], ...] = (
     ("CLOSE_SERVER_EVICTED", "evicted", ADMIN_SHUTDOWN),
     ("CLOSE_SHUTDOWN", "server shutting down", ADMIN_SHUTDOWN),
     ("CLOSE_SERVER_PAUSED", "pause mode", CONNECTION_FAILURE),
+    ("CLOSE_SUSPEND_TIMEOUT", "suspend_timeout", PROTOCOL_VIOLATION),
     ("CLOSE_FORCED", "admin forced disconnect", ADMIN_SHUTDOWN),
     ("CLOSE_DATABASE_REMOVED", "database removed", ADMIN_SHUTDOWN),
     ("CLOSE_NO_MEMORY", "out of memory", "53200"),

@@ -11,6 +11,7 @@ import socket
 import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Self
 
 PROTOCOL_3_0 = 0x0003_0000
@@ -147,14 +148,22 @@ class WireClient:
     """One connection; also a context manager that closes it."""
 
     def __init__(
-        self, port: int, *, timeout_s: float = TIMEOUT_S, receive_buffer: int = 0
+        self,
+        port: int,
+        *,
+        timeout_s: float = TIMEOUT_S,
+        receive_buffer: int = 0,
+        path: Path | None = None,  # of a Unix socket, in the place of the port
     ) -> None:
-        self.socket = socket.socket()
+        self.socket = socket.socket(socket.AF_UNIX if path else socket.AF_INET)
         self.socket.settimeout(timeout_s)
         if receive_buffer:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-        self.socket.connect(("127.0.0.1", port))
-        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if path:
+            self.socket.connect(str(path))
+        else:
+            self.socket.connect(("127.0.0.1", port))
+            self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.parameters: dict[str, str] = {}
         self.key = b""
         self._pending = b""

@@ -104,12 +104,14 @@ class RunState:
     """What an operator has changed on the console; no file says it.
 
     ``disabled``: databases that take no new clients. ``paused``: all hand out no
-    server; ``paused_databases``: these do not, whatever ``paused`` is.
+    server; ``paused_databases``: these do not, whatever ``paused`` is. ``suspended``:
+    nothing is read, and nobody let in.
     """
 
     disabled: frozenset[str] = frozenset()
     paused: bool = False
     paused_databases: frozenset[str] = frozenset()
+    suspended: bool = False
 
     def holds(self, database: str) -> bool:
         """Whether a database hands out no server."""

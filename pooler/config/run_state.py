@@ -39,28 +39,38 @@ def _enable(state: RunState, one: frozenset[str], name: str) -> RunState:
     return dataclasses.replace(state, disabled=state.disabled - one)
 
 
-def _pause(state: RunState, one: frozenset[str], name: str) -> RunState:
-    if state.paused:
+def _check_running(state: RunState) -> None:
+    if state.paused or state.suspended:
         raise StateError("already suspended/paused")
+
+
+def _pause(state: RunState, one: frozenset[str], name: str) -> RunState:
+    _check_running(state)
     return dataclasses.replace(state, paused=True)
 
 
 def _pause_database(state: RunState, one: frozenset[str], name: str) -> RunState:
-    if state.paused:
-        raise StateError("already suspended/paused")
+    _check_running(state)
     return dataclasses.replace(state, paused_databases=state.paused_databases | one)
 
 
 def _resume(state: RunState, one: frozenset[str], name: str) -> RunState:
-    if not state.paused:
+    if not (state.paused or state.suspended):
         raise StateError("pooler is not paused/suspended")
-    return dataclasses.replace(state, paused=False)
+    return dataclasses.replace(state, paused=False, suspended=False)
 
 
 def _resume_database(state: RunState, one: frozenset[str], name: str) -> RunState:
     if not one <= state.paused_databases:
         raise StateError(f"database {name} is not paused")
     return dataclasses.replace(state, paused_databases=state.paused_databases - one)
+
+
+def _suspend(state: RunState, one: frozenset[str], name: str) -> RunState:
+    _check_running(state)
+    if state.paused_databases:
+        raise StateError("cannot suspend with paused databases")
+    return dataclasses.replace(state, suspended=True)
 
 
 # By verb, and whether one database is meant.
@@ -72,4 +82,5 @@ _VERBS: Mapping[tuple[str, bool], _Change] = {
     ("RESUME", False): _resume,
     ("RESUME", True): _resume_database,
     ("KILL", True): _pause_database,
+    ("SUSPEND", False): _suspend,
 }

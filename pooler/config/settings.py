@@ -414,7 +414,8 @@ class Settings:
     stats_users: tuple[str, ...] = setting((), LIST,
         "Users who may only look on the console.", built=True)
     suspend_timeout: float = setting(10.0, TIME,
-        "SUSPEND and -R wait this long for buffers to drain.", unit="s", off=10.0)
+        "Who has not taken all that was read for it so long after SUSPEND is closed;"
+        " 0: SUSPEND waits as long as it takes.", unit="s", off=10.0, built=True)
     syslog: bool = setting(False, BOOL,
         "Log to syslog (/dev/log), besides the other places.", built=True)
     syslog_facility: SyslogFacility = setting(SyslogFacility.DAEMON, ENUM,

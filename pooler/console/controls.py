@@ -39,6 +39,13 @@ async def _reconnect(console: Console, command: Command) -> Answer:
     return Answer("RECONNECT")
 
 
+async def _takeover(console: Console, command: Command) -> Answer:
+    problem = await console.ask_master("takeover", name=command.argument)
+    if problem:
+        raise ConsoleError(problem)
+    return Answer("TAKEOVER")
+
+
 async def _shutdown(console: Console, command: Command) -> Answer:
     how = command.argument.upper()
     if how not in ("", "WAIT_FOR_SERVERS", "WAIT_FOR_CLIENTS"):
@@ -62,6 +69,7 @@ CONTROLS: Mapping[str, Row] = MappingProxyType(
         "RELOAD": Row(_reload),
         "RECONNECT": Row(_reconnect, argument=Argument.OPTIONAL, logged=True),
         **PAUSES,
+        "TAKEOVER": Row(_takeover, argument=Argument.REQUIRED),
         "SHUTDOWN": Row(_shutdown, argument=Argument.OPTIONAL),
     }
 )

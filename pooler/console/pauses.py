@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""PAUSE, RESUME, KILL, KILL_CLIENT, WAIT_CLOSE: all workers as one. Console layer.
+"""PAUSE, SUSPEND, RESUME, KILL, WAIT_CLOSE: all workers as one. Console layer.
 
 What is paused is kept by the master, so that a worker's death changes nothing: it has
 no servers any more, and its successor is born paused.
@@ -13,7 +13,7 @@ from types import MappingProxyType
 
 from pooler.config.loading import RESERVED_DATABASE
 from pooler.console.answers import Answer, ConsoleError
-from pooler.console.grammar import Command
+from pooler.console.grammar import Command, invalid
 from pooler.console.rows import Argument, Console, Row
 
 MAX_ID = 0x7FFFFFFF
@@ -50,6 +50,16 @@ async def _pause(console: Console, command: Command) -> Answer:
 async def _unpause(console: Console, command: Command) -> None:
     """Whoever gives up waiting for PAUSE does not leave everybody else waiting."""
     await console.ask_master("state", verb="RESUME", database=command.argument)
+
+
+async def _suspend(console: Console, command: Command) -> Answer:
+    if command.argument:
+        raise invalid(f"SUSPEND {command.argument}")
+    await change_state(console, "SUSPEND", "")
+    outcomes = await console.wait_for_workers("until_suspended", database="")
+    if "resumed" in outcomes:
+        raise ConsoleError("SUSPEND was ended by RESUME")
+    return Answer("SUSPEND")
 
 
 async def _resume(console: Console, command: Command) -> Answer:
@@ -99,6 +109,7 @@ async def _disable(console: Console, command: Command) -> Answer:
 PAUSES: Mapping[str, Row] = MappingProxyType(
     {
         "PAUSE": Row(_pause, argument=Argument.OPTIONAL, undo=_unpause),
+        "SUSPEND": Row(_suspend),
         "RESUME": Row(_resume, argument=Argument.OPTIONAL),
         "KILL": Row(_kill, argument=Argument.OPTIONAL),
         "KILL_CLIENT": Row(_kill_client, argument=Argument.OPTIONAL),

@@ -144,6 +144,7 @@ class Console:
     def _on_reload(self, message: BusMessage) -> None:
         self._config = unpack(message.fds[0])
         log.follow(message.payload)
+        self._check_abandoned()
         number = message.payload.get("number")
         self._start.bus.send(MASTER, "reloaded", {"number": number})
 
@@ -242,3 +243,9 @@ class Console:
             await self._loop.sock_sendall(sock, end.farewell)
         finally:
             del self._sessions[pid]
+            self._check_abandoned()
+
+    def _check_abandoned(self) -> None:
+        """Who has said SUSPEND and is gone cannot say RESUME, and nobody gets in."""
+        if self._config.state.suspended and not self._sessions:
+            self._start.bus.send(MASTER, "abandoned", {})

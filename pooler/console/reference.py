@@ -94,7 +94,11 @@ _TEXTS: Mapping[str, str] = {
     "STATS": "Totals and averages of each database; times are microseconds.",
     "STATS_AVERAGES": "The averages alone, of the last `stats_period`.",
     "STATS_TOTALS": "The totals alone.",
-    "SUSPEND": "Buffers are flushed and nothing is read until RESUME.",
+    "SUSPEND": "Nothing is read any more, and nobody let in; answers when all that was"
+    " read is sent (`suspend_timeout`). RESUME ends it, and so does the end of the last"
+    " session of the console.",
+    "TAKEOVER": "Ours: what `pooler -R` says, with the place where it waits for the"
+    " listening sockets.",
     "TOTALS": "Totals and averages over all databases, one a row.",
     "USERS": "Every user that has limits or connections of its own.",
     "VERSION": "PgBouncer's version that this console is like, and our own.",

@@ -51,14 +51,13 @@ async def _show_version(console: Console, command: Command) -> Answer:
 
 
 async def _show_state(console: Console, command: Command) -> Answer:
-    paused = console.config.state.paused
-    return shown(
-        [
-            ("active", "no" if paused else "yes"),
-            ("paused", "yes" if paused else "no"),
-            ("suspended", "no"),
-        ]
-    )
+    state = console.config.state
+    rows = {
+        "active": not (state.paused or state.suspended),
+        "paused": state.paused,
+        "suspended": state.suspended,
+    }
+    return shown([(name, "yes" if is_so else "no") for name, is_so in rows.items()])
 
 
 async def _show_config(console: Console, command: Command) -> Answer:

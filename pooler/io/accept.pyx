@@ -57,6 +57,7 @@ cdef ListenerConn *open_listener(
     listener.conn.transport = &PLAIN
     listener.conn.fd = fd
     listener.conn.kind = KIND_LISTENER
+    listener.conn.suspended = L.suspended
     listener.shared = shared
     listener.coming = coming
     keep_spare()
@@ -106,6 +107,7 @@ cdef int add_client(Loop *L, int fd, const sockaddr_storage *peer) noexcept nogi
     cc.conn.transport = &PLAIN
     cc.conn.fd = fd
     cc.conn.kind = KIND_CLIENT
+    cc.conn.suspended = L.suspended
     client_begin(&cc.session, &L.relay.wheel, cc)
     note_peer(&cc.peer, peer)
     cc.id = take_id(L)

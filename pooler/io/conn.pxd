@@ -64,6 +64,7 @@ cdef struct Conn:
     uint8_t kind
     uint8_t watched  # WatchBit; 0: nothing is reported
     bint crowded  # watched with those who log in while many do
+    bint suspended  # nothing of it is read (``io.suspend``)
     bint waits  # is on the loop's list of those that have more
     uint32_t slot
     Conn *next_waiting
@@ -218,6 +219,7 @@ cdef struct Loop:  # one per worker
     int *ready_fds  # own: EVENTS_PER_TURN descriptors of Python that are ready
     uint32_t *ready_masks
     uint32_t ready_count
+    bint suspended  # nothing new is read, and no time is up
     uint32_t client_count
     uint32_t uncounted_count  # of these, not on the board
     uint32_t login_count

@@ -40,6 +40,9 @@ from pooler.io.poll cimport (
 )
 from pooler.io.spread cimport spread_count
 from pooler.io.stats cimport loop_counters, peer_name, pool_counters
+from pooler.io.suspend cimport (
+    close_unflushed, count_unflushed, loop_resume, loop_suspend, spare_pool,
+)
 from pooler.io.syscalls cimport ENOMEM, sys_now_us, sys_peer_pid, sys_peer_uid
 from pooler.io.tls cimport tls_begin, tls_error, tls_facts, tls_has_come
 from pooler.io.tls_context cimport (
@@ -673,6 +676,32 @@ cdef class Engine:
         """
         loop_now(&self.loop)
         return send_clients_away(&self.loop, most, idle_only)
+
+    # ------------------------------------------------------------ SUSPEND
+
+    def suspend(self, spared):
+        """Read nothing, accept nobody; connections of the pools ``spared`` go on.
+
+        Idempotent: those of further pools go on then. No deadline comes.
+        """
+        cdef uint32_t pool_id
+        loop_suspend(&self.loop)
+        for pool_id in spared:
+            spare_pool(&self.loop, self.pool(pool_id))
+
+    def resume(self):
+        """Read and accept again. Times that are up by now count at the next turn."""
+        loop_resume(&self.loop)
+
+    def unflushed(self):
+        """How many that rest have not taken yet what they were sent."""
+        return count_unflushed(&self.loop)
+
+    def close_unflushed(self):
+        """Close these, and who waits for them (``suspend_timeout``)."""
+        loop_now(&self.loop)
+        close_unflushed(&self.loop)
+
     # ------------------------------------------------------------ lists
 
     def take_id(self):

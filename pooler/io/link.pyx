@@ -78,6 +78,7 @@ cdef ServerConn *link_becomes_server(Loop *L, LinkConn *link) noexcept nogil:
         return NULL
     sc.conn.kind = KIND_SERVER
     conn_replace(L, &link.conn, &sc.conn)
+    sc.conn.suspended = L.suspended
     watch(L, &sc.conn, WATCH_READ)
     server_begin(&sc.session, &L.relay.wheel, sc)
     L.link_count -= 1

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The loop; see ``loop.pxd``."""
 
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport UINT64_MAX, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
@@ -81,7 +81,8 @@ cdef int loop_turn(Loop *L, int timeout_ms) noexcept nogil:
     for i in range(n):
         if events[i].conn != NULL and events[i].conn.kind != KIND_SERVER:
             conn_ready(L, &events[i])
-    deadlines_ready(L)
+    if not L.suspended:
+        deadlines_ready(L)
     output_shrink(&L.relay.to_client)
     output_shrink(&L.relay.to_server)
     output_shrink(&L.records)
@@ -91,7 +92,9 @@ cdef int loop_turn(Loop *L, int timeout_ms) noexcept nogil:
 
 cdef int wait_ms(const Loop *L, uint64_t deadline_us) noexcept nogil:
     """How long the next wait may be."""
-    cdef uint64_t until_us = wheel_wake_us(&L.relay.wheel)
+    cdef uint64_t until_us = (
+        UINT64_MAX if L.suspended else wheel_wake_us(&L.relay.wheel)
+    )
     cdef uint64_t now_us = sys_now_us()
     cdef uint64_t ms
     if deadline_us < until_us:

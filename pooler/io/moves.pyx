@@ -51,6 +51,7 @@ cdef ServerConn *receive_server(
     sc.conn.transport = &PLAIN
     sc.conn.kind = KIND_SERVER
     sc.conn.fd = fd
+    sc.conn.suspended = L.suspended
     if watch(L, &sc.conn, WATCH_READ) < 0:
         sc.conn.fd = -1
         conn_leave(L, &sc.conn)

@@ -61,6 +61,8 @@ cdef int watch(Loop *L, Conn *conn, uint8_t bits) noexcept nogil:
     """Report these and nothing else. No bits: out of epoll, or errors would repeat."""
     cdef epoll_event event
     cdef int op
+    if conn.suspended:
+        bits &= WATCH_WRITE
     if conn.watched == bits:
         return 0
     op = (

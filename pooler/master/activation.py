@@ -73,6 +73,7 @@ def share(sockets: Iterable[socket.socket], workers: int) -> Listeners:
         # Whoever made it removes it.
         None if unix is None else UnixSocket(unix, None, None),
         tuple(one for one in shared if one is not unix),
+        is_own=False,
     )
 
 

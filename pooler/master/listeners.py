@@ -18,7 +18,7 @@ import stat
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 from pooler import log
 from pooler.errors import ConfigError
@@ -72,6 +72,8 @@ class Listeners:
     unix: UnixSocket | None
     # Further ones that all workers watch: from a service manager.
     shared: tuple[socket.socket, ...] = ()
+    # Not a service manager's, who would give them to the next one as well.
+    is_own: bool = True
 
     @property
     def unix_listener(self) -> socket.socket | None:
@@ -102,6 +104,26 @@ class Listeners:
             self.unix.listener.close()
 
 
+class Inherited(Protocol):
+    """Sockets of a pooler that runs; what is taken from here is the caller's."""
+
+    def tcp(self, address: Address, workers: int) -> list[list[socket.socket]] | None:
+        """Those of an address, for each worker; None: there are none."""
+
+    def unix(self) -> UnixSocket | None:
+        """The Unix socket."""
+
+
+class _Nothing:
+    """Nobody runs."""
+
+    def tcp(self, address: Address, workers: int) -> list[list[socket.socket]] | None:
+        return None
+
+    def unix(self) -> UnixSocket | None:
+        return None
+
+
 def open_listeners(
     *,
     listen_addr: Sequence[str],
@@ -112,17 +134,21 @@ def open_listeners(
     unix_socket_dir: str = "",
     unix_socket_mode: int = 0o777,
     unix_socket_group: str = "",
+    inherited: Inherited | None = None,
 ) -> Listeners:
     """Bind and listen everywhere, or raise ConfigError and leave nothing behind.
 
-    ``share_port``: beside other poolers of the same user (``so_reuseport``).
+    ``share_port``: beside other poolers of the same user (``so_reuseport``). What is
+    ``inherited`` is bound already.
     """
+    inherited = inherited or _Nothing()
     with contextlib.ExitStack() as undo:
-        unix = None
-        if unix_socket_dir:
+        unix = inherited.unix()
+        if unix is None and unix_socket_dir:
             unix = _bind_unix(
                 unix_socket_dir, listen_port, unix_socket_mode, unix_socket_group
             )
+        if unix is not None:
             undo.callback(unix.listener.close)
             undo.callback(unix.remove)
         rows: list[list[socket.socket]] = [[] for _ in range(workers)]
@@ -130,15 +156,17 @@ def open_listeners(
         missing = []
         for address in _resolve(listen_addr, listen_port):
             try:
-                group = _bind_tcp(address, workers, share_port)
+                group = inherited.tcp(address, workers)
+                group = group or _bind_tcp(address, workers, share_port)
             except OSError as error:
                 if error.errno not in _NOT_HERE:
                     _refuse(address, error)
                 missing.append(f"{address}: {error.strerror}")
                 continue
-            for row, listener in zip(rows, group, strict=True):
-                undo.callback(listener.close)
-                row.append(listener)
+            for row, own in zip(rows, group, strict=True):
+                for listener in own:
+                    undo.callback(listener.close)
+                row += own
             bound.append(address)
         for text in missing:
             log.write(log.WARNING, f"cannot listen on {text}")
@@ -155,11 +183,11 @@ def open_listeners(
 def _listen(listeners: Listeners, addresses: Iterable[Address], backlog: int) -> None:
     # Slot by slot, so that the kernel's SO_REUSEPORT group is in slot order.
     for group in listeners.tcp:
-        for listener, address in zip(group, addresses, strict=True):
+        for listener in group:
             try:
                 listener.listen(backlog)
             except OSError as error:
-                _refuse(address, error)
+                _refuse(Address(listener.family, listener.getsockname()), error)
     for address in addresses:
         log.write(log.LOG, f"listening on {address}")
     if listeners.unix is not None:
@@ -192,8 +220,10 @@ def _resolve_one(name: str, port: int) -> list[Address]:
     return [Address(family, sockaddr) for family, _, _, _, sockaddr in found]
 
 
-def _bind_tcp(address: Address, workers: int, shared: bool) -> list[socket.socket]:
-    """Return one bound socket per worker; OSError leaves none open."""
+def _bind_tcp(
+    address: Address, workers: int, shared: bool
+) -> list[list[socket.socket]]:
+    """Return one bound socket for each worker; OSError leaves none open."""
     if not shared:
         # SO_REUSEPORT lets processes of one user share a port in silence, and half the
         # clients would reach an old pooler. Without it the kernel tells of a listener.
@@ -205,7 +235,7 @@ def _bind_tcp(address: Address, workers: int, shared: bool) -> list[socket.socke
             listener = undo.enter_context(_tcp_socket(address.family))
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             listener.bind(address.sockaddr)
-            group.append(listener)
+            group.append([listener])
         undo.pop_all()
     return group
 
@@ -320,5 +350,7 @@ def _inode(path: Path) -> tuple[int, int]:
 def _unix_name(unix: UnixSocket) -> str:
     if unix.path is not None:
         return f"unix:{unix.path}"
-    raw: bytes = unix.listener.getsockname()
-    return f"unix:@{os.fsdecode(raw[1:])}"
+    name = unix.listener.getsockname()
+    if isinstance(name, str):  # of a file that is not ours
+        return f"unix:{name}"
+    return f"unix:@{os.fsdecode(name[1:])}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from pooler import log
@@ -31,13 +32,12 @@ class PidFile:
         """Write our pid to ``path``; ConfigError when another pooler holds it."""
         check(path)
         own = cls(Path(path))
-        try:
-            own._write()
-        except OSError as error:
-            raise _error(
-                f"{path}: could not write pid file: {error.strerror}"
-            ) from error
+        own._write(os.link)
         return own
+
+    def replace(self) -> None:
+        """Put our pid in the place of that of the pooler whose place we take."""
+        self._write(os.rename)
 
     def remove(self) -> None:
         """Remove the file if this process wrote it and it still says so."""
@@ -47,18 +47,22 @@ class PidFile:
             if _read(self._path) == self._pid:
                 self._path.unlink()
 
-    def _write(self) -> None:
+    def _write(self, place: Callable[[Path, Path], None]) -> None:
         aside = self._path.with_name(f"{self._path.name}.{self._pid}")
-        with contextlib.suppress(FileNotFoundError):
-            aside.unlink()
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        fd = os.open(aside, flags, MODE)
         try:
-            os.write(fd, b"%d\n" % self._pid)
-            os.link(aside, self._path)
-        finally:
-            os.close(fd)
-            aside.unlink()
+            aside.unlink(missing_ok=True)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            fd = os.open(aside, flags, MODE)
+            try:
+                os.write(fd, b"%d\n" % self._pid)
+                place(aside, self._path)
+            finally:
+                os.close(fd)
+                aside.unlink(missing_ok=True)
+        except OSError as error:
+            raise _error(
+                f"{self._path}: could not write pid file: {error.strerror}"
+            ) from error
 
 
 def check(path: str | Path) -> None:

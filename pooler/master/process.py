@@ -49,9 +49,11 @@ from pooler.ipc.worker_start import (
 from pooler.master import activation, dumpable, listeners, rlimit
 from pooler.master.children import Child, Pipe, Slot, name_process
 from pooler.master.cover import Cover
+from pooler.master.inheritance import Inheritance
 from pooler.master.pidfile import PidFile
 from pooler.master.rollout import Rollouts
 from pooler.master.service import Service
+from pooler.master.succession import Succession
 from pooler.master.wards import Wards
 from pooler.master.wishes import DRAINS, Drain, Wishes
 
@@ -77,7 +79,7 @@ USR1_TEXTS = (
     "got SIGUSR1, but already paused/suspended",
 )
 USR2_TEXTS = (
-    "got SIGUSR2, continuing from PAUSE",
+    "got SIGUSR2, continuing from {}",
     "got SIGUSR2, but not paused/suspended",
 )
 
@@ -118,11 +120,14 @@ class Master:
         load: Callable[[str], Config] = loading.load,
         verbose: int = 0,
         timing: Timing = Timing(),
+        inheritance: Inheritance | None = None,
     ) -> None:
         """Make what the processes share; nothing listens yet.
 
         ``verbose`` is what the command line asked for; a reload does not go below.
+        ``inheritance``: of the pooler whose place this one takes.
         """
+        self._inheritance = inheritance
         self._config = config
         self._mock_key = os.urandom(32)
         self._worker_main = worker_main
@@ -154,7 +159,19 @@ class Master:
         self._life = Pipe.open()
         self._signals = SignalPipe()
         self._listeners: listeners.Listeners | None = None
-        self._handlers: dict[signal.Signals, Callable[[], None]] = {
+        self._wishes = Wishes(self, self._bus)
+        self._succession = Succession(self, self._bus, self._slots)
+        self._handlers = self._handlers_of_signals()
+        self._messages: dict[str, Callable[[BusMessage], None]] = {
+            "reloaded": self._on_reloaded,
+            **self._wards.messages,
+            "leaving": lambda _: None,  # only to be looked at now
+            **self._wishes.messages,
+            **self._succession.messages,
+        }
+
+    def _handlers_of_signals(self) -> dict[signal.Signals, Callable[[], None]]:
+        return {
             signal.SIGTERM: self._on_sigterm,
             signal.SIGINT: self._on_sigint,
             signal.SIGQUIT: self._on_sigquit,
@@ -162,12 +179,6 @@ class Master:
             signal.SIGUSR1: self._on_sigusr1,
             signal.SIGUSR2: self._on_sigusr2,
             signal.SIGCHLD: self._reap,
-        }
-        self._messages: dict[str, Callable[[BusMessage], None]] = {
-            "reloaded": self._on_reloaded,
-            **self._wards.messages,
-            "leaving": lambda _: None,  # only to be looked at now
-            **Wishes(self, self._bus).messages,
         }
 
     @property
@@ -222,6 +233,7 @@ class Master:
             unix_socket_dir=settings.unix_socket_dir,
             unix_socket_mode=settings.unix_socket_mode,
             unix_socket_group=settings.unix_socket_group,
+            inherited=self._inheritance,
         )
 
     def leave_signals(self) -> None:
@@ -254,7 +266,9 @@ class Master:
             cleanup.callback(self._signals.ignore)
             cleanup.callback(self.release)
             if settings.pidfile:
-                cleanup.callback(PidFile.acquire(settings.pidfile).remove)
+                old = self._inheritance
+                claim = PidFile.acquire if old is None else old.pidfile
+                cleanup.callback(claim(settings.pidfile).remove)
             rlimit.raise_file_limit(
                 settings.max_client_conn,
                 settings.default_pool_size * max(1, len(self._config.databases)),
@@ -285,6 +299,8 @@ class Master:
                     self._on_ready_fd(slot.child)
             if self._bus.fileno(MASTER) in ready:
                 self._read_inbox()
+            if self._succession.fileno() in ready:
+                self._succession.on_ready()
             self._on_time(time.monotonic())
         if self._farewell:
             log.write(log.LOG, self._farewell)
@@ -297,9 +313,12 @@ class Master:
         for slot in self._children:
             if slot.child is not None and slot.child.ready_fd is not None:
                 poll.register(slot.child.ready_fd, select.POLLIN)
+        heir = self._succession.fileno()
+        if heir is not None:
+            poll.register(heir, select.POLLIN)
         deadlines = [slot.restart_at_s for slot in self._children]
         deadlines += [self._kill_at_s, self._rollouts.due_s, self._service.due_s]
-        deadlines += [self._cover.due_s(), self._wards.due_s]
+        deadlines += [self._cover.due_s(), self._wards.due_s, self._succession.due_s]
         due_s = min((at for at in deadlines if at is not None), default=None)
         if due_s is None:
             timeout_ms = None
@@ -311,6 +330,7 @@ class Master:
     def _on_time(self, now_s: float) -> None:
         self._rollouts.on_time(now_s)
         self._wards.on_time(now_s)
+        self._succession.on_time(now_s)
         self._service.on_time(now_s, self._slots)
         self._cover.on_time(
             now_s,
@@ -418,6 +438,9 @@ class Master:
                 os.close(other.child.ready_fd)
         self.listeners.close_other_slots(slot.index)
         self._wards.forget()
+        self._succession.forget()
+        if self._inheritance is not None:
+            self._inheritance.leave()
         self._doors.claim(slot.index)
 
     def _worker_start(self, slot: Slot, ready: Pipe) -> WorkerStart:
@@ -463,6 +486,8 @@ class Master:
             slot.child is not None and slot.child.ready for slot in self._children
         ):
             self._was_up = True
+            if self._inheritance is not None and not self._enter(self._inheritance):
+                return
             log.write(
                 log.LOG,
                 f"process up: pooler {__version__}, workers {self._workers},"
@@ -470,6 +495,18 @@ class Master:
             )
             self._service.up()
             self._on_up()
+
+    def _enter(self, inheritance: Inheritance) -> bool:
+        """Take the place of the old pooler for good; False: it keeps it."""
+        try:
+            unix = inheritance.enter()
+        except ConfigError as error:
+            log.write(log.FATAL, str(error))
+            self._exit_code = 1
+            self.stop()
+            return False
+        self._listeners = dataclasses.replace(self.listeners, unix=unix)
+        return True
 
     def _reap(self) -> None:
         """Collect every dead child; as PID 1 there are others than ours."""
@@ -488,10 +525,13 @@ class Master:
         # Its last byte may still be in the pipe when the death is seen first.
         self._on_ready_fd(worker)
         slot.child = None
-        if slot is not self._console:
+        if slot is self._console:
+            self._wishes.abandoned()
+        else:
             self._read_inbox()  # what it had to say
             self._wards.died(slot.index, expected=code == 0)
             self._board.clear(slot.index)
+            self._succession.gone(slot.index)
         self._rollouts.gone(slot.index)
         level = log.WARNING
         if self._phase is not Phase.RUNNING:
@@ -607,7 +647,8 @@ class Master:
         except StateError:
             log.write(log.LOG, already)
             return
-        log.write(log.LOG, done)
+        was = "SUSPEND" if self._config.state.suspended else "PAUSE"
+        log.write(log.LOG, done.format(was))
         self.change_state(state, _nothing)
 
     # The end
@@ -619,6 +660,11 @@ class Master:
             return
         drain = next(one for one in DRAINS.values() if one.signum == signum)
         log.write(log.LOG, f"got {signum.name}, shutting down, {drain.wait}")
+        if self._config.state.suspended:
+            log.write(log.FATAL, "suspend was in progress, going down immediately")
+            self._exit_code = 1
+            self.stop()
+            return
         self.drain(drain)
 
     def drain(self, drain: Drain) -> None:
@@ -628,10 +674,23 @@ class Master:
         self._farewell = drain.farewell
         self._no_more_births()
         self.listeners.close_tcp()
+        if not self.listeners.is_own:
+            self._succession.step_down(drain.signum)
+            return
         for slot in self._slots:
             if slot.child is not None:
                 self._bus.send(slot.index, "ending", {})
                 os.kill(slot.child.pid, drain.signum)
+
+    def abdicate(self) -> None:
+        """Another pooler serves: the end begins, and sockets and files are its own."""
+        drain = DRAINS["WAIT_FOR_CLIENTS"]
+        self._phase = Phase.DRAINING
+        self._service.stopping(drain.wait)
+        self._farewell = drain.farewell
+        self._no_more_births()
+        self.listeners.close()
+        self._listeners = dataclasses.replace(self.listeners, unix=None)
 
     def stop(self) -> None:
         """End at once: SIGQUIT to the workers now, SIGKILL when that does not help."""

@@ -78,6 +78,7 @@ class Wishes:
             "set": self._set,
             "shutdown": self._shut_down,
             "state": self._change_state,
+            "abandoned": lambda _: self.abandoned(),
         }
 
     def _reload(self, message: BusMessage) -> None:
@@ -101,13 +102,23 @@ class Wishes:
         verb, name = (str(message.payload.get(key)) for key in ("verb", "database"))
         log.write(log.LOG, issued(verb, name))
         try:
-            if verb == "RESUME" and self._pooler.is_ending:
+            if verb in ("RESUME", "SUSPEND") and self._pooler.is_ending:
                 raise StateError("pooler is shutting down")
             state = changed(self._pooler.config.state, verb, name)
         except StateError as error:
             self._done(message, str(error))
             return
         self._pooler.change_state(state, lambda: self._done(message))
+
+    def abandoned(self) -> None:
+        """Nobody is at the console any more, who could say RESUME behind SUSPEND."""
+        if self._pooler.config.state.suspended:
+            log.write(log.LOG, "admin disappeared when suspended, doing RESUME")
+            self._resume()
+
+    def _resume(self) -> None:
+        state = changed(self._pooler.config.state, "RESUME", "")
+        self._pooler.change_state(state, lambda: None)
 
     def _shut_down(self, message: BusMessage) -> None:
         log.write(log.LOG, "SHUTDOWN command issued")
@@ -117,6 +128,8 @@ class Wishes:
         elif self._pooler.is_ending:
             self._done(message, "pooler is shutting down")
         else:
+            if self._pooler.config.state.suspended:
+                self._resume()  # who is not read never leaves
             self._pooler.drain(DRAINS[how])
             self._done(message)
 

@@ -76,6 +76,7 @@ class Listening:
         self._start = start
         self._handles: list[int] = []
         self._stopped = False
+        self._door_is_open = False  # though we take nobody else
         # By the slot whose sockets they are.
         self._for_others: dict[int, list[int]] = {}
 
@@ -121,6 +122,19 @@ class Listening:
             listener.close()
         self._for_others.clear()
         self._start.bus.send(MASTER, "leaving", {})
+
+    def take_none(self) -> None:
+        """Take nobody but whom other workers have passed on already."""
+        door = self._handles.pop() if self._start.doors is not None else None
+        self.stop()
+        if door is not None:
+            self._handles.append(door)
+            self._door_is_open = True
+
+    def is_awaited(self) -> bool:
+        """Whether somebody is on the way to us, with nobody else to go to."""
+        board, slot = self._start.board, self._start.slot
+        return self._door_is_open and board.get(slot, "coming") != 0
 
     def only_refuse(self) -> None:
         """Go on at the Unix socket alone: who comes there is told that we end."""

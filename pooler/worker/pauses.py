@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""PAUSE, RESUME, KILL and WAIT_CLOSE in one worker. Worker layer, cold.
+"""PAUSE, SUSPEND, RESUME, KILL and WAIT_CLOSE in one worker. Worker layer, cold.
 
 What is paused is part of the configuration (``RunState``), so a reload does not undo it
 and a successor is born with it. Here pools follow it, and who has asked waits until
@@ -17,6 +17,7 @@ from pooler.login import packets
 from pooler.session.records import CloseReason
 from pooler.worker.pool import Pool
 from pooler.worker.pools import Pools
+from pooler.worker.suspension import Suspension
 
 
 class Pauses:
@@ -25,10 +26,12 @@ class Pauses:
     def __init__(self, engine: Engine, pools: Pools) -> None:
         self._engine = engine
         self._pools = pools
+        self._suspension = Suspension(engine, pools)
         self._waiting: list[tuple[Callable[[], str], asyncio.Future[str]]] = []
 
     def apply(self) -> None:
         """Pause the pools that are to be paused by now, and let the others go."""
+        self._suspension.apply()
         for pool in self._pools.all():
             self._pools.hold(pool)
             if not self._pools.config.state.holds(pool.database.name):
@@ -75,8 +78,16 @@ class Pauses:
 
         return await self._until(outcome)
 
+    async def until_suspended(self, database: str) -> str:
+        """Return "gone" when all that was read here has been sent.
+
+        Or "resumed" if that is not wanted any more. ``database``: "", it is all of it.
+        """
+        return await self._until(self._suspension.outcome)
+
     def check(self) -> None:
         """Something has happened to servers: whoever waits for it may be told."""
+        self._suspension.on_time()
         if not self._waiting:
             return
         still = []

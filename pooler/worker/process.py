@@ -28,6 +28,7 @@ from pooler.ipc.bus import MASTER, BusMessage
 from pooler.ipc.outbox import Outbox
 from pooler.ipc.signals import ENDS, SignalPipe
 from pooler.ipc.worker_start import EXIT_BOOT_FAILURE, EXIT_OK, READY, WorkerStart
+from pooler.session.records import CloseReason
 from pooler.worker.accounts import Accounts
 from pooler.worker.admission import Admission
 from pooler.worker.cancel import Cancels
@@ -160,6 +161,7 @@ class Worker:
             **self._handover.messages,
             **self._totals.messages,
             "ending": self._on_ending,
+            "take_none": self._on_take_none,
             "stand_in": self._listening.stand_in,
             "stand_down": self._listening.stand_down,
         }
@@ -206,6 +208,7 @@ class Worker:
         loop.add_reader(start.master_fd, self._on_master_gone)
         loop.add_reader(start.bus.fileno(start.slot), self._on_bus)
         self._listening.begin()
+        self._pauses.apply()
         self._beat()
         gc.collect()
         gc.freeze()
@@ -335,12 +338,22 @@ class Worker:
         self._admission.close()
         self._listening.only_refuse()
 
+    def _on_take_none(self, message: BusMessage) -> None:
+        """Another pooler has our place, or is to have it: the end follows soon."""
+        self._listening.take_none()
+        for pool in self._pools.all():
+            if pool.is_console and message.payload.get("end_consoles"):
+                self._engine.pool_kill(pool.pool_id, CloseReason.CLOSE_SHUTDOWN)
+        self._start.bus.send(MASTER, "takes_none", {})
+
     def leave_after_clients(self) -> None:
         """SIGTERM: take no new clients, end with the last one that is here."""
         self._listening_ends()
         if self._leaving is None:
             self._hurry_later()
-        self._leaving = lambda: self._clients_left() == 0
+        self._leaving = lambda: (
+            self._clients_left() == 0 and not self._listening.is_awaited()
+        )
         self._engine.tell_closes()
         self._check_leaving()
 
@@ -377,7 +390,9 @@ class Worker:
         """SIGINT: let transactions end, then go."""
         self._listening_ends()
         self._pools.retire()
-        self._leaving = lambda: self._engine.counters()["servers"] == 0
+        self._leaving = lambda: (
+            self._engine.counters()["servers"] == 0 and not self._listening.is_awaited()
+        )
         self._check_leaving()
 
     def leave_now(self) -> None:

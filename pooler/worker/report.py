@@ -66,6 +66,7 @@ class Reports:
         self._waits: Mapping[str, Callable[[str], Awaitable[str]]] = {
             "until_paused": pauses.until_paused,
             "until_closed": pauses.until_closed,
+            "until_suspended": pauses.until_suspended,
         }
 
     def asked(self, message: BusMessage) -> None:

@@ -16,6 +16,7 @@ import pytest
 
 from pooler.demo.postgres import Postgres
 from tests.integration.harness import HOST, Pooler, is_alive, wait_until
+from tests.integration.visitors import Visitors
 
 # As the manager starts a service with sockets: descriptors 3 …, and who they are for.
 ACTIVATE = """
@@ -202,6 +203,44 @@ def test_sockets_of_the_manager(
         with socket.create_connection(single.getsockname(), 5):
             pass
     finally:
+        pooler.finish()
+        for one in sockets:
+            one.close()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_restart_refuses_nobody(
+    postgres: Postgres, directory: Path, workers: int
+) -> None:
+    """systemctl restart, by the unit's SIGINT and by SIGTERM, under visitors."""
+    path = directory / "unix"
+    sockets = [listening((HOST, 0)), listening(str(path), socket.AF_UNIX)]
+    numbers = [one.fileno() for one in sockets]
+    pooler = Pooler(
+        directory,
+        postgres.port,
+        settings={"workers": workers},
+        program=(sys.executable, "-c", ACTIVATE, ",".join(map(str, numbers))),
+        pass_fds=tuple(numbers),
+    )
+    visitors = None
+    try:
+        pooler.start()
+        visitors = Visitors(sockets[0].getsockname()[1], path)
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            visitors.wait_for(30)
+            assert (visitors.lost, visitors.told) == ([], [])
+            assert pooler.stop(signum) == 0
+            pooler.log_path.unlink()
+            pooler.start()
+        visitors.wait_for(30)
+        visitors.stop()
+        assert visitors.lost == []
+        # SIGINT sends away who is connected, and says so.
+        assert set(visitors.told) <= {"57P01"}
+    finally:
+        if visitors is not None:
+            visitors.stop()
         pooler.finish()
         for one in sockets:
             one.close()

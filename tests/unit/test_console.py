@@ -690,6 +690,8 @@ def test_commands_of_the_console_are_counted() -> None:
         ("pause", [("state", "PAUSE", ""), ("until_paused", "")]),
         ("pause a", [("state", "PAUSE", "a"), ("until_paused", "a")]),
         ("resume", [("state", "RESUME", "")]),
+        ("suspend", [("state", "SUSPEND", ""), ("until_suspended", "")]),
+        ("takeover x", [("takeover", "x")]),
         ("RESUME a", [("state", "RESUME", "a")]),
         ("kill a", [("state", "KILL", "a"), ("kill", "a")]),
         ("disable a", [("state", "DISABLE", "a")]),
@@ -716,6 +718,8 @@ def test_what_a_command_asks_for(text: str, asked: list[tuple[str, ...]]) -> Non
         ("resume b", "no such database: b"),
         ("kill b", "no such database: b"),
         ("wait_close b", "no such database: b"),
+        ("suspend a", "invalid command 'SUSPEND a', use SHOW HELP;"),
+        ("takeover", "invalid command 'TAKEOVER', use SHOW HELP;"),
         ("kill", "a database is required"),
         ("disable", "a database is required"),
         ("kill_client", "invalid client pointer supplied"),
@@ -769,6 +773,9 @@ def test_a_pause_that_somebody_ends() -> None:
     talk.console.answers["until_paused"] = ["gone", "resumed"]
     kind, body = talk.query("pause")[0]
     assert (kind, packets.read_report(body)["M"]) == (b"E", "PAUSE was ended by RESUME")
+    talk.console.answers["until_suspended"] = ["gone", "resumed"]
+    kind, body = talk.query("suspend")[0]
+    assert packets.read_report(body)["M"] == "SUSPEND was ended by RESUME"
 
 
 # Values

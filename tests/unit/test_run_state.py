@@ -21,6 +21,9 @@ def test_each_command_changes_its_part() -> None:
     assert run("PAUSE") == RunState(paused=True)
     assert run("PAUSE", "RESUME") == RunState()
     assert run("PAUSE a", "KILL b").paused_databases == {"a", "b"}
+    assert run("SUSPEND") == RunState(suspended=True)
+    assert run("SUSPEND", "RESUME") == RunState()
+    assert run("DISABLE a", "SUSPEND").disabled == {"a"}
     assert run("PAUSE a", "PAUSE a", "RESUME a") == RunState()
     assert run("KILL a", "RESUME a") == RunState()
     assert run("DISABLE a", "PAUSE", "RESUME").disabled == {"a"}
@@ -31,6 +34,7 @@ def test_who_is_held() -> None:
     assert run("PAUSE").holds("a")
     assert run("PAUSE a").holds("a")
     assert not run("PAUSE a").holds("b")
+    assert not run("SUSPEND").holds("a")
     assert run("PAUSE a", "PAUSE", "RESUME").holds("a")
 
 
@@ -42,6 +46,12 @@ def test_who_is_held() -> None:
         (["PAUSE", "KILL a"], "already suspended/paused"),
         (["RESUME"], "pooler is not paused/suspended"),
         (["PAUSE a", "RESUME"], "pooler is not paused/suspended"),
+        (["PAUSE", "SUSPEND"], "already suspended/paused"),
+        (["SUSPEND", "SUSPEND"], "already suspended/paused"),
+        (["SUSPEND", "PAUSE"], "already suspended/paused"),
+        (["SUSPEND", "PAUSE a"], "already suspended/paused"),
+        (["SUSPEND", "KILL a"], "already suspended/paused"),
+        (["PAUSE a", "SUSPEND"], "cannot suspend with paused databases"),
         (["RESUME a"], "database a is not paused"),
         (["PAUSE", "RESUME a"], "database a is not paused"),
     ],

@@ -191,7 +191,7 @@ BUILT_MAIN = """
 application_name_add_host login_notify_message
 autodb_idle_timeout pool_idle_timeout
 client_idle_timeout idle_transaction_timeout query_timeout query_wait_notify
-server_idle_timeout server_lifetime transaction_timeout
+server_idle_timeout server_lifetime transaction_timeout suspend_timeout
 spread_clients worker_stuck_timeout shutdown_rate shutdown_timeout
 tcp_defer_accept tcp_keepcnt tcp_keepidle tcp_keepintvl tcp_socket_buffer
 tcp_user_timeout

@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: MIT
+"""-R: a new pooler takes the place of a running one, and nobody is refused."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from pooler.demo.postgres import Postgres
+from tests.integration.harness import ENVIRONMENT, HOST, Pooler, wait_until
+from tests.integration.visitors import Visitors
+from tests.wire_client import TERMINATE, query
+
+Start = Callable[..., Pooler]
+
+
+@pytest.fixture
+def directory() -> Iterator[Path]:
+    # pytest's own directories can be too long for a Unix socket.
+    with tempfile.TemporaryDirectory() as made:
+        yield Path(made)
+
+
+@pytest.fixture
+def start(postgres: Postgres, directory: Path) -> Iterator[Start]:
+    """Start poolers one after the other at the same place, each with its own log."""
+    made: list[Pooler] = []
+
+    def make(*arguments: str, **settings: object) -> Pooler:
+        own = directory / str(len(made))
+        own.mkdir()
+        pooler = Pooler(
+            own,
+            postgres.port,
+            settings={
+                "unix_socket_dir": directory,
+                "pidfile": directory / "pid",
+                "workers": 2,
+                **settings,
+            },
+            program=(sys.executable, "-m", "pooler", *arguments),
+        )
+        if made:
+            pooler.port = made[0].port
+        made.append(pooler)
+        return pooler.start()
+
+    yield make
+    for pooler in made:
+        pooler.finish()
+
+
+def unix_path(pooler: Pooler) -> Path:
+    return Path(str(pooler.settings["unix_socket_dir"])) / f".s.PGSQL.{pooler.port}"
+
+
+def test_three_times_in_a_row_nobody_is_refused(start: Start) -> None:
+    old = start()
+    visitors = Visitors(old.port, unix_path(old))
+    visitors.wait_for(20)
+    with old.client() as stays:
+        stays.ask(query("BEGIN"))
+        first = old
+        for workers in (2, 1, 3):
+            new = start("-R", workers=workers)
+            assert f"taking the place of process {old.pid}" in new.log()
+            old.wait_log(f"process {new.pid} has taken over, waiting for all clients")
+            assert int((first.ini.parent.parent / "pid").read_text()) == new.pid
+            visitors.wait_for(20)
+            if old is not first:
+                assert old.wait() == 0
+            old = new
+        # Who was there goes on with whom it has, to its end.
+        assert stays.value("SELECT 7") == "7"
+        assert not first.has_ended()
+        stays.send(query("COMMIT"), TERMINATE)
+        assert first.wait() == 0
+    assert "client connections dropped, exiting" in first.log()
+    visitors.wait_for(20)
+    visitors.stop()
+    assert (visitors.lost, visitors.told) == ([], [])
+    assert unix_path(old).exists()
+    assert old.stop(signal.SIGINT) == 0
+    assert not unix_path(old).exists()
+    assert not (first.ini.parent.parent / "pid").exists()
+
+
+def refused(pooler: Pooler, *arguments: str) -> str:
+    ended = subprocess.run(
+        [sys.executable, "-m", "pooler", *arguments, "-R", str(pooler.ini)],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        env=ENVIRONMENT,
+        check=False,
+    )
+    assert ended.returncode == 1
+    log = pooler.log()
+    return ended.stderr + log
+
+
+def test_what_fails_changes_nothing(start: Start) -> None:
+    old = start(admin_users="app")
+    with old.client() as client, old.connect("pgbouncer", autocommit=True) as admin:
+
+        def is_as_before() -> bool:
+            with old.client() as another:
+                fine = another.value("SELECT 1") == client.value("SELECT 1") == "1"
+            pid = int(Path(str(old.settings["pidfile"])).read_text())
+            return fine and pid == old.pid and unix_path(old).exists()
+
+        admin.execute("pause")
+        assert "cannot be taken over while paused" in refused(old)
+        admin.execute("resume")
+        assert is_as_before()
+        # The place where the new one waits is another's, or nobody's.
+        for name in ("nobody", "a" * 200):
+            with pytest.raises(Exception, match="nobody waits there"):
+                admin.execute(f'takeover "{name}"')
+        assert is_as_before()
+        # A new one that cannot work.
+        text = old.ini.read_text()
+        old.ini.write_text(text.replace(f"{old.settings['pidfile']}", "/no/pid"))
+        assert "could not write pid file" in refused(old)
+        old.ini.write_text(text)
+        old.wait_log("going on as before")
+        assert is_as_before()
+        # One that does not answer.
+        os.kill(old.pid, signal.SIGSTOP)
+        try:
+            assert "does not answer" in refused(old)
+        finally:
+            os.kill(old.pid, signal.SIGCONT)
+        wait_until(is_as_before, "it goes on")
+
+
+def test_addresses_come_and_go(start: Start) -> None:
+    old = start(listen_addr=HOST)
+    new = start("-R", listen_addr="127.0.0.2", workers=1)
+    assert old.wait() == 0
+    with socket.create_connection(("127.0.0.2", new.port)):
+        pass
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection((HOST, new.port))
+
+
+def test_nobody_to_take_over_from(start: Start) -> None:
+    pooler = start("-R")
+    assert "old process not found, try to continue normally" in pooler.log()
+    assert "cannot reboot if unix dir not configured" in refused_without_unix(pooler)
+
+
+def refused_without_unix(pooler: Pooler) -> str:
+    text = pooler.ini.read_text()
+    pooler.ini.write_text(
+        text.replace(f"unix_socket_dir = {pooler.settings['unix_socket_dir']}", "")
+        + "\nunix_socket_dir =\n"
+    )
+    return refused(pooler)
