@@ -57,8 +57,8 @@ from pooler.tables.server_statements cimport (
     ServerStatement, server_statement_find, server_statement_use,
 )
 from pooler.tables.texts cimport (
-    STATEMENT_PARSE, Statement, TARGET_NONE, schema_count, statement_executes,
-    statement_find, statement_hash, statement_ref, statement_unref,
+    STATEMENT_PARSE, Statement, TARGET_NONE, next_parse, schema_count,
+    statement_executes, statement_find, statement_hash, statement_ref, statement_unref,
 )
 from pooler._wire cimport HEADER_BYTES, load_be32, put_header
 from pooler.session.batch cimport batch_bind, hold_until_settled
@@ -738,8 +738,7 @@ cdef size_t prepare_alone(
         )
         if entry == NULL:
             return 0
-        t.parse_count += 1
-        entry.born = t.parse_count  # no server has been asked: it will be then
+        entry.born = next_parse(t)  # no server has been asked: it will be then
         client_statement_link(c.statements, entry)
         count_client_parse(c.pool)
         count_parse_hit(c.pool)
