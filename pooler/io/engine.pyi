@@ -19,8 +19,11 @@ class Engine:
         recv_bytes: int = ...,
         max_message_bytes: int = ...,
         statement_prefix: bytes = ...,
+        statement_own: bytes = ...,
+        statement_key: bytes = ...,
         schema_cell: memoryview[int] | None = ...,
         id_cell: memoryview[int] | None = ...,
+        parse_cell: memoryview[int] | None = ...,
     ) -> Engine: ...
     def close(self) -> None: ...
     def fileno(self) -> int: ...

@@ -81,6 +81,7 @@ from pooler.tables.params cimport (
     PARAM_VALUE_MAX, ParamSet, params_empty, params_free, params_init, params_track,
     params_unref, params_with,
 )
+from pooler.tables.text_names cimport name_by_text
 from pooler.tables.texts cimport StatementTable, statements_free, statements_init
 from pooler.wire.buffers cimport Queue, queue_reset, queue_size, queue_wipe
 from pooler._wire cimport HELD_MOST_BYTES, limit_rules
@@ -145,16 +146,22 @@ cdef class Engine:
     def __cinit__(
         self, tracked_parameters, *, size_t recv_bytes=131072,
         uint32_t max_message_bytes=0x7FFFFFFF, bytes statement_prefix=b"pooler_",
+        bytes statement_own=b".", bytes statement_key=b"",
         uint32_t[::1] schema_cell=None, uint32_t[::1] id_cell=None,
+        uint64_t[::1] parse_cell=None,
     ):
         """``tracked_parameters``: names of parameters that follow the client.
 
         ``recv_bytes``: the receive buffer; it must take any message that is held until
         it is complete. ``max_message_bytes`` bounds every message, for all engines of
         this process. ``statement_prefix``: what the names of prepared statements on
-        servers begin with, no other worker's being the same. ``schema_cell``: one
-        number that all workers share, of the changes that they have seen; ``id_cell``
-        likewise, the last id that a connection has got. They are lent until ``close``.
+        servers begin with. ``statement_key``: 16 random bytes that all workers have and
+        nobody else, so that they call the same text alike; ``statement_own``: what
+        stands behind the prefix where a name shall be of this worker alone, with a dot.
+        Without a key no other worker's prefix may be the same. ``schema_cell``: one
+        number that all workers share, of the changes that they have seen; likewise
+        ``id_cell``, the last id that a connection has got, and ``parse_cell``, the last
+        number of a Parse. They are lent until ``close``.
         """
         if recv_bytes < 2 * HELD_MOST_BYTES:
             raise ValueError(
@@ -172,9 +179,16 @@ cdef class Engine:
         statements_init(
             &self.loop.relay.statements, &self.loop.relay.params, statement_prefix
         )
+        if statement_key:
+            name_by_text(
+                &self.loop.relay.statements.forms, statement_own, statement_key
+            )
         if schema_cell is not None:
             self.schema_cell = schema_cell
             self.loop.relay.statements.schema_cell = &schema_cell[0]
+        if parse_cell is not None:
+            self.parse_cell = parse_cell
+            self.loop.relay.statements.parse_cell = &parse_cell[0]
         if id_cell is not None:
             self.id_cell = id_cell
             self.loop.ids = &id_cell[0]
@@ -196,6 +210,8 @@ cdef class Engine:
             &self.loop.relay.statements.schema_own
         )
         self.schema_cell = None
+        self.loop.relay.statements.parse_cell = &self.loop.relay.statements.parse_own
+        self.parse_cell = None
         self.loop.ids = &self.loop.own_ids
         self.id_cell = None
         logins_free(&self.loop)

@@ -5,16 +5,17 @@ An anonymous MAP_SHARED mapping made before the fork, so every process sees the
 same memory and nothing has to be cleaned up. Invariant: a row has one writer,
 the worker in that slot (and the master while the slot is empty); sums are made
 by the reader. An aligned 8-byte store is not torn on any CPU we run on, so no
-lock is needed. Behind the rows is a cell that all workers count up, atomically: the
-changes of schemas that they have seen (``statements/schema``), and behind that another,
-the last id that a connection has got. This module knows the layout and nothing about
-its use.
+lock is needed. Behind the rows are cells that all workers count up, atomically: the
+changes of schemas that they have seen (``statements/schema``), the last id that a
+connection has got, and the last number of a Parse (``tables/texts``). This module knows
+the layout and nothing about its use.
 """
 
 from __future__ import annotations
 
 import mmap
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +43,9 @@ COUNTERS = (
 INDEX = {counter.name: index for index, counter in enumerate(COUNTERS)}
 
 COUNTER_BYTES = 8
-CELL_BYTES = 4
+CELL_BYTES = {"I": 4, "Q": 8}  # by their formats
 CACHE_LINE_BYTES = 64
-CELLS = 2  # each on a line of its own
+CELLS = 3  # each on a line of its own
 
 
 def _row_counters() -> int:
@@ -100,16 +101,20 @@ class Board:
 
     def schema_cell(self) -> memoryview[int]:
         """Return the cell of changes of schemas, shared, as one unsigned 32-bit."""
-        return self._cell(0)
+        return self._cell(0, "I")
 
     def id_cell(self) -> memoryview[int]:
         """Return the cell of the last id, shared; no death of a worker changes it."""
-        return self._cell(1)
+        return self._cell(1, "I")
 
-    def _cell(self, number: int) -> memoryview[int]:
+    def parse_cell(self) -> memoryview[int]:
+        """Return the cell of the last Parse, shared, as one unsigned 64-bit."""
+        return self._cell(2, "Q")
+
+    def _cell(self, number: int, form: Literal["I", "Q"]) -> memoryview[int]:
         start = self._rows_end + number * CACHE_LINE_BYTES
         with memoryview(self._map) as whole:
-            return whole[start : start + CELL_BYTES].cast("I")
+            return whole[start : start + CELL_BYTES[form]].cast(form)
 
     def clear(self, slot: int) -> None:
         """Forget a worker that died: all its counters become 0."""

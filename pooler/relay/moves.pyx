@@ -6,6 +6,10 @@ from libc.string cimport memchr, memcmp, memcpy, memset
 
 from pooler.relay.align cimport server_params_end, server_params_go_on
 from pooler.relay.clean cimport clean_moved
+from pooler.relay.moved_names cimport (
+    install_names, moved_names_bytes, put_names, take_names,
+)
+from pooler.relay.record cimport Reader, take, take_byte, take_long
 from pooler.relay.wakes cimport wake_pool, want_servers
 from pooler.session.custom cimport custom_put
 from pooler.session.deadlines cimport timer_end
@@ -25,14 +29,17 @@ from pooler.tables.params cimport (
 from pooler.wire.buffers cimport queue_add, queue_size
 
 cdef enum:
-    VERSION = 1
+    VERSION = 2
     NOT_KNOWN = 0xFFFF  # instead of a length: there is no value
     RECORD_MAX_BYTES = 16384  # more does not travel; it is some hundred as a rule
+    # With its statements, as hex in one message of the bus: five hundred of them. Who
+    # has more forgets them all.
+    RECORD_AND_NAMES_MAX_BYTES = 30720
 
 cdef enum Mark:  # or-ed
     MARK_TRACKED = 1  # names of prepared statements are the pooler's
     MARK_UNNAMED = 2  # it may have an unnamed statement
-    MARK_STATEMENTS = 4  # it has names that the other worker does not know
+    MARK_STATEMENTS = 4  # it has statements that are not written down
     MARK_SEQUENCES = 8  # it remembers values of sequences
     MARKS_ALL = 15
 
@@ -91,17 +98,16 @@ cdef int freeze(Relay *r, const ServerSession *s, Queue *into) noexcept nogil:
 
     Out:     bytes behind what ``into`` holds, which is nothing
     Errors:  -1 without memory, or when it would be more than travels
-    Cost:    O(tracked parameters)
+    Cost:    O(tracked parameters), O(statements)
     """
     cdef uint8_t head[2]
+    cdef bint too_many
     head[0] = VERSION
     head[1] = 0
     if s.tracking.on:
         head[1] |= MARK_TRACKED
     if s.tracking.unnamed_maybe:
         head[1] |= MARK_UNNAMED
-    if s.statements.buckets != NULL:
-        head[1] |= MARK_STATEMENTS
     if sequences_used(s):
         head[1] |= MARK_SEQUENCES
     if (
@@ -110,41 +116,23 @@ cdef int freeze(Relay *r, const ServerSession *s, Queue *into) noexcept nogil:
         or queue_add(into, <const uint8_t *> &s.idle_since_us, sizeof(uint64_t)) < 0
         or put_parameters(r, s, into) < 0
         or put_custom(r, s, into) < 0
+        or queue_size(into) > RECORD_MAX_BYTES
     ):
         return -1
-    return 0 if queue_size(into) <= RECORD_MAX_BYTES else -1
+    too_many = (
+        queue_size(into) + moved_names_bytes(&r.statements, s)
+        > RECORD_AND_NAMES_MAX_BYTES
+    )
+    if too_many:
+        into.data[into.start + 1] |= MARK_STATEMENTS
+    return put_names(&r.statements, s, too_many, into)
 
 
 # ---------------------------------------------------------------- reading
 
-cdef struct Reader:  # of src[0:n); what is asked for beyond its end makes it bad
-    const uint8_t *src
-    size_t n
-    bint bad
-
-
-cdef const uint8_t *take(Reader *from_, size_t n) noexcept nogil:
-    """The next n bytes; if there are not so many, NULL, and it is bad."""
-    cdef const uint8_t *at = from_.src
-    if from_.bad or n > from_.n:
-        from_.bad = True
-        return NULL
-    from_.src += n
-    from_.n -= n
-    return at
-
-
-cdef uint8_t take_byte(Reader *from_) noexcept nogil:
-    cdef const uint8_t *at = take(from_, 1)
-    return 0 if at == NULL else at[0]
-
-
 cdef uint64_t take_time(Reader *from_, uint64_t now_us) noexcept nogil:
     """A time that is over."""
-    cdef uint64_t time_us = 0
-    cdef const uint8_t *at = take(from_, sizeof(time_us))
-    if at != NULL:
-        memcpy(&time_us, at, sizeof(time_us))
+    cdef uint64_t time_us = take_long(from_)
     if time_us == 0 or time_us > now_us:
         from_.bad = True
     return time_us
@@ -217,7 +205,7 @@ cdef void take_custom(Reader *from_, Relay *r, Thawed *t) noexcept nogil:
 cdef int thaw(Relay *r, const uint8_t *src, size_t n, Thawed *t) noexcept nogil:
     """Read a record, every length and number of it being doubted.
 
-    In:      src[0:n) borrowed
+    In:      src[0:n) borrowed, until ``t`` is freed
     Out:     ``t``; the caller frees it (``thawed_free``)
     Errors:  -1: it cannot be used here, and ``t`` is empty
     Cost:    O(n)
@@ -237,7 +225,10 @@ cdef int thaw(Relay *r, const uint8_t *src, size_t n, Thawed *t) noexcept nogil:
     take_parameters(&from_, r, t)
     if not from_.bad:
         take_custom(&from_, r, t)
-    if from_.bad or from_.n:
+    take_names(&from_, &t.names)
+    if from_.bad or from_.n or (
+        t.names.count and t.marks & MARK_TRACKED == 0
+    ):
         thawed_free(r, t)
         return -1
     return 0
@@ -281,15 +272,16 @@ cdef void leave_pool(Relay *r, ServerSession *s) noexcept nogil:
 
 cdef void join_pool(Relay *r, ServerSession *s, Pool *p, Thawed *t) noexcept nogil:
     """A server of another worker serves a pool that accepts it; takes ``t`` over."""
+    cdef bint stray = t.marks & MARK_STATEMENTS != 0
     server_goes_on(s, t.opened_us)
     server_params_go_on(s, t.defaults, t.params)
     t.defaults = t.params = NULL
     custom_put(s, t.custom)
     sequences_of_strangers(s, t.marks & MARK_SEQUENCES != 0)
     tracking_begin(s, t.marks & MARK_TRACKED != 0)
-    tracking_goes_on(
-        s, t.marks & MARK_UNNAMED != 0, t.marks & MARK_STATEMENTS != 0
-    )
+    if install_names(&r.statements, s, &t.names) < 0:
+        stray = True
+    tracking_goes_on(s, t.marks & MARK_UNNAMED != 0, stray)
     pool_add_server(p, s, t.idle_since_us)
     server_times_begin(s)
     if s.tracking.stray:

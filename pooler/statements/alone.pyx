@@ -14,7 +14,7 @@ from pooler.tables.client_names cimport (
     client_statement_link, client_statement_new, client_statement_unlink,
 )
 from pooler.tables.texts cimport (
-    STATEMENT_PARSE, Statement, schema_count, statement_find, statement_hash,
+    STATEMENT_PARSE, Statement, next_parse, schema_count, statement_find, statement_hash,
     statement_unref,
 )
 from pooler._wire cimport HEADER_BYTES, load_be32
@@ -105,8 +105,7 @@ cdef size_t prepare_alone(
         )
         if entry == NULL:
             return 0
-        t.parse_count += 1
-        entry.born = t.parse_count  # no server has been asked: it will be then
+        entry.born = next_parse(t)  # no server has been asked: it will be then
         client_statement_link(c.statements, entry)
         count_client_parse(c.pool)
         count_parse_hit(c.pool)

@@ -8,6 +8,7 @@ from libc.string cimport memchr, memcmp, memcpy, strlen
 from pooler.wire.buffers cimport Output, Queue, output_room, queue_size
 from pooler.session.records cimport Portal
 from pooler.statements.outcomes cimport REFUSED_STALE, refusal_sqlstate, refusal_text
+from pooler.statements.server_names cimport behind_prefix, is_statements, name_bytes
 from pooler.tables.client_names cimport ClientStatement, ClientStatements
 from pooler.tables.effect_queue cimport (
     EFFECT_ADDS_NAME, EFFECT_DROPS_NAME, EFFECT_DUPLICATE, EFFECT_EXECUTES,
@@ -21,9 +22,6 @@ from pooler._wire cimport (
 
 cdef extern from "<stdio.h>" nogil:
     int snprintf(char *p, size_t n, const char *form, ...)
-
-cdef extern from "<string.h>" nogil:
-    void *memmem(const void *text, size_t n, const void *part, size_t part_n)
 
 cdef enum:
     ROUTINE_BYTES = 24
@@ -217,27 +215,26 @@ cdef void put_renamed(
     Output *out, const StatementTable *t, const ClientSession *c, const Effect *effect,
     const uint8_t *text, size_t n,
 ) noexcept nogil:
-    """Bytes in which the client's name stands where ours did: prefix and number.
+    """Bytes in which the client's name stands where ours did.
 
     It stands in quotes of whatever language, and before all other quotes.
     """
     cdef const uint8_t *end = text + n
     cdef const uint8_t *done = text
-    cdef const uint8_t *at = <const uint8_t *> memmem(text, n, t.prefix, t.prefix_n)
+    cdef const uint8_t *rest = behind_prefix(&t.forms, text, n)
+    cdef const uint8_t *at = NULL
+    cdef size_t rest_n
     cdef size_t name_n
-    cdef size_t number_n
     cdef Name name
+    if rest != NULL:
+        at = rest - t.forms.prefix_n
     if at != NULL and is_quoted(text, <size_t> (at - text)):
-        name_n = t.prefix_n
-        while at + name_n < end and c"0" <= at[name_n] <= c"9":
-            name_n += 1
-        number_n = name_n - t.prefix_n
-        while at + name_n < end and c"a" <= at[name_n] <= c"z":
-            name_n += 1
+        rest_n = name_bytes(rest, end)
+        name_n = t.forms.prefix_n + rest_n
         if at + name_n < end and at[name_n] == c"?":  # a name made to be missing
             put_bytes(out, done, <size_t> (at - done) + name_n)
             done = at + name_n + 1
-        elif (number_n and name_n == t.prefix_n + number_n) or (
+        elif is_statements(&t.forms, rest, rest_n) or (
             effect != NULL and effect.flags & EFFECT_DUPLICATE
         ):
             put_bytes(out, done, <size_t> (at - done))
@@ -285,7 +282,7 @@ cdef bint put_renamed_error(
         effect.moved_by != 0 or effect.query != NULL
     )
     cdef bint named = (
-        memmem(message, n, t.prefix, t.prefix_n) != NULL
+        behind_prefix(&t.forms, message, n) != NULL
         and names_statement(message, n)
     )
     if not moved and not named and routine == NULL:

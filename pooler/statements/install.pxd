@@ -30,8 +30,8 @@ cdef inline bint looks_like_ours(
 ) noexcept nogil:
     """Whether a name that a client made up could be one of ours on a server."""
     return (
-        t.prefix_n <= n < STATEMENT_NAME_BYTES
-        and memcmp(name, t.prefix, t.prefix_n) == 0
+        t.forms.prefix_n <= n < STATEMENT_NAME_BYTES
+        and memcmp(name, t.forms.prefix, t.forms.prefix_n) == 0
     )
 
 

@@ -22,7 +22,7 @@ from pooler.tables.server_statements cimport (
 )
 from pooler.tables.texts cimport (
     SERVER_NAME_BYTES, STATEMENT_SQL, Statement, TARGET_EXECUTED, TARGET_MISSING,
-    parses_of_today, schema_count, statement_ref,
+    next_parse, parses_of_today, schema_count, statement_ref,
 )
 from pooler._wire cimport HEADER_BYTES, put_cstring, put_header
 from pooler.session.batch cimport batch_open
@@ -77,9 +77,9 @@ cdef size_t own_name(
 ) noexcept nogil:
     """A name on servers that no statement has; OWN_NAME_BYTES are enough."""
     cdef size_t n = strlen(suffix)
-    memcpy(name, t.prefix, t.prefix_n)
-    memcpy(name + t.prefix_n, suffix, n + 1)
-    return t.prefix_n + n
+    memcpy(name, t.forms.prefix, t.forms.prefix_n)
+    memcpy(name + t.forms.prefix_n, suffix, n + 1)
+    return t.forms.prefix_n + n
 
 
 cdef int drop(
@@ -157,8 +157,7 @@ cdef ServerStatement *note_in_place(
         entry.batch = batch_number(&s.requests)
         entry.parsed_at = schema_count(t)
         parses_of_today(t)
-        t.parse_count += 1
-        entry.parse_number = t.parse_count
+        entry.parse_number = next_parse(t)
         if not st.is_private and (s.changes.xact | s.changes.left) & CHANGE_MEANING:
             entry.epoch = s.statements.epoch + 1
     return entry
@@ -446,7 +445,7 @@ cdef int ensure_since(
     StatementTable *t, ServerSession *s, Output *out, Statement *st, bint for_query,
     uint64_t born,
 ) noexcept nogil:
-    """As ``ensure``, for a name that was given when ``parse_count`` was ``born``.
+    """As ``ensure``, for a name that was given when ``next_parse`` was ``born``.
 
     What the server parsed before that may have other types of parameters than
     PostgreSQL would have given this name, so it is parsed anew.

@@ -44,7 +44,7 @@ from pooler.tables.server_statements cimport (
     ServerStatement, server_statement_find, server_statement_use,
 )
 from pooler.tables.texts cimport (
-    STATEMENT_PARSE, Statement, TARGET_NONE, parses_of_today, schema_count,
+    STATEMENT_PARSE, Statement, TARGET_NONE, next_parse, parses_of_today, schema_count,
     statement_find, statement_hash, statement_ref, statement_unref, text_seen,
 )
 from pooler._wire cimport HEADER_BYTES
@@ -220,8 +220,7 @@ cdef uint64_t born_now(
     """
     if types_are_given(text, n, query_n):
         return parses_of_today(t)
-    t.parse_count += 1
-    return t.parse_count
+    return next_parse(t)
 
 
 cdef inline void note_moved(Effect *effect, const Statement *st) noexcept nogil:
@@ -290,8 +289,7 @@ cdef PrepareResult parse_unnamed(
     cdef uint64_t born
     if st == NULL and query_has_name(text, query_n):
         return refuse_unnamed(t, c, s, out)  # its name would be the server's own
-    t.parse_count += 1
-    born = t.parse_count  # what its client is told of it is not remembered
+    born = next_parse(t)  # what its client is told of it is not remembered
     if (
         st != NULL and st.target_use == TARGET_NONE and t.cache_unnamed
         and s.xact_status == c"I" and not s.batch.open
@@ -303,7 +301,7 @@ cdef PrepareResult parse_unnamed(
             if cached:
                 effect = answer_parse(t, s, out, entry)
                 born = entry.parse_number
-        elif (entry != NULL or text_seen(t, st.hash)) and is_stable(t, st):
+        elif (entry != NULL or text_seen(t, st.text_hash)) and is_stable(t, st):
             cached = True
             effect = send_parse(t, s, out, st)
     if not cached:

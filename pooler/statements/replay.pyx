@@ -9,6 +9,9 @@ from pooler.session.records cimport (
     REPLAY_ENDING, REPLAY_OFF, REPLAY_OPEN, REPLAY_WHOLE, Replay,
 )
 from pooler.session.requests cimport request_is_query, requests_first
+from pooler.statements.server_names cimport (
+    behind_prefix, is_name_byte, is_statements, name_bytes,
+)
 from pooler.statements.sql_text cimport sql_concerns
 from pooler.tables.texts cimport (
     SERVER_NAME_BYTES, STATEMENT_PARSE, statement_ref, statement_unref,
@@ -158,19 +161,16 @@ cdef bint replay_possible(ServerSession *s) noexcept nogil:
 cdef bint has_name_of_ours(
     const StatementTable *t, const uint8_t *body, size_t n
 ) noexcept nogil:
-    """Whether a text names a statement as servers know it (a number, no suffix)."""
+    """Whether a text names a statement as servers know it (and no more than that)."""
     cdef const uint8_t *end = body + n
-    cdef const uint8_t *at = <const uint8_t *> memmem(
-        body, n, t.prefix, t.prefix_n
-    )
-    cdef const uint8_t *digit
+    cdef const uint8_t *at = behind_prefix(&t.forms, body, n)
+    cdef size_t rest_n
     if at == NULL:
         return False
-    at += t.prefix_n
-    digit = at
-    while digit < end and c"0" <= digit[0] <= c"9":
-        digit += 1
-    return digit > at and not (digit < end and digit[0] == c"?")
+    rest_n = name_bytes(at, end)
+    return is_statements(&t.forms, at, rest_n) and not (
+        at + rest_n < end and at[rest_n] == c"?"
+    )
 
 
 cdef void read_fields(
@@ -272,11 +272,8 @@ cdef bint says_taken(
         ) != 0)
     ):
         return False
-    at = <const uint8_t *> memmem(body, n, t.prefix, t.prefix_n)
-    if at == NULL or at + t.prefix_n + 1 >= end or at[t.prefix_n] != c"0":
-        return False
-    at += t.prefix_n + 1
-    return not (is_letter(at[0]) and at[0] < 0x80) and not c"0" <= at[0] <= c"9"
+    at = behind_prefix(&t.forms, body, n)
+    return at != NULL and at < end and at[0] == c"0" and name_bytes(at, end) == 1
 
 
 cdef bint says_owed(
@@ -296,7 +293,7 @@ cdef bint says_owed(
     if name == NULL or name + s.tracking.owed_name_n == body + n:
         return False
     following = name[s.tracking.owed_name_n]
-    return not c"0" <= following <= c"9" and following != c"?"
+    return not is_name_byte(following) and following != c"?"
 
 
 # ---------------------------------------------------------------- an EXECUTE

@@ -22,7 +22,7 @@ cdef struct ServerStatement:  # a statement that a server has
     uint32_t epoch  # not 0: its text was read under settings that nobody knows
     uint32_t instead  # id of the statement that has its name there; 0: it has it itself
     uint32_t named_then  # what its target's name stood for when it was parsed: the id
-    uint64_t parse_number  # StatementTable.parse_count then
+    uint64_t parse_number  # next_parse then
     uint64_t shape  # of its rows; 0: not known
     uint64_t parameters  # their types; 0: not known
     uint32_t named_in  # the reading of a Query that has named it last

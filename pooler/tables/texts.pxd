@@ -2,7 +2,11 @@
 """Prepared statements: the texts that all clients of a worker share.
 
 Sans-IO, hot. All clients that prepare the same text under the same circumstances
-share one ``Statement``, which has the same name on every server.
+share one ``Statement``, which has the same name on every server (``text_names``).
+
+A server that comes from another worker has statements of which only the names are known
+here. Such a ``Statement`` has no text (NULL) and is nobody's but that server's, until
+somebody prepares the text that is called so.
 
 ``context`` is part of a statement's identity: the tracked parameters under which its
 text was read, because they change what literals mean (DateStyle, client_encoding,
@@ -14,9 +18,9 @@ Source: PostgreSQL documentation, "Extended Query", "PREPARE".
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
 from pooler.tables.params cimport ParamSet, ParamTable
+from pooler.tables.text_names cimport SERVER_NAME_BYTES, NameForms
 
 cdef enum:
-    SERVER_NAME_BYTES = 32
     SEEN_TEXTS = 8192  # a power of two
     RECENT_TEXTS = 256  # as many as a byte has values
 
@@ -45,7 +49,8 @@ cdef struct Told:
 
 cdef struct Statement:
     Statement *next  # own list of one hash bucket
-    ParamSet *context  # own: one reference
+    Statement *next_text  # likewise, of those that are found by their text
+    ParamSet *context  # own: one reference; NULL: only its name is known
     Statement *target  # own: one reference; NULL: its text names no other
     uint8_t *called  # own: what a client calls that one; NULL if there is none.
     # Shared by nobody.
@@ -55,9 +60,10 @@ cdef struct Statement:
     uint32_t parsed_at  # schema_count when a server has accepted it last
     const void *parsed_in  # the pool in which that was
     Told *told  # own: what a client was told of it last; NULL: nothing
-    uint64_t hash
+    uint64_t hash  # of its name
+    uint64_t text_hash  # statement_hash, if it is shared
     uint32_t refs
-    uint32_t id  # the number in its name, never 0
+    uint32_t id  # its number in this worker, never 0
     uint32_t n
     uint8_t kind
     uint8_t target_use
@@ -73,11 +79,13 @@ cdef struct Statement:
     bint custom_by_value  # and others, whose names are values of its Bind
     uint8_t name_n
     char name[SERVER_NAME_BYTES]  # on every server, zero-terminated
-    uint8_t text[1]
+    uint8_t *text  # n bytes: behind it, or own; NULL: only its name is known
 
 cdef struct StatementTable:  # one per worker
     ParamTable *params  # borrow
-    Statement **buckets  # own
+    NameForms forms
+    Statement **buckets  # own: all, by their names
+    Statement **texts  # own: those that are shared, by their texts; as many
     uint32_t mask
     uint32_t count
     uint64_t bytes
@@ -88,19 +96,21 @@ cdef struct StatementTable:  # one per worker
     uint32_t long_query_bytes  # a longer Query is not kept: see long_query
     uint32_t *schema_cell  # borrow: shared by all workers; see statements.schema
     uint32_t schema_own  # what it points to where nobody shares it
-    uint64_t parse_count  # of clients and of servers, in the order they were sent
-    uint64_t schema_born  # what it was at the last change of schema that was seen
+    uint64_t *parse_cell  # borrow: shared by all workers; see next_parse
+    uint64_t parse_own  # what it points to where nobody shares it
+    uint64_t schema_born  # the number of the last change of schema that was seen
     uint64_t bind_count  # of a statement that the map knows
     uint64_t portal_count  # that were noted
     uint32_t schema_seen  # schema_count then
     uint32_t next_id
-    uint8_t prefix_n  # what all names on servers begin with
-    char prefix[21]
     uint64_t *seen  # own: hashes of texts that were parsed unnamed before
     Statement *recent[RECENT_TEXTS]  # borrow: shared, found last by statement_known
 
 cdef extern from *:
     uint32_t __atomic_fetch_add(uint32_t *p, uint32_t n, int order) nogil
+    uint64_t __atomic_fetch_add_8 "__atomic_fetch_add" (
+        uint64_t *p, uint64_t n, int order
+    ) nogil
     int __ATOMIC_SEQ_CST
 
 
@@ -109,13 +119,26 @@ cdef inline uint32_t schema_count(const StatementTable *t) noexcept nogil:
     return t.schema_cell[0]
 
 
+cdef inline uint64_t next_parse(StatementTable *t) noexcept nogil:
+    """The number of a Parse, of a client or of ours, that is about to be sent.
+
+    Of two of them, in whichever workers, the one with the lower number was numbered
+    before the other was sent.
+    """
+    return __atomic_fetch_add_8(t.parse_cell, 1, __ATOMIC_SEQ_CST) + 1
+
+
 cdef inline uint64_t parses_of_today(StatementTable *t) noexcept nogil:
-    """The parse_count above which the schema has not changed, as far as was seen."""
+    """The number above which the schema has not changed, as far as was seen."""
     if t.schema_seen != schema_count(t):
         t.schema_seen = schema_count(t)
-        t.parse_count += 1
-        t.schema_born = t.parse_count
+        t.schema_born = next_parse(t)
     return t.schema_born
+
+
+cdef inline bint counts_are_shared(const StatementTable *t) noexcept nogil:
+    """Whether the numbers of other workers mean here what they mean there."""
+    return t.parse_cell != &t.parse_own and t.schema_cell != &t.schema_own
 
 
 cdef inline void count_schema_change(StatementTable *t) noexcept nogil:
@@ -145,6 +168,9 @@ cdef void statement_discard(StatementTable *t, Statement *draft) noexcept nogil
 cdef Statement *statement_intern(
     StatementTable *t, ParamSet *context, uint8_t kind, const uint8_t *text, size_t n,
     uint64_t h, bint shared,
+) noexcept nogil
+cdef Statement *statement_called(
+    StatementTable *t, const uint8_t *name, size_t n
 ) noexcept nogil
 cdef void statement_types(
     const StatementTable *t, Statement *st, uint64_t parameters, const uint8_t *types,

@@ -7,9 +7,9 @@ from libc.string cimport memcmp, memcpy, memset
 
 from pooler.tables.hashing cimport hash_behind, hash_bytes
 from pooler.tables.params cimport params_ref, params_unref
-
-cdef extern from "<stdio.h>" nogil:
-    int snprintf(char *p, size_t n, const char *form, ...)
+from pooler.tables.text_names cimport (
+    SERVER_NAME_BYTES, name_forms_init, put_counted_name, put_text_name,
+)
 
 cdef enum:
     FIRST_STATEMENTS = 1024  # buckets; a power of two
@@ -23,17 +23,16 @@ cdef int statements_init(
 ) except -1:
     """Make an empty table; names on servers are ``prefix`` and a number."""
     memset(t, 0, sizeof(StatementTable))
-    if not 0 < len(prefix) < <Py_ssize_t> sizeof(t.prefix):
-        raise ValueError(f"statement prefix of {len(prefix)} bytes")
+    name_forms_init(&t.forms, prefix)
     t.params = params
     t.schema_cell = &t.schema_own
-    memcpy(t.prefix, <const char *> prefix, len(prefix) + 1)
-    t.prefix_n = <uint8_t> len(prefix)
+    t.parse_cell = &t.parse_own
     t.long_query_bytes = LONG_QUERY_BYTES
     t.buckets = <Statement **> calloc(FIRST_STATEMENTS, sizeof(Statement *))
+    t.texts = <Statement **> calloc(FIRST_STATEMENTS, sizeof(Statement *))
     t.seen = <uint64_t *> calloc(SEEN_TEXTS, sizeof(uint64_t))
     t.mask = FIRST_STATEMENTS - 1
-    if t.buckets == NULL or t.seen == NULL:
+    if t.buckets == NULL or t.texts == NULL or t.seen == NULL:
         statements_free(t)
         raise MemoryError
     return 0
@@ -42,15 +41,16 @@ cdef int statements_init(
 cdef void statements_free(StatementTable *t) noexcept nogil:
     """Free the table; sessions have given their statements back."""
     free(t.buckets)
+    free(t.texts)
     free(t.seen)
-    t.buckets = NULL
+    t.buckets = t.texts = NULL
     t.seen = NULL
 
 
 cdef uint64_t statement_hash(
     const ParamSet *context, uint8_t kind, const uint8_t *text, size_t n
 ) noexcept nogil:
-    """Hash of a statement's identity."""
+    """Hash of a shared statement's identity."""
     return hash_behind(<uint64_t> context ^ (<uint64_t> kind << 56), text, n)
 
 
@@ -58,20 +58,28 @@ cdef void grow_table(StatementTable *t) noexcept nogil:
     """Twice as many buckets; without memory the chains just get longer."""
     cdef uint32_t size = (t.mask + 1) * 2
     cdef Statement **buckets = <Statement **> calloc(size, sizeof(Statement *))
+    cdef Statement **texts = <Statement **> calloc(size, sizeof(Statement *))
     cdef Statement *st
-    cdef Statement *next_st
     cdef uint32_t i
-    if buckets == NULL:
+    if buckets == NULL or texts == NULL:
+        free(buckets)
+        free(texts)
         return
     for i in range(t.mask + 1):
-        st = t.buckets[i]
-        while st != NULL:
-            next_st = st.next
+        while t.buckets[i] != NULL:
+            st = t.buckets[i]
+            t.buckets[i] = st.next
             st.next = buckets[st.hash & (size - 1)]
             buckets[st.hash & (size - 1)] = st
-            st = next_st
+        while t.texts[i] != NULL:
+            st = t.texts[i]
+            t.texts[i] = st.next_text
+            st.next_text = texts[st.text_hash & (size - 1)]
+            texts[st.text_hash & (size - 1)] = st
     free(t.buckets)
+    free(t.texts)
     t.buckets = buckets
+    t.texts = texts
     t.mask = size - 1
 
 
@@ -91,9 +99,9 @@ cdef Statement *statement_find(
     const uint8_t *text, size_t n, uint64_t h,
 ) noexcept nogil:
     """The shared statement with this text, borrowed; NULL when there is none."""
-    cdef Statement *st = t.buckets[h & t.mask]
-    while st != NULL and not (st.hash == h and is_of(st, context, kind, text, n)):
-        st = st.next
+    cdef Statement *st = t.texts[h & t.mask]
+    while st != NULL and not (st.text_hash == h and is_of(st, context, kind, text, n)):
+        st = st.next_text
     return st
 
 
@@ -131,6 +139,29 @@ cdef Statement *statement_known(
     return st
 
 
+cdef Statement *find_called(
+    const StatementTable *t, const uint8_t *name, size_t n, uint64_t h
+) noexcept nogil:
+    cdef Statement *st = t.buckets[h & t.mask]
+    while st != NULL and not (
+        st.hash == h and st.name_n == n and memcmp(st.name, name, n) == 0
+    ):
+        st = st.next
+    return st
+
+
+cdef void name_by_number(StatementTable *t, Statement *st) noexcept nogil:
+    """The next number whose name is not taken, be it by another worker."""
+    cdef const uint8_t *name = <const uint8_t *> st.name
+    while True:
+        t.next_id += 1
+        st.id = t.next_id
+        st.name_n = put_counted_name(&t.forms, st.id, st.name)
+        st.hash = st.text_hash = hash_bytes(name, st.name_n)
+        if find_called(t, name, st.name_n, st.hash) == NULL:
+            return
+
+
 cdef Statement *statement_draft(
     StatementTable *t, ParamSet *context, uint8_t kind, size_t n
 ) noexcept nogil:
@@ -152,16 +183,19 @@ cdef Statement *statement_draft(
     st.context = params_ref(context)
     st.refs = 1
     st.n = <uint32_t> n
+    st.text = <uint8_t *> (st + 1)
     st.kind = kind
     st.is_private = True
-    t.next_id += 1
-    st.id = t.next_id
-    st.name_n = <uint8_t> snprintf(
-        st.name, SERVER_NAME_BYTES, b"%s%u", t.prefix, t.next_id
-    )
-    st.hash = hash_bytes(<const uint8_t *> st.name, st.name_n)
+    name_by_number(t, st)
     t.bytes += size
     return st
+
+
+cdef void link_text(StatementTable *t, Statement *st, uint64_t h) noexcept nogil:
+    """From now on it is found by its text."""
+    st.text_hash = h
+    st.next_text = t.texts[h & t.mask]
+    t.texts[h & t.mask] = st
 
 
 cdef void link_statement(StatementTable *t, Statement *st) noexcept nogil:
@@ -186,6 +220,7 @@ cdef Statement *statement_publish(
         st = <Statement *> realloc(draft, sizeof(Statement) + n)
         if st == NULL:
             st = draft
+        st.text = <uint8_t *> (st + 1)
     link_statement(t, st)
     return st
 
@@ -195,6 +230,65 @@ cdef void statement_discard(StatementTable *t, Statement *draft) noexcept nogil:
     t.bytes -= sizeof(Statement) + draft.n
     params_unref(t.params, draft.context)
     free(draft)
+
+
+cdef Statement *statement_called(
+    StatementTable *t, const uint8_t *name, size_t n
+) noexcept nogil:
+    """What servers know by this name: if there is none, one without a text is made.
+
+    In:      0 < n < SERVER_NAME_BYTES
+    Out:     a reference the caller owns; NULL when memory or max_bytes forbids it
+    """
+    cdef uint64_t h = hash_bytes(name, n)
+    cdef Statement *st = find_called(t, name, n, h)
+    if st != NULL:
+        return statement_ref(st)
+    if t.max_bytes and t.bytes + sizeof(Statement) > t.max_bytes:
+        return NULL
+    st = <Statement *> calloc(1, sizeof(Statement))
+    if st == NULL:
+        return NULL
+    st.refs = 1
+    t.next_id += 1
+    st.id = t.next_id
+    st.name_n = <uint8_t> n
+    memcpy(st.name, name, n)
+    st.hash = h
+    t.bytes += sizeof(Statement)
+    link_statement(t, st)
+    return st
+
+
+cdef int learn_text(
+    StatementTable *t, Statement *st, ParamSet *context, uint8_t kind,
+    const uint8_t *text, size_t n, uint64_t h,
+) noexcept nogil:
+    """Somebody has prepared what was known by its name alone; -1 without memory."""
+    if t.max_bytes and t.bytes + n > t.max_bytes:
+        return -1
+    st.text = <uint8_t *> malloc(n + 1)
+    if st.text == NULL:
+        return -1
+    memcpy(st.text, text, n)
+    st.n = <uint32_t> n
+    st.kind = kind
+    st.context = params_ref(context)
+    t.bytes += n
+    link_text(t, st, h)
+    return 0
+
+
+cdef void share(
+    StatementTable *t, Statement *st, const char *name, uint8_t name_n, uint64_t h
+) noexcept nogil:
+    """A statement that is not linked yet is anybody's; name_n 0: it keeps its name."""
+    st.is_private = False
+    if name_n:
+        memcpy(st.name, name, name_n + 1)
+        st.name_n = name_n
+        st.hash = hash_bytes(<const uint8_t *> name, name_n)
+    link_text(t, st, h)
 
 
 cdef Statement *statement_intern(
@@ -209,18 +303,30 @@ cdef Statement *statement_intern(
     One that is not shared has a hash of its own: nobody looks for it by its text, of
     which there may be thousands.
     """
+    cdef char name[SERVER_NAME_BYTES]
+    cdef uint8_t name_n = 0
     cdef Statement *st = NULL
     if shared:
         st = statement_find(t, context, kind, text, n, h)
         if st != NULL:
             return statement_ref(st)
+    if shared and t.forms.by_text:
+        name_n = put_text_name(&t.forms, t.params, context, kind, text, n, name)
+        st = find_called(
+            t, <const uint8_t *> name, name_n,
+            hash_bytes(<const uint8_t *> name, name_n),
+        )
+        if st != NULL and st.text == NULL:
+            if learn_text(t, st, context, kind, text, n, h) < 0:
+                return NULL
+            return statement_ref(st)
+        shared = st == NULL  # two texts with one name will not be; nor would it matter
     st = statement_draft(t, context, kind, n)
     if st == NULL:
         return NULL
     memcpy(st.text, text, n)
     if shared:
-        st.is_private = False
-        st.hash = h
+        share(t, st, name, name_n, h)
     link_statement(t, st)
     return st
 
@@ -253,11 +359,18 @@ cdef void statement_free(StatementTable *t, Statement *st) noexcept nogil:
     while at[0] != st:
         at = &at[0].next
     at[0] = st.next
+    if st.text != NULL and not st.is_private:
+        at = &t.texts[st.text_hash & t.mask]
+        while at[0] != st:
+            at = &at[0].next_text
+        at[0] = st.next_text
     if t.recent[st.recent_at] == st:
         t.recent[st.recent_at] = NULL
     t.count -= 1
     t.bytes -= sizeof(Statement) + st.n
     params_unref(t.params, st.context)
+    if st.text != <uint8_t *> (st + 1):
+        free(st.text)
     free(st.called)
     free(st.told)
     free(st)

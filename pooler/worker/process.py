@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import hashlib
 import os
 import secrets
 import signal
 import string
 import time
 from collections.abc import Callable
+from typing import TypedDict
 
 from pooler import log
 from pooler.config.changes import diff
@@ -84,17 +86,36 @@ def run(start: WorkerStart) -> int:
         loop.close()
 
 
-def statement_prefix(slot: int) -> bytes:
-    """What the names of this worker's statements begin with, on every server.
+class StatementNames(TypedDict):
+    """How the engine calls statements on servers; see ``Engine``."""
 
-    Random with each start: SQL that is too long to be kept is not read to its end, and
-    no name in it may be that of another client's statement. Tests choose that part
-    themselves, for they have to write such names.
+    statement_prefix: bytes
+    statement_own: bytes
+    statement_key: bytes
+
+
+def letters_of(random: bytes) -> str:
+    """Some letters for a name."""
+    return "".join(NAME_LETTERS[byte % len(NAME_LETTERS)] for byte in random)
+
+
+def statement_names(slot: int, secret: bytes) -> StatementNames:
+    """How this worker calls statements on servers; ``secret``: of all workers.
+
+    Nobody can guess such a name: SQL that is too long to be kept is not read to its
+    end, and no name in it may be that of another client's statement. Tests choose
+    that part themselves, for they have to write such names; then all are counted.
     """
     known = os.environ.get("POOLER_STATEMENT_NAMES")
-    if known is None:
-        known = "".join(secrets.choice(NAME_LETTERS) for _ in range(6)) + "_"
-    return f"pooler_{slot}_{known}".encode()
+    if known is not None:
+        prefix = f"pooler_{slot}_{known}".encode()
+        return {"statement_prefix": prefix, "statement_own": b".", "statement_key": b""}
+    drawn = hashlib.shake_256(b"statements\0" + secret).digest(22)
+    return {
+        "statement_prefix": f"pooler_{letters_of(drawn[16:])}_".encode(),
+        "statement_own": f"{slot}.{letters_of(secrets.token_bytes(6))}.".encode(),
+        "statement_key": drawn[:16],
+    }
 
 
 def make_engine(start: WorkerStart) -> Engine:
@@ -102,8 +123,9 @@ def make_engine(start: WorkerStart) -> Engine:
     return Engine(
         tracked_parameters(start.config).values(),
         max_message_bytes=start.config.settings.max_packet_size,
-        statement_prefix=statement_prefix(start.slot),
+        **statement_names(start.slot, start.mock_key),
         schema_cell=start.board.schema_cell(),
+        parse_cell=start.board.parse_cell(),
         id_cell=start.board.id_cell(),
     )
 

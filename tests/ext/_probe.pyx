@@ -9,8 +9,11 @@ socket: bytes go in, and what would be sent comes out.
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
+from libc.string cimport memset
 
 from pooler.board.page cimport Cells, Page
+from pooler.relay.moves cimport Thawed, freeze, thaw, thawed_free
+from pooler.relay.offers cimport server_may_move
 from pooler.relay.orders cimport (
     ORDER_CANCEL, ORDER_CLOSE_CLIENT, ORDER_CLOSE_SERVER, ORDER_INQUIRED, ORDER_LAUNCH,
     ORDER_LEARNED, ORDER_READ_CLIENT, ORDER_SEND_TO_CLIENT, ORDER_SEND_TO_SERVER, Order,
@@ -22,8 +25,8 @@ from pooler.relay.step cimport (
     step_client_end, step_client_limits, step_client_sent, step_client_vanished,
     step_deadline, step_more,
     step_pool_inquire, step_pool_waits, step_pool_wants, step_server_begin,
-    step_server_bytes, step_server_close, step_server_end, step_server_limits,
-    step_server_retire,
+    step_server_bytes, step_server_close, step_server_end, step_server_give,
+    step_server_limits, step_server_receive, step_server_retire,
 )
 from pooler.session.deadlines cimport (
     DEADLINES_OF_ONE, Timer, Wheel,
@@ -55,7 +58,9 @@ from pooler.statements.sql_text cimport (
     SqlText, sql_begin, sql_concerns, sql_first, sql_first_concerns, sql_is_stable,
     sql_next,
 )
-from pooler.tables.hashing cimport HashKey, siphash
+from pooler.tables.hashing cimport (
+    Digest, HashKey, digest_behind, digest_bytes, siphash,
+)
 from pooler.tables.params cimport (
     ParamSet, ParamTable, ParamValue, params_empty, params_free, params_init,
     params_track, params_unref, params_with,
@@ -66,6 +71,7 @@ from pooler.wire.buffers cimport (
     Output, Queue, output_add, output_clear, output_room, output_shrink, queue_add,
     queue_drop, queue_reset, queue_size,
 )
+from pooler.tables.text_names cimport name_by_text
 from pooler.tables.texts cimport Statement, statements_free, statements_init
 from pooler._wire cimport (
     CLIENT_RULES, Found, IDLE_SERVER_RULES, LONE_CLIENT_RULES, Rule, SCAN_END,
@@ -221,6 +227,27 @@ def siphash_of(bytes key, bytes data, int rounds=1, int last_rounds=3):
     return siphash(
         k, <const uint8_t *> <const char *> data, len(data), rounds, last_rounds
     )
+
+
+cdef uint32_t all_schemas
+cdef uint64_t all_parses
+
+
+def digest_of(bytes key, bytes data, before=None, uint64_t number=0):
+    """``digest_bytes`` as 16 bytes; ``before``: a digest, then ``digest_behind``."""
+    cdef HashKey k
+    cdef Digest found
+    k.low = int.from_bytes(key[:8], "little")
+    k.high = int.from_bytes(key[8:16], "little")
+    if before is None:
+        found = digest_bytes(k, <const uint8_t *> <const char *> data, len(data))
+    else:
+        found.low = int.from_bytes(before[:8], "little")
+        found.high = int.from_bytes(before[8:16], "little")
+        found = digest_behind(
+            k, found, number, <const uint8_t *> <const char *> data, len(data)
+        )
+    return found.low.to_bytes(8, "little") + found.high.to_bytes(8, "little")
 
 
 CHANGES = (
@@ -756,6 +783,42 @@ cdef class Bench:
         self.drain()
         return client, to_client, hows[0] if hows else "ok"
 
+    def server_give(self, int i):
+        """A server leaves for another worker; its record, or None if it stays."""
+        cdef ServerSession *s = self.servers[i]
+        cdef Queue into
+        memset(&into, 0, sizeof(into))
+        try:
+            if not server_may_move(s) or freeze(&self.relay, s, &into) < 0:
+                return None
+            record = PyBytes_FromStringAndSize(
+                <const char *> into.data + into.start, into.end - into.start
+            )
+        finally:
+            queue_reset(&into)
+        step_server_give(&self.relay, s)
+        self.gone.add(("server", i))
+        self.drain()
+        return record
+
+    def server_receive(self, bytes record):
+        """A server comes from another worker: its index here, None if refused."""
+        cdef ServerSession *s
+        cdef Thawed thawed
+        assert self.server_n < BENCH_MAX
+        if thaw(
+            &self.relay, <const uint8_t *> <const char *> record, len(record), &thawed
+        ) < 0:
+            return None
+        s = <ServerSession *> calloc(1, sizeof(ServerSession))
+        server_begin(s, &self.relay.wheel, <void *> <size_t> self.server_n)
+        self.servers[self.server_n] = s
+        self.server_n += 1
+        step_server_receive(&self.relay, s, self.pool, &thawed)
+        thawed_free(&self.relay, &thawed)
+        self.drain()
+        return self.server_n - 1
+
     def drop_server(self, int i):
         """Python has a server closed; the client that it had, left without one."""
         cdef ServerSession *s = self.servers[i]
@@ -930,6 +993,12 @@ cdef class Bench:
         self.relay.statements.cache_unnamed = cache_unnamed
         self.relay.statements.long_query_bytes = long_query_bytes
 
+    def call_by_text(self, bytes own, bytes key):
+        """It is one of the workers that call texts alike, and count together."""
+        name_by_text(&self.relay.statements.forms, own, key)
+        self.relay.statements.schema_cell = &all_schemas
+        self.relay.statements.parse_cell = &all_parses
+
     def statement_counts(self):
         """(texts kept, bytes of them)."""
         return self.relay.statements.count, self.relay.statements.bytes
@@ -1044,6 +1113,7 @@ cdef class Bench:
             "values": self.chains_of_values(),
             "sets": self.chains_of_sets(),
             "texts": self.chains_of_texts(),
+            "called": self.chains_of_statements(),
             "names": (0, 0),
         }
         for i in range(self.client_n):
@@ -1079,6 +1149,19 @@ cdef class Bench:
         return self.relay.params.set_mask + 1, longest
 
     cdef tuple chains_of_texts(self):
+        cdef Statement *st
+        cdef uint32_t k
+        longest = 0
+        for k in range(self.relay.statements.mask + 1):
+            n = 0
+            st = self.relay.statements.texts[k]
+            while st != NULL:
+                n += 1
+                st = st.next_text
+            longest = max(longest, n)
+        return self.relay.statements.mask + 1, longest
+
+    cdef tuple chains_of_statements(self):
         cdef Statement *st
         cdef uint32_t k
         longest = 0

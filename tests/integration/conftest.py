@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from pooler.demo.postgres import Postgres
+from pooler.ipc.board import Board
 from pooler.login.scram import KeyRequest
 from tests.certificates import Certificates, make_certificates
 from tests.integration.fake_server import FakeServer
@@ -137,8 +138,10 @@ def worker_in_process(
         directory = tmp_path / f"worker{len(made)}"
         directory.mkdir()
         port = settings.pop("server_port", postgres.port)
+        board = settings.pop("board", None)
         assert isinstance(port, int)
-        made.append(InProcess(directory, port, **settings))
+        assert board is None or isinstance(board, Board)
+        made.append(InProcess(directory, port, board, **settings))
         return made[-1]
 
     yield make

@@ -32,7 +32,7 @@ from pooler.ipc.bus import Bus
 from pooler.ipc.worker_start import WorkerStart
 from pooler.login.scram import KeyRequest, ScramKeys
 from pooler.worker.pool import tracked_parameters
-from pooler.worker.process import Worker
+from pooler.worker.process import Worker, statement_names
 from tests.wire_client import WireClient
 
 HOST = "127.0.0.1"
@@ -325,10 +325,28 @@ def backends(
     return [pid for (pid,) in rows]
 
 
+def of_pooler(board: Board | None) -> dict[str, Any]:
+    """What the engines of one pooler have in common, but for their sockets."""
+    if board is None:
+        return {}
+    return {
+        **statement_names(0, bytes(32)),
+        "schema_cell": board.schema_cell(),
+        "parse_cell": board.parse_cell(),
+    }
+
+
 class InProcess:
     """A worker in a thread of this process, so that its engine can be looked at."""
 
-    def __init__(self, directory: Path, server_port: int, **settings: object) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        server_port: int,
+        board: Board | None = None,
+        **settings: object,
+    ) -> None:
+        """``board``: of a pooler of which this is one worker; None: its only one."""
         self.port = free_port()
         ini = directory / "worker.ini"
         ini.write_text(ini_text(self.port, server_port, {}, settings))
@@ -346,7 +364,7 @@ class InProcess:
         self._failure: BaseException | None = None
         self.complaints: list[dict[str, Any]] = []
         loaded = loading.load(str(ini))
-        self.engine = Engine(tracked_parameters(loaded).values())
+        self.engine = Engine(tracked_parameters(loaded).values(), **of_pooler(board))
         self.loop = asyncio.SelectorEventLoop(EngineSelector(self.engine))
         self.loop.set_exception_handler(lambda _, said: self.complaints.append(said))
         start = WorkerStart(

@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TypeVar
 
 import asyncpg
@@ -16,10 +17,12 @@ import psycopg
 import pytest
 
 from pooler.demo.postgres import Postgres
+from pooler.ipc.board import Board
 from pooler.worker.pool import Pool
 from pooler.worker.sharing import Sharing
 from tests.integration.harness import (
     DATABASE,
+    ENVIRONMENT,
     HOST,
     USER,
     InProcess,
@@ -27,8 +30,79 @@ from tests.integration.harness import (
     Pooler,
     wait_until,
 )
+from tests.integration.test_sql_commands import shown
+from tests.wire_client import (
+    SYNC,
+    WireClient,
+    bind,
+    codes,
+    describe,
+    execute,
+    message,
+    parse,
+    query,
+    text,
+)
 
 T = TypeVar("T")
+
+MOVED_TABLES = """
+    CREATE SCHEMA moved; CREATE SCHEMA moved_2;
+    CREATE TABLE moved.t (k int, v text); INSERT INTO moved.t VALUES (1, '1'), (2, '2');
+    CREATE FUNCTION moved.f(text) RETURNS text LANGUAGE sql AS $$ SELECT 'text' $$;
+    CREATE TABLE moved_2.t (k int, w int); INSERT INTO moved_2.t VALUES (3, 3);
+"""
+MOVED_TEXTS = [
+    "SELECT * FROM moved.t ORDER BY 1",
+    "SELECT v FROM moved.t WHERE k = $1",
+    "SELECT * FROM t WHERE k <> $1 ORDER BY 1",
+    "SELECT moved.f('1')",
+    "SELECT $1::int + 1",
+    "SELECT '2020-03-01'::date::text || current_setting('TimeZone') || $1",
+    "SELECT '2020-03-01'::date, timestamptz '2020-03-01 12:00+00', $1::int",
+    "SELECT nothing FROM moved.t",
+]
+MOVED_CHANGES = [
+    "ALTER TABLE moved.t ADD COLUMN IF NOT EXISTS x int DEFAULT 7",
+    "ALTER TABLE moved.t DROP COLUMN IF EXISTS x",
+    "ALTER TABLE moved.t ALTER COLUMN v TYPE int USING v::int",
+    "ALTER TABLE moved.t ALTER COLUMN v TYPE text",
+    "CREATE OR REPLACE FUNCTION moved.f(int) RETURNS int LANGUAGE sql AS"
+    " $$ SELECT 1 $$; DROP FUNCTION IF EXISTS moved.f(text)",
+    "DROP FUNCTION IF EXISTS moved.f(int);"
+    " CREATE OR REPLACE FUNCTION moved.f(text) RETURNS text LANGUAGE sql AS"
+    " $$ SELECT 'text' $$",
+]
+MOVED_SETTINGS = [
+    "SET TimeZone = 'Asia/Tokyo'",
+    "SET TimeZone = 'CET'",
+    "SET DateStyle = 'German'",
+    "SET DateStyle = 'ISO, DMY'",
+]
+
+
+def something(chance: random.Random) -> list[bytes]:
+    """What a client might ask: names, texts and values by chance."""
+    name = chance.choice(["s1", "s2", "s3"])
+    sql = chance.choice(MOVED_TEXTS)
+    values = [b"2"] if "$1" in sql else []
+    given = "(2)" if values else ""
+    path = chance.choice(["moved", "moved_2"])
+    there = f"SET LOCAL search_path = {path}; {sql.replace('$1', '2')}"
+    run = bind(*values, statement=name) + describe() + execute() + SYNC
+    fresh = message("C", b"S" + text(name)) + parse(sql, name)
+    return chance.choice(
+        [
+            [query(chance.choice(MOVED_SETTINGS))],
+            [message("C", b"S" + text(name)) + SYNC],
+            [query(f"PREPARE q AS {sql}; EXECUTE q{given}; DEALLOCATE q")],
+            [query(f"BEGIN; {there}; COMMIT"), query("ROLLBACK")],
+            [parse(sql, name) + SYNC],
+            [run],
+            [fresh + describe(name, "S") + SYNC, run],
+            [fresh + run],
+        ]
+    )
 
 
 def ask(worker: InProcess, question: Callable[[], T]) -> T:
@@ -84,6 +158,12 @@ def backend(connection: psycopg.Connection) -> object:
     return value(connection, "SELECT pg_backend_pid()")
 
 
+@pytest.fixture(autouse=True)
+def _names_as_outside_of_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All workers of a pooler call the same text alike."""
+    monkeypatch.delitem(ENVIRONMENT, "POOLER_STATEMENT_NAMES")
+
+
 @pytest.fixture
 def pair(
     worker_in_process: Callable[..., InProcess],
@@ -93,6 +173,102 @@ def pair(
         worker_in_process(default_pool_size=2),
         worker_in_process(default_pool_size=2),
     )
+
+
+@pytest.fixture
+def kin(
+    worker_in_process: Callable[..., InProcess],
+) -> tuple[InProcess, InProcess]:
+    """Two workers of one pooler, which call the same text alike."""
+    board = Board.for_slots(2)
+    return (
+        worker_in_process(board=board, default_pool_size=4),
+        worker_in_process(board=board, default_pool_size=4),
+    )
+
+
+def server_parses(worker: InProcess) -> int:
+    return ask(worker, lambda: worker.engine.pool_stats(0)["server_parses"])
+
+
+def is_idle(worker: InProcess) -> bool:
+    return ask(worker, lambda: worker.engine.pool_stats(0)["idle"]) > 0
+
+
+def run_all(connection: psycopg.Connection, texts: list[str]) -> None:
+    for n, sql in enumerate(texts):
+        assert connection.execute(sql, [n]).fetchone() == (n, n)
+
+
+def test_statements_move_with_their_server(kin: tuple[InProcess, InProcess]) -> None:
+    """No text is parsed again by a server that has it from another worker's client."""
+    one, two = kin
+    texts = [f"SELECT {n}, %s::int" for n in range(20)]
+    names = "SELECT name, prepare_time FROM pg_prepared_statements"
+    with connect(one) as a, connect(two) as b:
+        first = backend(b)
+        run_all(b, texts)
+        wait_until(lambda: move(two, one), "the server is idle")
+        assert backend(a) == first
+        run_all(a, texts)
+        before: dict[str, object] = dict(a.execute(names, prepare=False).fetchall())
+        assert len(before) > len(texts)
+        wait_until(lambda: move(one, two), "the server is idle")
+        parsed = server_parses(two)
+        run_all(b, texts)
+        assert backend(b) == first
+        assert server_parses(two) == parsed
+        wait_until(lambda: move(two, one), "the server is idle")
+        parsed = server_parses(one)
+        run_all(a, texts)
+        assert backend(a) == first
+        assert server_parses(one) == parsed
+        assert dict(a.execute(names, prepare=False).fetchall()) == before
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("moves", [60, pytest.param(1000, marks=pytest.mark.full)])
+def test_nobody_meets_what_another_worker_has_prepared(
+    kin: tuple[InProcess, InProcess], postgres: Postgres, moves: int
+) -> None:
+    """Whatever is asked, each client is told what it is told straight.
+
+    One server goes to and fro. Clients of both workers prepare different texts by the
+    same names, the same by different ones, under other settings, while the table and
+    what names mean change.
+    """
+    chance = random.Random(moves)
+    moved = 0
+    with ExitStack() as stack:
+        alone = WireClient(postgres.port).login(USER, DATABASE)
+        stack.enter_context(alone)
+        alone.ask(query(MOVED_TABLES))
+        stack.callback(postgres.psql, "DROP SCHEMA moved, moved_2 CASCADE", DATABASE)
+        pairs = []
+        for worker in kin:
+            for _ in range(2):
+                client = stack.enter_context(worker.client())
+                twin = WireClient(postgres.port).login(USER, DATABASE)
+                pairs.append((client, stack.enter_context(twin)))
+        ways = [kin, kin[::-1]]
+        asked = 0
+        while moved < moves:
+            if is_idle(ways[0][0]) and move(*ways[0]):
+                moved += 1
+                ways.reverse()
+            client, twin = chance.choice(pairs[:2] if ways[0] is kin else pairs[2:])
+            for _ in range(chance.randrange(1, 4)):
+                for raw in something(chance):
+                    asked += 1
+                    assert shown(client.ask(raw)) == shown(twin.ask(raw)), raw
+            if chance.random() < 0.1:
+                changed = client.ask(query(chance.choice(MOVED_CHANGES)))
+                assert "E" not in codes(changed), changed
+                for one in pairs:  # what they have now has another meaning
+                    for end in one:
+                        end.ask(query("DEALLOCATE ALL"))
+        parsed = sum(server_parses(worker) for worker in kin)
+    assert parsed < asked
 
 
 def test_nobody_sees_another_workers_session(

@@ -13,6 +13,7 @@ import pytest
 
 from tests.wire_client import SYNC, message, parse
 
+KEY = bytes(range(16))
 PARSED, READY = message("1"), message("Z", b"I")
 
 # SipHash-2-4 of 0, 1, 2, ... under the key 0, 1, ... 15; the one of 15 bytes is in the
@@ -27,6 +28,17 @@ PUBLISHED = {
     63: 0x958A324CEB064572,
 }
 
+# SipHash-2-4-128 likewise.
+PUBLISHED_128 = {
+    0: "a3817f04ba25a8e66df67214c7550293",
+    1: "da87c1d86b99af44347659119b22fc45",
+    7: "a1f1ebbed8dbc153c0b84aa61ff08239",
+    8: "3b62a9ba6258f5610f83e264f31497b4",
+    15: "5493e99933b0a8117e08ec0f97cfc3d9",
+    24: "2db479ae78bd50d8882a8a178a6132ad",
+    63: "5150d1772f50834a503e069a973fbd7c",
+}
+
 FNV_PRIME = 16777619
 FNV_START = 2166136261
 LOW = 0xFFFF  # of a hash: as many bits as the biggest table has use for
@@ -35,8 +47,21 @@ LONGEST = 12  # rows in one bucket; chance gives 8 in a table that is full
 
 @pytest.mark.parametrize("n", PUBLISHED)
 def test_siphash_vectors(probe: ModuleType, n: int) -> None:
-    found = probe.siphash_of(bytes(range(16)), bytes(range(n)), 2, 4)
+    found = probe.siphash_of(KEY, bytes(range(n)), 2, 4)
     assert found == PUBLISHED[n]
+
+
+@pytest.mark.parametrize("n", PUBLISHED_128)
+def test_digest_vectors(probe: ModuleType, n: int) -> None:
+    assert probe.digest_of(KEY, bytes(range(n))).hex() == PUBLISHED_128[n]
+
+
+def test_a_digest_behind_another_is_that_of_all(probe: ModuleType) -> None:
+    first = probe.digest_of(KEY, b"first")
+    for n in range(20):
+        data = bytes(range(n))
+        whole = first + (7).to_bytes(8, "little") + data
+        assert probe.digest_of(KEY, data, first, 7) == probe.digest_of(KEY, whole)
 
 
 @pytest.mark.skipif(
@@ -134,6 +159,7 @@ def test_texts_that_differ_in_two_words_only(probe: ModuleType) -> None:
     bench.server_feed(server, PARSED * len(texts) + READY)
     assert bench.statement_counts()[0] == len(texts)
     assert bench.tables()["texts"][1] < LONGEST
+    assert bench.tables()["called"][1] < LONGEST
 
 
 def test_statements_that_nobody_shares(probe: ModuleType) -> None:
@@ -144,7 +170,7 @@ def test_statements_that_nobody_shares(probe: ModuleType) -> None:
     bench.client_feed(client, b"".join(asked) + SYNC)
     bench.server_feed(server, PARSED * 1000 + READY)
     assert bench.statement_counts()[0] == 1000
-    assert bench.tables()["texts"][1] < LONGEST
+    assert bench.tables()["called"][1] < LONGEST
 
 
 def test_text_whose_last_reference_goes_is_not_found_again(probe: ModuleType) -> None:
