@@ -159,7 +159,7 @@ def _take_over(config: Config, user: pwd.struct_passwd | None) -> Inheritance | 
     if found is None:
         log.write(log.LOG, "old process not found, try to continue normally")
     else:
-        log.write(log.LOG, f"taking the place of process {found.elder_pid}")
+        log.write(log.LOG, f"taking the place of process {found.pid}")
     return found
 
 

@@ -62,6 +62,8 @@ class WorkerStart:
     # Random, the same in every worker: see ClientPolicy.
     mock_key: bytes = field(default=b"", repr=False)
     shared_listeners: tuple[socket.socket, ...] = ()
+    # Another pooler, which may still have clients: the master hands it cancel requests.
+    follows: bool = False
 
 
 # Startup parameter with which a worker says that its client may run every command.

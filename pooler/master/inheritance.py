@@ -32,24 +32,24 @@ class Inheritance:
 
     def __init__(self, elder: Channel, path: Path | None) -> None:
         """``path``: of the Unix socket; None: it is in the abstract namespace."""
-        self._elder = elder
+        self.elder = elder
         self._path = path
         self._tcp: dict[Address, list[socket.socket]] = {}
         self._unix: socket.socket | None = None
         self._pidfile: PidFile | None = None
-        self.elder_pid = 0
+        self.pid = 0  # of the old pooler
 
     def receive(self, until_s: float) -> None:
         """Take all sockets; ChannelError."""
         while True:
-            heard = self._elder.receive(until_s)
+            heard = self.elder.receive(until_s)
             if heard is None:
                 raise ChannelError("the running process gives no sockets")
             message, fds = heard
             for fd in fds:
                 self._take(socket.socket(fileno=fd))
             if message["kind"] == "all":
-                self.elder_pid = int(message["pid"])
+                self.pid = int(message["pid"])
                 return
 
     def _take(self, taken: socket.socket) -> None:
@@ -90,10 +90,10 @@ class Inheritance:
         if self._pidfile is not None:
             self._pidfile.replace()
         try:
-            self._elder.send("up", {})
+            self.elder.send("up", {})
         except ChannelError as error:
-            log.write(log.WARNING, f"process {self.elder_pid}: {error}")
-        self.leave()
+            log.write(log.WARNING, f"process {self.pid}: {error}")
+        self._close_unwanted()
         if self._unix is None or self._path is None:
             return self.unix()
         try:
@@ -109,9 +109,9 @@ class Inheritance:
         self._tcp.clear()
 
     def leave(self) -> None:
-        """In a child, which has no part in this; behind ``enter``."""
+        """In a child, which has no part in this."""
         self._close_unwanted()
-        self._elder.close()
+        self.elder.close()
 
 
 def inherit(

@@ -47,6 +47,7 @@ from pooler.ipc.worker_start import (
     WorkerStart,
 )
 from pooler.master import activation, dumpable, listeners, rlimit
+from pooler.master.cancel_relay import CancelRelay
 from pooler.master.children import Child, Pipe, Slot, name_process
 from pooler.master.cover import Cover
 from pooler.master.inheritance import Inheritance
@@ -160,14 +161,21 @@ class Master:
         self._signals = SignalPipe()
         self._listeners: listeners.Listeners | None = None
         self._wishes = Wishes(self, self._bus)
-        self._succession = Succession(self, self._bus, self._slots)
+        self._cancels = CancelRelay(self._bus, self._slots)
+        self._succession = Succession(self, self._bus, self._slots, self._cancels)
+        # With the poolers before us and behind us.
+        self._talks = (self._succession, self._cancels)
         self._handlers = self._handlers_of_signals()
-        self._messages: dict[str, Callable[[BusMessage], None]] = {
+        self._messages = self._handlers_of_messages()
+
+    def _handlers_of_messages(self) -> dict[str, Callable[[BusMessage], None]]:
+        return {
             "reloaded": self._on_reloaded,
-            **self._wards.messages,
             "leaving": lambda _: None,  # only to be looked at now
+            **self._wards.messages,
             **self._wishes.messages,
             **self._succession.messages,
+            **self._cancels.messages,
         }
 
     def _handlers_of_signals(self) -> dict[signal.Signals, Callable[[], None]]:
@@ -299,8 +307,9 @@ class Master:
                     self._on_ready_fd(slot.child)
             if self._bus.fileno(MASTER) in ready:
                 self._read_inbox()
-            if self._succession.fileno() in ready:
-                self._succession.on_ready()
+            for talk in self._talks:
+                if talk.fileno() in ready:
+                    talk.on_ready()
             self._on_time(time.monotonic())
         if self._farewell:
             log.write(log.LOG, self._farewell)
@@ -313,9 +322,9 @@ class Master:
         for slot in self._children:
             if slot.child is not None and slot.child.ready_fd is not None:
                 poll.register(slot.child.ready_fd, select.POLLIN)
-        heir = self._succession.fileno()
-        if heir is not None:
-            poll.register(heir, select.POLLIN)
+        for fd in (talk.fileno() for talk in self._talks):
+            if fd is not None:
+                poll.register(fd, select.POLLIN)
         deadlines = [slot.restart_at_s for slot in self._children]
         deadlines += [self._kill_at_s, self._rollouts.due_s, self._service.due_s]
         deadlines += [self._cover.due_s(), self._wards.due_s, self._succession.due_s]
@@ -438,7 +447,8 @@ class Master:
                 os.close(other.child.ready_fd)
         self.listeners.close_other_slots(slot.index)
         self._wards.forget()
-        self._succession.forget()
+        for talk in self._talks:
+            talk.leave()
         if self._inheritance is not None:
             self._inheritance.leave()
         self._doors.claim(slot.index)
@@ -462,6 +472,7 @@ class Master:
             page=self._page,
             doors=self._doors,
             mock_key=self._mock_key,
+            follows=self._inheritance is not None,
         )
 
     def _console_start(self, ready: Pipe) -> ConsoleStart:
@@ -506,6 +517,7 @@ class Master:
             self.stop()
             return False
         self._listeners = dataclasses.replace(self.listeners, unix=unix)
+        self._cancels.follow(inheritance.elder)
         return True
 
     def _reap(self) -> None:
@@ -531,7 +543,8 @@ class Master:
             self._read_inbox()  # what it had to say
             self._wards.died(slot.index, expected=code == 0)
             self._board.clear(slot.index)
-            self._succession.gone(slot.index)
+            for talk in self._talks:
+                talk.gone(slot.index)
         self._rollouts.gone(slot.index)
         level = log.WARNING
         if self._phase is not Phase.RUNNING:

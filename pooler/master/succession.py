@@ -23,6 +23,7 @@ from pooler import log
 from pooler.config.loading import Config
 from pooler.ipc.bus import Bus, BusMessage
 from pooler.ipc.channel import MAX_FDS, Channel, ChannelError, close_all, meet
+from pooler.master.cancel_relay import CancelRelay
 from pooler.master.children import Slot
 from pooler.master.listeners import Listeners
 
@@ -52,10 +53,13 @@ class Ruler(Protocol):
 class Succession:
     """The pooler that wants to take our place, if there is one."""
 
-    def __init__(self, ruler: Ruler, bus: Bus, slots: Iterable[Slot]) -> None:
+    def __init__(
+        self, ruler: Ruler, bus: Bus, slots: Iterable[Slot], cancels: CancelRelay
+    ) -> None:
         self._ruler = ruler
         self._bus = bus
         self._slots = slots
+        self._cancels = cancels
         self._heir: Channel | None = None
         self._is_over = False
         # Slots of workers that may still take clients; None: they all may.
@@ -88,7 +92,7 @@ class Succession:
                 self._give(self._heir)
             except ChannelError as error:
                 problem = str(error)
-                self.forget()
+                self.leave()
         answer = {"number": message.payload.get("number"), "problem": problem}
         self._bus.send(message.sender, "done", answer)
 
@@ -124,10 +128,12 @@ class Succession:
                 close_all(heard[1])
                 if heard[0]["kind"] == "up" and not self._ruler.is_ending:
                     self._is_taken_over()
+                elif heard[0]["kind"] == "cancel":
+                    self._cancels.from_heir(self._heir, heard[0])
         except ChannelError as error:
             if not self._is_over:
                 log.write(log.WARNING, f"no takeover: {error}; going on as before")
-            self.forget()
+            self.leave()
 
     def _is_taken_over(self) -> None:
         self._is_over = True
@@ -176,7 +182,7 @@ class Succession:
             if slot.child is not None:
                 os.kill(slot.child.pid, self._signum)
 
-    def forget(self) -> None:
+    def leave(self) -> None:
         """Close this process's copy of the connection."""
         if self._heir is not None:
             self._heir.close()

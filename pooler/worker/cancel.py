@@ -29,7 +29,7 @@ from pooler.config.settings import Peer
 from pooler.errors import LoginError
 from pooler.io.engine import Engine
 from pooler.io.links import Links
-from pooler.ipc.bus import Bus, BusMessage
+from pooler.ipc.bus import MASTER, Bus, BusMessage
 from pooler.session.records import CloseReason
 from pooler.worker.pool import Pool
 from pooler.worker.pools import Pools
@@ -105,7 +105,11 @@ class Cancels:
         bus: Bus,
         slot: int,
         workers: int,
+        *,
+        follows: bool = False,
     ) -> None:
+        """``follows``: another pooler, which may still have clients."""
+        self._follows = follows
         self._engine = engine
         self._links = links
         self._pools = pools
@@ -234,12 +238,18 @@ class Cancels:
     # ------------------------------------------------------------ other workers
 
     async def _pass_on(self, key: bytes) -> None:
-        """Ask the workers that the key can belong to, and wait for their answers."""
+        """Ask all that the key can belong to, and wait for their answers.
+
+        The master answers for a pooler whose place this one has taken.
+        """
         loop = asyncio.get_running_loop()
         waiting: dict[int, asyncio.Future[None]] = {}
-        for slot in range(self._workers):
-            if slot == self._slot or slot & SLOT_BITS != key[0]:
-                continue
+        likely = (
+            slot
+            for slot in range(self._workers)
+            if slot != self._slot and slot & SLOT_BITS == key[0]
+        )
+        for slot in (*likely, *([MASTER] if self._follows else [])):
             request_id = next(self._ids)
             if self._bus.send(slot, "cancel", {"id": request_id, "key": key.hex()}):
                 waiting[request_id] = loop.create_future()

@@ -153,7 +153,13 @@ class Worker:
         )
         self._totals = Totals(engine, self._pools, start.bus)
         self._cancels = Cancels(
-            engine, self._links, self._pools, start.bus, start.slot, start.workers
+            engine,
+            self._links,
+            self._pools,
+            start.bus,
+            start.slot,
+            start.workers,
+            follows=start.follows,
         )
         self._admission = Admission(
             engine, self._pools, start.board, start.slot, start.mock_key, self._cancels

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -17,7 +18,7 @@ import pytest
 from pooler.demo.postgres import Postgres
 from tests.integration.harness import ENVIRONMENT, HOST, Pooler, wait_until
 from tests.integration.visitors import Visitors
-from tests.wire_client import TERMINATE, query
+from tests.wire_client import TERMINATE, WireClient, cancel_request, query
 
 Start = Callable[..., Pooler]
 
@@ -165,3 +166,39 @@ def refused_without_unix(pooler: Pooler) -> str:
         + "\nunix_socket_dir =\n"
     )
     return refused(pooler)
+
+
+def test_cancel_requests_find_whom_the_old_ones_have(start: Start) -> None:
+    """By the new one, also over one that was itself taken over and still lives."""
+    oldest = start()
+    with oldest.client() as first:
+        first.ask(query("BEGIN"))
+        middle = start("-R")
+        oldest.wait_log("has taken over")
+        with middle.client() as second:
+            second.ask(query("BEGIN"))
+            newest = start("-R")
+            middle.wait_log("has taken over")
+            for client in (second, first):
+                client.send(query("SELECT pg_sleep(30)"))
+                while is_silent(client):
+                    with newest.wire() as asking:
+                        asking.send(cancel_request(client.key))
+                        assert asking.read_to_end() == []
+                read = client.read_until("Z")
+                assert [m.fields["C"] for m in read if m.code == "E"] == ["57014"]
+        # Nobody's: answered as soon as all have said so.
+        with newest.wire() as asking:
+            asking.send(cancel_request(b"\0" * 8))
+            assert asking.read_to_end() == []
+        first.send(TERMINATE)
+    assert middle.wait() == 0
+    assert oldest.wait() == 0
+    with newest.wire() as asking:
+        asking.send(cancel_request(b"\0" * 8))
+        assert asking.read_to_end() == []
+
+
+def is_silent(client: WireClient) -> bool:
+    """Nothing has come yet; a request may have come before its query runs."""
+    return not select.select([client.socket], [], [], 0.2)[0]
