@@ -19,6 +19,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from pooler import log
+from pooler.board.page import Page
 from pooler.config.loading import Config
 from pooler.config.travel import unpack
 from pooler.console.answers import ConsoleError
@@ -89,6 +90,11 @@ class Console:
     def board(self) -> Board:
         """The counters of the workers."""
         return self._start.board
+
+    @property
+    def page(self) -> Page:
+        """What pools, databases and users have in all workers."""
+        return self._start.page
 
     async def serve(self) -> int:
         """Say that we are ready, and stay until the end."""

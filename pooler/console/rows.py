@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from pooler.board.page import Page
 from pooler.config.loading import Config
 from pooler.console.answers import Answer, Column
 from pooler.console.grammar import Command
@@ -37,6 +38,10 @@ class Console(Protocol):
     @property
     def board(self) -> Board:
         """The counters of the workers."""
+
+    @property
+    def page(self) -> Page:
+        """What pools, databases and users have in all workers."""
 
     async def ask_master(self, kind: str, **payload: str) -> str:
         """Have the master do something; returns what was wrong, "" for nothing."""

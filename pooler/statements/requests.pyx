@@ -58,7 +58,7 @@ from pooler.tables.server_statements cimport (
 )
 from pooler.tables.texts cimport (
     STATEMENT_PARSE, Statement, TARGET_NONE, schema_count, statement_executes,
-    statement_find, statement_hash, statement_ref, statement_unref,
+    statement_find, statement_hash, statement_ref, statement_unref, statement_used,
 )
 from pooler._wire cimport HEADER_BYTES, load_be32, put_header
 from pooler.session.batch cimport batch_bind, hold_until_settled
@@ -287,6 +287,7 @@ cdef inline void bind_goes_out(
     """What a Bind means, behind what it needed; ``quiet``: it changes nothing."""
     if st != NULL:
         client_statement_bound(t, c.statements, entry)
+        statement_used(st)
         if not quiet:
             runs_bound(t, c, s, st)
     if unnamed_portal:

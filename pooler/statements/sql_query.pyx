@@ -53,7 +53,9 @@ from pooler.tables.server_statements cimport (
     ServerStatement, server_statement_closing, server_statement_find,
     server_statement_named, server_statements_have_read, server_statements_read,
 )
-from pooler.tables.texts cimport statement_executes, statement_ref, statement_unref
+from pooler.tables.texts cimport (
+    statement_executes, statement_ref, statement_unref, statement_used,
+)
 from pooler._wire cimport HEADER_BYTES, put_header
 from pooler.session.batch cimport hold_until_settled, transaction_has_failed
 from pooler.session.changes cimport is_resetting
@@ -384,6 +386,7 @@ cdef int query_execute(
     if st == NULL:
         return -1
     count_bind(s.pool)
+    statement_used(st)
     runs_statement(t, s, st)
     if statement_executes(st):
         executed = target_meaning(c, st)
