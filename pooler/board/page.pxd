@@ -17,6 +17,8 @@ Source: pthread_mutexattr_setrobust(3), pthread_mutex_consistent(3).
 
 from libc.stdint cimport uint32_t, uint64_t, uint8_t
 
+from pooler.board.latency cimport Histogram, Histograms
+
 cdef enum:
     DIGEST_BYTES = 16
     NO_ACCOUNT = 0xFFFFFFFF  # where one may be: nothing is counted there
@@ -36,6 +38,7 @@ cdef struct Account:
     uint8_t digest[DIGEST_BYTES]  # of its kind and names
     uint32_t state
     uint32_t of[2]  # of a pool that has had a server: its database, its user
+    bint timed  # there may be something in its histograms
 
 cdef struct Shared  # the mapping: head, accounts, cells
 
@@ -67,9 +70,11 @@ cdef class Page:
     cdef readonly uint32_t rows
     cdef readonly uint32_t capacity
     cdef bytes key
+    cdef Histograms histograms
 
-    cdef uint32_t place_of(self, const uint8_t *digest) noexcept
     cdef Cells *row_of(self, uint32_t account, uint32_t row) except NULL
+    cdef Histogram *times_of(self, uint32_t account, uint32_t row) except NULL
+    cdef uint32_t find(self, const uint8_t *digest, bint *found) noexcept
     cdef void lock(self) noexcept
     cdef void unlock(self) noexcept
     cdef uint64_t sum_servers(self, uint32_t account) noexcept

@@ -8,6 +8,8 @@ from enum import IntEnum
 
 from libc.string cimport memcmp, memcpy, memset
 
+from pooler.board.latency cimport TIMED_KINDS, note_time, told
+
 from pooler.errors import PoolerError
 
 cdef extern from "<pthread.h>" nogil:
@@ -223,6 +225,7 @@ cdef class Page:
         self.map.rows = self.rows
         self.map.capacity = capacity
         self.key = secrets.token_bytes(DIGEST_BYTES)
+        self.histograms = Histograms(capacity, self.rows)
         cdef pthread_mutexattr_t attributes
         cdef int code = pthread_mutexattr_init(&attributes)
         code = code or pthread_mutexattr_setpshared(
@@ -249,17 +252,22 @@ cdef class Page:
         digest = self._digest(kind, names)
         cdef const uint8_t *wanted = digest
         cdef uint32_t place
+        cdef bint found
         cdef Account *account
         self.row_of(0, row)
         self.lock()
         try:
-            place = self.place_of(digest)
+            place = self.find(wanted, &found)
             if place == self.capacity:
                 raise PageFull(
                     f"more than {self.capacity} pools, databases and users in use"
                 )
-            account = &self.accounts[place]
-            if account.state != ACCOUNT_USED:
+            if not found:
+                account = &self.accounts[place]
+                # What is found again, as after the death of the only worker, goes on.
+                if memcmp(account.digest, wanted, DIGEST_BYTES) and account.timed:
+                    self.histograms.wipe(place)
+                    account.timed = False
                 memcpy(account.digest, wanted, DIGEST_BYTES)
                 account.of[0] = account.of[1] = NO_ACCOUNT
                 account.state = ACCOUNT_USED
@@ -435,14 +443,15 @@ cdef class Page:
         digest = self._digest(kind, names)
         cdef uint32_t place
         cdef uint32_t row
-        cdef uint64_t found = 0
+        cdef bint is_there
+        cdef uint64_t count = 0
         self.lock()
-        place = self.place_of(digest)
-        if place < self.capacity and self.accounts[place].state == ACCOUNT_USED:
+        place = self.find(digest, &is_there)
+        if is_there:
             for row in range(self.rows):
-                found += self.cells[<size_t> place * self.rows + row].clients
+                count += self.cells[<size_t> place * self.rows + row].clients
         self.unlock()
-        return found
+        return count
 
     def cell(self, uint32_t account, uint32_t row):
         """All cells of an account and a row by their names, as numbers of now."""
@@ -490,6 +499,50 @@ cdef class Page:
         finally:
             self.unlock()
 
+    def times(self, kind, *names):
+        """How long things took in all rows together, as ``latency.told`` has it.
+
+        None: there is no such account. Cost: O(rows), under the lock.
+        """
+        digest = self._digest(kind, names)
+        cdef Histogram[TIMED_KINDS] sums
+        cdef uint32_t place
+        cdef bint found
+        self.lock()
+        place = self.find(digest, &found)
+        if found:
+            self.histograms.add_up(place, sums)
+        self.unlock()
+        return told(sums) if found else None
+
+    def note_time(self, uint32_t row, uint32_t account, uint32_t timed, uint64_t us):
+        """Something has taken so long, in one's own row; the core does it itself."""
+        if timed >= TIMED_KINDS:
+            raise ValueError(f"{timed} is nothing that is measured")
+        note_time(self.times_of(account, row) + timed, us)
+
+    def census(self):
+        """(clients that wait, servers, idle servers), of all pools and rows.
+
+        Cost: O(capacity), without the lock: of the same moment only about.
+        """
+        cdef uint32_t account
+        cdef uint32_t i
+        cdef const Cells *row
+        cdef uint64_t waiting = 0
+        cdef uint64_t servers = 0
+        cdef uint64_t idle = 0
+        for account in range(self.capacity):
+            if self.accounts[account].state != ACCOUNT_USED:
+                continue
+            row = &self.cells[<size_t> account * self.rows]
+            for i in range(self.rows):
+                waiting += row[i].waiting
+                servers += row[i].servers
+                idle += row[i].idle
+        # A server counts by its pool, its database and its user.
+        return waiting, servers // 3, idle
+
     def accounts_in_use(self):
         """How many there are, for tests and diagnosis."""
         cdef uint32_t account
@@ -510,31 +563,38 @@ cdef class Page:
             b"\0".join(parts), digest_size=DIGEST_BYTES, key=self.key
         ).digest()
 
-    cdef uint32_t place_of(self, const uint8_t *digest) noexcept:
-        """The account of a digest, or one that may be its; capacity: none. Locked."""
-        cdef uint32_t start
-        cdef uint32_t at
+    cdef Cells *row_of(self, uint32_t account, uint32_t row) except NULL:
+        if account >= self.capacity or row >= self.rows:
+            raise IndexError(f"no account {account} or no row {row}")
+        return &self.cells[<size_t> account * self.rows + row]
+
+    cdef Histogram *times_of(self, uint32_t account, uint32_t row) except NULL:
+        """The histograms of a row, by Timed; who uses them has the account open."""
+        self.row_of(account, row)
+        self.accounts[account].timed = True
+        return self.histograms.of(account, row)
+
+    cdef uint32_t find(self, const uint8_t *digest, bint *found) noexcept:
+        """The place of an account, or one for it; capacity: there is none. Locked."""
+        cdef uint32_t at = (<const uint32_t *> digest)[0] % self.capacity
         cdef uint32_t place = self.capacity
         cdef uint32_t _tried
         cdef const Account *account
-        memcpy(&start, digest, sizeof(start))
-        at = start % self.capacity
+        cdef bint same
+        found[0] = False
         for _tried in range(self.capacity):
             account = &self.accounts[at]
+            same = memcmp(account.digest, digest, DIGEST_BYTES) == 0
             if account.state == ACCOUNT_USED:
-                if memcmp(account.digest, digest, DIGEST_BYTES) == 0:
+                if same:
+                    found[0] = True
                     return at
-            elif place == self.capacity:
+            elif place == self.capacity or same:  # where it was before, if it was
                 place = at
             if account.state == ACCOUNT_FREE:
                 break
             at = (at + 1) % self.capacity
         return place
-
-    cdef Cells *row_of(self, uint32_t account, uint32_t row) except NULL:
-        if account >= self.capacity or row >= self.rows:
-            raise IndexError(f"no account {account} or no row {row}")
-        return &self.cells[<size_t> account * self.rows + row]
 
     cdef void lock(self) noexcept:
         page_lock(&self.map)

@@ -19,9 +19,11 @@ from pooler.console.grammar import Command, invalid
 from pooler.console.rows import Argument, Console, Row
 from pooler.console.shows import OF_CONFIGURATION, PARAMETERS
 from pooler.console.shows_of_handovers import OF_HANDOVERS
+from pooler.console.shows_of_latency import OF_LATENCY
 from pooler.console.shows_of_pools import OF_POOLS
 from pooler.console.shows_of_sizes import OF_SIZES
 from pooler.console.shows_of_sockets import OF_SOCKETS
+from pooler.console.shows_of_statements import OF_STATEMENTS
 from pooler.console.shows_of_stats import OF_STATS
 
 SHOWS: Mapping[str, Row] = MappingProxyType(
@@ -29,7 +31,9 @@ SHOWS: Mapping[str, Row] = MappingProxyType(
         **OF_CONFIGURATION,
         **OF_POOLS,
         **OF_HANDOVERS,
+        **OF_LATENCY,
         **OF_SOCKETS,
+        **OF_STATEMENTS,
         **OF_SIZES,
         **OF_STATS,
     }

@@ -93,7 +93,7 @@ class Console:
 
     @property
     def page(self) -> Page:
-        """What all workers have together of clients."""
+        """What pools, databases and users have in all workers."""
         return self._start.page
 
     async def serve(self) -> int:

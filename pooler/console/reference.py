@@ -48,6 +48,15 @@ _NOTES = """
 - `query_time` is the time from a request to its answer and `xact_time` that of the
   transaction, waits for a server included, as in PgBouncer; each is noted in turns of
   the loop. Each request of a pipeline counts as a query; PgBouncer counts it once.
+- Times of LATENCY are those of `wait_time`, `xact_time` and `query_time`. A percentile
+  is the upper end of its bucket, of which there are four between a time and its double,
+  so it is at most a quarter too large; `max` is exact. They stand in shared memory: the
+  death of a worker takes nothing away. Clients that gave up waiting, replication and
+  the console are not measured.
+- PREPARED_STATEMENTS shows the first 512 bytes of a text, and `…` behind it if it goes
+  on; different texts have different rows all the same. `uses` and `bytes` are those of
+  the text, which all databases of a worker share, so they may stand in several rows.
+  What nobody has any more is not there.
 - Averages count from the older of two marks that are a `stats_period` apart. A worker
   that has died takes its totals with it.
 - MEM has PgBouncer's rows; those of which no memory is kept apart here have size 0. FDS
@@ -73,6 +82,9 @@ _TEXTS: Mapping[str, str] = {
     "HELP": "The list of commands, as a notice.",
     "KILL": "Drops all clients and servers of the database, or of all, and pauses it.",
     "KILL_CLIENT": "Drops one client, by its id of SHOW CLIENTS.",
+    "LATENCY": "Ours: how long things take, for each database and kind, since the"
+    " pooler was started: `wait` for a server (of each that was handed out, most are"
+    " 0), `transaction`, `query`; microseconds.",
     "LISTS": "How many there are of everything.",
     "MEM": "Memory by kind of record.",
     "PAUSE": "No server is handed out, of one database or of any; answers when none is"
@@ -81,6 +93,10 @@ _TEXTS: Mapping[str, str] = {
     "PEER_POOLS": "Cancel requests on their way to peers.",
     "POOLS": "Every pool, one for each database and user: clients and servers by state,"
     " and how long the first of the queue has waited.",
+    "PREPARED_STATEMENTS": "Ours: texts that are kept for clients, by database: how"
+    " many clients have names for one (or have it unnamed), how many servers have it,"
+    " how often it was bound or executed, and its memory. For admins, because texts may"
+    " hold secrets.",
     "RECONNECT": "Servers are replaced as they become free, of one database or of all.",
     "RELOAD": "Reads the files again, all or nothing. Answers when all workers follow.",
     "RESUME": "Goes on after PAUSE, KILL or SUSPEND.",

@@ -41,7 +41,7 @@ class Console(Protocol):
 
     @property
     def page(self) -> Page:
-        """What all workers have together of clients."""
+        """What pools, databases and users have in all workers."""
 
     async def ask_master(self, kind: str, **payload: str) -> str:
         """Have the master do something; returns what was wrong, "" for nothing."""

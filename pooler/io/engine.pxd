@@ -8,7 +8,7 @@ arrived or the time is over.
 
 cimport cython
 
-from libc.stdint cimport uint32_t, uint64_t, uint8_t
+from libc.stdint cimport uint32_t, uint64_t
 
 from pooler.io.conn cimport ClientConn, LinkConn, Loop
 from pooler.tables.params cimport ParamSet
@@ -23,7 +23,7 @@ cdef class Engine:
     cdef uint64_t[::1] parse_cell  # likewise
     cdef uint32_t[::1] id_cell  # likewise
     cdef uint64_t[:] client_cells  # of all workers, on the board; None: there is none
-    cdef uint8_t[::1] page_view  # keeps the page of accounts; None: there is none
+    cdef object page  # keeps the page of accounts; None: there is none
     cdef tuple spread_columns  # of the board, lent to the loop; None: none
     cdef object login_context  # TlsContext or None; the loop borrows from it
     cdef bint made  # there is a loop to close

@@ -38,6 +38,7 @@ from pooler.io.part cimport part_open, parting_close
 from pooler.io.poll cimport (
     READY_READ, READY_WRITE, WATCH_READ, WATCH_WRITE, poll_close, watch, watch_python,
 )
+from pooler.io.prepared cimport count_holders, list_statements
 from pooler.io.spread cimport spread_count
 from pooler.io.stats cimport loop_counters, peer_name, pool_counters
 from pooler.io.suspend cimport (
@@ -438,7 +439,7 @@ cdef class Engine:
 
     def logins_share(self, Page page):
         """Clients take places on the page, in the row of the slot, from now on."""
-        self.page_view = page.view
+        self.page = page
         self.loop.logins.page = page.map
 
     def tell_closes(self):
@@ -735,6 +736,14 @@ cdef class Engine:
         """As ``list_clients``."""
         return list_servers(&self.loop, first, most)
 
+    def count_holders(self, uint32_t first, uint32_t most, dict holders):
+        """Clients and servers by pool and prepared statement; see ``io/prepared``."""
+        return count_holders(&self.loop, first, most, holders)
+
+    def list_statements(self, uint32_t first, uint32_t most, dict found):
+        """Prepared statements by their ids; see ``io/prepared``."""
+        return list_statements(&self.loop, first, most, found)
+
     def client_of_id(self, uint32_t id):
         """The handle of the client with this id; None: there is none."""
         return client_of_id(&self.loop, id)
@@ -843,10 +852,10 @@ cdef class Engine:
 
         One pool of a worker for one account, which stays open as long as the pool.
         """
-        self.page_view = page.view
+        self.page = page
         pool_share(
             self.pool(pool_id), page.row_of(account, row), page.row_of(account, 0),
-            page.rows,
+            page.rows, page.times_of(account, row),
         )
         sharing_begin(self.pool(pool_id))
 

@@ -154,8 +154,7 @@ class Master:
         )
         self._rollouts = Rollouts(self._bus)
         self._wards = Wards(self._bus, self._page, self._serving)
-        period_s = config.settings.stats_period
-        self._service = Service.from_environment(os.environ, self._board, period_s)
+        self._service = Service.from_environment(os.environ, self._board, self._page)
         # The workers hold the reading end: its end of file is the master's death.
         self._life = Pipe.open()
         self._signals = SignalPipe()

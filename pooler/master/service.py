@@ -16,11 +16,14 @@ import time
 from collections.abc import Iterable, MutableMapping
 
 from pooler import log
+from pooler.board.page import Page
 from pooler.ipc.board import Board
 from pooler.master.children import Slot
 
 # A worker shows once a second that it turns; a busy machine is no hang.
 LEAST_SILENCE_S = 5.0
+# The line of status follows what it tells by so much, and is sent no more often.
+STATUS_S = 2.0
 
 
 class Notifier:
@@ -48,14 +51,22 @@ class Service:
     """The state of the pooler, as its manager sees it."""
 
     def __init__(
-        self, notifier: Notifier, watchdog_s: float, board: Board, status_s: float
+        self,
+        notifier: Notifier,
+        watchdog_s: float,
+        board: Board,
+        page: Page,
+        status_s: float,
     ) -> None:
+        """``status_s``: how often to look whether the status has changed; 0: never."""
         self._notifier = notifier
         self._board = board
+        self._page = page
         self._silence_s = max(watchdog_s, LEAST_SILENCE_S)
         # Half of it, as sd_watchdog_enabled(3) has it.
         self._ping_s = watchdog_s / 2
         self._status_s = status_s
+        self._told = ""
         self._ping_at_s: float | None = None
         self._status_at_s: float | None = None
         self._ending = False
@@ -63,7 +74,7 @@ class Service:
 
     @classmethod
     def from_environment(
-        cls, environ: MutableMapping[str, str], board: Board, status_s: float
+        cls, environ: MutableMapping[str, str], board: Board, page: Page
     ) -> Service:
         """As this process was started; the variables go, for children are no service.
 
@@ -74,7 +85,8 @@ class Service:
         whose = environ.pop("WATCHDOG_PID", "") or str(os.getpid())
         watched = address and limit_us.isdecimal() and whose == str(os.getpid())
         watchdog_s = int(limit_us) / 1e6 if watched else 0.0
-        return cls(Notifier(address), watchdog_s, board, status_s if address else 0.0)
+        status_s = STATUS_S if address else 0.0
+        return cls(Notifier(address), watchdog_s, board, page, status_s)
 
     @property
     def due_s(self) -> float | None:
@@ -113,8 +125,9 @@ class Service:
             self._ping(now_s, slots)
         if self._status_at_s is not None and now_s >= self._status_at_s:
             self._status_at_s = now_s + self._status_s
-            if not self._ending:
-                self._notifier.send(self._status())
+            told = self._told
+            if not self._ending and self._status() != told:
+                self._notifier.send(self._told)
 
     def _ping(self, now_s: float, slots: Iterable[Slot]) -> None:
         silent = [slot.title for slot in slots if self._is_silent(slot, now_s)]
@@ -135,5 +148,11 @@ class Service:
         return now_s - max(beat_s, slot.child.started_s) > self._silence_s
 
     def _status(self) -> str:
+        """The line of now, which is sent by whoever asks for it."""
         clients = self._board.total("clients")
-        return f"STATUS={clients} clients, {self._board.slots} workers"
+        waiting, servers, idle = self._page.census()
+        self._told = (
+            f"STATUS={clients} clients ({waiting} wait), {servers} servers"
+            f" ({idle} idle), {self._board.slots} workers"
+        )
+        return self._told

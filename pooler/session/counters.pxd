@@ -8,6 +8,9 @@ once for a read and once for a ReadyForQuery, and never asked for here.
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset
 
+from pooler.board.latency cimport (
+    TIMED_BOTH, TIMED_QUERY, TIMED_WAIT, TIMED_XACT, note_time,
+)
 from pooler.session.records cimport ClientSession, Pool, ServerSession
 
 
@@ -28,20 +31,36 @@ cdef inline void note_parted(ClientSession *c) noexcept nogil:
     c.clock.query_us = c.clock.xact_us = 0
 
 
+cdef inline void time_query(Pool *p, int kind, uint64_t us) noexcept nogil:
+    if p.times != NULL:
+        note_time(&p.times[kind], us)
+
+
 cdef inline void count_query(ServerSession *s, uint64_t now_us) noexcept nogil:
     """ReadyForQuery of a client's request; what it owes still is timed from here."""
     cdef Pool *p = s.pool
     cdef ClientSession *c = s.client
     cdef bint ends_xact = s.xact_status == c"I"
+    cdef uint64_t took_us
+    cdef uint64_t xact_us
     p.counters.queries += 1
     p.counters.xacts += ends_xact
     if c == NULL or c.clock.query_us == 0:
         return
-    p.counters.query_us += now_us - c.clock.query_us
+    took_us = now_us - c.clock.query_us
+    p.counters.query_us += took_us
     c.clock.query_us = now_us if s.requests.head != s.requests.tail else 0
-    if ends_xact:
-        p.counters.xact_us += now_us - c.clock.xact_us
-        c.clock.xact_us = c.clock.query_us
+    if not ends_xact:
+        time_query(p, TIMED_QUERY, took_us)
+        return
+    xact_us = now_us - c.clock.xact_us
+    p.counters.xact_us += xact_us
+    c.clock.xact_us = c.clock.query_us
+    if xact_us == took_us:
+        time_query(p, TIMED_BOTH, took_us)
+    else:
+        time_query(p, TIMED_QUERY, took_us)
+        time_query(p, TIMED_XACT, xact_us)
 
 
 cdef inline void counters_begin(Pool *p) noexcept nogil:
@@ -49,8 +68,15 @@ cdef inline void counters_begin(Pool *p) noexcept nogil:
     memset(&p.counters, 0, sizeof(p.counters))
 
 
-cdef inline void count_assignment(Pool *p) noexcept nogil:
+cdef inline void count_assignment(Pool *p, uint64_t waited_us) noexcept nogil:
     p.counters.assignments += 1
+    p.counters.wait_us += waited_us
+    if p.times == NULL:
+        return
+    if waited_us == 0:  # most have not waited
+        p.times[<int> TIMED_WAIT].counts[0] += 1
+    else:
+        note_time(&p.times[<int> TIMED_WAIT], waited_us)
 
 
 cdef inline void count_login(Pool *p) noexcept nogil:
@@ -63,10 +89,6 @@ cdef inline void count_received(Pool *p, size_t n) noexcept nogil:
 
 cdef inline void count_sent(Pool *p, size_t n) noexcept nogil:
     p.counters.sent_bytes += n
-
-
-cdef inline void count_wait(Pool *p, uint64_t waited_us) noexcept nogil:
-    p.counters.wait_us += waited_us
 
 
 cdef inline void count_client_parse(Pool *p) noexcept nogil:

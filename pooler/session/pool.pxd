@@ -14,13 +14,14 @@ link, list and count of a pool changes here and nowhere else:
 
 from libc.stdint cimport uint32_t, uint64_t
 
+from pooler.board.latency cimport Histogram
 from pooler.board.page cimport Cells
 from pooler.session.records cimport (
     CLIENT_ACTIVE, CLIENT_IDLE, CLIENT_WAITING, ClientSession, Pool, PoolConfig,
     SERVER_ACTIVE, SERVER_IDLE, SERVER_TESTED, ServerSession, set_client_state,
     set_server_state,
 )
-from pooler.session.counters cimport count_assignment, count_wait, note_parted
+from pooler.session.counters cimport count_assignment, note_parted
 from pooler.session.custom cimport custom_fits
 
 
@@ -65,10 +66,11 @@ cdef inline void pool_attach(
     Pool *p, ClientSession *c, ServerSession *s, uint64_t now_us
 ) noexcept nogil:
     """Link an idle server and a client that is idle or waiting."""
+    cdef uint64_t waited_us = 0
     if c.state == CLIENT_WAITING:
         pool_unlist_waiting(p, c)
-        count_wait(p, now_us - c.waiting_since_us)
-    count_assignment(p)
+        waited_us = now_us - c.waiting_since_us
+    count_assignment(p, waited_us)
     pool_unlist_idle(p, s)
     pool_unkeep(s)
     s.checked = False
@@ -171,7 +173,7 @@ cdef inline ServerSession *pool_take(
 
 cdef void pool_begin(Pool *p, uint32_t id, uint32_t max_servers) noexcept nogil
 cdef void pool_share(
-    Pool *p, Cells *cells, const Cells *rows, uint32_t row_count
+    Pool *p, Cells *cells, const Cells *rows, uint32_t row_count, Histogram *times
 ) noexcept nogil
 cdef void pool_configure(Pool *p, const PoolConfig *config) noexcept nogil
 cdef void pool_resize(Pool *p, uint32_t max_servers) noexcept nogil

@@ -20,9 +20,11 @@ cdef void pool_begin(Pool *p, uint32_t id, uint32_t max_servers) noexcept nogil:
 
 
 cdef void pool_share(
-    Pool *p, Cells *cells, const Cells *rows, uint32_t row_count
+    Pool *p, Cells *cells, const Cells *rows, uint32_t row_count, Histogram *times
 ) noexcept nogil:
     """Keep what others want to know in this row of an account.
+
+    In: times borrowed; NULL: nobody asks how long things take
 
     The account stays open until the pool is gone.
     """
@@ -35,6 +37,7 @@ cdef void pool_share(
     p.cells = cells
     p.rows = rows
     p.row_count = row_count
+    p.times = times
 
 
 cdef void pool_free(Pool *p) noexcept nogil:

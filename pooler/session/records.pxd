@@ -18,6 +18,7 @@ from pooler.session.deadlines cimport (
     CLIENT_DEADLINES, NO_DEADLINE, SERVER_DEADLINES, Timer, Wheel, deadline_start,
     deadline_stop,
 )
+from pooler.board.latency cimport Histogram
 from pooler.board.page cimport Cells
 from pooler.wire.buffers cimport Queue, Stream
 from pooler.tables.params cimport ParamSet
@@ -217,6 +218,7 @@ cdef struct Pool:
     Cells *cells  # own row of the account that all workers share, or alone; not NULL
     const Cells *rows  # borrow: the account's, of all workers; NULL: there is none
     uint32_t row_count  # of these; the last one is of what dead workers have left
+    Histogram *times  # borrow: own row of the account's, by Timed; NULL: not measured
     bint paused  # hands out no server and opens none
     bint closing  # paused for good: who asks for a server is sent away
     uint64_t lifetimes  # servers whose time was measured

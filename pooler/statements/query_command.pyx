@@ -37,7 +37,7 @@ from pooler.tables.server_statements cimport (
     server_statement_named,
 )
 from pooler.tables.texts cimport (
-    Statement, statement_executes, statement_ref, statement_unref,
+    Statement, statement_executes, statement_ref, statement_unref, statement_used,
 )
 from pooler.session.batch cimport hold_until_settled, transaction_has_failed
 from pooler.session.counters cimport count_bind, count_client_parse, count_server_parse
@@ -271,6 +271,7 @@ cdef int query_execute(
     if st == NULL:
         return -1
     count_bind(s.pool)
+    statement_used(st)
     runs_statement(t, s, st)
     if statement_executes(st):
         executed = target_meaning(c, st)

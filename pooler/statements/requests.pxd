@@ -21,7 +21,7 @@ from pooler.session.records cimport ClientSession, ServerSession
 from pooler.session.requests cimport batch_unsettled
 from pooler.statements.outcomes cimport PrepareResult
 from pooler.statements.runs cimport runs_quietly
-from pooler.tables.texts cimport Statement, StatementTable
+from pooler.tables.texts cimport Statement, StatementTable, statement_used
 from pooler._wire cimport Found
 
 cdef inline bint binds_own_unnamed(
@@ -34,7 +34,7 @@ cdef inline bint binds_own_unnamed(
 
     In:      message is all here, of at least 12 bytes; no portal is noted
     """
-    cdef const Statement *st
+    cdef Statement *st
     if message[5] or message[6] or not s.tracking.unnamed_own or c.statements == NULL:
         return False
     st = c.statements.unnamed
@@ -45,6 +45,7 @@ cdef inline bint binds_own_unnamed(
         return False
     batch_bind(s, NULL)
     count_bind(s.pool)
+    statement_used(st)
     return True
 
 cdef PrepareResult prepare_request(

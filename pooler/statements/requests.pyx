@@ -51,6 +51,7 @@ from pooler.tables.server_statements cimport (
 )
 from pooler.tables.texts cimport (
     Statement, TARGET_NONE, statement_executes, statement_ref, statement_unref,
+    statement_used,
 )
 from pooler._wire cimport HEADER_BYTES
 from pooler.session.batch cimport batch_bind
@@ -274,6 +275,7 @@ cdef inline void bind_goes_out(
     """What a Bind means, behind what it needed; ``quiet``: it changes nothing."""
     if st != NULL:
         client_statement_bound(t, c.statements, entry)
+        statement_used(st)
         if not quiet:
             runs_bound(t, c, s, st)
     if unnamed_portal:

@@ -75,6 +75,7 @@ cdef struct Statement:
     bint changes_known
     uint64_t changes  # what running it changes: or-ed session.records.Change
     uint8_t recent_at  # where it may be in StatementTable.recent
+    uint64_t uses  # Binds and EXECUTEs of it
     uint64_t custom  # parameters that it makes up, as bits of CustomNames
     bint custom_by_value  # and others, whose names are values of its Bind
     uint8_t name_n
@@ -185,6 +186,11 @@ cdef inline bint statement_executes(const Statement *st) noexcept nogil:
     return st != NULL and (
         st.target_use == TARGET_EXECUTED or st.target_use == TARGET_MISSING
     )
+
+
+cdef inline void statement_used(Statement *st) noexcept nogil:
+    """It is bound, or SQL executes it; for those who look on."""
+    st.uses += 1
 
 
 cdef inline Statement *statement_ref(Statement *st) noexcept nogil:

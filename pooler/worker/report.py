@@ -24,6 +24,7 @@ from pooler.worker.listing import Listings
 from pooler.worker.pauses import Pauses
 from pooler.worker.pool import Pool
 from pooler.worker.pools import Pools
+from pooler.worker.prepared import statements
 
 Payload = dict[str, Any]
 
@@ -62,6 +63,7 @@ class Reports:
         self._lists: Mapping[str, Callable[[], AsyncIterator[Any]]] = {
             "clients": listings.clients,
             "servers": listings.servers,
+            "statements": lambda: statements(engine, pools),
         }
         self._waits: Mapping[str, Callable[[str], Awaitable[str]]] = {
             "until_paused": pauses.until_paused,

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -14,7 +16,15 @@ from psycopg.rows import dict_row
 
 from pooler.demo.postgres import Postgres
 from tests.integration.harness import DATABASE, HOST, MakePooler, Pooler, wait_until
-from tests.wire_client import WireClient, cancel_request, query
+from tests.wire_client import (
+    SYNC,
+    WireClient,
+    bind,
+    cancel_request,
+    execute,
+    parse,
+    query,
+)
 
 Row = dict[str, Any]
 
@@ -127,6 +137,87 @@ def test_ids_of_all_workers(make_pooler: MakePooler) -> None:
         assert sum(row["clients"] for row in workers) == lists["used_clients"]
         for what in ("mem", "fds", "active_sockets", "peer_pools", "dns_hosts"):
             show(cursor, what)
+
+
+def latency(pooler: Pooler) -> dict[str, Row]:
+    """How long things took, by their kinds."""
+    with operator(pooler) as cursor:
+        return {row["kind"]: row for row in show(cursor, "latency", database=DATABASE)}
+
+
+def counts(pooler: Pooler) -> list[int]:
+    found = latency(pooler)
+    return [found[kind]["count"] for kind in ("wait", "transaction", "query")]
+
+
+def test_latency(one: Pooler) -> None:
+    """Of what a client waits for; a worker that is killed takes nothing away."""
+    with one.client() as client, one.client() as second:
+        client.ask(query("BEGIN"))
+        client.ask(query("SELECT pg_sleep(0.1)"))
+        second.send(query("SELECT 1"))
+        with operator(one) as cursor:
+            wait_until(lambda: show(cursor, "pools", cl_waiting=1), "somebody waits")
+        client.ask(query("COMMIT"))
+        second.read_until("Z")
+    found = latency(one)
+    assert counts(one) == [2, 2, 4]
+    wait, transaction, asked = (
+        found[kind] for kind in ("wait", "transaction", "query")
+    )
+    assert wait["p50"] == 0 < wait["p99"] == wait["p999"] == wait["max"]
+    assert 100_000 <= asked["max"] <= transaction["max"]
+    assert asked["p50"] < 100_000 <= asked["p999"] == asked["max"]
+
+    (pid,) = one.worker_pids()
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: one.worker_pids() not in ([], [pid]), "a successor")
+    with one.client() as client:
+        client.value("SELECT 1")
+    assert counts(one) == [3, 3, 5]
+
+
+def test_prepared_statements(make_pooler: MakePooler) -> None:
+    """Texts of all workers are one; who has them is counted."""
+    pooler = make_pooler(
+        {DATABASE: ""}, admin_users="chief", stats_users="watcher", workers=2
+    )
+    text, long_text = "SELECT 1 + $1::int", "SELECT 2 " + "+ 1 " * 200
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(pooler.client()) for _ in range(8)]
+        for client in clients:
+            client.ask(parse(text, "a"), parse(long_text + "+ 2", "b"), SYNC)
+        for client in clients * 2:
+            client.ask(bind(b"1", statement="a"), execute(), SYNC)
+        clients[0].ask(parse(long_text + "+ 3", "c"), SYNC)
+        clients[0].ask(query("PREPARE d AS SELECT 42; EXECUTE d; EXECUTE d"))
+        with operator(pooler) as cursor:
+            rows = show(cursor, "prepared_statements", database=DATABASE)
+        found = {row["query"]: row for row in rows}
+        assert found[text]["clients"] == 8
+        assert found[text]["uses"] == 16
+        assert 1 <= found[text]["servers"] <= 5
+        assert found[text]["bytes"] > len(text)
+        cut = [row for row in rows if row["query"].endswith("…")]
+        assert sorted(row["clients"] for row in cut) == [1, 8]
+        assert {row["query"] for row in cut} == {long_text[:512] + "…"}
+        (by_sql,) = [row for row in rows if "SELECT 42" in row["query"]]
+        assert (by_sql["clients"], by_sql["servers"], by_sql["uses"]) == (1, 1, 2)
+        with (
+            pooler.connect("pgbouncer", "watcher", autocommit=True) as watcher,
+            pytest.raises(psycopg.Error, match="admin access needed"),
+        ):
+            watcher.execute("show prepared_statements")
+    with operator(pooler) as cursor:  # servers keep what nobody has a name for
+        wait_until(
+            lambda: (
+                not any(row["clients"] for row in show(cursor, "prepared_statements"))
+            ),
+            "clients are gone",
+        )
+        rows = show(cursor, "prepared_statements", query=text)
+        assert [row["uses"] for row in rows] == [16]
+        assert rows[0]["servers"] > 0
 
 
 def test_statistics(one: Pooler) -> None:

@@ -84,17 +84,19 @@ def test_ready_reload_watchdog_and_end(postgres: Postgres, directory: Path) -> N
         pooler.start()
         ready = manager.wait_for("READY")
         assert int(ready["MAINPID"]) == pooler.pid
-        assert ready["STATUS"] == "0 clients, 2 workers"
-        with pooler.connect() as client:
+        none = "0 clients (0 wait), 0 servers (0 idle), 2 workers"
+        assert ready["STATUS"] == none
+        with pooler.connect(autocommit=True) as client:
             client.execute("SELECT 1")
             manager.wait_for("WATCHDOG", 2)
+            status = {"STATUS": "1 clients (0 wait), 1 servers (1 idle), 2 workers"}
             wait_until(
-                lambda: (
-                    manager.count("STATUS")
-                    and {"STATUS": "1 clients, 2 workers"} in manager.told
-                ),
-                "status",
+                lambda: manager.count("STATUS") and status in manager.told, "status"
             )
+            # Told when it changes; and the watchdog goes on.
+            fed = manager.count("WATCHDOG")
+            manager.wait_for("WATCHDOG", fed + 2)
+            assert manager.told.count(status) == 1
 
         before_us = time.monotonic_ns() // 1000
         pooler.reload()

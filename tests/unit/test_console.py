@@ -524,6 +524,8 @@ CONTRACT = {
     # Ours.
     "WORKERS": """worker.i pid.i age.i heartbeat_ms.i clients.i login_clients.i
         servers.i statements.i statement_bytes.q""",
+    "LATENCY": "database kind count.q p50.q p90.q p95.q p99.q p999.q max.q",
+    "PREPARED_STATEMENTS": "database query clients.i servers.i uses.q bytes.q",
     "HANDOVERS": "database user given.i received.i refused.i returned.i closed.i",
 }
 
@@ -562,6 +564,19 @@ def test_some_columns_in_another_order() -> None:
     assert described[:2] == b"\0\2"
     kind, body = talk.query("show clients (id, nope)")[0]
     assert (kind, packets.read_report(body)["C"]) == (b"E", "42703")
+
+
+@pytest.mark.parametrize("name", sorted(name for name in SHOWS if SHOWS[name].columns))
+def test_columns_of_every_show_may_be_chosen(name: str) -> None:
+    """The last first, and the others left out."""
+    names = [column.name for column in SHOWS[name].columns]
+    talk = Talk()
+    whole = talk.query(f"show {name}")
+    assert kinds(whole)[:1] == b"T"
+    chosen = [names[-1], names[0]]
+    some = talk.query(f"show {name} ({', '.join(chosen)})")
+    assert some[-2:] == whole[-2:]
+    assert [row[1] for row in values(some)] == [row[0] for row in values(whole)]
 
 
 SOCKET = SocketRow(
@@ -623,6 +638,63 @@ def test_workers_also_one_that_does_not_answer() -> None:
     assert second[4:] == ["1", "2", "3", "4", "5"]
     board.clear(0)
     assert values(talk.query("show workers"))[0] == ["0", "0", *[None] * 7]
+
+
+# Latency
+
+
+def test_percentiles_over_workers_and_pools_of_a_database() -> None:
+    talk = Talk()
+    page = talk.console.page
+    pools = [page.open(0, Kind.POOL, "a", user) for user in "uv"]
+    for row, pool in enumerate(pools):
+        for us in range(1, 501):  # 1 to 1000, one half each
+            page.note_time(row, pool, 1, us + 500 * row)
+    page.note_time(1, pools[0], 0, 0)
+    talk.console.answers["pools"] = [
+        [{"database": "a", "user": "u"}, {"database": "a", "user": "v"}],
+        [{"database": "a", "user": "u"}, {"database": "b", "user": "gone"}],
+    ]
+    rows = values(talk.query("show latency"))
+    assert [row[:3] for row in rows] == [
+        ["a", "wait", "1"],
+        ["a", "transaction", "1000"],
+        ["a", "query", "0"],
+        *(["b", kind, "0"] for kind in ("wait", "transaction", "query")),
+    ]
+    assert rows[0][3:] == ["0"] * 6
+    assert rows[2][3:] == [None] * 6
+    *ranks, most = map(int, rows[1][3:])
+    assert most == 1000
+    for true, told in zip((500, 900, 950, 990, 999), ranks, strict=True):
+        assert true <= told <= min(true * 1.25, most)
+
+
+# Prepared statements
+
+
+def test_texts_of_all_workers_are_one() -> None:
+    talk = Talk()
+    talk.console.answers["statements"] = [
+        ["b", "SELECT 1", "", 1, 1, 5, 100],
+        ["a", "SELECT 1", "", 2, 1, 5, 100],
+        ["a", "SELECT 2", "", 1, 0, 7, 101],
+        ["a", "SELECT 1", "", 3, 0, 6, 100],
+        ["a", "long", "0a", 1, 1, 1, 900],
+        ["a", "long", "0b", 1, 1, 1, 901],
+    ]
+    assert values(talk.query("show prepared_statements")) == [
+        ["a", "SELECT 1", "5", "1", "11", "200"],
+        ["a", "SELECT 2", "1", "0", "7", "101"],
+        ["a", "long…", "1", "1", "1", "900"],
+        ["a", "long…", "1", "1", "1", "901"],
+        ["b", "SELECT 1", "1", "1", "5", "100"],
+    ]
+
+
+def test_texts_are_for_admins() -> None:
+    answer = Talk(admin=False).query("show prepared_statements")
+    assert packets.read_report(answer[0][1])["M"] == "admin access needed"
 
 
 # Statistics

@@ -196,6 +196,77 @@ def test_no_row_and_no_account_out_of_bounds(page: Page) -> None:
         page.clear_row(WORKERS + 1)
 
 
+# How long things took
+
+
+def counted(page: Page, *names: str) -> list[int]:
+    """How many were measured of each kind, by all rows."""
+    told = page.times(Kind.POOL, *names)
+    assert told is not None
+    return [sum(counts.values()) for _, counts in told]
+
+
+STEPS = [1 << bit for bit in range(37)]
+
+
+@pytest.mark.parametrize("us", [0, *STEPS, *(5 * step - 1 for step in STEPS[:-3])])
+def test_a_time_is_told_to_a_quarter(us: int) -> None:
+    page = Page(1, 4)
+    page.note_time(0, page.open(0, Kind.POOL, "d", "u"), 2, us)
+    told = page.times(Kind.POOL, "d", "u")
+    assert told is not None
+    assert told[:2] == [(0, {}), (0, {})]
+    most_us, counts = told[2]
+    ((end_us, count),) = counts.items()
+    assert (most_us, count) == (us, 1)
+    assert us <= end_us <= us * 1.25
+
+
+def test_times_beyond_all_are_in_the_last_bucket(page: Page) -> None:
+    pool = page.open(0, Kind.POOL, "d", "u")
+    for us in (1 << 37, 1 << 63, (1 << 64) - 1):
+        page.note_time(0, pool, 0, us)
+    ((most_us, counts), *_) = page.times(Kind.POOL, "d", "u") or []
+    assert most_us == (1 << 64) - 1
+    assert list(counts.values()) == [3]
+    with pytest.raises(ValueError, match="nothing that is measured"):
+        page.note_time(0, pool, 4, 1)
+
+
+def test_times_are_sums_over_workers_and_outlive_them(page: Page) -> None:
+    pool = page.open(0, Kind.POOL, "d", "u")
+    assert page.open(1, Kind.POOL, "d", "u") == pool
+    for row, us in ((0, 1), (0, 900), (1, 5)):
+        page.note_time(row, pool, 1, us)
+    assert counted(page, "d", "u") == [0, 3, 0]
+    page.clear_row(0)
+    page.clear_row(1)
+    assert page.times(Kind.POOL, "d", "u") is None  # nobody has it
+    assert page.open(0, Kind.POOL, "d", "u") == pool
+    assert counted(page, "d", "u") == [0, 3, 0]
+
+
+def test_a_query_that_is_a_transaction_counts_as_both(page: Page) -> None:
+    pool = page.open(0, Kind.POOL, "d", "u")
+    for timed, us in ((3, 9), (3, 9), (1, 3), (2, 20)):
+        page.note_time(1, pool, timed, us)
+    nothing: dict[int, int] = {}
+    assert page.times(Kind.POOL, "d", "u") == [
+        (0, nothing),
+        (9, {3: 1, 9: 2}),
+        (20, {9: 2, 23: 1}),
+    ]
+
+
+def test_times_are_of_no_other_name(page: Page) -> None:
+    """Whoever gets the place of an account that is gone begins anew."""
+    for i in range(3 * page.capacity):
+        pool = page.open(0, Kind.POOL, "d", f"u{i}")
+        assert counted(page, "d", f"u{i}") == [0, 0, 0]
+        page.note_time(1, pool, 0, 7)
+        page.close(0, pool)
+
+
 def test_many_processes_never_take_more_than_the_limit(page: Page) -> None:
     """Three take and give for a while; a fourth looks at the sum meanwhile."""
     of = accounts(page, 0)
