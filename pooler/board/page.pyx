@@ -128,7 +128,10 @@ cdef void undo_move(const PageMap *m) noexcept nogil:
 
 
 cdef void page_close_account(const PageMap *m, uint32_t account) noexcept nogil:
-    """Free an account if nobody has it open and it counts nothing; locked."""
+    """Free an account if nobody has it open and it counts nothing; locked.
+
+    Where its chain ends behind it, so does the chain in front of it.
+    """
     cdef Cells *row = &m.cells[<size_t> account * m.rows]
     cdef uint32_t i
     for i in range(m.rows):
@@ -137,6 +140,11 @@ cdef void page_close_account(const PageMap *m, uint32_t account) noexcept nogil:
     memset(row, 0, m.rows * sizeof(Cells))
     m.accounts[account].of[0] = m.accounts[account].of[1] = NO_ACCOUNT
     m.accounts[account].state = ACCOUNT_GONE
+    if m.accounts[(account + 1) % m.capacity].state != ACCOUNT_FREE:
+        return
+    while m.accounts[account].state == ACCOUNT_GONE:
+        m.accounts[account].state = ACCOUNT_FREE
+        account = (account or m.capacity) - 1
 
 
 cdef int page_take_client(
@@ -550,6 +558,16 @@ cdef class Page:
             [
                 1 for account in range(self.capacity)
                 if self.accounts[account].state == ACCOUNT_USED
+            ]
+        )
+
+    def accounts_gone(self):
+        """How many are free and still looked at by a search, for tests."""
+        cdef uint32_t account
+        return sum(
+            [
+                1 for account in range(self.capacity)
+                if self.accounts[account].state == ACCOUNT_GONE
             ]
         )
 

@@ -175,6 +175,26 @@ def test_accounts_that_nobody_has_are_used_again(page: Page) -> None:
         assert page.accounts_in_use() == 0
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_what_was_used_once_is_no_part_of_a_search(seed: int) -> None:
+    """Else each search would look at every place, once so many names have been here."""
+    chance = random.Random(seed)
+    page = Page(WORKERS, 64)
+    held: dict[str, int] = {}
+    for _ in range(400):
+        name = f"u{chance.randrange(60)}"
+        if name in held:
+            page.close(0, held.pop(name))
+        elif len(held) < 16:
+            held[name] = page.open(0, Kind.USER, name)
+        for other, account in held.items():  # everybody is still found
+            assert page.open(1, Kind.USER, other) == account
+            page.close(1, account)
+    for account in held.values():
+        page.close(0, account)
+    assert page.accounts_gone() == 0
+
+
 def test_a_full_page_says_so_and_goes_on(page: Page) -> None:
     names = [f"d{i}" for i in range(page.capacity)]
     held = [page.open(0, Kind.DATABASE, name) for name in names]
