@@ -121,7 +121,45 @@ cdef int add_client(Loop *L, int fd, const sockaddr_storage *peer) noexcept nogi
     return 0
 
 
-cdef int take_socket(ListenerConn *listener, sockaddr_storage *peer) noexcept nogil:
+cdef void tell_shortage(Loop *L, int fd) noexcept nogil:
+    """Somebody cannot be served: 53300, as PostgreSQL's of too many clients. Closes it.
+
+    What he has said is read, or the close would reset the connection, and the reset
+    overtake the message.
+    """
+    cdef uint8_t message[128]
+    cdef size_t n = put_error_response(message, b"FATAL", b"53300", NO_DESCRIPTORS)
+    sys_send(fd, message, n)
+    sys_recv(fd, L.recv_buffer, L.recv_bytes)
+    c_close(fd)
+    L.counters.turned_away += 1
+
+
+cdef int take_passed(Loop *L, int door) noexcept nogil:
+    """A socket out of a door; -errno.
+
+    The kernel drops one for which there is no descriptor. So the spare one makes room
+    for it, and who comes when that cannot be had back hears that he is not served.
+    """
+    global spare_fd
+    cdef int fd
+    keep_spare()
+    if spare_fd < 0:
+        return -EMFILE
+    c_close(spare_fd)
+    spare_fd = -1
+    fd = sys_take_fd(door)
+    keep_spare()
+    if fd >= 0 and spare_fd < 0:
+        tell_shortage(L, fd)
+        keep_spare()
+        return -EMFILE
+    return fd
+
+
+cdef int take_socket(
+    Loop *L, ListenerConn *listener, sockaddr_storage *peer
+) noexcept nogil:
     """The socket of somebody who waits, or of whom another worker has let go; -errno.
 
     -ECONNABORTED: it has gone.
@@ -133,7 +171,7 @@ cdef int take_socket(ListenerConn *listener, sockaddr_storage *peer) noexcept no
             listener.conn.fd, <sockaddr *> peer, &peer_n, SOCK_NONBLOCK | SOCK_CLOEXEC
         )
         return fd if fd >= 0 else -errno
-    fd = sys_take_fd(listener.conn.fd)
+    fd = take_passed(L, listener.conn.fd)
     if fd == -EAGAIN:
         spread_arrived(listener.coming)
     if fd >= 0 and getpeername(fd, <sockaddr *> peer, &peer_n) < 0:
@@ -149,12 +187,12 @@ cdef void accept_clients(Loop *L, ListenerConn *listener) noexcept nogil:
     cdef int target
     cdef int _accept
     for _accept in range(ACCEPTS_PER_EVENT):
-        fd = take_socket(listener, &peer)
+        fd = take_socket(L, listener, &peer)
         if fd == -EINTR or fd == -ECONNABORTED:
             continue
         if fd < 0:
             if is_shortage(-fd):
-                if listener.short_before:
+                if listener.short_before or listener.coming != NULL:
                     turn_away(L, listener)
                 listener.short_before = True
                 pause(L, listener, -fd)
@@ -172,28 +210,24 @@ cdef void accept_clients(Loop *L, ListenerConn *listener) noexcept nogil:
 cdef void turn_away(Loop *L, ListenerConn *listener) noexcept nogil:
     """Descriptors do not come back: tell those who wait, by the one that was spared.
 
-    What they have said is read, or the close would reset the connection, and the reset
-    overtake the message. 53300, as PostgreSQL's of too many clients.
+    Who was passed on hears it at once: nobody else will take him.
     """
     global spare_fd
-    cdef uint8_t message[128]
-    cdef size_t n
     cdef int fd
     cdef int _client
-    if listener.coming != NULL or spare_fd < 0:
-        keep_spare()
+    keep_spare()
+    if spare_fd < 0:
         return
-    n = put_error_response(message, b"FATAL", b"53300", NO_DESCRIPTORS)
     c_close(spare_fd)
     spare_fd = -1
     for _client in range(TURNED_AWAY_AT_ONCE):
-        fd = c_accept4(listener.conn.fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)
+        if listener.coming == NULL:
+            fd = c_accept4(listener.conn.fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)
+        else:
+            fd = sys_take_fd(listener.conn.fd)
         if fd < 0:
             break
-        sys_send(fd, message, n)
-        sys_recv(fd, L.recv_buffer, L.recv_bytes)
-        c_close(fd)
-        L.counters.turned_away += 1
+        tell_shortage(L, fd)
     keep_spare()
 
 

@@ -93,3 +93,32 @@ def test_a_hundred_thousand_connections_leave_nothing(make_pooler: MakePooler) -
     wait_until(lambda: pooler.sockets_of_workers() == 0, "all have gone")
     wait_until(lambda: descriptors() <= fds, "no descriptor is left")
     assert pooler.rss_bytes() < memory + 4_000_000
+
+
+def test_who_is_passed_on_to_a_worker_without_descriptors(
+    make_pooler: MakePooler,
+) -> None:
+    """Each is served or told, none is closed without a word; then all is as before."""
+    pooler = make_pooler(workers=2)
+    with closing_all([pooler.client() for _ in range(12)]) as clients:
+        assert all(client.value("SELECT 1") == "1" for client in clients)
+    wait_until(lambda: pooler.sockets_of_workers() == 0, "all have gone")
+    victim = psutil.Process(pooler.worker_pids()[0])
+    before = victim.rlimit(psutil.RLIMIT_NOFILE)
+    victim.rlimit(psutil.RLIMIT_NOFILE, (victim.num_fds() + 4, before[1]))
+    with closing_all([]) as clients:
+        for _ in range(40):
+            clients.append(pooler.wire())
+            clients[-1].send(startup("app", "bench"))
+        served = 0
+        for client in clients:
+            first = client.read()
+            if first.code == "E":
+                assert first.fields["C"] == "53300"
+            else:
+                client.read_greeting()
+                served += 1
+        assert 10 < served < 40
+    victim.rlimit(psutil.RLIMIT_NOFILE, before)
+    with closing_all([pooler.client() for _ in range(40)]) as clients:
+        assert all(client.value("SELECT 1") == "1" for client in clients)
