@@ -466,6 +466,8 @@ class Admission:
         arrival = self._arrivals.get(handle)
         if arrival is None or arrival.waits is not None or pool.is_console:
             return
+        if pool.startup is not None and self._pools.stats(pool)["refused"]:
+            self._engine.client_may_wait(handle)  # others have all servers that may be
         if seconds:
             arrival.waits = asyncio.get_running_loop().call_later(
                 seconds, self._refuse, handle, LoginError(text)

@@ -83,7 +83,7 @@ class Launches:
             raise LoginError("pooler is shutting down", CANNOT_CONNECT_NOW)
         if pool.backoff.hopeless and pool.backoff.pause_s(time.monotonic()):
             raise pool.backoff.cached()
-        pool.on_welcome[ready] = None
+        pool.on_welcome[ready] = now_us()
         self.seek_welcome(pool)
 
     def unwait(self, pool: Pool, ready: Callable[[LoginError | None], None]) -> None:
@@ -178,6 +178,9 @@ class Launches:
         if not (limits.pool and reserve and timeout_s) or pool.places is None:
             return False
         since_us = self._engine.pool_stats(pool.pool_id)["waiting_since_us"]
+        # who logs in waits for a server, too
+        logins_us = next(iter(pool.on_welcome.values()), 0)
+        since_us = min(filter(None, (since_us, logins_us)), default=0)
         if not since_us or now_us() - since_us < timeout_s * 1e6:
             return False
         count = self._accounts.page.total(pool.places.pool, "servers")
