@@ -86,6 +86,7 @@ class Pools:
         self._by_id: dict[int, Pool] = {}
         self._databases: dict[str, Database | None] = {}
         self.past = Past()
+        self.on_made: Callable[[Pool], None] = lambda _: None
         self._limit()
 
     @property
@@ -117,6 +118,7 @@ class Pools:
             pool.on_room = partial(self.launches.room, pool)
             self._prepare_questions(pool)
             self._configure(pool)
+            self.on_made(pool)
         return pool
 
     def drop(self, pool: Pool) -> bool:
