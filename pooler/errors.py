@@ -137,6 +137,8 @@ CLOSE_REASON_ROWS: tuple[tuple[str, str, str], ...] = (
     ("CLOSE_SUSPEND_TIMEOUT", "suspend_timeout", PROTOCOL_VIOLATION),
     ("CLOSE_FORCED", "admin forced disconnect", ADMIN_SHUTDOWN),
     ("CLOSE_DATABASE_REMOVED", "database removed", ADMIN_SHUTDOWN),
+    ("CLOSE_USER_REMOVED", "user removed", ADMIN_SHUTDOWN),
+    ("CLOSE_CONFIG_CHANGED", "database configuration changed", ADMIN_SHUTDOWN),
     ("CLOSE_NO_MEMORY", "out of memory", "53200"),
     ("CLOSE_INTERNAL", "internal error", "XX000"),
 )

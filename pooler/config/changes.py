@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pooler.config.kinds import Reload, Row
-from pooler.config.loading import Config, all_databases
+from pooler.config.loading import WITHOUT_AUTH_FILE, Config, all_databases
 from pooler.config.settings import Database, Settings, Table, rows
 
 
@@ -93,6 +93,21 @@ def diff(old: Config, new: Config) -> Changes:
         peers=_entry_changes(old.peers, new.peers),
         secrets=_entry_changes(old.userlist, new.userlist),
     )
+
+
+def is_moved(before: Database, after: Database) -> bool:
+    """Whether the servers of a database lead elsewhere than they did.
+
+    A name may be that of an entry now, and was of ``*`` before, or the other way round.
+    """
+    return any(row.reconnect for row in _changed_rows(Database, before, after))
+
+
+def removed_users(old: Config, new: Config) -> frozenset[str]:
+    """Who was known by auth_file and is not any more, where that matters."""
+    if not new.settings.auth_file or new.settings.auth_type in WITHOUT_AUTH_FILE:
+        return frozenset()
+    return frozenset(old.userlist.keys() - new.userlist.keys())
 
 
 def reloaded(old: Config, new: Config) -> Config:

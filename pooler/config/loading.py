@@ -81,7 +81,7 @@ FALLBACK_DATABASE = "*"
 MAX_PEER_ID = 65535
 
 # Authentication that never looks at a stored secret: a missing auth_file is no error.
-_WITHOUT_AUTH_FILE = frozenset({AuthType.ANY, AuthType.PAM, AuthType.LDAP})
+WITHOUT_AUTH_FILE = frozenset({AuthType.ANY, AuthType.PAM, AuthType.LDAP})
 
 
 def _empty() -> Mapping[Any, Any]:
@@ -498,7 +498,7 @@ def _read_userlist(
         text = read_text(path)
     except ConfigError as error:
         problem = _at_setting(config, "auth_file", str(error))
-        if config.settings.auth_type not in _WITHOUT_AUTH_FILE:
+        if config.settings.auth_type not in WITHOUT_AUTH_FILE:
             raise problem from None
         harmless.append(str(problem))
         return _empty()

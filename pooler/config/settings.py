@@ -348,7 +348,8 @@ class Settings:
         "Time limit for connect and login of a server; 0 is off.",
         unit="s", built=True)
     server_fast_close: bool = setting(False, BOOL,
-        "Session mode: close a server that must go at the end of its transaction.")
+        "Session mode: close a server that is replaced at the end of its transaction,"
+        " and its client, rather than at the end of the session.", built=True)
     server_idle_timeout: float = setting(600.0, TIME,
         "Close a server that was idle this long; 0 is off.", unit="s", off=0.0,
         built=True)
@@ -364,7 +365,7 @@ class Settings:
     server_reset_query_always: bool = setting(False, BOOL,
         "Run server_reset_query in every pool mode.", built=True)
     server_round_robin: bool = setting(False, BOOL,
-        "Use the server that was idle longest, not the one used last.")
+        "Use the server that was idle longest, not the one used last.", built=True)
     server_tls13_ciphers: str | None = setting(None, STRING,
         "TLS 1.3 cipher suites offered to servers.",
         reload=NEW, built=True, reconnect=True)

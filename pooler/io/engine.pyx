@@ -21,8 +21,8 @@ from pooler.io.conn cimport (
     conn_handle, conn_of, conn_of_server, free_dead, notices_disown, take_id,
 )
 from pooler.io.find cimport (
-    cancel_owner, client_of_id, close_all, count_obsolete, kill_pool, limits_changed,
-    retire_servers, send_clients_away,
+    cancel_owner, client_of_id, client_users, close_all, count_obsolete, kill_pool,
+    limits_changed, pause_servers, retire_again, retire_servers, send_clients_away,
 )
 from pooler.io.link cimport (
     close_link, link_becomes_server, link_listen, link_send, open_link, part_link,
@@ -71,7 +71,7 @@ from pooler.session.records cimport (
     CANCEL_KEY_MAX_BYTES, CANCEL_KEY_MIN_BYTES, CLIENT_LOGIN, CLOSE_NO_MEMORY,
     CLOSE_REASONS, CLOSE_SERVER_EVICTED, CLOSE_SERVER_OBSOLETE,
     ClientSession, CloseReason, MODE_SESSION, Pool, PoolConfig, Script, ServerSession,
-    client_proved, script_fill,
+    client_may_wait, client_proved, script_fill,
 )
 from pooler.session.sequences cimport sequences_always
 from pooler.session.sharing cimport (
@@ -658,6 +658,10 @@ cdef class Engine:
         """The login of a client waits for nothing but a server."""
         client_proved(&self.client(handle).session)
 
+    def client_may_wait(self, uint64_t handle):
+        """A client's login waits until others leave: it may take any time."""
+        client_may_wait(&self.client(handle).session)
+
     def client_os_uid(self, uint64_t handle):
         """The user id of the process behind a Unix socket; None: there is none."""
         cdef int uid = sys_peer_uid(self.client(handle).conn.fd)
@@ -684,6 +688,20 @@ cdef class Engine:
         stream_swallow(L, conn)
         step_client_close(&L.relay, &cc.session, <CloseReason> reason, False)
         carry_out(L)
+
+    def client_send_away(self, uint64_t handle, int reason):
+        """Close a client, who is told why unless it is in the middle of a message."""
+        step_client_close(
+            &self.loop.relay, &self.client(handle).session, <CloseReason> reason, True
+        )
+        carry_out(&self.loop)
+
+    def client_users(self):
+        """(handle, pool id, user) of each client that is logged in; by one walk.
+
+        The user is ``bytes``, empty where it is that of the pool.
+        """
+        return client_users(&self.loop)
 
     def send_clients_away(self, uint32_t most=UINT32_MAX, *, bint idle_only=False):
         """Close clients with FATAL 57P01, as far as they take it; how many there were.
@@ -798,13 +816,17 @@ cdef class Engine:
         bytes check_query, uint64_t check_delay_us, bint cancel_abandoned,
         uint32_t max_prepared_statements=0, bint dedicated=False,
         bint clean_changed=False, bint clean_custom=False, bint clean_sequences=False,
-        bint single_use=False, limits=None,
+        bint single_use=False, uint32_t min_servers=0, bint round_robin=False,
+        bint fast_close=False, limits=None,
     ):
         """Set how a pool works; scripts are SQL, empty for none.
 
         ``check_query`` may be ``b"\\0"``: an empty query is sent. Where
         ``max_prepared_statements`` comes from or goes to 0, the pool's servers are
         replaced. ``single_use``: a server is closed when its first client is done.
+        ``min_servers``: so many of all workers stay however long they are idle.
+        ``round_robin``: servers are used in turn. ``fast_close``: in session mode, one
+        that is replaced does not wait for its client to leave.
         ``limits``: fields of ``TimeLimits`` in us, those that are not 0.
         """
         cdef Pool *p = self.pool(pool_id)
@@ -824,6 +846,9 @@ cdef class Engine:
         config.clean_custom = clean_changed and clean_custom
         config.dedicated = dedicated
         config.single_use = single_use
+        config.min_servers = min_servers
+        config.round_robin = round_robin
+        config.fast_close = fast_close and mode == MODE_SESSION
         cdef TimeLimits times = time_limits_of(limits or {})
         time_limits_fill(&config, &times)
         pool_configure(p, &config)
@@ -836,6 +861,8 @@ cdef class Engine:
             counters_begin(p)
         if replace:
             retire_servers(&self.loop, p)
+        elif fast_close:
+            retire_again(&self.loop, p)
 
     def pool_resize(self, uint32_t pool_id, uint32_t max_servers):
         """Change how many servers a pool may have; surplus ones leave when free."""
@@ -986,7 +1013,7 @@ cdef class Engine:
             return
         if held:
             pool_pause(p, False)
-            retire_servers(&self.loop, p)
+            pause_servers(&self.loop, p)
         else:
             pool_resume(p)
             step_pool_waits(&self.loop.relay, p)

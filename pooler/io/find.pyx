@@ -13,10 +13,10 @@ from pooler.io.link cimport close_link
 from pooler.io.part cimport parting_close
 from pooler.relay.step cimport (
     step_client_close, step_client_limits, step_server_close, step_server_limits,
-    step_server_retire,
+    step_server_pause, step_server_retire,
 )
 from pooler.session.records cimport (
-    CLIENT_ACTIVE, CLIENT_IDLE, CLOSE_SHUTDOWN, server_is_free,
+    CLIENT_ACTIVE, CLIENT_IDLE, CLOSE_SERVER_OBSOLETE, CLOSE_SHUTDOWN, server_is_free,
 )
 
 
@@ -101,6 +101,28 @@ cdef void retire_servers(Loop *L, Pool *p) noexcept nogil:
             carry_out(L)
 
 
+cdef void pause_servers(Loop *L, Pool *p) noexcept nogil:
+    """As ``retire_servers``, for a pause."""
+    cdef uint32_t i
+    for i in range(L.slot_count):
+        if server_at(L, i) != NULL and server_at(L, i).session.pool == p:
+            step_server_pause(&L.relay, &server_at(L, i).session)
+            carry_out(L)
+
+
+cdef void retire_again(Loop *L, Pool *p) noexcept nogil:
+    """What servers of a pool wait for that have to go has changed."""
+    cdef uint32_t i
+    cdef ServerConn *sc
+    for i in range(L.slot_count):
+        sc = server_at(L, i)
+        if sc == NULL or sc.session.pool != p:
+            continue
+        if sc.session.fate.obsolete == CLOSE_SERVER_OBSOLETE:
+            step_server_retire(&L.relay, &sc.session)
+            carry_out(L)
+
+
 cdef void limits_changed(Loop *L, const Pool *p) noexcept nogil:
     """The time limits of a pool count for those who are there, too."""
     cdef uint32_t i
@@ -137,6 +159,27 @@ cdef void kill_pool(Loop *L, Pool *p, CloseReason reason) noexcept nogil:
         if server_at(L, i) != NULL and server_at(L, i).session.pool == p:
             step_server_close(&L.relay, &server_at(L, i).session, reason)
             carry_out(L)
+
+
+cdef list client_users(const Loop *L):
+    """(handle, pool's id, user) of each client that is logged in.
+
+    The user is empty where it is that of the pool.
+    """
+    cdef uint32_t i
+    cdef ClientConn *cc
+    found = []
+    for i in range(L.slot_count):
+        cc = client_at(L, i)
+        if cc == NULL or cc.session.pool == NULL:
+            continue
+        found.append(
+            (
+                conn_handle(L, &cc.conn), cc.session.pool.id,
+                <bytes> cc.user if cc.user != NULL else b"",
+            )
+        )
+    return found
 
 
 cdef object client_of_id(const Loop *L, uint32_t id):

@@ -322,7 +322,9 @@ cdef CloseReason why_left(
     const ServerSession *s, bint running, bint free
 ) noexcept nogil:
     """Why a server goes with its client."""
-    if free or s.fate.obsolete not in (0, CLOSE_SERVER_OBSOLETE, CLOSE_SERVER_LIFETIME):
+    if free or s.fate.obsolete not in (
+        0, CLOSE_SERVER_OBSOLETE, CLOSE_SERVER_LIFETIME, CLOSE_SERVER_PAUSED
+    ):
         return why_over(s)
     return CLOSE_CLIENT_IN_PROGRESS if running else CLOSE_CLIENT_NOT_READY
 

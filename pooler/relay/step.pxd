@@ -108,6 +108,7 @@ cdef void step_cancelled(Relay *r, ServerSession *s, bint uncertain) noexcept no
 cdef void step_client_limits(ClientSession *c) noexcept nogil
 cdef void step_server_limits(ServerSession *s) noexcept nogil
 cdef void step_server_retire(Relay *r, ServerSession *s) noexcept nogil
+cdef void step_server_pause(Relay *r, ServerSession *s) noexcept nogil
 cdef bint step_pool_inquire(
     Relay *r, Pool *p, const uint8_t *message, size_t n
 ) noexcept nogil

@@ -50,9 +50,10 @@ from pooler.session.pool cimport (
 from pooler.session.records cimport (
     CLOSE_CLIENT_EOF, CLOSE_CLIENT_PARAMETER, CLOSE_CLIENT_PROTO, CLOSE_CLIENT_REQUEST,
     CLOSE_INTERNAL, CLOSE_NO_MEMORY,
-    CLOSE_SERVER_CHECK, CLOSE_SERVER_DIRTY, CLOSE_SERVER_EOF, CLOSE_SERVER_LIFETIME,
+    CLOSE_CONFIG_CHANGED, CLOSE_SERVER_CHECK, CLOSE_SERVER_DIRTY, CLOSE_SERVER_EOF,
+    CLOSE_SERVER_LIFETIME, CLOSE_SERVER_OBSOLETE, CLOSE_SERVER_PAUSED,
     CLOSE_SERVER_PROTO, CLOSE_SERVER_RESET, CLOSE_SHUTDOWN, CLOSE_STATEMENT_XACT,
-    SERVER_IDLE, SERVER_TESTED, script_fill,
+    SERVER_ACTIVE, SERVER_IDLE, SERVER_TESTED, script_fill, server_is_free,
 )
 from pooler.session.requests cimport REQUEST_ALIGN, requests_at
 from pooler.wire.buffers cimport (
@@ -163,6 +164,8 @@ cdef bint step_more(Relay *r) noexcept nogil:
         s = r.pending.settle
         r.pending.settle = NULL
         settle(r, s)
+        if s.fate.obsolete and goes_fast(s):
+            lose_server(r, s, CLOSE_CONFIG_CHANGED)
         return True
     if r.pending.leave != NULL:
         c = r.pending.leave
@@ -465,10 +468,30 @@ cdef void step_server_close(
 cdef void step_server_retire(Relay *r, ServerSession *s) noexcept nogil:
     """Close a server now if it is idle, else when it is free."""
     mark_obsolete(s)
+    retire(r, s)
+
+
+cdef void step_server_pause(Relay *r, ServerSession *s) noexcept nogil:
+    """As ``step_server_retire``, for a pause: no client is sent away for that."""
+    mark_over(s, CLOSE_SERVER_PAUSED)
+    retire(r, s)
+
+
+cdef void retire(Relay *r, ServerSession *s) noexcept nogil:
     if s.state == SERVER_IDLE:
         close_surplus(r, s)
     elif s.state == SERVER_TESTED:
         r.pending.settle = s
+    elif goes_fast(s):
+        lose_server(r, s, CLOSE_CONFIG_CHANGED)
+
+
+cdef bint goes_fast(const ServerSession *s) noexcept nogil:
+    """``server_fast_close``: whether a server goes before its session ends."""
+    return (
+        s.state == SERVER_ACTIVE and s.fate.obsolete == CLOSE_SERVER_OBSOLETE
+        and s.pool.config.fast_close and not s.pool.paused and server_is_free(s)
+    )
 
 
 cdef void step_client_limits(ClientSession *c) noexcept nogil:
@@ -504,6 +527,8 @@ cdef void step_pool_lets_go(Relay *r, Pool *p) noexcept nogil:
     """Somebody waits elsewhere: an idle server that is kept for its client is cleaned.
     """
     cdef ServerSession *s = p.idle_tail
+    if s != NULL and s.kept_for == NULL and s.changes.left == 0:
+        s = p.idle_head  # where they are used in turn
     if s == NULL or (s.kept_for == NULL and s.changes.left == 0):
         return
     clean_kept(r, s)

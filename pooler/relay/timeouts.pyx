@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Time that is over; see ``timeouts.pxd``."""
 
-from libc.stdint cimport uint8_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from pooler.relay.clean cimport close_server
 from pooler.relay.ends cimport close_client
@@ -15,8 +15,8 @@ from pooler.session.records cimport (
     CLIENT_ACTIVE, CLIENT_IDLE, CLOSE_CLIENT_IDLE, CLOSE_IDLE_XACT_TIMEOUT,
     CLOSE_LOGIN_SERVER_DOWN, CLOSE_LOGIN_TIMEOUT, CLOSE_QUERY_TIMEOUT,
     CLOSE_QUERY_TIMEOUT_WAITING, CLOSE_QUERY_WAIT, CLOSE_SERVER_IDLE,
-    CLOSE_SERVER_LIFETIME, CLOSE_XACT_TIMEOUT, COPY_IN_NONE, CloseReason, PoolConfig,
-    SERVER_ACTIVE, SERVER_CLOSED, SERVER_IDLE, server_is_free,
+    CLOSE_SERVER_LIFETIME, CLOSE_XACT_TIMEOUT, COPY_IN_NONE, CloseReason, Pool,
+    PoolConfig, SERVER_ACTIVE, SERVER_CLOSED, SERVER_IDLE, server_is_free,
 )
 from pooler.session.time_limits cimport wait_goes_on
 from pooler._wire cimport put_error_response
@@ -108,12 +108,27 @@ cdef void xact_idle_long(Relay *r, ServerSession *s) noexcept nogil:
 
 # ---------------------------------------------------------------- servers without
 
+cdef bint is_kept_ready(const Pool *p) noexcept nogil:
+    """Whether all workers together have no more servers than ``min_pool_size``.
+
+    Our own that are closing count on the page until PostgreSQL is rid of them.
+    """
+    cdef uint64_t found = p.server_count
+    cdef uint32_t i
+    if p.config.min_servers == 0 or p.rows == NULL:
+        return False
+    for i in range(p.row_count - 1):
+        if &p.rows[i] != p.cells:
+            found += p.rows[i].servers
+    return found <= p.config.min_servers
+
+
 cdef void server_idle_long(Relay *r, ServerSession *s) noexcept nogil:
     """``server_idle_timeout``. One that is kept for a client goes with that client."""
     cdef uint64_t limit_us = s.pool.config.server_limit_us[<int> DEADLINE_SERVER_IDLE]
     if s.state == SERVER_CLOSED:
         return
-    if s.state != SERVER_IDLE or s.kept_for != NULL:
+    if s.state != SERVER_IDLE or s.kept_for != NULL or is_kept_ready(s.pool):
         deadline_start(&s.timer, DEADLINE_SERVER_IDLE, limit_us)
     elif is_over(r.now_us - s.idle_since_us, limit_us):
         close_server(r, s, CLOSE_SERVER_IDLE)

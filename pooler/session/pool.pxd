@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A pool: idle servers (LIFO), waiting clients (FIFO), attach and detach.
+"""A pool: idle servers (LIFO, or in turn), waiting clients (FIFO), attach and detach.
 
 Session layer, sans-IO, hot. One pool is one (database, user) of one worker. Every
 link, list and count of a pool changes here and nowhere else:
@@ -144,12 +144,19 @@ cdef ServerSession *pool_other_for(
 ) noexcept nogil
 
 
+cdef ServerSession *pool_longest_for(
+    const Pool *p, const ClientSession *c
+) noexcept nogil
+
+
 cdef inline ServerSession *pool_first_for(
     const Pool *p, const ClientSession *c
 ) noexcept nogil:
     """The idle server that a client would get, if it is fit; NULL: there is none."""
     if c.kept != NULL:
         return c.kept
+    if p.config.round_robin:
+        return pool_longest_for(p, c)
     if p.idle_head == NULL or custom_fits(p.idle_head, c):
         return p.idle_head
     return pool_other_for(p, c)

@@ -136,7 +136,10 @@ cdef void pool_abandon(Pool *p, ServerSession *s) noexcept nogil:
 
 
 cdef void pool_keep(Pool *p, ServerSession *s, uint64_t now_us) noexcept nogil:
-    """Break the link; the server is the last to be taken, but by its client."""
+    """Break the link; the server is the last to be taken, but by its client.
+
+    Taken are those at the head first, or in turn those at the tail.
+    """
     cdef ClientSession *c = s.client
     c.server = NULL
     s.client = NULL
@@ -145,6 +148,9 @@ cdef void pool_keep(Pool *p, ServerSession *s, uint64_t now_us) noexcept nogil:
     set_client_state(c, CLIENT_IDLE)
     set_server_state(s, SERVER_IDLE)
     p.active_count -= 1
+    if p.config.round_robin:
+        pool_idle(p, s, now_us)
+        return
     s.idle_since_us = now_us
     s.next = NULL
     s.prev = p.idle_tail
@@ -166,6 +172,29 @@ cdef ServerSession *pool_other_for(
     while s != NULL and not custom_fits(s, c):
         s = s.next
     return s if s != NULL else p.idle_head
+
+
+cdef inline bint takes_anybody(
+    const ServerSession *s, const ClientSession *c
+) noexcept nogil:
+    return s.kept_for == NULL and s.changes.left == 0 and custom_fits(s, c)
+
+
+cdef ServerSession *pool_longest_for(
+    const Pool *p, const ClientSession *c
+) noexcept nogil:
+    """``pool_first_for`` where servers are used in turn: that which was idle longest.
+
+    But one that was just checked for who waits, or all of them would be, one by one.
+    Cost: O(servers that are kept)
+    """
+    cdef ServerSession *s = p.idle_head
+    if s == NULL or (s.checked and takes_anybody(s, c)):
+        return s
+    s = p.idle_tail
+    while s != NULL and not takes_anybody(s, c):
+        s = s.prev
+    return s if s != NULL else p.idle_tail
 
 
 cdef void pool_let_go(Pool *p, ServerSession *s) noexcept nogil:

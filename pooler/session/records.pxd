@@ -94,6 +94,8 @@ cpdef enum CloseReason:
     CLOSE_SUSPEND_TIMEOUT
     CLOSE_FORCED
     CLOSE_DATABASE_REMOVED
+    CLOSE_USER_REMOVED
+    CLOSE_CONFIG_CHANGED
     CLOSE_NO_MEMORY
     CLOSE_INTERNAL
     CLOSE_REASONS
@@ -162,6 +164,9 @@ cdef struct PoolConfig:  # how a pool works; written by pool
     uint64_t server_limit_us[SERVER_DEADLINES]
     uint64_t query_wait_us  # 0: a client may wait for ever
     uint64_t wait_notify_us  # 0: nobody is told that it waits
+    uint32_t min_servers  # of all workers together; being idle closes no more of them
+    bint round_robin  # the server that has been idle longest is used first
+    bint fast_close  # session mode: one that has to go does not wait for its client
     bint single_use  # a server serves one client once
     bint timed  # a limit begins when a client sends something
     bint watch_ready  # each ReadyForQuery may have to be looked at
@@ -385,6 +390,7 @@ cdef bint set_client_state(ClientSession *c, ClientState new) noexcept nogil
 cdef bint set_server_state(ServerSession *s, ServerState new) noexcept nogil
 cdef void client_begin(ClientSession *c, Wheel *w, void *io) noexcept nogil
 cdef void client_proved(ClientSession *c) noexcept nogil
+cdef void client_may_wait(ClientSession *c) noexcept nogil
 cdef void client_cancel_key(
     ClientSession *c, const uint8_t *key, uint8_t n
 ) noexcept nogil

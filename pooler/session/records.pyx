@@ -81,6 +81,11 @@ cdef void client_proved(ClientSession *c) noexcept nogil:
     c.proved = True
 
 
+cdef void client_may_wait(ClientSession *c) noexcept nogil:
+    """Its login waits for others to leave: that is no time of the login."""
+    deadline_stop(&c.timer, DEADLINE_LOGIN)
+
+
 cdef void client_cancel_key(
     ClientSession *c, const uint8_t *key, uint8_t n
 ) noexcept nogil:

@@ -59,6 +59,7 @@ from pooler.worker.login_extras import asked_values, notify_message
 from pooler.worker.pool import Pool
 from pooler.worker.pools import Pools
 from pooler.worker.refusals import Refusals
+from pooler.worker.removed import close_users, user_removed
 from pooler.worker.tls import CLIENT_TLS, client_context
 from pooler.worker.words import Asked, RefusedValueError
 
@@ -224,8 +225,10 @@ class Admission:
             self._pools, self._mock_key, self._context, self._auth_query.can_ask
         )
 
-    def reload(self) -> None:
+    def reload(self, removed: frozenset[str] = frozenset()) -> None:
         """New logins follow the new configuration; those under way the old one.
+
+        But those of users who were ``removed`` from auth_file end.
 
         Certificates are read anew. Should one have gone since the master has looked,
         new clients go on with those of before.
@@ -238,6 +241,13 @@ class Admission:
         self._policy = self._make_policy()
         self._notify_message = notify_message(self._pools.config.settings)
         self._known.configure(self._pools.config.settings, self._context)
+        if removed:
+            can_ask = self._auth_query.can_ask
+            for handle, arrival in list(self._arrivals.items()):
+                database, user = arrival.login.asked
+                if user in removed and not can_ask(database):
+                    self._refuse(handle, user_removed())
+            close_users(self._engine, self._pools, removed, can_ask)
 
     def database_gone(self, name: str) -> None:
         """Nobody uses a database any more: the next client of it begins anew."""
@@ -479,6 +489,8 @@ class Admission:
         arrival = self._arrivals.get(handle)
         if arrival is None or arrival.waits is not None or pool.is_console:
             return
+        if pool.startup is not None and self._pools.stats(pool)["refused"]:
+            self._engine.client_may_wait(handle)  # others have all servers that may be
         if seconds:
             arrival.waits = asyncio.get_running_loop().call_later(
                 seconds, self._refuse, handle, LoginError(text)

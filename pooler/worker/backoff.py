@@ -55,16 +55,17 @@ class Backoff:
 
     def __init__(self, draw: random.Random) -> None:
         self._draw = draw
-        self._failures = 0  # in a row, one for each pause
+        self.failures = 0  # in a row, one for each pause
         self._retry_at_s = 0.0
         self._failed_at_s = 0.0
         self._opened_at_s: float | None = None
         self.failure: LoginError | None = None
+        self._is_hopeless = False
 
     @property
     def hopeless(self) -> bool:
         """Whether it has failed in a way that waiting does not help."""
-        return self.failure is not None and is_hopeless(self.failure)
+        return self.failure is not None and self._is_hopeless
 
     def pause_s(self, now_s: float) -> float:
         """How long no server is opened; 0: now one may."""
@@ -83,32 +84,57 @@ class Backoff:
             self.failure.sqlstate,
         )
 
-    def failed(self, error: LoginError, now_s: float, retry_s: float) -> None:
+    def failed(self, error: LoginError, now_s: float, retry_s: float) -> bool:
         """A login, or a server before anybody has used it; a pause begins.
 
-        Those that were under way beside it make the pause no longer.
+        Those that were under way beside it make the pause no longer (False).
         """
         paused = self.pause_s(now_s) > 0
         self.failure = error
+        self._is_hopeless = is_hopeless(error)
         self._failed_at_s = now_s
         if paused:
-            return
+            return False
         if self._opened_at_s is not None and now_s - self._opened_at_s > FORGIVEN_S:
-            self._failures = 0
-        self._failures += 1
+            self.failures = 0
+        self.failures += 1
         if isinstance(error, LocalResourceError):
             retry_s = min(retry_s, LOCAL_RETRY_S)
         elif not is_hopeless(error):
-            retry_s = max(SHORTEST_S, retry_s / 2 ** max(0, STEPS - self._failures))
+            retry_s = max(SHORTEST_S, retry_s / 2 ** max(0, STEPS - self.failures))
         self._retry_at_s = now_s + retry_s * (1 + SPREAD * self._draw.random())
+        return True
 
-    def opened(self, begun_s: float, now_s: float) -> None:
-        """A server has logged in; a failure that came after it had begun counts on."""
-        if begun_s >= self._failed_at_s:
-            self.failure = None
+    def heard(
+        self,
+        error: LoginError,
+        now_s: float,
+        *,
+        pause_s: float,
+        failures: int,
+        hopeless: bool,
+    ) -> None:
+        """It has failed in another worker, which tries again first."""
+        if self.failure is None or not self.pause_s(now_s):
+            self.failure = error
+            self._is_hopeless = hopeless
+        self._failed_at_s = now_s
+        self.failures = max(self.failures, failures)
+        later_s = pause_s * (1 + SPREAD * (1 + self._draw.random()))
+        self._retry_at_s = max(self._retry_at_s, now_s + later_s)
+
+    def opened(self, begun_s: float, now_s: float) -> bool:
+        """A server has logged in; a failure that came after it had begun counts on.
+
+        True: those before it count no more.
+        """
         self._opened_at_s = now_s
+        if self.failure is None or begun_s < self._failed_at_s:
+            return False
+        self.failure = None
+        return True
 
     def forget(self) -> None:
         """What was wrong may be right by now."""
         self.failure = None
-        self._failures = 0
+        self.failures = 0

@@ -40,6 +40,8 @@ class Health:
         self._clock = clock
         self._jitter = jitter
         self._ill: dict[Hashable, Illness] = {}
+        # Who hears of what was found out here: ``failed``, ``answered`` or ``worked``.
+        self.tell: Callable[[Hashable, str], None] = lambda *_: None
 
     def is_well(self, place: Hashable) -> bool:
         """Whether it may be tried as one of the first."""
@@ -51,22 +53,39 @@ class Health:
         illness = self._ill.get(place)
         return 0.0 if illness is None else illness.due_s
 
+    def heard(self, place: Hashable, what: str) -> None:
+        """Another worker has found something out."""
+        if what == "failed":
+            self._fails(place)
+        elif what == "answered":
+            self._answers(place)
+        else:
+            self._ill.pop(place, None)
+
     def failed(self, place: Hashable) -> None:
         """It could not be reached, or did not let us in for a reason of its own."""
+        if self._fails(place):
+            self.tell(place, "failed")
+
+    def _fails(self, place: Hashable) -> bool:
+        """False: that was known, and its pause goes on."""
         if len(self._ill) >= MOST_KEPT:
             self._ill.clear()
         illness = self._ill.setdefault(place, Illness())
         now_s = self._clock()
-        if now_s >= illness.due_s or illness.has_answered:
+        is_news = now_s >= illness.due_s or illness.has_answered
+        if is_news:
             illness.failures += 1
             # no power of two beyond what is longer than the longest
             pause_s = FIRST_PAUSE_S * 2 ** min(illness.failures - 1, 10)
             illness.due_s = now_s + min(pause_s, LONGEST_PAUSE_S) * self._jitter()
         illness.has_answered = False
+        return is_news
 
     def worked(self, place: Hashable) -> None:
         """A login has succeeded."""
-        self._ill.pop(place, None)
+        if self._ill.pop(place, None) is not None:
+            self.tell(place, "worked")
 
     def begin_probe(self, place: Hashable) -> bool:
         """Whether somebody should knock now: its pause is over, and nobody does.
@@ -86,9 +105,15 @@ class Health:
             return
         illness.is_probed = False
         if answered:
-            illness.has_answered = True
+            self._answers(place)
+            self.tell(place, "answered")
         else:
             self.failed(place)
+
+    def _answers(self, place: Hashable) -> None:
+        illness = self._ill.get(place)
+        if illness is not None:
+            illness.has_answered = True
 
     def forget(self) -> None:
         """What was wrong may be right by now."""

@@ -60,6 +60,9 @@ class Launches:
         # Who does something about it that a pool has no place for a server.
         self.on_refused: list[Callable[[Pool, Verdict], None]] = []
         self.on_closed: list[Callable[[Pool], None]] = []
+        # Who tells others that a pause has begun, and that it is over.
+        self.on_failing: Callable[[Pool, LoginError], None] = lambda *_: None
+        self.on_opens: Callable[[Pool], None] = lambda _: None
         self._dedicated_gone = dedicated_gone
         self._leaving = False
         self._tasks: set[asyncio.Task[None]] = set()
@@ -83,7 +86,7 @@ class Launches:
             raise LoginError("pooler is shutting down", CANNOT_CONNECT_NOW)
         if pool.backoff.hopeless and pool.backoff.pause_s(time.monotonic()):
             raise pool.backoff.cached()
-        pool.on_welcome[ready] = None
+        pool.on_welcome[ready] = now_us()
         self.seek_welcome(pool)
 
     def unwait(self, pool: Pool, ready: Callable[[LoginError | None], None]) -> None:
@@ -178,6 +181,9 @@ class Launches:
         if not (limits.pool and reserve and timeout_s) or pool.places is None:
             return False
         since_us = self._engine.pool_stats(pool.pool_id)["waiting_since_us"]
+        # who logs in waits for a server, too
+        logins_us = next(iter(pool.on_welcome.values()), 0)
+        since_us = min(filter(None, (since_us, logins_us)), default=0)
         if not since_us or now_us() - since_us < timeout_s * 1e6:
             return False
         count = self._accounts.page.total(pool.places.pool, "servers")
@@ -248,6 +254,11 @@ class Launches:
         self.seek_welcome(pool)
         self.launch(pool)
 
+    def try_again(self, pool: Pool) -> None:
+        """There is no pause any more: open what is waited for."""
+        self.forget(pool)
+        self._launch_again(pool)
+
     def forget(self, pool: Pool) -> None:
         """Nobody is there any more who waits for a server of the pool."""
         if pool.retry is not None:
@@ -299,7 +310,8 @@ class Launches:
             if pool.abandoned:
                 self._dedicated_gone(pool)
             return
-        pool.backoff.opened(begun_s, time.monotonic())
+        if pool.backoff.opened(begun_s, time.monotonic()):
+            self.on_opens(pool)
         pool.learn(greeting.parameters)
         handle, more = ready.link.give_up()
         self._engine.server_adopt(
@@ -354,7 +366,8 @@ class Launches:
     def _pause(self, pool: Pool, error: LoginError) -> None:
         """Open no server of this pool for a while."""
         retry_s = self._opener.config.settings.server_login_retry
-        pool.backoff.failed(error, time.monotonic(), retry_s)
+        if pool.backoff.failed(error, time.monotonic(), retry_s):
+            self.on_failing(pool, error)
 
     def _fail_waiting(self, pool: Pool, error: LoginError) -> None:
         farewell = packets.error_response("FATAL", error.sqlstate, error.message)

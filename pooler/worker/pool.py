@@ -51,9 +51,9 @@ class Pool:
     # What the login of a client has found: auth_file does not know the user.
     secret: str | None = field(default=None, repr=False)
     is_lent: bool = False  # the secret is a client's password, gone with the last one
-    # Who waits for a welcome; with why there is none, if there will not be one.
-    # Who waits for the first welcome, in that order.
-    on_welcome: dict[Callable[[LoginError | None], None], None] = field(
+    # Who waits for the first welcome, in that order, and since when (us); called with
+    # why there is none, if there will not be one.
+    on_welcome: dict[Callable[[LoginError | None], None], int] = field(
         default_factory=dict
     )
     # Of a replication client: what its own server is started with.

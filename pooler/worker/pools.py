@@ -7,10 +7,11 @@ Worker layer, cold. What one pool is: ``pool``; how servers are opened: ``launch
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 
 from pooler import log
+from pooler.config.changes import is_moved
 from pooler.config.kinds import PoolMode
 from pooler.config.loading import Config
 from pooler.config.settings import Database
@@ -85,6 +86,7 @@ class Pools:
         self._by_id: dict[int, Pool] = {}
         self._databases: dict[str, Database | None] = {}
         self.past = Past()
+        self.on_made: Callable[[Pool], None] = lambda _: None
         self._limit()
 
     @property
@@ -116,6 +118,7 @@ class Pools:
             pool.on_room = partial(self.launches.room, pool)
             self._prepare_questions(pool)
             self._configure(pool)
+            self.on_made(pool)
         return pool
 
     def drop(self, pool: Pool) -> bool:
@@ -225,19 +228,32 @@ class Pools:
         """
         if name and self.database(name) is None:
             return False
-        for pool in self._by_key.values():
+        for pool in self.all():
             if name in ("", pool.database.name):
-                self._replace_servers(pool)
+                self.replace_servers(pool)
         return True
 
-    def _replace_servers(self, pool: Pool) -> None:
+    def replace_servers(self, pool: Pool) -> None:
+        """Replace the servers of a pool as they become free.
+
+        That of a replication client goes now: it may never be free.
+        """
+        if pool.startup is not None:
+            if not pool.is_console:
+                reason = CloseReason.CLOSE_CONFIG_CHANGED
+                self._engine.pool_kill(pool.pool_id, reason)
+            return
         pool.learn(None)
         pool.backoff.forget()
         self._engine.pool_retire(pool.pool_id, False)
 
     def reload(self, config: Config, reconnect: frozenset[str]) -> None:
-        """Take over a new configuration; servers of ``reconnect`` are replaced."""
-        secrets = self.config.userlist
+        """Take over a new configuration; servers of ``reconnect`` are replaced.
+
+        So are those of a name that leads elsewhere because it has an entry of its own
+        now, or has none any more. ``*``: all that have or had none.
+        """
+        old = self.config
         try:
             self.opener.use(config)
         except ConfigError as error:
@@ -246,26 +262,31 @@ class Pools:
             self.opener.config = config
         self._limit()
         self._databases.clear()
-        for pool in list(self._by_key.values()):
-            pool.words.forget()
-            pool.backoff.forget()
-            self._engine.pool_learned(pool.pool_id)  # what is on its way, as well
-            if config.userlist.get(pool.user) != secrets.get(pool.user):
-                pool.scram_keys = None  # they were proved by what is no secret any more
-            database = self.database(pool.database.name)
+        listed = old.databases.keys() & config.databases.keys()
+        for pool in self.all():
+            if pool.is_console:
+                continue
+            before, name = pool.database, pool.database.name
+            database = self.database(name)
             if database is None:
                 self.kill(pool)
                 continue
             pool.database = database
-            self._configure(pool)
-            self.resize(pool)
-            if pool.database.name in reconnect or "*" in reconnect:
-                self._replace_servers(pool)
+            if pool.startup is None:
+                self._begin_anew(pool, old)
+            named = name in reconnect or ("*" in reconnect and name not in listed)
+            if named or is_moved(before, database):
+                self.replace_servers(pool)
 
-        for pool in list(self._by_id.values()):
-            is_lone = pool.startup is not None and not pool.is_console
-            if is_lone and self.database(pool.database.name) is None:
-                self.kill(pool)
+    def _begin_anew(self, pool: Pool, old: Config) -> None:
+        """Forget what was learnt under an old configuration, and follow the new one."""
+        pool.words.forget()
+        pool.backoff.forget()
+        self._engine.pool_learned(pool.pool_id)  # what is on its way, as well
+        if self.config.userlist.get(pool.user) != old.userlist.get(pool.user):
+            pool.scram_keys = None  # they were proved by what is no secret any more
+        self._configure(pool)
+        self.resize(pool)
 
     def kill(self, pool: Pool) -> None:
         """Close all clients and servers of a pool: its database is not there."""
@@ -301,6 +322,9 @@ class Pools:
             clean_custom=settings.clean_custom_parameters,
             clean_sequences=settings.clean_sequences,
             single_use=is_single_use(self.config, pool.database),
+            min_servers=self.config.min_pool_size(pool.database),
+            round_robin=settings.server_round_robin,
+            fast_close=settings.server_fast_close,
             limits=limits_of(self.config, pool.database, pool.user),
             max_prepared_statements=0
             if mode is PoolMode.SESSION

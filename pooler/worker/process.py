@@ -19,7 +19,7 @@ from collections.abc import Callable
 from typing import TypedDict
 
 from pooler import log
-from pooler.config.changes import diff
+from pooler.config.changes import diff, removed_users
 from pooler.config.travel import unpack
 from pooler.errors import ConfigError
 from pooler.io.conn import Notice
@@ -353,7 +353,7 @@ class Worker:
             self._outside.use(self._pools.config)
         except ConfigError as error:
             log.write(log.ERROR, f"reload: {error}; who judges passwords stays")
-        self._admission.reload()
+        self._admission.reload(removed_users(old, new))
         self._listening.configure(new.settings)
         number = message.payload.get("number")
         self._start.bus.send(MASTER, "reloaded", {"number": number})

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""``min_pool_size``, and pools that have become smaller. Worker layer, cold.
+"""``min_pool_size``, and limits that have become lower. Worker layer, cold.
 
 Looked at with each beat. As with PgBouncer a pool is filled up by one server a beat,
 and only where somebody may need it: it has clients, or a database forces its user.
@@ -10,12 +10,17 @@ Source: PgBouncer documentation, "min_pool_size".
 
 from __future__ import annotations
 
+import time
+
 from pooler import log
 from pooler.config.loading import Config
 from pooler.errors import LoginError
+from pooler.worker.accounts import limits_of
 from pooler.worker.pool import Pool
 from pooler.worker.pools import Pools
 from pooler.worker.sharing import Sharing
+
+TURN_S = 0.5  # that a worker has to give up what is too much
 
 
 class Readiness:
@@ -40,8 +45,7 @@ class Readiness:
         if self._any_minimum:
             self._fill(config)
         if self._shrinking:
-            shrinking = [self._shrink(one) for one in self._pools.shared()]
-            self._shrinking = any(shrinking)
+            self._shrinking = self._shrink(config)
 
     def _fill(self, config: Config) -> None:
         for database in config.databases.values():
@@ -58,15 +62,58 @@ class Readiness:
             if forced or self._pools.stats(pool)["clients"]:
                 self._pools.launches.keep_ready(pool, minimum)
 
-    def _shrink(self, pool: Pool) -> bool:
-        """Give up a server of a pool that has too many; False: it has not."""
-        config = self._pools.config
-        size = config.pool_size(pool.database, pool.user)
-        if not size or pool.places is None:
-            return False
-        size += config.reserve_pool_size(pool.database, pool.user)
+    def _shrink(self, config: Config) -> bool:
+        """Give up what pools, databases and users have too many of; False: nothing.
+
+        One worker at a time, or two would close a server for the same reason. What is
+        idle goes at once, that which has been so longest first. Where nothing is idle
+        the next one goes that is free.
+        """
+        accounts = self._pools.accounts
+        if int(time.monotonic() / TURN_S) % (accounts.page.rows - 1) != accounts.row:
+            return True
+        pools = [pool for pool in self._pools.shared() if pool.places is not None]
+        surplus: dict[int, int] = {}
+        for pool in pools:
+            surplus |= self._surplus(config, pool, surplus)
+        is_above = any(surplus.values())
+        pools.sort(key=self._idle_since_us)
+        for pool in pools:
+            self._give_up(pool, surplus)
+        return is_above  # so it is looked at again, whether that has happened
+
+    def _surplus(
+        self, config: Config, pool: Pool, known: dict[int, int]
+    ) -> dict[int, int]:
+        """By how much those of a pool's accounts are above their limits that are not
+        known yet.
+        """
+        assert pool.places is not None  # noqa: S101 - those that have none are left out
+        limits = limits_of(config, pool.database, pool.user)
+        if limits.pool:
+            reserve = config.reserve_pool_size(pool.database, pool.user)
+            limits = limits._replace(pool=limits.pool + reserve)
         page = self._pools.accounts.page
-        if page.total(pool.places.pool, "servers") <= size:
-            return False
-        self._sharing.give_up(pool)
-        return True
+        return {
+            account: max(0, page.total(account, "servers") - limit)
+            for account, limit in zip(pool.places, limits, strict=True)
+            if limit and account not in known
+        }
+
+    def _give_up(self, pool: Pool, surplus: dict[int, int]) -> None:
+        assert pool.places is not None  # noqa: S101 - those that have none are left out
+        page = self._pools.accounts.page
+        above = [account for account in pool.places if surplus.get(account)]
+        for _ in range(max((surplus[account] for account in above), default=0)):
+            is_elsewhere = any(page.oldest_idle(account) for account in above)
+            if not self._sharing.give_up(pool, idle_only=is_elsewhere):
+                break
+            for account in above:
+                surplus[account] = max(0, surplus[account] - 1)
+
+    def _idle_since_us(self, pool: Pool) -> float:
+        """When the server of a pool became idle that is so for longest."""
+        assert pool.places is not None  # noqa: S101 - those that have none are left out
+        accounts = self._pools.accounts
+        since_us = accounts.page.cell(pool.places.pool, accounts.row)["idle_since_us"]
+        return float(since_us or "inf")

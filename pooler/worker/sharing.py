@@ -127,14 +127,17 @@ class Sharing:
         if pool is not None:
             self.give_up(pool)
 
-    def give_up(self, pool: Pool) -> None:
-        """Close an idle server now, or else the next one that is free."""
+    def give_up(self, pool: Pool, *, idle_only: bool = False) -> bool:
+        """Close an idle server now, or else the next one that is free; False: none."""
         stats = self._pools.stats(pool)
         if stats["idle"] > stats["waiting"]:
             self._engine.pool_evict(pool.pool_id)
-        elif 0 < stats["servers"] <= stats["max_servers"]:
+        elif not idle_only and 0 < stats["servers"] <= stats["max_servers"]:
             # one too many: it goes as soon as it is free; see ``closed``
             self._engine.pool_resize(pool.pool_id, stats["servers"] - 1)
+        else:
+            return False
+        return True
 
     def closed(self, pool: Pool) -> None:
         """A server is gone: the pool may have as many again as all workers may."""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 
 from pooler.io.engine import Engine
 from pooler.ipc.bus import Bus, BusMessage
+from pooler.worker.failures import Failures
 from pooler.worker.pools import Pools
 from pooler.worker.readiness import Readiness
 from pooler.worker.sharing import Sharing
@@ -22,6 +23,7 @@ class Totals:
         pools.launches.on_refused += [welcomes.wanted, sharing.refused]
         pools.launches.on_closed.append(sharing.closed)
         pools.own_links.on_refused = sharing.refused_link
+        self._failures = Failures(pools, bus)
         self.beat = Readiness(pools, sharing).look
         self.messages: Mapping[str, Callable[[BusMessage], None]] = {
             "room": pools.accounts.heard_room,
@@ -29,4 +31,5 @@ class Totals:
             "evict_link": sharing.asked_link,
             "welcome?": welcomes.asked,
             "welcome": welcomes.told,
+            **self._failures.messages,
         }

@@ -105,3 +105,37 @@ def test_no_pause_at_all_is_a_short_one(backoff: Backoff) -> None:
     assert backoff.pause_s(100.0) == 0
     backoff.failed(WRONG, 100.0, 0)
     assert backoff.pause_s(100.0) == 0
+
+
+def test_who_has_heard_of_a_failure_tries_later_than_who_has_failed() -> None:
+    ours, theirs = Backoff(random.Random(1)), Backoff(random.Random(2))
+    now_s = 100.0
+    for failures in range(1, 5):
+        assert theirs.failed(REFUSED, now_s, RETRY_S)
+        assert theirs.failures == failures
+        ours.heard(
+            LoginError(REFUSED.message, REFUSED.sqlstate),
+            now_s,
+            pause_s=theirs.pause_s(now_s),
+            failures=theirs.failures,
+            hopeless=theirs.hopeless,
+        )
+        assert theirs.pause_s(now_s) < ours.pause_s(now_s) < 1.5 * RETRY_S
+        assert not ours.hopeless
+        now_s += theirs.pause_s(now_s)
+    assert not ours.failed(REFUSED, now_s, RETRY_S), "its pause goes on"
+
+
+def test_what_was_heard_is_said_to_those_who_come(backoff: Backoff) -> None:
+    backoff.heard(
+        LoginError("no such database", "3D000"),
+        100.0,
+        pause_s=15.0,
+        failures=1,
+        hopeless=True,
+    )
+    assert backoff.hopeless
+    assert "cached error: no such database" in backoff.cached().message
+    assert backoff.opened(100.5, 101.0)
+    assert backoff.pause_s(101.0) == 0
+    assert not backoff.opened(101.0, 102.0), "there was nothing to forget"

@@ -511,11 +511,11 @@ def test_a_plain_configuration_has_no_warnings() -> None:
 def test_unbuilt_settings_are_named_once_each() -> None:
     config = config_of(
         "app = host=a pool_mode=session",
-        main="pool_mode = statement\npool_idle_timeout = 5\npool_idle_timeout = 6",
+        main="pool_mode = statement\nsbuf_loopcnt = 6\nsbuf_loopcnt = 7",
         rest="[peers]\n1 = host=a pool_size=3",
     )
     assert config.warnings == (
-        "p.ini:5: pool_idle_timeout is not built yet, ignored",
+        "p.ini:5: sbuf_loopcnt is not built yet, ignored",
         'p.ini:9: [peers] "1": pool_size is not built yet, ignored',
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Hashable
 from typing import cast
 
 import pytest
@@ -331,3 +331,31 @@ def server_error(sqlstate: str, said: str | None = "no") -> ServerLoginError:
 )
 def test_who_is_to_blame(error: LoginError, another: bool) -> None:
     assert blames_host(error) is another
+
+
+def test_what_one_worker_has_found_out_is_known_to_others() -> None:
+    """Each failure once, however many hear of it; nobody tells what it was told."""
+
+    async def scene() -> None:
+        here, there = Town(), Town()
+        told: list[tuple[str, str]] = []
+
+        def tell(place: Hashable, what: str) -> None:
+            assert isinstance(place, Address)
+            told.append((place.sockaddr[0], what))
+            there.health.heard(place, what)
+
+        here.health.tell = tell
+        there.health.tell = lambda *_: told.append(("there", "told on"))
+        assert await way(here.trip(A, B), works=B) == [A, B]
+        assert await way(here.trip(A, B), works=B) == [B]
+        assert told == [(A, "failed")]
+        assert await way(there.trip(A, B), works=B) == [B]
+        place = Address(socket.AF_INET, (A, 5432))
+        assert not there.health.is_well(place)
+        here.health.probed(place, answered=True)
+        assert there.health.is_well(place)
+        there.health.worked(place)
+        assert told == [(A, "failed"), (A, "answered"), ("there", "told on")]
+
+    play(scene)

@@ -190,6 +190,7 @@ PEER_KEYS = "host port pool_size"
 BUILT_MAIN = """
 application_name_add_host login_notify_message
 autodb_idle_timeout pool_idle_timeout
+autodb_idle_timeout pool_idle_timeout server_fast_close server_round_robin
 client_idle_timeout idle_transaction_timeout query_timeout query_wait_notify
 server_idle_timeout server_lifetime transaction_timeout suspend_timeout
 spread_clients worker_stuck_timeout shutdown_rate shutdown_timeout
