@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Prepared statements: a Query or Parse that comes in parts and is kept until it is whole.
+"""Prepared statements: a Query or Parse that comes in parts is kept until it is whole.
 
 Statements layer, sans-IO. Source: PostgreSQL documentation, "Message Flow".
 """

@@ -14,8 +14,8 @@ from pooler.tables.client_names cimport (
     client_statement_link, client_statement_new, client_statement_unlink,
 )
 from pooler.tables.texts cimport (
-    STATEMENT_PARSE, Statement, next_parse, schema_count, statement_find, statement_hash,
-    statement_unref,
+    STATEMENT_PARSE, Statement, next_parse, schema_count, statement_find,
+    statement_hash, statement_unref,
 )
 from pooler._wire cimport HEADER_BYTES, load_be32
 from pooler.session.counters cimport count_client_parse, count_parse_hit
