@@ -359,6 +359,7 @@ cdef PrepareResult prepare_bind(
     )
     cdef PrepareResult result
     cdef bint named = name_end > portal_end + 1
+    cdef bint own = not named and s.tracking.unnamed_own  # PostgreSQL's own affair
     cdef bint told = False
     cdef bint knows = False
     if name_end == 0:
@@ -369,7 +370,7 @@ cdef PrepareResult prepare_bind(
         batch_bind(s, NULL)
     if s.portals != NULL:
         portal_forget(t, s, message + HEADER_BYTES, portal_end - 1 - HEADER_BYTES)
-    if named or not s.tracking.unnamed_own:  # else it is PostgreSQL's own affair
+    if not own:
         knows = knows_columns(message, here, found.length, name_end)
         told = (
             not knows and portal_end == HEADER_BYTES + 1
@@ -387,6 +388,8 @@ cdef PrepareResult prepare_bind(
         back_is_bound(s, 0, 0)  # it is another portal that is to be executed
     if result != PREPARE_WAIT:
         count_bind(s.pool)
+        if own and c.statements != NULL and c.statements.unnamed != NULL:
+            statement_used(c.statements.unnamed)
     return result
 
 

@@ -190,6 +190,8 @@ def test_prepared_statements(make_pooler: MakePooler) -> None:
         for client in clients * 2:
             client.ask(bind(b"1", statement="a"), execute(), SYNC)
         clients[0].ask(parse(long_text + "+ 3", "c"), SYNC)
+        for _ in range(3):
+            clients[1].ask(parse("SELECT 5"), bind(), execute(), SYNC)
         clients[0].ask(query("PREPARE d AS SELECT 42; EXECUTE d; EXECUTE d"))
         with operator(pooler) as cursor:
             rows = show(cursor, "prepared_statements", database=DATABASE)
@@ -201,6 +203,8 @@ def test_prepared_statements(make_pooler: MakePooler) -> None:
         cut = [row for row in rows if row["query"].endswith("…")]
         assert sorted(row["clients"] for row in cut) == [1, 8]
         assert {row["query"] for row in cut} == {long_text[:512] + "…"}
+        unnamed = found["SELECT 5"]
+        assert (unnamed["clients"], unnamed["servers"], unnamed["uses"]) == (1, 0, 3)
         (by_sql,) = [row for row in rows if "SELECT 42" in row["query"]]
         assert (by_sql["clients"], by_sql["servers"], by_sql["uses"]) == (1, 1, 2)
         with (
