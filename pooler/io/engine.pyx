@@ -642,8 +642,14 @@ cdef class Engine:
         cdef int uid = sys_peer_uid(self.client(handle).conn.fd)
         return uid if uid >= 0 else None
 
-    def client_close(self, uint64_t handle, int reason, bytes farewell=b""):
-        """Close a client, after sending it ``farewell``; ignored when it is gone."""
+    def client_close(
+        self, uint64_t handle, int reason, bytes farewell=b"", *, bint tell=False
+    ):
+        """Close a client; ignored when it is gone.
+
+        ``farewell`` is sent before, to one that logs in. ``tell``: it gets FATAL and
+        the reason, unless it is in the middle of a message.
+        """
         cdef Loop *L = &self.loop
         cdef Conn *conn = conn_of(L, handle)
         cdef ClientConn *cc
@@ -657,7 +663,7 @@ cdef class Engine:
                 L, conn, &cc.session.stream.out, bytes_of(farewell), len(farewell)
             )
         stream_swallow(L, conn)
-        step_client_close(&L.relay, &cc.session, <CloseReason> reason, False)
+        step_client_close(&L.relay, &cc.session, <CloseReason> reason, tell)
         carry_out(L)
 
     def send_clients_away(self, uint32_t most=UINT32_MAX, *, bint idle_only=False):
