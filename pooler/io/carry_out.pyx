@@ -41,6 +41,7 @@ cdef struct ReasonText:
 cdef ReasonText REASON_TEXTS[REASONS_MAX]
 
 cdef const char *UNUSED_SERVER = b"unused"
+cdef const char *TOLD_CLIENT = b"told"
 
 
 cdef int fill_close_reasons(object rows) except -1:
@@ -108,9 +109,14 @@ cdef void tell_client(Loop *L, ClientConn *cc, uint8_t reason) noexcept nogil:
 
 
 cdef void tell_closed(Loop *L, ClientConn *cc, const Order *order) noexcept nogil:
-    """Python hears of a close that it logs, or has something to clear away for."""
+    """Python hears of a close that it logs, or has something to clear away for.
+
+    The detail is why TLS has failed; of a client in a pool, whether it is told why.
+    """
     cdef NoticeRow *row
     cdef const char *detail = tls_error(&cc.conn)
+    if order.client.pool != NULL and order.tell:
+        detail = TOLD_CLIENT
     if not L.logins.tell_closes and L.logins.on and detail == NULL and (
         not order.client.pool.config.dedicated if order.client.pool != NULL
         else not cc.by_python and order.reason != CLOSE_LOGIN_TIMEOUT

@@ -671,8 +671,14 @@ cdef class Engine:
         """The process behind a Unix socket; 0: it is not told, or there is none."""
         return max(0, sys_peer_pid(self.client(handle).conn.fd))
 
-    def client_close(self, uint64_t handle, int reason, bytes farewell=b""):
-        """Close a client, after sending it ``farewell``; ignored when it is gone."""
+    def client_close(
+        self, uint64_t handle, int reason, bytes farewell=b"", *, bint tell=False
+    ):
+        """Close a client; ignored when it is gone.
+
+        ``farewell`` is sent before, to one that logs in. ``tell``: it gets FATAL and
+        the reason, unless it is in the middle of a message.
+        """
         cdef Loop *L = &self.loop
         cdef Conn *conn = conn_of(L, handle)
         cdef ClientConn *cc
@@ -686,15 +692,8 @@ cdef class Engine:
                 L, conn, &cc.session.stream.out, bytes_of(farewell), len(farewell)
             )
         stream_swallow(L, conn)
-        step_client_close(&L.relay, &cc.session, <CloseReason> reason, False)
+        step_client_close(&L.relay, &cc.session, <CloseReason> reason, tell)
         carry_out(L)
-
-    def client_send_away(self, uint64_t handle, int reason):
-        """Close a client, who is told why unless it is in the middle of a message."""
-        step_client_close(
-            &self.loop.relay, &self.client(handle).session, <CloseReason> reason, True
-        )
-        carry_out(&self.loop)
 
     def client_users(self):
         """(handle, pool id, user) of each client that is logged in; by one walk.

@@ -646,7 +646,8 @@ class Admission:
     ) -> None:
         """The engine has closed a client, admitted or not.
 
-        ``detail``: why TLS has failed; empty: it has not.
+        ``detail``: why TLS has failed; of one that was admitted, whether it was told
+        an error; empty: no.
         """
         arrival = self._arrivals.get(handle)
         self._forget(handle)
@@ -659,14 +660,16 @@ class Admission:
         self._pools.release_dedicated(pool)
         if pool.is_lent and pool.secret is not None:
             self._forget_lent(pool)
-        if not self._pools.config.settings.log_disconnections:
-            return
         text = CLOSE_REASON_ROWS[reason][1]
         if reason == CloseReason.CLOSE_SERVER_UNUSABLE and pool.backoff.failure:
             text = pool.backoff.failure.message  # what the client has heard
-        log.write(
-            log.LOG,
-            f"closing because: {text} (age={age_us // 1_000_000}s)",
-            tag=f"C-{handle:#x}: {pool.tag}@{host}:{port}",
-            later=True,
+        settings = self._pools.config.settings
+        lines = (
+            (settings.log_pooler_errors and detail, log.WARNING, "pooler error: {}"),
+            (settings.log_disconnections, log.LOG, "closing because: {} (age={}s)"),
         )
+        for wanted, level, line in lines:
+            if wanted:
+                words = line.format(text, age_us // 1_000_000)
+                tag = f"C-{handle:#x}: {pool.tag}@{host}:{port}"
+                log.write(level, words, tag=tag, later=True)

@@ -11,9 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator
 
-from pooler.errors import ADMIN_SHUTDOWN
 from pooler.io.engine import Engine
-from pooler.login import packets
 from pooler.session.records import CloseReason
 from pooler.worker.pool import Pool
 from pooler.worker.pools import Pools
@@ -48,11 +46,7 @@ class Pauses:
         handle = self._engine.client_of_id(number)
         if handle is None:
             return False
-        self._engine.client_close(
-            handle,
-            CloseReason.CLOSE_FORCED,
-            packets.error_response("FATAL", ADMIN_SHUTDOWN, "admin forced disconnect"),
-        )
+        self._engine.client_close(handle, CloseReason.CLOSE_FORCED, tell=True)
         return True
 
     async def until_paused(self, database: str) -> str:

@@ -43,7 +43,7 @@ def close_users(
             continue
         user = packets.decode(name) if name else pool.user
         if user in users and not can_ask(_database(pool)):
-            engine.client_send_away(handle, REASON)
+            engine.client_close(handle, REASON, tell=True)
             closed[user] += 1
     for user, count in closed.items():
         log.write(

@@ -18,13 +18,16 @@ import pytest
 
 from pooler import VERSION_TEXT
 from pooler.demo.postgres import Postgres
+from tests.integration.fake_server import FakeServer
 from tests.integration.harness import (
     DATABASE,
+    HOST,
     MakePooler,
     Pooler,
     is_console,
     wait_until,
 )
+from tests.wire_client import query, startup
 
 CONSOLE = "pgbouncer"
 USERS = '"chief" "x"\n"watcher" "x"\n"other" "x"\n"app" "x"\n'
@@ -201,6 +204,67 @@ def test_reconnect_replaces_servers(pooler: Pooler) -> None:
         assert pid_of(client) != before
         with pytest.raises(psycopg.Error, match="no such database: nope"):
             operator.execute("reconnect nope")
+
+
+def test_kill_client_in_the_midst_of_a_row(
+    make_pooler: MakePooler, server: FakeServer
+) -> None:
+    """It is told nothing: what it was told would become a part of its row."""
+    pooler = make_pooler(
+        {"bench": f"host={HOST} port={server.port}"},
+        USERS,
+        auth_type="trust",
+        admin_users="chief",
+        workers=1,
+    )
+    half = b"D" + struct.pack("!IHI", 30, 1, 20) + b"half"
+    with console(pooler) as connection, pooler.wire() as client:
+        client.send(startup("app", "bench"))
+        backend = server.accept().greet()
+        client.read_greeting().send(query("select 'half of a row'"))
+        assert backend.read().code == "Q"
+        backend.send(half)
+        heard = b""
+        while heard != half:
+            heard += client.socket.recv(100)
+        rows = connection.execute("show clients (database, id)").fetchall()
+        (number,) = [number for database, number in rows if database == "bench"]
+        connection.execute(f"kill_client {number}")
+        assert client.socket.recv(100) == b""
+        assert backend.is_closed()
+
+
+@pytest.mark.parametrize(
+    ("settings", "lines"),
+    [
+        ((1, 1), (1, 1)),
+        ((0, 1), (0, 1)),  # the engine alone sees most clients off
+        ((1, 0), (1, 0)),
+    ],
+)
+def test_an_error_that_a_client_is_told_is_logged(
+    pooler: Pooler, settings: tuple[int, int], lines: tuple[int, int]
+) -> None:
+    """Apart from the line that says that it has gone."""
+    ends, errors = settings
+    reason = "admin forced disconnect"
+
+    def logged() -> tuple[int, int]:
+        log = pooler.log()
+        return (
+            log.count(f"closing because: {reason}"),
+            log.count(f"pooler error: {reason}"),
+        )
+
+    with console(pooler) as connection, pooler.connect(user="app") as client:
+        connection.execute(f"set log_disconnections = {ends}")
+        connection.execute(f"set log_pooler_errors = {errors}")
+        rows = connection.execute("show clients (database, id)").fetchall()
+        (number,) = [number for database, number in rows if database == "bench"]
+        connection.execute(f"kill_client {number}")
+        with pytest.raises(psycopg.OperationalError, match=reason):
+            client.execute("select 1")
+        wait_until(lambda: logged() == lines, "the lines")
 
 
 def test_a_disabled_database_takes_no_new_clients(pooler: Pooler) -> None:
