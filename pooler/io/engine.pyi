@@ -151,6 +151,7 @@ class Engine:
         clean_sequences: bool = ...,
         dedicated: bool = ...,
         single_use: bool = ...,
+        no_queries: bool = ...,
         limits: dict[str, int] | None = ...,
     ) -> None: ...
     def pool_resize(self, pool_id: int, max_servers: int) -> None: ...

@@ -701,7 +701,7 @@ cdef class Engine:
         bytes check_query, uint64_t check_delay_us, bint cancel_abandoned,
         uint32_t max_prepared_statements=0, bint dedicated=False,
         bint clean_changed=False, bint clean_custom=False, bint clean_sequences=False,
-        bint single_use=False, limits=None,
+        bint single_use=False, bint no_queries=False, limits=None,
     ):
         """Set how a pool works; scripts are SQL, empty for none.
 
@@ -726,6 +726,7 @@ cdef class Engine:
         config.clean_changed = clean_changed
         config.clean_custom = clean_changed and clean_custom
         config.dedicated = dedicated
+        config.no_queries = no_queries
         config.single_use = single_use
         cdef TimeLimits times = time_limits_of(limits or {})
         time_limits_fill(&config, &times)

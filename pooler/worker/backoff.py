@@ -60,6 +60,7 @@ class Backoff:
         self._failed_at_s = 0.0
         self._opened_at_s: float | None = None
         self.failure: LoginError | None = None
+        self.era = 0  # what has begun in another one says nothing of this one
 
     @property
     def hopeless(self) -> bool:
@@ -110,5 +111,6 @@ class Backoff:
 
     def forget(self) -> None:
         """What was wrong may be right by now."""
+        self.era += 1
         self.failure = None
         self._failures = 0

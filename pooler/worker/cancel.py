@@ -22,6 +22,7 @@ import itertools
 import os
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 from pooler import log
@@ -31,6 +32,7 @@ from pooler.io.engine import Engine
 from pooler.io.links import Links
 from pooler.ipc.bus import Bus, BusMessage
 from pooler.session.records import CloseReason
+from pooler.worker.peer_places import PeerPlaces
 from pooler.worker.pool import Pool
 from pooler.worker.pools import Pools
 from pooler.worker.servers import Way, send_cancel
@@ -50,6 +52,14 @@ CANCEL_COLUMNS = (
     "sv_active_cancel",
     "sv_being_canceled",
 )
+
+
+NO_PLACE = contextlib.nullcontext()
+
+
+def _why(error: Exception) -> str:
+    """A timeout has no words of its own."""
+    return str(error) or "cancel_wait_timeout"
 
 
 class UnderWay:
@@ -112,6 +122,7 @@ class Cancels:
         self._tasks: set[asyncio.Task[None]] = set()
         self._budget = asyncio.Semaphore(CANCELS_AT_ONCE)
         self._under_way = UnderWay()
+        self._peer_places = PeerPlaces(pools.accounts, lambda: pools.config)
 
     @property
     def states(self) -> Mapping[int, str]:
@@ -215,16 +226,20 @@ class Cancels:
         except (OSError, TimeoutError, LoginError) as error:
             uncertain = isinstance(error, TimeoutError)
             tag = "" if server is None else f"S-{server.backend_pid}: {server.pool.tag}"
-            reason = error if str(error) else "cancel_wait_timeout"
-            log.write(log.WARNING, f"cancel request failed: {reason}", tag=tag)
+            log.write(log.WARNING, f"cancel request failed: {_why(error)}", tag=tag)
         finally:
             self._engine.cancel_end(handle, uncertain)
 
     @contextlib.asynccontextmanager
-    async def _turn(self) -> AsyncIterator[None]:
-        """A place in the budget, and the time limit of one request."""
+    async def _turn(
+        self, place: AbstractAsyncContextManager[None] = NO_PLACE
+    ) -> AsyncIterator[None]:
+        """A place in the budget, and the time limit of one request.
+
+        ``place``: what it needs first; who waits for that takes nothing of the budget.
+        """
         limit_s = self._pools.config.settings.cancel_wait_timeout
-        async with asyncio.timeout(limit_s or None), self._budget:
+        async with asyncio.timeout(limit_s or None), place, self._budget:
             yield
 
     # ------------------------------------------------------------ other workers
@@ -276,13 +291,13 @@ class Cancels:
         onward[HOP_BYTE] -= 1
         try:
             with self._under_way.one(f"peer {peer.peer_id}", handle) as begun:
-                async with self._turn():
+                async with self._turn(self._peer_places.one(peer)):
                     begun()
                     await self._forward_to(peer, bytes(onward))
         except (OSError, TimeoutError, LoginError) as error:
             log.write(
                 log.WARNING,
-                f"cancel request to peer {peer.peer_id} failed: {error}",
+                f"cancel request to peer {peer.peer_id} failed: {_why(error)}",
             )
 
     async def _forward_to(self, peer: Peer, key: bytes) -> None:
