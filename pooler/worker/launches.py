@@ -364,8 +364,10 @@ class Launches:
             self._dedicated_gone(pool)
             return
         stats = self._engine.pool_stats(pool.pool_id)
-        if stats["servers"] == 0 and stats["connecting"] == 0 and pool.backoff.hopeless:
-            self._fail_waiting(pool, error)
+        if stats["connecting"] == 0 and pool.backoff.hopeless:
+            if stats["servers"] == 0:
+                self._fail_waiting(pool, error)
+            # There is no welcome: what servers there are are on their way out.
             self.settle_welcome(pool)
         else:
             self.seek_welcome(pool)

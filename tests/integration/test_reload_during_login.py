@@ -10,7 +10,7 @@ import pytest
 from pooler.demo.postgres import Postgres
 from tests.integration.fake_server import FakeServer, error
 from tests.integration.harness import DATABASE, HOST, USER, MakePooler, Pooler
-from tests.wire_client import WireClient, startup
+from tests.wire_client import WireClient, message, query, startup
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -89,3 +89,26 @@ def test_a_server_from_before_a_reconnect(
         server.accept().greet()
         client.read_greeting()
         assert backend.is_closed()
+
+
+def test_a_login_hears_of_a_failure_beside_a_server_that_leaves(
+    server: FakeServer, make_pooler: MakePooler
+) -> None:
+    """What is on its way out serves nobody, however long its transaction lasts."""
+    pooler = make_pooler(
+        {DATABASE: f"host={HOST} port={server.port}"}, admin_users=USER
+    )
+    with begin(pooler) as busy:
+        backend = server.accept().greet()
+        busy.read_greeting()
+        busy.send(query("BEGIN"))
+        backend.read()
+        backend.send(message("C", b"BEGIN\0") + message("Z", b"T"))
+        busy.read_until("Z")
+        with pooler.client("pgbouncer") as console:
+            console.rows("RECONNECT")
+        with begin(pooler) as late:
+            refusing = server.accept()
+            refusing.read_startup()
+            refusing.send(error("FATAL", "28P01", "password authentication failed"))
+            assert late.read_fatal()["C"] == "28P01"
