@@ -85,6 +85,7 @@ CLOSE_REASON_ROWS: tuple[tuple[str, str, str], ...] = (
     ("CLOSE_CLIENT_REQUEST", "client close request", ""),
     ("CLOSE_CLIENT_EOF", "client unexpected eof", ""),
     ("CLOSE_CLIENT_PROTO", "bad packet", PROTOCOL_VIOLATION),
+    ("CLOSE_CLIENT_QUERY", "PQexec disallowed", PROTOCOL_VIOLATION),
     (
         "CLOSE_CLIENT_NOT_READY",
         "client disconnect while server was not ready",

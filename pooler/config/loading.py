@@ -197,6 +197,11 @@ class Config:
             self.settings.default_pool_size,
         )
 
+    def peer_pool_size(self, peer: Peer) -> int:
+        """Cancel requests on their way to a peer, over all workers; 0 is no limit."""
+        own = peer.pool_size
+        return self.settings.default_pool_size if own is None else own
+
     def reserve_pool_size(self, database: Database, user: str) -> int:
         """Servers beyond ``pool_size`` for clients that have waited long; 0: none."""
         return self._narrowest(

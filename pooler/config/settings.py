@@ -194,7 +194,10 @@ class Settings:
         "Server connections for each database and user, over all workers; 0 is no"
         " limit.", unit="connections", built=True)
     disable_pqexec: bool = setting(False, BOOL,
-        "Refuse the simple query protocol.", reload=RESTART)
+        "Send a client away (08P01 `PQexec disallowed`) that sends a simple Query, in"
+        " which several statements may stand. Who does not use the extended protocol"
+        " for everything cannot work then, replication clients among them; the console"
+        " is exempt.", reload=RESTART, built=True)
     dns_max_ttl: float = setting(15.0, TIME,
         "Keep a resolved address this long, whatever its record says.", unit="s",
         built=True)
@@ -223,7 +226,8 @@ class Settings:
         "Startup parameters to accept and drop; `options` drops the unknown ones"
         " inside options.", reload=NEW, built=True)
     job_name: str = setting("pgbouncer", STRING,
-        "Windows service name; no effect here.", reload=RESTART, off="pgbouncer")
+        "Accepted for PgBouncer's sake, where it names the service on Windows: without"
+        " effect.", reload=RESTART, off="pgbouncer", built=True)
     listen_addr: tuple[str, ...] = setting((), LIST,
         "Names and addresses to listen on; `*` is all; empty is the Unix socket only.",
         reload=RESTART, built=True)
@@ -300,8 +304,10 @@ class Settings:
     pidfile: str = setting("", PATH,
         "File for the process number; needed for -d.", reload=RESTART, built=True)
     pkt_buf: int = setting(4096, INT,
-        "PgBouncer's buffer per socket; buffers here have no fixed size.",
-        unit="bytes", low=1, reload=RESTART, off=4096)
+        "Accepted for PgBouncer's sake, whose buffer of a socket it is: without effect."
+        " A connection has no buffer while nothing of it waits, and one of the size of"
+        " what waits otherwise.",
+        unit="bytes", low=1, reload=RESTART, off=4096, built=True)
     pool_idle_timeout: float = setting(0.0, TIME,
         "Free a pool that was empty this long; 0 is off.", unit="s",
         built=True)
@@ -328,8 +334,9 @@ class Settings:
         "File with the resolver's configuration, in place of /etc/resolv.conf; a port"
         " may stand behind an address.", reload=RESTART, built=True)
     sbuf_loopcnt: int = setting(5, INT,
-        "PgBouncer's rounds per socket and turn; 0 is no limit.",
-        unit="rounds", off=5)
+        "Accepted for PgBouncer's sake, which takes so many buffers of a socket before"
+        " it looks at others: without effect. Here it is one read, then it is the next"
+        " one's turn.", unit="rounds", off=5, built=True)
     scram_iterations: int = setting(4096, INT,
         "Iterations for SCRAM verifiers made from plain passwords.",
         unit="iterations", low=1, high=10_000_000, reload=NEW, built=True)
@@ -615,8 +622,9 @@ class Peer:
         "The peer's port.", unit="port", low=1, high=65535, reload=NEW, off=6432,
         built=True)
     pool_size: int | None = setting(None, DECIMAL,
-        "Cancel requests in flight; unset is default_pool_size.",
-        unit="connections", inherit_below=0)
+        "Cancel requests on their way there, over all workers; unset is"
+        " default_pool_size, 0 no limit. More wait, for cancel_wait_timeout.",
+        unit="connections", inherit_below=0, built=True)
 # fmt: on
 
 

@@ -89,7 +89,7 @@ async def _show_config(console: Console, command: Command) -> Answer:
 
 async def _show_peers(console: Console, command: Command) -> Answer:
     return shown(
-        (peer.peer_id, peer.host, peer.port, peer.pool_size)
+        (peer.peer_id, peer.host, peer.port, console.config.peer_pool_size(peer))
         for peer in console.config.peers.values()
     )
 

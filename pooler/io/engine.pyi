@@ -174,6 +174,7 @@ class Engine:
         min_servers: int = ...,
         round_robin: bool = ...,
         fast_close: bool = ...,
+        no_queries: bool = ...,
         limits: dict[str, int] | None = ...,
     ) -> None: ...
     def pool_resize(self, pool_id: int, max_servers: int) -> None: ...

@@ -816,7 +816,7 @@ cdef class Engine:
         uint32_t max_prepared_statements=0, bint dedicated=False,
         bint clean_changed=False, bint clean_custom=False, bint clean_sequences=False,
         bint single_use=False, uint32_t min_servers=0, bint round_robin=False,
-        bint fast_close=False, limits=None,
+        bint fast_close=False, bint no_queries=False, limits=None,
     ):
         """Set how a pool works; scripts are SQL, empty for none.
 
@@ -844,6 +844,7 @@ cdef class Engine:
         config.clean_changed = clean_changed
         config.clean_custom = clean_changed and clean_custom
         config.dedicated = dedicated
+        config.no_queries = no_queries
         config.single_use = single_use
         config.min_servers = min_servers
         config.round_robin = round_robin

@@ -6,8 +6,8 @@ from libc.stdint cimport uint64_t, uint8_t
 from pooler.relay.align cimport align_server, make_custom
 from pooler.relay.injected cimport answer_fakes
 from pooler.relay.shared cimport (
-    RELAY_ALIGN, RELAY_CLIENT_PROTO, RELAY_HOLD, RELAY_NO_MEMORY, RELAY_OK,
-    RELAY_TERMINATE, RELAY_WAIT,
+    RELAY_ALIGN, RELAY_CLIENT_PROTO, RELAY_CLIENT_QUERY, RELAY_HOLD, RELAY_NO_MEMORY,
+    RELAY_OK, RELAY_TERMINATE, RELAY_WAIT,
 )
 from pooler.session.pool cimport pool_take, pool_wait
 from pooler.session.records cimport (
@@ -248,6 +248,14 @@ cdef inline bint drops_nothing(const Walk *w) noexcept nogil:
     )
 
 
+cdef RelayStatus refuse_query(Walk *w) noexcept nogil:
+    """Its client is sent away. What came in front of it goes out, the Query does not.
+    """
+    scan_undo(&w.c.scan)
+    w.pos = w.found.start
+    return RELAY_CLIENT_QUERY
+
+
 cdef RelayStatus on_text(Walk *w) noexcept nogil:
     """A Query; or a request that may concern statements that are not tracked."""
     cdef ServerSession *s = w.s
@@ -258,6 +266,8 @@ cdef RelayStatus on_text(Walk *w) noexcept nogil:
     cdef Changes before
     cdef uint64_t changes = 0
     cdef bint plain
+    if code == c"Q" and w.c.pool.config.no_queries:
+        return refuse_query(w)
     if is_ignored(s, code):
         return RELAY_OK
     if s.replay.unproven:
@@ -395,6 +405,8 @@ cdef RelayStatus on_drop(Walk *w) noexcept nogil:
 cdef RelayStatus on_attach(Walk *w) noexcept nogil:
     """The message needs a server. It is looked at again once there is one."""
     cdef RelayStatus status
+    if w.found.code == c"Q" and w.c.pool.config.no_queries:
+        return refuse_query(w)
     scan_undo(&w.c.scan)
     w.start = w.pos = w.found.start
     w.s = pool_take(w.c.pool, w.c, w.r.now_us)
@@ -515,7 +527,7 @@ cdef RelayStatus relay_client_bytes(
     In:      src[0:n) borrowed for this call, starting where the last call stopped
     Out:     *consumed <= n, the rest is to be presented again with more behind it;
              r.to_server and r.to_client, which may borrow from src
-    Errors:  RELAY_CLIENT_PROTO, RELAY_NO_MEMORY: close
+    Errors:  RELAY_CLIENT_PROTO, RELAY_CLIENT_QUERY, RELAY_NO_MEMORY: close
     Cost:    O(messages), no allocation while nothing is dropped or put in between
     Source:  "Message Flow", "Extended Query", "COPY Operations"
     """

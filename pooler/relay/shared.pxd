@@ -25,6 +25,7 @@ cdef enum RelayStatus:  # how the walk over what one read has brought ended
     RELAY_ALIGN  # hold the rest until the server has answered what was sent now
     RELAY_TERMINATE  # the client said goodbye
     RELAY_CLIENT_PROTO  # the client sent what no client may send
+    RELAY_CLIENT_QUERY  # the client sent a Query, which is not wanted
     RELAY_SERVER_PROTO  # the server sent what no server may send
     RELAY_SERVER_DEAD  # an idle server said that it goes away
     RELAY_ALIGN_FAILED  # the server refused the client's parameters; it was told

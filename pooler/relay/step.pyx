@@ -27,7 +27,8 @@ from pooler.relay.orders cimport (
     order_read_client, order_read_server, order_send_to_client, order_send_to_server,
 )
 from pooler.relay.shared cimport (
-    RELAY_ALIGN, RELAY_ALIGN_FAILED, RELAY_CLIENT_PROTO, RELAY_NO_MEMORY, RELAY_OK,
+    RELAY_ALIGN, RELAY_ALIGN_FAILED, RELAY_CLIENT_PROTO, RELAY_CLIENT_QUERY,
+    RELAY_NO_MEMORY, RELAY_OK,
     RELAY_SERVER_DEAD, RELAY_SERVER_PROTO, RELAY_STATEMENT_XACT, RELAY_STATUSES,
     RELAY_TERMINATE, RELAY_TEST_FAILED, RELAY_WAIT, RelayStatus,
 )
@@ -48,7 +49,8 @@ from pooler.session.pool cimport (
     pool_first_for, pool_give_up, server_fits,
 )
 from pooler.session.records cimport (
-    CLOSE_CLIENT_EOF, CLOSE_CLIENT_PARAMETER, CLOSE_CLIENT_PROTO, CLOSE_CLIENT_REQUEST,
+    CLOSE_CLIENT_EOF, CLOSE_CLIENT_PARAMETER, CLOSE_CLIENT_PROTO, CLOSE_CLIENT_QUERY,
+    CLOSE_CLIENT_REQUEST,
     CLOSE_INTERNAL, CLOSE_NO_MEMORY,
     CLOSE_CONFIG_CHANGED, CLOSE_SERVER_CHECK, CLOSE_SERVER_DIRTY, CLOSE_SERVER_EOF,
     CLOSE_SERVER_LIFETIME, CLOSE_SERVER_OBSOLETE, CLOSE_SERVER_PAUSED,
@@ -309,6 +311,8 @@ cdef void step_client_bytes(
         say_goodbye(r, c)
     elif status == RELAY_CLIENT_PROTO:
         close_client(r, c, CLOSE_CLIENT_PROTO, True)
+    elif status == RELAY_CLIENT_QUERY:
+        close_client(r, c, CLOSE_CLIENT_QUERY, True)
     else:
         close_client(r, c, CLOSE_NO_MEMORY, True)
 

@@ -62,6 +62,7 @@ cpdef enum CloseReason:
     CLOSE_CLIENT_REQUEST
     CLOSE_CLIENT_EOF
     CLOSE_CLIENT_PROTO
+    CLOSE_CLIENT_QUERY
     CLOSE_CLIENT_NOT_READY
     CLOSE_CLIENT_IN_PROGRESS
     CLOSE_CLIENT_LOGIN
@@ -155,6 +156,7 @@ cdef struct PoolConfig:  # how a pool works; written by pool
     bint reset_always  # the reset query runs after every release, not just sessions
     bint cancel_abandoned  # cancel what a lost client left running, and keep the server
     bint dedicated  # made for one client; its server ends with it
+    bint no_queries  # who sends a Query is sent away
     bint clean_changed  # what a client has left in a server goes before the next one
     bint clean_custom  # and so do the names of parameters that it has made up
     Script reset_query  # own

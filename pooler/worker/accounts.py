@@ -86,6 +86,21 @@ class Accounts:
         except PageFull as error:
             raise LoginError(str(error), TOO_MANY_CONNECTIONS) from None
 
+    def open_peer(self, peer_id: int) -> Places:
+        """Open the accounts of a peer, to which cancel requests are passed on.
+
+        No database and no user has an empty name; LoginError as with ``open``.
+        """
+        page, row = self.page, self.row
+        try:
+            return Places(
+                page.open(row, Kind.POOL, "", str(peer_id)),
+                page.open(row, Kind.DATABASE, ""),
+                page.open(row, Kind.USER, ""),
+            )
+        except PageFull as error:
+            raise LoginError(str(error), TOO_MANY_CONNECTIONS) from None
+
     def close(self, places: Places) -> None:
         """Nobody here needs the accounts any more, but the servers that count there."""
         for account in places:

@@ -61,6 +61,7 @@ class Backoff:
         self._opened_at_s: float | None = None
         self.failure: LoginError | None = None
         self._is_hopeless = False
+        self.era = 0  # what has begun in another one says nothing of this one
 
     @property
     def hopeless(self) -> bool:
@@ -136,5 +137,6 @@ class Backoff:
 
     def forget(self) -> None:
         """What was wrong may be right by now."""
+        self.era += 1
         self.failure = None
         self.failures = 0

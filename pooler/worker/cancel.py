@@ -22,6 +22,7 @@ import itertools
 import os
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 from pooler import log
@@ -31,6 +32,7 @@ from pooler.io.engine import Engine
 from pooler.io.links import Links
 from pooler.ipc.bus import MASTER, Bus, BusMessage
 from pooler.session.records import CloseReason
+from pooler.worker.peer_places import PeerPlaces
 from pooler.worker.pool import Pool
 from pooler.worker.pools import Pools
 from pooler.worker.servers import Way, send_cancel
@@ -50,6 +52,9 @@ CANCEL_COLUMNS = (
     "sv_active_cancel",
     "sv_being_canceled",
 )
+
+
+NO_PLACE = contextlib.nullcontext()
 
 
 class UnderWay:
@@ -121,6 +126,7 @@ class Cancels:
         self._tasks: set[asyncio.Task[None]] = set()
         self._budget = asyncio.Semaphore(CANCELS_AT_ONCE)
         self._under_way = UnderWay()
+        self._peer_places = PeerPlaces(pools.accounts, lambda: pools.config)
 
     @property
     def states(self) -> Mapping[int, str]:
@@ -229,10 +235,15 @@ class Cancels:
             self._engine.cancel_end(handle, uncertain)
 
     @contextlib.asynccontextmanager
-    async def _turn(self) -> AsyncIterator[None]:
-        """A place in the budget, and the time limit of one request."""
+    async def _turn(
+        self, place: AbstractAsyncContextManager[None] = NO_PLACE
+    ) -> AsyncIterator[None]:
+        """A place in the budget, and the time limit of one request.
+
+        ``place``: what it needs first; who waits for that takes nothing of the budget.
+        """
         limit_s = self._pools.config.settings.cancel_wait_timeout
-        async with asyncio.timeout(limit_s or None), self._budget:
+        async with asyncio.timeout(limit_s or None), place, self._budget:
             yield
 
     # ------------------------------------------------------------ other workers
@@ -290,7 +301,7 @@ class Cancels:
         onward[HOP_BYTE] -= 1
         try:
             with self._under_way.one(f"peer {peer.peer_id}", handle) as begun:
-                async with self._turn():
+                async with self._turn(self._peer_places.one(peer)):
                     begun()
                     await self._forward_to(peer, bytes(onward))
         except (OSError, TimeoutError, LoginError) as error:

@@ -273,6 +273,7 @@ class Launches:
 
     async def _open(self, pool: Pool, begun_s: float) -> None:
         """Open one server that the engine counts as connecting."""
+        era, renewals = pool.backoff.era, pool.renewals
         try:
             ready = await self._opener.open(
                 pool.entry,
@@ -284,14 +285,33 @@ class Launches:
             )
         except LoginError as error:
             self._log_failure(pool, error, time.monotonic() - begun_s)
-            self._failed(pool, error)
+            if era == pool.backoff.era:
+                self._failed(pool, error)
+            else:
+                self._outdated(pool)
         except BaseException:
             self._engine.pool_launch_failed(pool.pool_id)
             raise
         else:
-            self._adopt(pool, ready, begun_s)
+            if renewals == pool.renewals:
+                self._adopt(pool, ready, begun_s)
+            else:
+                ready.link.close()
+                self._outdated(pool)
         if pool.startup is None:
             self.launch(pool)
+
+    def _outdated(self, pool: Pool) -> None:
+        """What was opened is of a configuration that is gone: it is not used.
+
+        It says nothing of today's, and may even lead to another host.
+        """
+        self._engine.pool_launch_failed(pool.pool_id)
+        if pool.abandoned:
+            self._dedicated_gone(pool)
+            return
+        self.seek_welcome(pool)
+        self._ask_on(pool)
 
     def _adopt(self, pool: Pool, ready: ReadyServer, begun_s: float) -> None:
         greeting = ready.greeting
@@ -356,8 +376,10 @@ class Launches:
             self._dedicated_gone(pool)
             return
         stats = self._engine.pool_stats(pool.pool_id)
-        if stats["servers"] == 0 and stats["connecting"] == 0 and pool.backoff.hopeless:
-            self._fail_waiting(pool, error)
+        if stats["connecting"] == 0 and pool.backoff.hopeless:
+            if stats["servers"] == 0:
+                self._fail_waiting(pool, error)
+            # There is no welcome: what servers there are are on their way out.
             self.settle_welcome(pool)
         else:
             self.seek_welcome(pool)

@@ -59,6 +59,7 @@ class Pool:
     # Of a replication client: what its own server is started with.
     startup: Mapping[str, str] | None = None
     abandoned: bool = False
+    renewals: int = 0  # how often its servers were to be replaced by new ones
     told_left: int = 0  # of LEFT_TEXTS, what the log has said
     words: Words = field(default_factory=Words)
     questions: Questions | None = None  # None: of a replication client

@@ -107,6 +107,7 @@ class Pools:
         key = (database.name, user)
         pool = self._by_key.get(key)
         if pool is None:
+            self._tell_new(database.name)
             places = self.accounts.open(*key)
             pool_id = self._engine.pool_create(self._size(database, user))
             pool = self._by_key[key] = Pool(database, user, pool_id, places=places)
@@ -133,6 +134,14 @@ class Pools:
             self.accounts.close(pool.places)
         return True
 
+    def _tell_new(self, name: str) -> None:
+        """Say that the ``*`` entry is used for a database of which there is no pool."""
+        known = name in self.config.databases or any(
+            name == other for other, _ in self._by_key
+        )
+        if not known:
+            log.write(log.LOG, f"registered new auto-database: {name}")
+
     def dedicated(
         self, database: Database, user: str, startup: Mapping[str, str]
     ) -> Pool:
@@ -157,6 +166,8 @@ class Pools:
             check_delay_us=0,
             cancel_abandoned=False,
             dedicated=True,
+            no_queries=self.config.settings.disable_pqexec
+            and database is not CONSOLE_DATABASE,
             limits=limits_of_lone(self.config, database, user),
         )
         self.hold(pool)
@@ -245,6 +256,7 @@ class Pools:
             return
         pool.learn(None)
         pool.backoff.forget()
+        pool.renewals += 1
         self._engine.pool_retire(pool.pool_id, False)
 
     def reload(self, config: Config, reconnect: frozenset[str]) -> None:
@@ -318,6 +330,7 @@ class Pools:
             check_query=EMPTY_QUERY if check == "<empty>" else check.encode(),
             check_delay_us=to_us(settings.server_check_delay),
             cancel_abandoned=settings.cancel_abandoned,
+            no_queries=settings.disable_pqexec,
             clean_changed=settings.clean_changed_servers,
             clean_custom=settings.clean_custom_parameters,
             clean_sequences=settings.clean_sequences,

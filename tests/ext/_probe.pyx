@@ -37,7 +37,8 @@ from pooler.session.pool cimport (
 )
 from pooler.session.records cimport (
     CLIENT_CLOSED, CLIENT_WAITING, CLOSE_CLIENT_EOF, CLOSE_CLIENT_PARAMETER,
-    CLOSE_CLIENT_PROTO, CLOSE_CLIENT_REQUEST, CLOSE_NO_MEMORY, CLOSE_SERVER_CHECK,
+    CLOSE_CLIENT_PROTO, CLOSE_CLIENT_QUERY, CLOSE_CLIENT_REQUEST, CLOSE_NO_MEMORY,
+    CLOSE_SERVER_CHECK,
     CLOSE_SERVER_DIRTY, CLOSE_SERVER_EOF, CLOSE_SERVER_OBSOLETE, CLOSE_SERVER_PROTO,
     CLOSE_SERVER_RESET, CLOSE_SHUTDOWN, CLOSE_STATEMENT_XACT, ClientSession,
     MODE_TRANSACTION, Pool, ServerSession, client_begin, server_begin, server_has,
@@ -458,6 +459,7 @@ cdef enum:
 # How a session was closed, as tests name it.
 CLOSED = {
     <int> CLOSE_CLIENT_PROTO: "client_proto",
+    <int> CLOSE_CLIENT_QUERY: "pqexec",
     <int> CLOSE_CLIENT_REQUEST: "terminate",
     <int> CLOSE_CLIENT_EOF: "client_eof",
     <int> CLOSE_SERVER_PROTO: "server_proto",
@@ -501,13 +503,14 @@ cdef class Bench:
     def __cinit__(
         self, int max_servers=4, tracked=("application_name", "DateStyle"),
         uint32_t max_prepared_statements=0, bint cancel_abandoned=False,
-        bint clean_changed=False,
+        bint clean_changed=False, bint no_queries=False,
     ):
         relay_init(&self.relay)
         self.pool = relay_add_pool(&self.relay, max_servers)
         self.pool.config.mode = MODE_TRANSACTION
         self.pool.config.max_prepared_statements = max_prepared_statements
         self.pool.config.cancel_abandoned = cancel_abandoned
+        self.pool.config.no_queries = no_queries
         self.pool.config.clean_changed = clean_changed
         self.pool.config.clean_custom = clean_changed
         params_init(&self.relay.params)

@@ -359,6 +359,48 @@ def test_hops_are_counted(make_pooler: MakePooler, server: FakeServer) -> None:
     assert "forwarded too often" in pooler.log()
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_no_more_at_a_peer_than_its_pool_size(
+    make_pooler: MakePooler, server: FakeServer, workers: int
+) -> None:
+    """Over all workers; the others wait, for cancel_wait_timeout at most."""
+    lines = f"1\n[peers]\n7 = host={HOST} port={server.port} pool_size=2"
+    pooler = make_pooler(peer_id=lines, workers=workers)
+    key = bytes((0, 7, 0, 1, 2, 3, 4, 3))
+    askers = [pooler.wire() for _ in range(6)]
+    for asker in askers:
+        asker.send(cancel_request(key))
+    first = [server.accept() for _ in range(2)]
+    assert not server.has_caller(PAUSE_S)
+    for peer in first:
+        peer.close()
+    more = [server.accept() for _ in range(2)]
+    assert not server.has_caller(PAUSE_S)
+    for peer in more:
+        peer.close()
+    for peer in [server.accept() for _ in range(2)]:
+        peer.close()
+    for asker in askers:
+        assert asker.read_to_end() == []
+        asker.close()
+
+
+def test_who_waits_for_a_peer_gives_up(
+    make_pooler: MakePooler, server: FakeServer
+) -> None:
+    """And its place goes to whoever comes then."""
+    lines = f"1\n[peers]\n7 = host={HOST} port={server.port} pool_size=1"
+    pooler = make_pooler(cancel_wait_timeout=0.3, peer_id=lines)
+    for _ in range(3):
+        with pooler.wire() as one, pooler.wire() as other:
+            one.send(cancel_request(bytes((0, 7, 0, 1, 2, 3, 4, 3))))
+            peer = server.accept()
+            other.send(cancel_request(bytes((0, 7, 0, 4, 3, 2, 1, 3))))
+            assert other.read_to_end() == []
+            peer.close()
+    pooler.wait_log("cancel request to peer 7 failed, closing because: cancel_wait_timeout", 3)
+
+
 def test_peer_that_is_down(make_pooler: MakePooler, server: FakeServer) -> None:
     server.listener.close()
     pooler = with_peers(make_pooler, 1, _7=server.port)

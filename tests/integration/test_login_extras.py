@@ -182,6 +182,16 @@ def test_the_console_has_neither(pooler: Pooler) -> None:
         assert "N" not in codes(client.read_until("Z"))
 
 
+def test_a_new_database_of_the_fallback_entry_is_told(pooler: Pooler) -> None:
+    """Once, whoever comes; not for names that nobody could log in with."""
+    for _ in range(2):
+        with pooler.client("postgres") as client:
+            assert client.value("SELECT current_database()") == "postgres"
+    pooler.wait_log("registered new auto-database: postgres")
+    assert pooler.log().count("registered new auto-database: postgres") == 1
+    assert pooler.log().count("registered new auto-database: pgbouncer") == 0
+
+
 def test_a_replication_client_keeps_its_name(
     postgres: Postgres, pooler: Pooler
 ) -> None:

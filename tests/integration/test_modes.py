@@ -398,3 +398,28 @@ def test_failing_check_does_not_open_servers_without_end(
         client.send(query("SELECT 1"))
         assert client.read().code in "TE"  # served, or told query_wait_timeout
     assert pooler.log().count("new connection to server") <= 10
+
+
+# disable_pqexec
+
+
+@pytest.mark.parametrize("mode", ["session", "transaction", "statement"])
+def test_a_client_may_not_send_a_query(make_pooler: MakePooler, mode: str) -> None:
+    """It is told so, and its transaction ends; the console is another thing."""
+    pooler = make_pooler(
+        pool_mode=mode, disable_pqexec=1, default_pool_size=1, admin_users=USER
+    )
+    for _ in range(2):
+        with pooler.client() as client:
+            assert codes(client.ask(extended("SELECT 1"), SYNC)) == "12TDCZ"
+            if mode != "statement":
+                client.ask(extended("BEGIN"), SYNC)
+            client.send(query("SELECT 1; SELECT 2"))
+            fields = client.read_fatal()
+            assert (fields["C"], fields["M"]) == ("08P01", "PQexec disallowed")
+    pooler.wait_log("closing because: PQexec disallowed", 2)
+    with pooler.client("pgbouncer") as console:
+        assert console.rows("SHOW VERSION")
+    with pooler.client() as client:
+        read = client.ask(extended("SELECT 1"), SYNC)
+        assert read[-1].body == b"I"

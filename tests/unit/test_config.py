@@ -29,7 +29,14 @@ from pooler.config.ldap import LdapOptions
 from pooler.config.libraries import Needed
 from pooler.config.live import with_setting
 from pooler.config.loading import Config, load, load_text
-from pooler.config.settings import Settings, rows_by_name
+from pooler.config.settings import (
+    Database,
+    Peer,
+    Settings,
+    User,
+    rows,
+    rows_by_name,
+)
 from pooler.config.travel import pack, unpack
 from pooler.errors import ConfigError
 
@@ -508,16 +515,9 @@ def test_a_plain_configuration_has_no_warnings() -> None:
     assert config.warnings == ()
 
 
-def test_unbuilt_settings_are_named_once_each() -> None:
-    config = config_of(
-        "app = host=a pool_mode=session",
-        main="pool_mode = statement\nsbuf_loopcnt = 6\nsbuf_loopcnt = 7",
-        rest="[peers]\n1 = host=a pool_size=3",
-    )
-    assert config.warnings == (
-        "p.ini:5: sbuf_loopcnt is not built yet, ignored",
-        'p.ini:9: [peers] "1": pool_size is not built yet, ignored',
-    )
+def test_every_setting_is_honoured() -> None:
+    for table in (Settings, Database, User, Peer):
+        assert [row.name for row in rows(table) if not row.built] == []
 
 
 @pytest.mark.parametrize(

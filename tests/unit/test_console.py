@@ -253,7 +253,7 @@ def test_extended_protocol() -> None:
             struct.pack("!ii", 4, 3),
             struct.pack("!i", 1) + b"p",
             struct.pack("!ii", 4, 5),
-            b"\xff\xff\xff\xff",
+            struct.pack("!ii", 4, 20),  # default_pool_size
         )
     )
 

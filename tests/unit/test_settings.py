@@ -188,6 +188,7 @@ transaction_timeout client_idle_timeout query_wait_timeout
 """
 PEER_KEYS = "host port pool_size"
 BUILT_MAIN = """
+disable_pqexec job_name pkt_buf sbuf_loopcnt
 application_name_add_host login_notify_message
 autodb_idle_timeout pool_idle_timeout
 autodb_idle_timeout pool_idle_timeout server_fast_close server_round_robin
