@@ -144,6 +144,26 @@ def test_who_takes_nothing_is_closed(make_pooler: MakePooler) -> None:
             deaf.read_until("Z")
 
 
+def test_a_server_that_takes_nothing_is_closed(make_pooler: MakePooler) -> None:
+    """And with it the client whose query it does not take."""
+    pooler = make_pooler(admin_users="chief", workers=1, suspend_timeout="0.5")
+    with admin(pooler) as operator, pooler.client() as client:
+        backend = int(client.value("SELECT pg_backend_pid()"))
+        os.kill(backend, signal.SIGSTOP)
+        try:
+            client.socket.settimeout(1)
+            with pytest.raises(TimeoutError):
+                client.send(query(f"SELECT '{'x' * 50_000_000}'"))
+            assert operator.execute("suspend").statusmessage == "SUSPEND"
+            pooler.wait_log("closing because: suspend_timeout")
+            pooler.wait_log("closing because: client disconnect")
+            operator.execute("resume")
+        finally:
+            os.kill(backend, signal.SIGCONT)
+        with pooler.client() as other:
+            assert other.value("SELECT 1") == "1"
+
+
 def test_a_successor_rests_too(make_pooler: MakePooler) -> None:
     pooler = make_pooler(admin_users="chief", workers=2)
     workers = pooler.worker_pids()
