@@ -6,14 +6,17 @@ from __future__ import annotations
 import os
 import select
 import signal
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import psutil
 import psycopg
 import pytest
 
+from tests.certificates import make_certificates
 from tests.integration.harness import MakePooler, Pooler, is_console, wait_until
 from tests.integration.test_pause import Command, state
 from tests.wire_client import ConnectionEnded, WireClient, query, startup
@@ -223,3 +226,45 @@ def test_a_slow_end_ends_it(pooler: Pooler, operator: Connection) -> None:
             operator.execute("suspend")
     operator.close()
     assert pooler.wait() == 0
+
+
+def test_what_tls_has_received_waits_too(
+    make_pooler: MakePooler, tmp_path: Path
+) -> None:
+    """Records that OpenSSL may hold, of which epoll knows nothing; and of a login."""
+    made = make_certificates(tmp_path)
+    pooler = make_pooler(
+        admin_users="chief",
+        workers=1,
+        client_tls_sslmode="require",
+        client_tls_cert_file=made.cert_file,
+        client_tls_key_file=made.key_file,
+    )
+    long = "x" * 100_000
+    with admin(pooler) as operator, pooler.connect(autocommit=True) as client:
+        operator.execute("suspend")
+        asked = [
+            InThread(lambda: client.execute("SELECT %s", [long]).fetchone()),
+            InThread(lambda: pooler.connect(connect_timeout=30).close()),
+        ]
+        assert not any(one.join(0.2) for one in asked)
+        operator.execute("resume")
+        assert all(one.join(15) for one in asked)
+        assert asked[0].outcome == (long,)
+
+
+class InThread:
+    """Something that takes its time."""
+
+    def __init__(self, run: Callable[[], object]) -> None:
+        self.outcome: object = None
+        self._thread = threading.Thread(target=self._run, args=(run,), daemon=True)
+        self._thread.start()
+
+    def _run(self, run: Callable[[], object]) -> None:
+        self.outcome = run()
+
+    def join(self, limit_s: float) -> bool:
+        """Whether it is over within that time."""
+        self._thread.join(limit_s)
+        return not self._thread.is_alive()
