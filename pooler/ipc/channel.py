@@ -39,11 +39,11 @@ class Channel:
         """What to wait on."""
         return self._socket.fileno()
 
-    def peer(self) -> tuple[int, int]:
-        """Process and user id of the other end."""
+    def uid(self) -> int:
+        """As whose process the other end was made."""
         raw = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
-        pid, uid, _ = _PEER.unpack(raw)
-        return pid, uid
+        _, uid, _ = _PEER.unpack(raw)
+        return int(uid)
 
     def send(self, kind: str, payload: dict[str, Any], fds: Sequence[int] = ()) -> None:
         """Tell one thing; ChannelError if that cannot be."""
@@ -117,7 +117,7 @@ class Meeting:
         except OSError:
             return None
         channel = Channel(taken)
-        if channel.peer()[1] in uids:
+        if channel.uid() in uids:
             return channel
         channel.close()
         return None
@@ -133,7 +133,7 @@ def meet(name: str, uids: Collection[int]) -> Channel:
     channel = Channel(made)
     try:
         made.connect(b"\0" + name.encode())
-        if channel.peer()[1] not in uids:
+        if channel.uid() not in uids:
             raise ChannelError("a process of another user waits there")
     except (OSError, ValueError) as error:
         channel.close()

@@ -90,7 +90,7 @@ class Inheritance:
         if self._pidfile is not None:
             self._pidfile.replace()
         try:
-            self.elder.send("up", {})
+            self.elder.send("up", {"pid": os.getpid()})
         except ChannelError as error:
             log.write(log.WARNING, f"process {self.pid}: {error}")
         self._close_unwanted()
@@ -161,7 +161,7 @@ def _meet(
 
 
 def _console_of(settings: Settings) -> str:
-    if "LISTEN_FDS" in os.environ:
+    if os.environ.get("LISTEN_PID") == str(os.getpid()):
         raise ConfigError("cannot reboot under service manager", setting="-R")
     if not settings.unix_socket_dir:
         raise ConfigError("cannot reboot if unix dir not configured", setting="-R")

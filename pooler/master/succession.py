@@ -127,7 +127,7 @@ class Succession:
             while (heard := self._heir.receive()) is not None:
                 close_all(heard[1])
                 if heard[0]["kind"] == "up" and not self._ruler.is_ending:
-                    self._is_taken_over()
+                    self._is_taken_over(heard[0].get("pid"))
                 elif heard[0]["kind"] == "cancel":
                     self._cancels.from_heir(self._heir, heard[0])
         except ChannelError as error:
@@ -135,9 +135,8 @@ class Succession:
                 log.write(log.WARNING, f"no takeover: {error}; going on as before")
             self.leave()
 
-    def _is_taken_over(self) -> None:
+    def _is_taken_over(self, pid: object) -> None:
         self._is_over = True
-        pid, _ = self._heir.peer() if self._heir is not None else (0, 0)
         log.write(
             log.LOG,
             f"process {pid} has taken over, waiting for all clients disconnect",

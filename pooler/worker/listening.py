@@ -124,12 +124,18 @@ class Listening:
         self._start.bus.send(MASTER, "leaving", {})
 
     def take_none(self) -> None:
-        """Take nobody but whom other workers have passed on already."""
+        """Take nobody but whom other workers have passed on already.
+
+        Nothing of the sockets is kept: they are another's to close.
+        """
         door = self._handles.pop() if self._start.doors is not None else None
         self.stop()
         if door is not None:
             self._handles.append(door)
             self._door_is_open = True
+        for listener in (self._start.unix_listener, *self._start.shared_listeners):
+            if listener is not None:
+                listener.close()
 
     def is_awaited(self) -> bool:
         """Whether somebody is on the way to us, with nobody else to go to."""

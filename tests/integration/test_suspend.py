@@ -6,14 +6,17 @@ from __future__ import annotations
 import os
 import select
 import signal
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import psutil
 import psycopg
 import pytest
 
+from tests.certificates import make_certificates
 from tests.integration.harness import MakePooler, Pooler, is_console, wait_until
 from tests.integration.test_pause import Command, state
 from tests.wire_client import ConnectionEnded, WireClient, query, startup
@@ -144,6 +147,26 @@ def test_who_takes_nothing_is_closed(make_pooler: MakePooler) -> None:
             deaf.read_until("Z")
 
 
+def test_a_server_that_takes_nothing_is_closed(make_pooler: MakePooler) -> None:
+    """And with it the client whose query it does not take."""
+    pooler = make_pooler(admin_users="chief", workers=1, suspend_timeout="0.5")
+    with admin(pooler) as operator, pooler.client() as client:
+        backend = int(client.value("SELECT pg_backend_pid()"))
+        os.kill(backend, signal.SIGSTOP)
+        try:
+            client.socket.settimeout(1)
+            with pytest.raises(TimeoutError):
+                client.send(query(f"SELECT '{'x' * 50_000_000}'"))
+            assert operator.execute("suspend").statusmessage == "SUSPEND"
+            pooler.wait_log("closing because: suspend_timeout")
+            pooler.wait_log("closing because: client disconnect")
+            operator.execute("resume")
+        finally:
+            os.kill(backend, signal.SIGCONT)
+        with pooler.client() as other:
+            assert other.value("SELECT 1") == "1"
+
+
 def test_a_successor_rests_too(make_pooler: MakePooler) -> None:
     pooler = make_pooler(admin_users="chief", workers=2)
     workers = pooler.worker_pids()
@@ -203,3 +226,45 @@ def test_a_slow_end_ends_it(pooler: Pooler, operator: Connection) -> None:
             operator.execute("suspend")
     operator.close()
     assert pooler.wait() == 0
+
+
+def test_what_tls_has_received_waits_too(
+    make_pooler: MakePooler, tmp_path: Path
+) -> None:
+    """Records that OpenSSL may hold, of which epoll knows nothing; and of a login."""
+    made = make_certificates(tmp_path)
+    pooler = make_pooler(
+        admin_users="chief",
+        workers=1,
+        client_tls_sslmode="require",
+        client_tls_cert_file=made.cert_file,
+        client_tls_key_file=made.key_file,
+    )
+    long = "x" * 100_000
+    with admin(pooler) as operator, pooler.connect(autocommit=True) as client:
+        operator.execute("suspend")
+        asked = [
+            InThread(lambda: client.execute("SELECT %s", [long]).fetchone()),
+            InThread(lambda: pooler.connect(connect_timeout=30).close()),
+        ]
+        assert not any(one.join(0.2) for one in asked)
+        operator.execute("resume")
+        assert all(one.join(15) for one in asked)
+        assert asked[0].outcome == (long,)
+
+
+class InThread:
+    """Something that takes its time."""
+
+    def __init__(self, run: Callable[[], object]) -> None:
+        self.outcome: object = None
+        self._thread = threading.Thread(target=self._run, args=(run,), daemon=True)
+        self._thread.start()
+
+    def _run(self, run: Callable[[], object]) -> None:
+        self.outcome = run()
+
+    def join(self, limit_s: float) -> bool:
+        """Whether it is over within that time."""
+        self._thread.join(limit_s)
+        return not self._thread.is_alive()

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import signal
@@ -13,10 +14,19 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from pooler.demo.postgres import Postgres
-from tests.integration.harness import ENVIRONMENT, HOST, Pooler, wait_until
+from tests.integration.harness import (
+    DEADLINE_S,
+    ENVIRONMENT,
+    HOST,
+    Pooler,
+    is_alive,
+    wait_until,
+)
+from tests.integration.test_service import ACTIVATE
 from tests.integration.visitors import Visitors
 from tests.wire_client import TERMINATE, WireClient, cancel_request, query
 
@@ -153,10 +163,60 @@ def test_addresses_come_and_go(start: Start) -> None:
         socket.create_connection((HOST, new.port))
 
 
+def test_a_daemon_takes_over_and_may_die(start: Start) -> None:
+    """The old one keeps nothing that would be in the way of the next start."""
+    old = start(workers=1)
+    pidfile = Path(str(old.settings["pidfile"]))
+    with old.client() as stays:
+        ended = subprocess.run(
+            [sys.executable, "-m", "pooler", "-d", "-R", str(old.ini)],
+            capture_output=True,
+            timeout=DEADLINE_S,
+            env=ENVIRONMENT,
+            check=False,
+        )
+        assert ended.returncode == 0, old.log()
+        daemon = int(pidfile.read_text())
+        assert daemon != old.pid
+        try:
+            old.wait_log(f"process {daemon} has taken over")
+            workers = [one.pid for one in psutil.Process(daemon).children()]
+            with old.client() as fresh:
+                assert fresh.value("SELECT 1") == "1"
+        finally:
+            os.kill(daemon, signal.SIGKILL)
+        wait_until(lambda: not any(map(is_alive, workers)), "its workers end")
+        assert is_refused(socket.AF_INET, (HOST, old.port))
+        assert is_refused(socket.AF_UNIX, str(unix_path(old)))
+        pidfile.unlink()  # in a container nobody may have reaped it
+        third = start()
+        with third.client() as fresh:
+            assert fresh.value("SELECT 2") == "2"
+        assert stays.value("SELECT 3") == "3"
+        stays.send(TERMINATE)
+        assert old.wait() == 0
+    assert unix_path(third).exists()
+
+
+def is_refused(family: int, address: str | tuple[str, int]) -> bool:
+    with socket.socket(family) as probe:
+        return probe.connect_ex(address) == errno.ECONNREFUSED
+
+
 def test_nobody_to_take_over_from(start: Start) -> None:
     pooler = start("-R")
     assert "old process not found, try to continue normally" in pooler.log()
     assert "cannot reboot if unix dir not configured" in refused_without_unix(pooler)
+    activated = subprocess.run(
+        [sys.executable, "-c", ACTIVATE, "0", "-R", str(pooler.ini)],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=DEADLINE_S,
+        env=ENVIRONMENT,
+        check=False,
+    )
+    assert activated.returncode == 1
+    assert "cannot reboot under service manager" in pooler.log()
 
 
 def refused_without_unix(pooler: Pooler) -> str:
