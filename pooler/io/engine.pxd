@@ -20,6 +20,7 @@ cdef class Engine:
     cdef Loop loop
     cdef tuple tracked
     cdef uint32_t[::1] schema_cell  # shared with other workers; None: not
+    cdef uint32_t[::1] databases_cell  # likewise
     cdef uint32_t[::1] id_cell  # likewise
     cdef uint64_t[:] client_cells  # of all workers, on the board; None: there is none
     cdef uint8_t[::1] page_view  # keeps the page of accounts; None: there is none

@@ -142,6 +142,7 @@ cdef class Engine:
         self, tracked_parameters, *, size_t recv_bytes=131072,
         uint32_t max_message_bytes=0x7FFFFFFF, bytes statement_prefix=b"pooler_",
         uint32_t[::1] schema_cell=None, uint32_t[::1] id_cell=None,
+        uint32_t[::1] databases_cell=None,
     ):
         """``tracked_parameters``: names of parameters that follow the client.
 
@@ -150,7 +151,8 @@ cdef class Engine:
         this process. ``statement_prefix``: what the names of prepared statements on
         servers begin with, no other worker's being the same. ``schema_cell``: one
         number that all workers share, of the changes that they have seen; ``id_cell``
-        likewise, the last id that a connection has got. They are lent until ``close``.
+        likewise, the last id that a connection has got; ``databases_cell``, the
+        commands that concern databases. They are lent until ``close``.
         """
         if recv_bytes < 2 * HELD_MOST_BYTES:
             raise ValueError(
@@ -171,6 +173,9 @@ cdef class Engine:
         if schema_cell is not None:
             self.schema_cell = schema_cell
             self.loop.relay.statements.schema_cell = &schema_cell[0]
+        if databases_cell is not None:
+            self.databases_cell = databases_cell
+            self.loop.relay.statements.databases_cell = &databases_cell[0]
         if id_cell is not None:
             self.id_cell = id_cell
             self.loop.ids = &id_cell[0]
@@ -192,6 +197,10 @@ cdef class Engine:
             &self.loop.relay.statements.schema_own
         )
         self.schema_cell = None
+        self.loop.relay.statements.databases_cell = (
+            &self.loop.relay.statements.databases_own
+        )
+        self.databases_cell = None
         self.loop.ids = &self.loop.own_ids
         self.id_cell = None
         logins_free(&self.loop)
@@ -307,6 +316,10 @@ cdef class Engine:
         t.max_client_bytes = max_client_bytes
         t.max_bytes = max_bytes
         t.cache_unnamed = cache_unnamed
+
+    def database_commands(self):
+        """CREATE, ALTER and DROP DATABASE, when they go out and when they are done."""
+        return self.loop.relay.statements.databases_cell[0]
 
     def counters(self):
         """What the loop has done so far, for tests and diagnosis."""

@@ -7,7 +7,8 @@ the worker in that slot (and the master while the slot is empty); sums are made
 by the reader. An aligned 8-byte store is not torn on any CPU we run on, so no
 lock is needed. Behind the rows is a cell that all workers count up, atomically: the
 changes of schemas that they have seen (``statements/schema``), and behind that another,
-the last id that a connection has got. This module knows the layout and nothing about
+the last id that a connection has got, and a third, the commands that make, change or
+drop a database. This module knows the layout and nothing about
 its use.
 """
 
@@ -44,7 +45,7 @@ INDEX = {counter.name: index for index, counter in enumerate(COUNTERS)}
 COUNTER_BYTES = 8
 CELL_BYTES = 4
 CACHE_LINE_BYTES = 64
-CELLS = 2  # each on a line of its own
+CELLS = 3  # each on a line of its own
 
 
 def _row_counters() -> int:
@@ -105,6 +106,10 @@ class Board:
     def id_cell(self) -> memoryview[int]:
         """Return the cell of the last id, shared; no death of a worker changes it."""
         return self._cell(1)
+
+    def databases_cell(self) -> memoryview[int]:
+        """Return the cell of commands that concern databases, shared, likewise."""
+        return self._cell(2)
 
     def _cell(self, number: int) -> memoryview[int]:
         start = self._rows_end + number * CACHE_LINE_BYTES

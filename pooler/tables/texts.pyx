@@ -27,6 +27,7 @@ cdef int statements_init(
         raise ValueError(f"statement prefix of {len(prefix)} bytes")
     t.params = params
     t.schema_cell = &t.schema_own
+    t.databases_cell = &t.databases_own
     memcpy(t.prefix, <const char *> prefix, len(prefix) + 1)
     t.prefix_n = <uint8_t> len(prefix)
     t.long_query_bytes = LONG_QUERY_BYTES

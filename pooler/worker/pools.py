@@ -211,10 +211,11 @@ class Pools:
             return False
         for pool in self._by_key.values():
             if name in ("", pool.database.name):
-                self._replace_servers(pool)
+                self.replace_servers(pool)
         return True
 
-    def _replace_servers(self, pool: Pool) -> None:
+    def replace_servers(self, pool: Pool) -> None:
+        """Close its servers as they become free, and forget what they said."""
         pool.learn(None)
         pool.backoff.forget()
         self._engine.pool_retire(pool.pool_id, False)
@@ -244,7 +245,7 @@ class Pools:
             self._configure(pool)
             self.resize(pool)
             if pool.database.name in reconnect or "*" in reconnect:
-                self._replace_servers(pool)
+                self.replace_servers(pool)
 
         for pool in list(self._by_id.values()):
             is_lone = pool.startup is not None and not pool.is_console

@@ -103,6 +103,7 @@ def make_engine(start: WorkerStart) -> Engine:
         statement_prefix=statement_prefix(start.slot),
         schema_cell=start.board.schema_cell(),
         id_cell=start.board.id_cell(),
+        databases_cell=start.board.databases_cell(),
     )
 
 
