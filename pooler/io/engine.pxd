@@ -21,6 +21,7 @@ cdef class Engine:
     cdef tuple tracked
     cdef uint32_t[::1] schema_cell  # shared with other workers; None: not
     cdef uint64_t[::1] parse_cell  # likewise
+    cdef uint32_t[::1] databases_cell  # likewise
     cdef uint32_t[::1] id_cell  # likewise
     cdef uint64_t[:] client_cells  # of all workers, on the board; None: there is none
     cdef object page  # keeps the page of accounts; None: there is none

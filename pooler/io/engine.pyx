@@ -149,7 +149,7 @@ cdef class Engine:
         uint32_t max_message_bytes=0x7FFFFFFF, bytes statement_prefix=b"pooler_",
         bytes statement_own=b".", bytes statement_key=b"",
         uint32_t[::1] schema_cell=None, uint32_t[::1] id_cell=None,
-        uint64_t[::1] parse_cell=None,
+        uint64_t[::1] parse_cell=None, uint32_t[::1] databases_cell=None,
     ):
         """``tracked_parameters``: names of parameters that follow the client.
 
@@ -161,8 +161,9 @@ cdef class Engine:
         stands behind the prefix where a name shall be of this worker alone, with a dot.
         Without a key no other worker's prefix may be the same. ``schema_cell``: one
         number that all workers share, of the changes that they have seen; likewise
-        ``id_cell``, the last id that a connection has got, and ``parse_cell``, the last
-        number of a Parse. They are lent until ``close``.
+        ``id_cell``, the last id that a connection has got, ``parse_cell``, the last
+        number of a Parse, and ``databases_cell``, the commands that concern databases.
+        They are lent until ``close``.
         """
         if recv_bytes < 2 * HELD_MOST_BYTES:
             raise ValueError(
@@ -190,6 +191,9 @@ cdef class Engine:
         if parse_cell is not None:
             self.parse_cell = parse_cell
             self.loop.relay.statements.parse_cell = &parse_cell[0]
+        if databases_cell is not None:
+            self.databases_cell = databases_cell
+            self.loop.relay.statements.databases_cell = &databases_cell[0]
         if id_cell is not None:
             self.id_cell = id_cell
             self.loop.ids = &id_cell[0]
@@ -213,6 +217,10 @@ cdef class Engine:
         self.schema_cell = None
         self.loop.relay.statements.parse_cell = &self.loop.relay.statements.parse_own
         self.parse_cell = None
+        self.loop.relay.statements.databases_cell = (
+            &self.loop.relay.statements.databases_own
+        )
+        self.databases_cell = None
         self.loop.ids = &self.loop.own_ids
         self.id_cell = None
         logins_free(&self.loop)
@@ -328,6 +336,10 @@ cdef class Engine:
         t.max_client_bytes = max_client_bytes
         t.max_bytes = max_bytes
         t.cache_unnamed = cache_unnamed
+
+    def database_commands(self):
+        """CREATE, ALTER and DROP DATABASE, when they go out and when they are done."""
+        return self.loop.relay.statements.databases_cell[0]
 
     def counters(self):
         """What the loop has done so far, for tests and diagnosis."""

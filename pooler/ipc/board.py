@@ -7,8 +7,8 @@ the worker in that slot (and the master while the slot is empty); sums are made
 by the reader. An aligned 8-byte store is not torn on any CPU we run on, so no
 lock is needed. Behind the rows are cells that all workers count up, atomically: the
 changes of schemas that they have seen (``statements/schema``), the last id that a
-connection has got, and the last number of a Parse (``tables/texts``). This module knows
-the layout and nothing about its use.
+connection has got, the last number of a Parse (``tables/texts``), and the commands that
+make, change or drop a database. This module knows the layout and nothing about its use.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ INDEX = {counter.name: index for index, counter in enumerate(COUNTERS)}
 COUNTER_BYTES = 8
 CELL_BYTES = {"I": 4, "Q": 8}  # by their formats
 CACHE_LINE_BYTES = 64
-CELLS = 3  # each on a line of its own
+CELLS = 4  # each on a line of its own
 
 
 def _row_counters() -> int:
@@ -110,6 +110,10 @@ class Board:
     def parse_cell(self) -> memoryview[int]:
         """Return the cell of the last Parse, shared, as one unsigned 64-bit."""
         return self._cell(2, "Q")
+
+    def databases_cell(self) -> memoryview[int]:
+        """Return the cell of commands that concern databases, shared, likewise."""
+        return self._cell(3, "I")
 
     def _cell(self, number: int, form: Literal["I", "Q"]) -> memoryview[int]:
         start = self._rows_end + number * CACHE_LINE_BYTES

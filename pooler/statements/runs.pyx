@@ -13,7 +13,9 @@ from pooler.session.records cimport (
 from pooler.session.sequences cimport (
     sequences_asked, sequences_discarded, sequences_late,
 )
-from pooler.statements.sql_changes cimport sql_changes, sql_changes_of_plan
+from pooler.statements.sql_changes cimport (
+    CHANGES_OF_SESSION, CHANGE_DATABASES_SHIFT, sql_changes, sql_changes_of_plan,
+)
 from pooler.session.settings_log cimport settings_sent, settings_unknown
 from pooler.session.requests cimport REQUEST_ALIGN, requests_push
 from pooler.statements.install cimport put_scratch, run_scratch
@@ -24,7 +26,9 @@ from pooler.tables.custom_names cimport (
     custom_in_literals, custom_in_values, custom_take,
 )
 from pooler.tables.server_statements cimport server_statements_doubt
-from pooler.tables.texts cimport STATEMENT_PARSE, statement_executes
+from pooler.tables.texts cimport (
+    STATEMENT_PARSE, count_databases, statement_executes,
+)
 
 cdef extern from "<string.h>" nogil:
     size_t strnlen(const char *text, size_t n)
@@ -94,6 +98,13 @@ cdef inline void note(
         server_statements_doubt(&s.statements)
 
 
+cdef inline uint64_t tell_databases(StatementTable *t, uint64_t changes) noexcept nogil:
+    """What is changed in the session; that databases are concerned is told to all."""
+    if changes >> CHANGE_DATABASES_SHIFT:
+        count_databases(t)
+    return changes & CHANGES_OF_SESSION
+
+
 cdef uint64_t runs_query(
     StatementTable *t, ServerSession *s, const uint8_t *text, size_t n
 ) noexcept nogil:
@@ -102,7 +113,9 @@ cdef uint64_t runs_query(
     What it may change is noted, for the texts in it, and returned: for ``query_sent``,
     or it waits and is taken back (``changes_not_sent``).
     """
-    cdef uint64_t changes = sql_changes(text, n, t.params, s.params, flags_of(t, s))
+    cdef uint64_t changes = tell_databases(t, sql_changes(
+        text, n, t.params, s.params, flags_of(t, s)
+    ))
     if not is_watched(s):
         custom_take(t.params.custom)
         changes &= ~<uint64_t> CHANGES_NOT_OWN
@@ -195,7 +208,10 @@ cdef void runs_statement(
     look_once(t, s, st)
     custom_sent(s, st.custom)
     if st.changes:
-        note(t, s, st.changes, text, strnlen(<const char *> text, st.n))
+        note(
+            t, s, tell_databases(t, st.changes), text,
+            strnlen(<const char *> text, st.n),
+        )
     if st.target != NULL and not statement_executes(st):
         runs_statement(t, s, st.target)
 

@@ -4,12 +4,17 @@
 from libc.stdint cimport uint8_t
 from libc.string cimport memcmp, memcpy
 
-from pooler.tables.texts cimport count_schema_change
+from pooler.tables.texts cimport count_databases, count_schema_change
 from pooler.session.tracking cimport schema_changing, schema_settled
 
 cdef enum:
     TAGS = 8
     TAG_BYTES = 16
+
+cdef const char *DATABASE = b" DATABASE"
+
+cdef enum:
+    DATABASE_BYTES = 10  # with its terminator
 
 cdef struct Tag:  # how the tag of a command begins that may have changed something
     char text[TAG_BYTES]
@@ -57,12 +62,21 @@ cdef inline bint changes_schema(const uint8_t *tag, size_t n) noexcept nogil:
     return False
 
 
+cdef inline bint is_of_databases(const uint8_t *tag, size_t n) noexcept nogil:
+    """Whether a tag ends so, with its terminator: it begins with a word and a blank."""
+    return n > DATABASE_BYTES and memcmp(
+        tag + n - DATABASE_BYTES, DATABASE, DATABASE_BYTES
+    ) == 0
+
+
 cdef void schema_tag(
     StatementTable *t, ServerSession *s, const uint8_t *tag, size_t n
 ) noexcept nogil:
     """A command is done: tag[0:n) of its CommandComplete."""
     if changes_schema(tag, n):
         schema_changing(s)
+        if is_of_databases(tag, n):
+            count_databases(t)
     if s.tracking.changing:
         count_schema_change(t)
 

@@ -15,6 +15,10 @@ from libc.stdint cimport uint8_t, uint64_t
 
 from pooler.tables.params cimport ParamSet, ParamTable
 
+cdef enum:
+    CHANGES_OF_SESSION = 0xFFFFFFFFFFFF  # what is a Change
+    CHANGE_DATABASES_SHIFT = 48  # and this bit: CREATE, ALTER or DROP DATABASE
+
 cdef bint sql_is_plain(const uint8_t *text, size_t n) noexcept nogil
 cdef uint64_t sql_changes(
     const uint8_t *text, size_t n, const ParamTable *params, const ParamSet *reported,

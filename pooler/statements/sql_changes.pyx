@@ -208,6 +208,9 @@ cdef bint read_next(Reader *r, size_t *start) noexcept nogil:
 cdef uint64_t read_create(Reader *r) noexcept nogil:
     """A temporary one stays in the session, unless it goes with the transaction."""
     cdef size_t start = 0
+    if next_is(r, b"database", 8):
+        r.databases = True
+        return CHANGE_MEANING
     if next_is(r, b"or", 2):
         next_is(r, b"replace", 7)
     if not next_is(r, b"local", 5):
@@ -240,7 +243,13 @@ cdef uint64_t read_explain(Reader *r) noexcept nogil:
 
 cdef uint64_t read_alter(Reader *r) noexcept nogil:
     """ALTER ROLE … SET my.own has the parameter made, to look at the value."""
+    r.databases |= next_is(r, b"database", 8)
     return CHANGE_MEANING | custom_in_body(r)
+
+
+cdef uint64_t read_drop(Reader *r) noexcept nogil:
+    r.databases |= next_is(r, b"database", 8)
+    return CHANGE_MEANING
 
 
 cdef uint64_t read_do(Reader *r) noexcept nogil:
@@ -294,7 +303,7 @@ _COMMANDS = {
     b"declare": 0,
     b"discard": 0,
     b"do": 0,
-    b"drop": CHANGE_MEANING,
+    b"drop": 0,
     b"end": CHANGE_BACK,
     b"explain": 0,
     b"import": CHANGE_MEANING,
@@ -331,6 +340,7 @@ cdef int fill_commands() except -1:
     read_by(b"declare", read_declare)
     read_by(b"discard", read_discard)
     read_by(b"do", read_do)
+    read_by(b"drop", read_drop)
     read_by(b"explain", read_explain)
     read_by(b"reset", read_reset)
     read_by(b"rollback", read_rollback)
@@ -424,6 +434,8 @@ cdef uint64_t sql_changes(
 ) noexcept nogil:
     """What the commands of a text may change, or-ed ``Change``; mostly 0.
 
+    Bit CHANGE_DATABASES_SHIFT: some of them concern whole databases.
+
     In:      text[0:n) borrowed; reported: what the server says of its parameters
     Cost:    O(n), no allocation: a few instructions for each 16 bytes, more where
              there are several commands or names that look suspicious
@@ -439,6 +451,7 @@ cdef uint64_t sql_changes(
     r.params = params
     r.reported = reported
     r.flags = flags
+    r.databases = False
     changes = command_changes(&r, at)
     if seen & HAS_PAIR:
         changes |= named_changes(&r)
@@ -448,7 +461,7 @@ cdef uint64_t sql_changes(
             at = skip_blank(text, n, at + 1)
             changes = and_then(changes, command_changes(&r, at))
             at = sql_end(text, n, at, flags)
-    return changes
+    return changes | <uint64_t> r.databases << CHANGE_DATABASES_SHIFT
 
 
 cdef uint64_t sql_changes_of_plan(
@@ -465,4 +478,5 @@ cdef uint64_t sql_changes_of_plan(
     r.params = params
     r.reported = reported
     r.flags = flags
+    r.databases = False
     return named_changes(&r)

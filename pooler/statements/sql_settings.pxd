@@ -19,6 +19,7 @@ cdef struct Reader:  # of one command
     const ParamTable *params
     const ParamSet *reported
     uint8_t flags  # SqlFlag
+    bint databases  # a command concerns whole databases
 
 
 cdef inline uint8_t low(uint8_t byte) noexcept nogil:

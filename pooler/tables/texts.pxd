@@ -97,6 +97,8 @@ cdef struct StatementTable:  # one per worker
     uint32_t long_query_bytes  # a longer Query is not kept: see long_query
     uint32_t *schema_cell  # borrow: shared by all workers; see statements.schema
     uint32_t schema_own  # what it points to where nobody shares it
+    uint32_t *databases_cell  # borrow: likewise; commands that concern databases
+    uint32_t databases_own
     uint64_t *parse_cell  # borrow: shared by all workers; see next_parse
     uint64_t parse_own  # what it points to where nobody shares it
     uint64_t schema_born  # the number of the last change of schema that was seen
@@ -144,6 +146,11 @@ cdef inline bint counts_are_shared(const StatementTable *t) noexcept nogil:
 
 cdef inline void count_schema_change(StatementTable *t) noexcept nogil:
     __atomic_fetch_add(t.schema_cell, 1, __ATOMIC_SEQ_CST)
+
+
+cdef inline void count_databases(StatementTable *t) noexcept nogil:
+    """CREATE, ALTER or DROP DATABASE goes out, or is done: every worker looks."""
+    __atomic_fetch_add(t.databases_cell, 1, __ATOMIC_SEQ_CST)
 
 cdef int statements_init(
     StatementTable *t, ParamTable *params, bytes prefix

@@ -27,6 +27,7 @@ cdef int statements_init(
     t.params = params
     t.schema_cell = &t.schema_own
     t.parse_cell = &t.parse_own
+    t.databases_cell = &t.databases_own
     t.long_query_bytes = LONG_QUERY_BYTES
     t.buckets = <Statement **> calloc(FIRST_STATEMENTS, sizeof(Statement *))
     t.texts = <Statement **> calloc(FIRST_STATEMENTS, sizeof(Statement *))

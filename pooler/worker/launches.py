@@ -41,6 +41,10 @@ FAULTS = frozenset(
 )
 
 
+def _nothing() -> None:
+    """Nobody is asked."""
+
+
 class Launches:
     """Servers of all pools of a worker, from the wish to the engine."""
 
@@ -63,6 +67,8 @@ class Launches:
         # Who tells others that a pause has begun, and that it is over.
         self.on_failing: Callable[[Pool, LoginError], None] = lambda *_: None
         self.on_opens: Callable[[Pool], None] = lambda _: None
+        # What was wrong may be right by now: looked at before a client hears of it.
+        self.before_refusal: Callable[[], None] = _nothing
         self._dedicated_gone = dedicated_gone
         self._leaving = False
         self._tasks: set[asyncio.Task[None]] = set()
@@ -84,10 +90,16 @@ class Launches:
         """
         if self._leaving:
             raise LoginError("pooler is shutting down", CANNOT_CONNECT_NOW)
-        if pool.backoff.hopeless and pool.backoff.pause_s(time.monotonic()):
+        if self._is_refused(pool):
             raise pool.backoff.cached()
         pool.on_welcome[ready] = now_us()
         self.seek_welcome(pool)
+
+    def _is_refused(self, pool: Pool) -> bool:
+        """Whether the last failure is fresh, and none that passes by itself."""
+        if pool.backoff.hopeless:
+            self.before_refusal()
+        return pool.backoff.hopeless and pool.backoff.pause_s(time.monotonic()) > 0
 
     def unwait(self, pool: Pool, ready: Callable[[LoginError | None], None]) -> None:
         """Who has waited for a welcome does not any more; ignored if nobody has."""
@@ -131,10 +143,11 @@ class Launches:
         """The engine has waiting clients and too few servers: open some."""
         if self._leaving:
             return
+        refused = self._is_refused(pool)
         stats = self._engine.pool_stats(pool.pool_id)
         pause_s = pool.backoff.pause_s(time.monotonic())
         if pause_s:
-            if stats["servers"] == 0 and pool.backoff.hopeless:
+            if stats["servers"] == 0 and refused:
                 self._fail_waiting(pool, pool.backoff.cached())
             self._engine.pool_launching(pool.pool_id, 0)
             self._retry_in(pool, pause_s)

@@ -68,6 +68,14 @@ class OwnLinks:
         """There is an idle one of this database and user."""
         self._idle[names] = evict
 
+    def let_go(self, is_unused: Callable[[str], bool]) -> None:
+        """Close the idle ones of these databases; asked by the name of the entry."""
+        for names, evict in list(self._idle.items()):
+            if is_unused(names[0]):
+                while evict():
+                    pass
+                del self._idle[names]
+
     def evict(self, places: Places) -> None:
         """Close an idle one that counts in any of these accounts, if there is one."""
         for names, evict in list(self._idle.items()):

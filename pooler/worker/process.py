@@ -127,6 +127,7 @@ def make_engine(start: WorkerStart) -> Engine:
         schema_cell=start.board.schema_cell(),
         parse_cell=start.board.parse_cell(),
         id_cell=start.board.id_cell(),
+        databases_cell=start.board.databases_cell(),
     )
 
 

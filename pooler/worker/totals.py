@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 
 from pooler.io.engine import Engine
 from pooler.ipc.bus import Bus, BusMessage
+from pooler.worker.databases import Databases
 from pooler.worker.failures import Failures
 from pooler.worker.pools import Pools
 from pooler.worker.readiness import Readiness
@@ -24,7 +25,9 @@ class Totals:
         pools.launches.on_closed.append(sharing.closed)
         pools.own_links.on_refused = sharing.refused_link
         self._failures = Failures(pools, bus)
-        self.beat = Readiness(pools, sharing).look
+        databases = Databases(engine, pools, bus)
+        pools.launches.before_refusal = databases.look
+        self._looks = (Readiness(pools, sharing).look, databases.look)
         self.messages: Mapping[str, Callable[[BusMessage], None]] = {
             "room": pools.accounts.heard_room,
             "evict": sharing.asked,
@@ -32,4 +35,10 @@ class Totals:
             "welcome?": welcomes.asked,
             "welcome": welcomes.told,
             **self._failures.messages,
+            "in_use": databases.heard,
         }
+
+    def beat(self) -> None:
+        """Look at what changes by itself; several times a second."""
+        for look in self._looks:
+            look()

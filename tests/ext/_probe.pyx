@@ -52,7 +52,7 @@ from pooler.session.sharing cimport (
     PATIENCE_US, ROW_WORDS, RowSet, is_uneven, row_to_ask, row_to_serve,
 )
 from pooler.statements.sql_changes cimport (
-    sql_changes, sql_changes_of_plan, sql_is_plain,
+    CHANGE_DATABASES_SHIFT, sql_changes, sql_changes_of_plan, sql_is_plain,
 )
 from pooler.statements.sql_name cimport SqlCommand
 from pooler.statements.sql_text cimport (
@@ -307,7 +307,8 @@ def custom_of(bytes text):
 def changes_of(bytes text, bint plan=False):
     """What a text changes, by name; but for what only concerns a RESET."""
     found = all_changes_of(text, plan)
-    return {name for i, name in enumerate(CHANGES) if name and found >> i & 1}
+    names = {name for i, name in enumerate(CHANGES) if name and found >> i & 1}
+    return names | ({"databases"} if found >> CHANGE_DATABASES_SHIFT else set())
 
 
 def resets_of(bytes text):

@@ -398,7 +398,8 @@ def test_who_waits_for_a_peer_gives_up(
             other.send(cancel_request(bytes((0, 7, 0, 4, 3, 2, 1, 3))))
             assert other.read_to_end() == []
             peer.close()
-    pooler.wait_log("cancel request to peer 7 failed, closing because: cancel_wait_timeout", 3)
+    why = "closing because: cancel_wait_timeout"
+    pooler.wait_log(f"cancel request to peer 7 failed, {why}", 3)
 
 
 def test_peer_that_is_down(make_pooler: MakePooler, server: FakeServer) -> None:

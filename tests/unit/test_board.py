@@ -90,4 +90,7 @@ def test_the_shared_cells_are_no_rows(board: Board) -> None:
         assert (cell.nbytes, cell.format, list(cell)) == (4, "I", [0])
         cell[0] = 2**32 - 1
         assert same[0] == 2**32 - 1
+    with board.databases_cell() as cell, board.schema_cell() as other:
+        cell[0] = 1
+        assert other[0] == 2**32 - 1
     assert board.total("clients") == 2**64 - 1

@@ -9,6 +9,7 @@ from types import ModuleType
 import pytest
 
 MEANING = {"meaning"}
+DATABASES = {"meaning", "databases"}
 LEFT = {"meaning", "setting"}
 TEMPORARY = {"meaning", "temporary"}
 ANYTHING = {"meaning", "hidden", "forgets"}
@@ -87,6 +88,17 @@ TEXTS: dict[str, set[str]] = {
     "explain analyze create temp table t as select 1": TEMPORARY,
     "alter table t add b int": MEANING,
     "drop table t": MEANING,
+    "drop table database": MEANING,
+    "drop databases": MEANING,
+    "drop database x": DATABASES,
+    "/* - */ DROP\n--\nDATABASE IF EXISTS x": DATABASES,
+    "create database x template y": DATABASES,
+    "create or replace database x": MEANING,
+    "alter database x rename to y": DATABASES,
+    "alter database x set my.own = 1": DATABASES,
+    "begin; drop database x": DATABASES,
+    "select 'drop database x'": set(),
+    "explain drop database x": DATABASES,
     "do $$ begin end $$": ANYTHING,
     "call p()": ANYTHING,
     "listen a": {"listen"},
