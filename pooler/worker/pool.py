@@ -95,7 +95,7 @@ class Pool:
         return dataclasses.replace(self.database, password=self.secret)
 
     def end(self) -> None:
-        """It is dropped: who is told of room for it does nothing, and nothing leads back.
+        """It is dropped: who tells it of room does nothing, and nothing leads back.
 
         So its memory is free at once, and not when cycles are looked for.
         """

@@ -40,7 +40,7 @@ class Unused:
         pools: Pools,
         database_gone: Sequence[Callable[[str], None]],
     ) -> None:
-        """``database_gone``: who hears that an unlisted one has no pool here any more."""
+        """``database_gone``: who hears that one that is not listed has no pool here."""
         self._engine = engine
         self._pools = pools
         self._database_gone = database_gone
