@@ -95,7 +95,7 @@ cdef uint32_t list_statements(
     """Rows of statements by their ids, from a bucket of the table on; as above.
 
     The table may grow in between: what was there all the time is found all the same,
-    and maybe twice.
+    and maybe twice. Of what is known by its name alone there is no row.
     """
     cdef const StatementTable *t = &L.relay.statements
     cdef const Statement *st
@@ -108,7 +108,8 @@ cdef uint32_t list_statements(
         st = t.buckets[i]
         seen += 1
         while st != NULL:
-            found[st.id] = text_row(st)
+            if st.text != NULL:  # else it came with a server: another worker has it
+                found[st.id] = text_row(st)
             seen += 1
             seen_bytes += st.n
             st = st.next
