@@ -304,6 +304,7 @@ class Pools:
         """Close all clients and servers of a pool: its database is not there."""
         gone = LoginError(*CLOSE_REASON_ROWS[CloseReason.CLOSE_DATABASE_REMOVED][1:])
         self.launches.refuse_logins(pool, gone)
+        pool.renewals += 1
         self._engine.pool_kill(pool.pool_id, CloseReason.CLOSE_DATABASE_REMOVED)
 
     def _limit(self) -> None:

@@ -112,3 +112,21 @@ def test_a_login_hears_of_a_failure_beside_a_server_that_leaves(
             refusing.read_startup()
             refusing.send(error("FATAL", "28P01", "password authentication failed"))
             assert late.read_fatal()["C"] == "28P01"
+
+
+def test_of_a_database_that_is_removed(
+    server: FakeServer, make_pooler: MakePooler
+) -> None:
+    """Nobody asks for it any more, so it goes when it has logged in."""
+    pooler = make_pooler(
+        {DATABASE: f"host={HOST} port={server.port}"}, admin_users=USER
+    )
+    with begin(pooler) as client:
+        backend = server.accept()
+        pooler.databases = {"other": f"host={HOST} port={server.port}"}
+        pooler.write()
+        with pooler.client("pgbouncer") as console:
+            console.rows("RELOAD")
+        assert client.read_fatal()["M"] == "database removed"
+        backend.greet()
+        assert backend.is_closed()
