@@ -11,13 +11,13 @@ documentation, "HBA file format".
 
 from __future__ import annotations
 
+import contextlib
+import io
 import ipaddress
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-
-import psutil
 
 from pooler.config.hbafile import Line, Word, read_lines
 from pooler.config.inifile import Report, refuse
@@ -284,6 +284,10 @@ def _networks(line: Line) -> tuple[tuple[Network, ...] | None, int]:
 
 def _own_networks(*, whole: bool) -> Iterator[Network]:
     """Of this machine's interfaces; not ``whole``: its addresses alone."""
+    # It prints a traceback where it cannot read /proc/stat (ProcSubset=pid), which is
+    # of no account for addresses.
+    with contextlib.redirect_stderr(io.StringIO()):
+        import psutil
     for addresses in psutil.net_if_addrs().values():
         for one in addresses:
             text = one.address.partition("%")[0]

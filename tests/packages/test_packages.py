@@ -113,6 +113,11 @@ def check_package(root: Path, name: str) -> None:
     assert "no errors, no warnings" in inside("pooler", "check")
     unit = (root / "usr/lib/systemd/system/pooler.service").read_text()
     assert "ExecStart=/usr/bin/pooler /etc/pooler/pooler.ini\n" in unit
+    prerm = (root / "var/lib/dpkg/info/pooler.prerm").read_text()
+    assert "stop pooler.socket pooler.service" in prerm
+    postinst = (root / "var/lib/dpkg/info/pooler.postinst").read_text()
+    assert "try-restart" in postinst
+    (root / "var/log/pooler").mkdir()
     ini = Path("/tmp/pooler.ini")
     (root / "tmp/pooler.ini").write_text(
         INI.format(directory="/tmp") + "user = pooler\npidfile = /tmp/pid\n"
@@ -124,4 +129,5 @@ def check_package(root: Path, name: str) -> None:
     finally:
         inside("pooler", "shutdown", "-f", ini)
     inside("apt-get", "purge", "-y", "-qq", "pooler")
-    assert not (root / "usr/lib/pooler").exists()
+    for gone in ("usr/lib/pooler", "etc/pooler", "var/log/pooler"):
+        assert not (root / gone).exists()

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ipaddress
+import sys
 from pathlib import Path
 
 import pytest
@@ -145,6 +146,20 @@ def test_own_addresses(tmp_path: Path) -> None:
     assert method(same_host, connection(address="127.9.9.9")) == "none"
     assert method(same_net, connection(address="127.9.9.9")) == "trust"
     assert method(same_net, connection(address="203.0.113.9")) == "none"
+
+
+def test_a_library_that_complains_is_not_heard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """As psutil does under the packaged unit, which hides /proc/stat."""
+    (tmp_path / "psutil.py").write_text(
+        "import sys\nprint('Traceback', file=sys.stderr)\nnet_if_addrs = dict\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "psutil", raising=False)
+    hba(tmp_path, "host all all samenet trust")
+    assert sys.modules["psutil"].__file__ == str(tmp_path / "psutil.py")
+    assert capfd.readouterr().err == ""
 
 
 def test_lists_in_files_and_included_files(tmp_path: Path) -> None:

@@ -51,6 +51,14 @@ def test_unit_and_program_agree() -> None:
     assert f"u {unit['User']} " in users
 
 
+def test_the_debian_package_stops_and_restarts_what_it_takes_away() -> None:
+    """debhelper's --no-start alone stops it at an upgrade, and not at its removal."""
+    debian = PACKAGING / "deb" / "debian"
+    assert "--no-start --restart-after-upgrade" in (debian / "rules").read_text()
+    stops = "deb-systemd-invoke stop pooler.socket pooler.service"
+    assert stops in (debian / "prerm").read_text()
+
+
 def setup_py(where: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "setup.py", "-q", *map(str, arguments)],
