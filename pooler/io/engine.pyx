@@ -792,7 +792,7 @@ cdef class Engine:
             counters_begin(p)
         if replace:
             retire_servers(&self.loop, p)
-        elif fast_close:
+        elif p.config.fast_close:
             retire_again(&self.loop, p)
 
     def pool_resize(self, uint32_t pool_id, uint32_t max_servers):

@@ -143,6 +143,11 @@ class Handover:
         """
         self.counts.setdefault(key, Counter())[what] += 1
 
+    def database_gone(self, name: str) -> None:
+        """Nobody uses a database any more: its counts go with it."""
+        for key in [key for key in self.counts if key[0] == name]:
+            del self.counts[key]
+
     # ------------------------------------------------------------ what the engine sees
 
     def uneven(self, pool: Pooled) -> None:

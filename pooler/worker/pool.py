@@ -93,6 +93,15 @@ class Pool:
             return self.database
         return dataclasses.replace(self.database, password=self.secret)
 
+    def end(self) -> None:
+        """It is dropped: who is told of room for it does nothing; nothing leads back.
+
+        So its memory is free at once, and not when cycles are looked for.
+        """
+        self.abandoned = True
+        self.on_room = _nothing
+        self.questions = None
+
     def learn_secret(self, secret: str | None) -> None:
         """Take over what the newest login has found; it has not failed yet."""
         if secret != self.secret:

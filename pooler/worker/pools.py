@@ -125,7 +125,7 @@ class Pools:
         """Forget a pool that clients have in common; False: somebody uses it."""
         if pool.is_awaited or not self._engine.pool_drop(pool.pool_id):
             return False
-        pool.abandoned = True  # for whoever tells it of room
+        pool.end()
         self.launches.forget(pool)
         del self._by_key[pool.key]
         del self._by_id[pool.pool_id]

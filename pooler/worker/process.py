@@ -137,7 +137,8 @@ class Worker:
         )
         self._outside = Outside(start.config, start.slot, start.workers)
         self._admission.judges.update(self._outside.judges)
-        self._unused = Unused(engine, self._pools, self._admission.database_gone)
+        gone = (self._admission.database_gone, self._handover.database_gone)
+        self._unused = Unused(engine, self._pools, gone)
         self._listening = Listening(engine, start)
         self._pauses = Pauses(engine, self._pools)
         self._reports = Reports(

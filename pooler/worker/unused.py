@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from pooler import log
 from pooler.config.loading import Config
@@ -35,9 +35,12 @@ class Unused:
     """Since when the pools of one worker have been unused."""
 
     def __init__(
-        self, engine: Engine, pools: Pools, database_gone: Callable[[str], None]
+        self,
+        engine: Engine,
+        pools: Pools,
+        database_gone: Sequence[Callable[[str], None]],
     ) -> None:
-        """``database_gone``: no pool of it will be left here."""
+        """``database_gone``: who hears that one of ``*`` has no pool here now."""
         self._engine = engine
         self._pools = pools
         self._database_gone = database_gone
@@ -108,8 +111,9 @@ class Unused:
                 if limit_s and ages_s[pool.pool_id] > limit_s
                 if not self._is_kept_ready(config, pool)
             ]
-        if len(due) == len(pools):
-            self._database_gone(name)
+        if len(due) == len(pools) and not is_listed:
+            for gone in self._database_gone:
+                gone(name)
         for pool in due:
             self._drop(config, pool)
         return len(due)
