@@ -7,10 +7,12 @@ them all out, POOLER_JOBS=n works in that many processes.
 """
 
 import os
+import sys
 from pathlib import Path
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
 
 DEBUG = os.environ.get("POOLER_DEBUG") == "1"
 ASAN = os.environ.get("POOLER_ASAN") == "1"
@@ -57,12 +59,18 @@ extensions = [
 JOBS = int(os.environ.get("POOLER_JOBS", "0"))
 WITHOUT = os.environ.get("POOLER_WITHOUT_EXTENSIONS") == "1"
 
-# Cython's own processes may import this file once more (multiprocessing, "spawn").
-if __name__ != "__mp_main__":
-    setup(
-        options={"build_ext": {"parallel": str(JOBS)}} if JOBS else {},
-        ext_modules=cythonize(
-            [] if WITHOUT else extensions,
+
+class Build(build_ext):
+    """Translates to C when it compiles, and not before.
+
+    The sources of an extension stay what they are, so a source distribution has the
+    .pyx files, and making one translates nothing.
+    """
+
+    def run(self) -> None:
+        """Translate all modules, in JOBS processes, then compile them."""
+        translated = cythonize(
+            self.extensions,
             nthreads=JOBS,
             compiler_directives={
                 "language_level": 3,
@@ -72,5 +80,20 @@ if __name__ != "__mp_main__":
                 "cdivision": True,
                 "embedsignature": True,
             },
-        ),
+        )
+        sources = {one.name: one.sources for one in translated}
+        for one in self.extensions:
+            one.sources = sources[one.name]
+        super().run()
+
+
+# Cython's own processes may import this file once more (multiprocessing, "spawn").
+if __name__ != "__mp_main__":
+    # All that works is in them; a package without them installs, and never runs.
+    if not extensions:
+        sys.exit("setup.py: no .pyx file in pooler/, so there is nothing to compile")
+    setup(
+        cmdclass={"build_ext": Build},
+        options={"build_ext": {"parallel": str(JOBS)}} if JOBS else {},
+        ext_modules=[] if WITHOUT else extensions,
     )

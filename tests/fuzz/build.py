@@ -27,6 +27,7 @@ LAYERS = (
     "auth",
     "wire",
     "tables",
+    "board",
     "session",
     "statements",
     "relay",

@@ -3,14 +3,18 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
+import sys
+import tarfile
 from pathlib import Path
 
 import pytest
 
-PACKAGING = Path(__file__).resolve().parents[2] / "packaging"
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGING = ROOT / "packaging"
 SERVICE = PACKAGING / "systemd" / "pooler.service"
 # systemd-analyze of version 252 and newer; 0 is the best, 10 the worst.
 MOST_EXPOSED = 1.7
@@ -45,3 +49,43 @@ def test_unit_and_program_agree() -> None:
     assert unit["KillMode"] == "mixed"
     users = (PACKAGING / "systemd" / "pooler.sysusers").read_text()
     assert f"u {unit['User']} " in users
+
+
+def setup_py(where: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "setup.py", "-q", *map(str, arguments)],
+        cwd=where,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"POOLER_WITHOUT_EXTENSIONS": ""},
+    )
+
+
+def test_the_source_distribution_has_every_source_and_nothing_compiled(
+    tmp_path: Path,
+) -> None:
+    """Without the .pyx files a wheel made from it would have no extension module."""
+    done = setup_py(
+        ROOT, "egg_info", "--egg-base", tmp_path, "sdist", "--dist-dir", tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    (made,) = tmp_path.glob("pooler-*.tar.gz")
+    with tarfile.open(made) as archive:
+        names = {one.partition("/")[2] for one in archive.getnames()}
+    ours = {
+        path.relative_to(ROOT).as_posix()
+        for suffix in (".py", ".pyi", ".pyx", ".pxd", ".typed")
+        for path in (ROOT / "pooler").rglob(f"*{suffix}")
+    }
+    assert {"setup.py", "pyproject.toml", "LICENSE", "README.md"} <= names
+    assert ours <= names
+    assert not [one for one in names if one.endswith((".c", ".so", ".pyc"))]
+
+
+def test_what_has_no_extension_sources_is_not_built(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "setup.py", tmp_path)
+    (tmp_path / "pooler").mkdir()
+    done = setup_py(tmp_path, "build_ext")
+    assert done.returncode != 0
+    assert "setup.py: no .pyx file in pooler/" in done.stderr
