@@ -374,6 +374,13 @@ def network(error: Exception) -> bool:
     return isinstance(error, (ConnectionError, ConnectionEnded))
 
 
+def restart(error: Exception) -> bool:
+    """The same while PostgreSQL ends, is away, and recovers (classes 57 and 08)."""
+    if isinstance(error, Refused) and error.args[0]["C"].startswith("57P"):
+        return True
+    return network(error)
+
+
 @dataclass
 class Load:
     """Clients that come, ask and go; what they have seen."""
