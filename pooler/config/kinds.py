@@ -156,8 +156,6 @@ class Row:
     doc: str
     unit: str = ""
     reload: Reload = Reload.LIVE
-    # Honoured today; otherwise accepted, with a warning when it asks for something.
-    built: bool = False
     low: int = 0
     high: int = INT_MAX
     choices: type[StrEnum] | None = None
@@ -166,8 +164,6 @@ class Row:
     secret: bool = False
     # Smaller numbers mean "not said here".
     inherit_below: int | None = None
-    # The value that asks for nothing, so that ignoring it needs no warning.
-    off: object = None
     # A change closes the database's server connections as they become free.
     reconnect: bool = False
 
@@ -179,14 +175,12 @@ def setting(
     *,
     unit: str = "",
     reload: Reload = Reload.LIVE,
-    built: bool = False,
     low: int = 0,
     high: int = INT_MAX,
     choices: type[StrEnum] | None = None,
     aliases: tuple[str, ...] = (),
     secret: bool = False,
     inherit_below: int | None = None,
-    off: object = None,
     reconnect: bool = False,
 ) -> T:
     """Declare a row; returns a dataclass field that has the type of its value."""
@@ -196,15 +190,12 @@ def setting(
         doc=doc,
         unit=unit,
         reload=reload,
-        built=built,
         low=low,
         high=high,
         choices=choices,
         aliases=aliases,
         secret=secret,
         inherit_below=inherit_below,
-        # What is off unless it is set asks for nothing when it is set to that.
-        off=default if off is None and not default else off,
         reconnect=reconnect,
     )
     return dataclasses.field(default=default, repr=not secret, metadata={"row": row})

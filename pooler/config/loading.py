@@ -52,7 +52,6 @@ from pooler.config.settings import (
     Settings,
     Table,
     User,
-    rows,
     rows_by_name,
 )
 from pooler.config.tls import (
@@ -240,7 +239,7 @@ class Config:
         return self.settings.max_user_client_connections if own is None else own
 
     def pool_mode(self, database: Database, user: str) -> PoolMode:
-        """The configured mode, even when it is not built (see unbuilt_warnings)."""
+        """The configured mode."""
         return self._narrowest(
             user,
             lambda entry: entry.pool_mode,
@@ -485,7 +484,6 @@ def with_files(config: Config, report: Report = refuse) -> Config:
     warnings = (
         *config.warnings,
         *problems,
-        *unbuilt_warnings(config),
         *_check_hosts(config),
         *_warn_auth_dbname(config),
     )
@@ -542,7 +540,7 @@ def load(path: str | os.PathLike[str]) -> Config:
 
 
 # ---------------------------------------------------------------------------
-# What is accepted but not honoured
+# What cannot work, and what is doubtful
 
 
 def check_auth(config: Config) -> None:
@@ -648,36 +646,6 @@ def _check_library(method: AuthType, place: ConfigError) -> None:
         raise ConfigError(
             str(error), file=place.file, line=place.line, setting=place.setting
         ) from None
-
-
-def unbuilt_warnings(config: Config) -> tuple[str, ...]:
-    """One warning for each setting that asks for something not built yet."""
-    warnings: list[str] = []
-    for row in rows(Settings):
-        where = config.origins.get((MAIN, row.name))
-        text = _unbuilt(row, getattr(config.settings, row.name))
-        if where is not None and text:
-            warnings.append(f"{where}: {text}")
-    databases = all_databases(config).values()
-    entries: list[tuple[str, str, Table, object]] = [
-        *((DATABASES, entry.name, Database, entry) for entry in databases),
-        *((USERS, entry.name, User, entry) for entry in config.users.values()),
-        *((PEERS, str(entry.peer_id), Peer, entry) for entry in config.peers.values()),
-    ]
-    for section, name, table, entry in entries:
-        where_text = _where(config, section, name)
-        if not any(row.built for row in rows(table)):
-            warnings.append(f"{where_text}: not built yet, entry ignored")
-            continue
-        texts = (_unbuilt(row, getattr(entry, row.name)) for row in rows(table))
-        warnings += [f"{where_text}: {text}" for text in texts if text]
-    return tuple(warnings)
-
-
-def _unbuilt(row: Row, value: object) -> str:
-    if row.built or value == row.off:
-        return ""
-    return f"{row.name} is not built yet, ignored"
 
 
 def _check_hosts(config: Config) -> Iterator[str]:
