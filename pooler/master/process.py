@@ -153,7 +153,7 @@ class Master:
             self._bus, self._board, self._slots, self._sockets_of_clients
         )
         self._rollouts = Rollouts(self._bus)
-        self._wards = Wards(self._bus, self._page, self._serving)
+        self._wards = Wards(self._bus, self._page, self._serving, self._process_of)
         self._service = Service.from_environment(os.environ, self._board, self._page)
         # The workers hold the reading end: its end of file is the master's death.
         self._life = Pipe.open()
@@ -582,6 +582,10 @@ class Master:
 
     def _alive(self) -> list[Child]:
         return [slot.child for slot in self._slots if slot.child is not None]
+
+    def _process_of(self, slot: int) -> int:
+        child = self._slots[slot].child if 0 <= slot < len(self._slots) else None
+        return 0 if child is None else child.pid
 
     def _serving(self) -> list[int]:
         """The slots of workers that can be asked for something."""

@@ -4,10 +4,11 @@
 Layer: master. A worker that dies leaves backends at work: PostgreSQL does not look at a
 connection before it needs it. So the master has a copy of each socket, and knows how to
 cancel what runs there (bus: ``server_opened`` with the socket before the startup packet
-leaves, ``server_known``, ``server_moved``, ``server_gone``). When a worker dies, its
-wards are shut down
+leaves, ``server_known``, ``server_gone``). When a worker dies, its wards are shut down
 at once and a living worker is asked to bury them (``bury``): it cancels and waits for
 the end of file. If that one dies as well, another is asked; with none they wait here.
+A server that goes from one worker to another passes by here (``server``), so that whose
+it is and in whose row of the page it counts are always the same worker.
 
 Until that end the servers of the dead count in the master's row of the page of
 accounts, so nobody opens another one in their place.
@@ -72,12 +73,20 @@ class Wards:
     """All connections of all workers."""
 
     def __init__(
-        self, bus: Bus, page: Page, serving: Callable[[], Sequence[int]]
+        self,
+        bus: Bus,
+        page: Page,
+        serving: Callable[[], Sequence[int]],
+        process_of: Callable[[int], int],
     ) -> None:
-        """``serving``: the slots of workers that can be asked."""
+        """``serving``: the slots of workers that can be asked.
+
+        ``process_of`` a slot: 0 if it has none now.
+        """
         self._bus = bus
         self._page = page
         self._serving = serving
+        self._process_of = process_of
         self._reserved = RESERVED_FDS + FDS_OF_ONE_WORKER * bus.slots
         self._by_number: dict[int, Ward] = {}
         self._orphans: dict[int, Ward] = {}
@@ -86,7 +95,7 @@ class Wards:
         self.messages: dict[str, Callable[[BusMessage], None]] = {
             "server_opened": self._on_opened,
             "server_known": self._on_known,
-            "server_moved": self._on_moved,
+            "server": self._on_move,
             "server_gone": self._on_gone,
         }
 
@@ -141,11 +150,53 @@ class Wards:
         if ward is not None:
             ward.known = message.payload
 
-    def _on_moved(self, message: BusMessage) -> None:
-        """A server is another worker's from now on: it counts there already."""
-        ward = self._by_number.get(message.payload["number"])
-        if ward is not None and ward.worker == message.sender:
-            ward.worker = int(message.payload["to"])
+    # A server goes to another worker by us: whose it is and where it counts changes in
+    # one step, between two deaths.
+
+    def _on_move(self, message: BusMessage) -> None:
+        told, giver = message.payload, message.sender
+        to, places = int(told["to"]), tuple(told["places"])
+        told["giver"] = giver
+        if self._process_of(to) != told["process"] or not self._pass_on(
+            to, told, message.fds, giver, places
+        ):
+            told["undelivered"] = to
+            if not self._send(giver, told, message.fds):
+                self._orphan(told["number"], giver, places)
+
+    def _send(self, to: int, told: dict[str, Any], fds: Sequence[int]) -> bool:
+        try:
+            return self._bus.send(to, "server", told, fds)
+        except ValueError:  # more than a message may have
+            return False
+
+    def _pass_on(
+        self,
+        to: int,
+        told: dict[str, Any],
+        fds: Sequence[int],
+        giver: int,
+        places: tuple[int, ...],
+    ) -> bool:
+        """Have it count there, and send it; False: nothing has changed."""
+        self._page.move_server(giver, to, *places)
+        if not self._send(to, told, fds):
+            self._page.move_server(to, giver, *places)
+            return False
+        ward = self._by_number.get(told["number"])
+        if ward is not None:
+            ward.worker = to
+        return True
+
+    def _orphan(self, number: int, giver: int, places: tuple[int, ...]) -> None:
+        """Nobody takes it: it is left like those of a dead worker."""
+        ward = self._by_number.get(number)
+        if ward is None:  # no copy of it could be made: it ends with the message
+            self._page.give_server(giver, *places)
+            return
+        self._page.move_server(giver, self._page.left_row, *places)
+        self._leave(ward)
+        self.due_s = time.monotonic()
 
     def _on_gone(self, message: BusMessage) -> None:
         ward = self._by_number.pop(message.payload["number"], None)
@@ -173,10 +224,7 @@ class Wards:
         left = [one for one in self._by_number.values() if one.worker == worker]
         self._page.clear_row(worker, [one.places for one in left if one.places])
         for ward in left:
-            ward.worker = None
-            self._orphans[ward.number] = ward
-            with contextlib.suppress(OSError):  # it has ended already
-                ward.socket.shutdown(socket.SHUT_WR)
+            self._leave(ward)
         for ward in self._orphans.values():
             if ward.digger == worker:
                 ward.digger = None
@@ -186,6 +234,12 @@ class Wards:
                 f"a dead worker has left {len(left)} servers, which are being closed",
             )
             self.due_s = time.monotonic()
+
+    def _leave(self, ward: Ward) -> None:
+        ward.worker = None
+        self._orphans[ward.number] = ward
+        with contextlib.suppress(OSError):  # it has ended already
+            ward.socket.shutdown(socket.SHUT_WR)
 
     def on_time(self, now_s: float) -> None:
         """Ask for what is still to be buried."""

@@ -12,9 +12,12 @@ a moment later (``uneven``): most waits are over before a server could arrive.
     server  here is one, with its descriptor
     got     it has arrived, whatever came of it
 
-Who does not answer is given no more: a worker that hangs would swallow all servers. A
-server on its way to a worker that dies is read by its successor, which closes it, for
-the message names the process that it is for.
+Who does not answer is given no more: a worker that hangs would swallow all servers.
+
+A server goes by way of the master, which has it count there and knows from then on
+whose it is (``master/wards``), so no death comes in between. What cannot be delivered
+comes back. A server on its way to a worker that dies is read by its successor, which
+closes it, for the message names the process that it is for.
 """
 
 from __future__ import annotations
@@ -78,16 +81,9 @@ class Carrier(Protocol):
     def send_off(self, handle: int, row: int) -> tuple[int, dict[str, Any]] | None:
         """Let go of a server for another worker: its descriptor, and what to tell it.
 
-        It counts there from now on. None: it stays, or was closed.
+        It counts here until the master has it count there. None: it stays, or was
+        closed.
         """
-        ...
-
-    def has_gone(self, row: int, told: dict[str, Any]) -> None:
-        """It was sent."""
-        ...
-
-    def take_back(self, row: int, fd: int, told: dict[str, Any]) -> None:
-        """It could not be sent: it counts and works here again, or is closed."""
         ...
 
     def bury(self, fd: int, told: dict[str, Any]) -> None:
@@ -138,7 +134,7 @@ class Handover:
     def count(self, key: tuple[str, str], what: str) -> None:
         """One more of ``given``, ``received``, ``refused``, ``returned``, ``closed``.
 
-        Refused: it came and was closed. Returned: it could not be sent. Closed: it
+        Refused: it came and was closed. Returned: it could not be delivered. Closed: it
         cannot move, and another one is opened there.
         """
         self.counts.setdefault(key, Counter())[what] += 1
@@ -220,11 +216,10 @@ class Handover:
             sent = False
         if not sent:
             self._punish(row)
-            self._carrier.take_back(row, fd, told)
+            self._carrier.take_in(fd, told)
             self.count(pool.key, "returned")
             return True
         os.close(fd)
-        self._carrier.has_gone(row, told)
         self._unanswered[row] += 1
         self._shun(row)
         self.count(pool.key, "given")
@@ -278,6 +273,13 @@ class Handover:
         pool = self._carrier.pool_of(key)
         if pool is not None:
             self._asked.discard(pool.pool_id)
+        giver = told.get("giver", message.sender)
+        if "undelivered" in told:
+            self._unanswered[told["undelivered"]] -= 1
+            self._punish(told["undelivered"])
+            self._carrier.take_in(own, told)
+            self.count(key, "returned")
+            return
         # one that was sent to a process before this one may have been used by it
         if told["process"] != os.getpid():
             self._carrier.bury(own, told)
@@ -286,7 +288,7 @@ class Handover:
             self.count(key, "received")
         else:
             self.count(key, "refused")
-        self._mail.send(message.sender, "got", {})
+        self._mail.send(giver, "got", {})
 
     def refused(self, message: BusMessage) -> None:
         """Nothing is spared there now; the question may be asked again in a moment."""

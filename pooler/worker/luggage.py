@@ -12,13 +12,14 @@ import asyncio
 import dataclasses
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 from pooler.config.loading import Config
 from pooler.config.settings import Settings, rows
 from pooler.io.engine import Engine
+from pooler.ipc.bus import MASTER, Bus
 from pooler.ipc.worker_start import WorkerStart
 from pooler.worker.departures import Departures
 from pooler.worker.handover import Handover
@@ -50,6 +51,21 @@ def fingerprint(config: Config, pool: Pool) -> str:
         settings.server_reset_query,
     ]
     return hashlib.blake2b(repr(facts).encode(), digest_size=8).hexdigest()
+
+
+class ByMaster:
+    """The bus, but servers go by way of the master; see ``master/wards``."""
+
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+
+    def send(
+        self, slot: int, kind: str, payload: dict[str, Any], fds: Sequence[int] = ()
+    ) -> bool:
+        """As ``Bus.send``."""
+        if kind == "server":
+            return self._bus.send(MASTER, kind, {**payload, "to": slot}, fds)
+        return self._bus.send(slot, kind, payload, fds)
 
 
 class Luggage:
@@ -91,13 +107,12 @@ class Luggage:
         del servers[handle]
         backend = self._stays.give_away(handle)
         assert backend is not None  # noqa: S101 - every server in PostgreSQL has one
-        accounts = self._pools.accounts
-        accounts.page.move_server(accounts.row, row, *server.pool.places)
         self._pools.resize(server.pool)  # was one to go from here: it has gone
         family, sockaddr = server.way.address
         return fd, {
             "pool": server.pool.key,
             "number": backend.number,
+            "places": server.pool.places,
             "record": record.hex(),
             "id": server.id,
             "pid": server.backend_pid,
@@ -112,23 +127,6 @@ class Luggage:
         self._engine.pool_patience(server.pool.pool_id, TLS_PATIENCE_US)
         self._engine.server_retire(handle)
         self._count(server.pool.key, "closed")
-
-    def has_gone(self, row: int, told: dict[str, Any]) -> None:
-        """It was sent; see ``handover.Carrier``."""
-        self._stays.moved(told["number"], row)
-
-    def take_back(self, row: int, fd: int, told: dict[str, Any]) -> None:
-        """It could not be sent: it counts and works here again, or is closed."""
-        accounts = self._pools.accounts
-        places = accounts.open(*told["pool"])
-        try:
-            accounts.page.move_server(row, accounts.row, *places)
-        except ValueError:  # that worker has died: with it went what it counted
-            self.bury(fd, told)
-            return
-        finally:
-            accounts.close(places)
-        self.take_in(fd, told)
 
     # ------------------------------------------------------------ in
 
@@ -201,7 +199,7 @@ def make_handover(
 
     made = Handover(
         engine,
-        start.bus,
+        ByMaster(start.bus),
         Luggage(
             engine, pools, stays, departures, lambda key, what: made.count(key, what)
         ),

@@ -142,12 +142,8 @@ class Stays:
             self._outbox.put("server_known", payload)
 
     def give_away(self, handle: int) -> Backend | None:
-        """A server is about to go to another worker, which counts it from then on."""
+        """A server is about to go to another worker."""
         return self._by_handle.pop(handle, None)
-
-    def moved(self, number: int, to: int) -> None:
-        """It has gone there: if this worker dies, the backend is none of its."""
-        self._outbox.put("server_moved", {"number": number, "to": to})
 
     def inherit(self, handle: int, backend: Backend) -> None:
         """A backend that another worker has had, dead or alive, is here now."""

@@ -388,7 +388,7 @@ def test_limits_hold(site: Callable[..., Site]) -> None:
         client.send(PACKET)
         client.read_until("Z")
         assert here.known == before + 1
-        assert here.worker._board.get(0, "clients") == 3
+        assert here.worker.board.get(0, "clients") == 3
     for client in clients:
         client.close()
 

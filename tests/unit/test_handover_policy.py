@@ -254,15 +254,8 @@ class SimWorker:
         self.show()
         return os.open(os.devnull, os.O_RDONLY), {"pool": KEY, "server": handle}
 
-    def has_gone(self, row: int, told: dict[str, Any]) -> None:
-        pass
-
     def bury(self, fd: int, told: dict[str, Any]) -> None:
         os.close(fd)
-
-    def take_back(self, row: int, fd: int, told: dict[str, Any]) -> None:
-        os.close(fd)
-        self.keep(told["server"])
 
     def take_in(self, fd: int, told: dict[str, Any]) -> bool:
         os.close(fd)

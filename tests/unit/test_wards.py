@@ -25,7 +25,13 @@ class World:
         self.bus = Bus.for_slots(2)
         self.page = Page(2, 64)
         self.serving = [0, 1]
-        self.wards = Wards(self.bus, self.page, lambda: self.serving)
+        self.processes = {0: 100, 1: 101}
+        self.wards = Wards(
+            self.bus,
+            self.page,
+            lambda: self.serving,
+            lambda slot: self.processes.get(slot, 0),
+        )
         self.servers: dict[int, socket.socket] = {}
         self.places: dict[int, tuple[int, int, int]] = {}
 
@@ -52,6 +58,51 @@ class World:
             )
             ours.close()
             self.hear(worker, "server_known", number=number, **KNOWN)
+
+    def count(self, number: int, limit: int = 9) -> tuple[int, int, int]:
+        """A server of worker 0 counts in its accounts, which both have open."""
+        kinds = {Kind.POOL: ("d", "u"), Kind.DATABASE: ("d",), Kind.USER: ("u",)}
+        for row in (0, 1):
+            pool, database, user = (
+                self.page.open(row, kind, *of) for kind, of in kinds.items()
+            )
+        taken = self.page.take_server(
+            0, pool, database, user, 1,
+            pool_limit=limit, database_limit=0, user_limit=0,
+        )  # fmt: skip
+        assert taken == Verdict.TAKEN
+        self.places[number] = pool, database, user
+        self.open(0, number)
+        return pool, database, user
+
+    def move(self, number: int, *, process: int = 101) -> None:
+        """Worker 0 gives a server to worker 1."""
+        ours, theirs = socket.socketpair()
+        theirs.close()
+        self.hear(
+            0,
+            "server",
+            ours.fileno(),
+            number=number,
+            places=self.places[number],
+            to=1,
+            process=process,
+        )
+        ours.close()
+
+    def moved(self, worker: int) -> dict[str, Any] | None:
+        """The server that has come to a worker, as the message tells of it."""
+        message = self.bus.receive(worker)
+        if message is None:
+            return None
+        assert message.kind == "server"
+        assert len(message.fds) == 1
+        message.close_fds()
+        return message.payload
+
+    def rows(self, account: int) -> list[int]:
+        """How many servers count in an account, by rows; the last one is ours."""
+        return [self.page.cell(account, row)["servers"] for row in range(3)]
 
     def asked(self, worker: int) -> list[int]:
         """What a worker is asked to bury."""
@@ -134,6 +185,54 @@ def test_what_is_left_counts_until_it_is_gone(world: World) -> None:
     assert room is not None
     assert (room.kind, room.payload) == ("room", {"account": pool})
     assert take(1) == Verdict.TAKEN
+
+
+def test_a_server_counts_where_it_goes_and_is_left_there(world: World) -> None:
+    """Whoever dies, and whatever has been heard by then, it counts exactly once."""
+    places = world.count(1)
+    world.move(1)
+    told = world.moved(1)
+    assert told is not None
+    assert (told["giver"], "undelivered" in told) == (0, False)
+    assert [world.rows(one) for one in places] == [[0, 1, 0]] * 3
+    world.wards.died(0, expected=False)
+    assert [world.rows(one) for one in places] == [[0, 1, 0]] * 3
+    world.wards.died(1, expected=False)
+    assert [world.rows(one) for one in places] == [[0, 0, 1]] * 3
+    assert world.has_ended(1)
+    world.serving = [0]
+    world.wards.on_time(0.0)
+    assert world.asked(0) == [1]
+
+
+@pytest.mark.parametrize("process", [0, 77])
+def test_who_has_died_gets_no_server(world: World, process: int) -> None:
+    """The giver has it back; nothing has changed meanwhile."""
+    places = world.count(1)
+    world.wards.died(1, expected=False)
+    world.processes[1] = process
+    world.move(1)
+    assert world.moved(1) is None
+    told = world.moved(0)
+    assert told is not None
+    assert told["undelivered"] == 1
+    assert [world.rows(one) for one in places] == [[1, 0, 0]] * 3
+    world.wards.died(0, expected=False)
+    assert [world.rows(one) for one in places] == [[0, 0, 1]] * 3
+
+
+def test_a_server_that_nobody_takes_is_buried(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places = world.count(1)
+    with monkeypatch.context() as full:
+        full.setattr(Bus, "send", lambda *_: False)
+        world.move(1)
+    assert [world.rows(one) for one in places] == [[0, 0, 1]] * 3
+    assert world.has_ended(1)
+    assert world.wards.due_s is not None
+    world.wards.on_time(world.wards.due_s)
+    assert world.asked(0) + world.asked(1) == [1]
 
 
 def test_they_wait_until_somebody_can_be_asked(world: World) -> None:
