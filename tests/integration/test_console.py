@@ -215,6 +215,7 @@ def test_kill_client_in_the_midst_of_a_row(
         USERS,
         auth_type="trust",
         admin_users="chief",
+        cancel_abandoned=0,
         workers=1,
     )
     half = b"D" + struct.pack("!IHI", 30, 1, 20) + b"half"
