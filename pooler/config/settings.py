@@ -253,6 +253,11 @@ class Settings:
     login_notify_message: str = setting("", STRING,
         "Text of a NOTICE that each client gets at the end of its login, but not on the"
         " console.", reload=NEW)
+    max_buffer_memory: int = setting(512 * MIB, INT,
+        "What clients and servers have sent and the other side has not taken, over all"
+        " workers; 0 is no limit. When it is used up clients are read 4 KiB at a time:"
+        " those that wait for a server hold no more, the rest waits in the kernel, and"
+        " nobody is closed for it. Not a PgBouncer setting.", unit="bytes")
     max_client_conn: int = setting(100, INT,
         "Clients, over all workers; the console is exempt.",
         unit="connections")

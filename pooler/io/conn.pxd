@@ -204,6 +204,7 @@ cdef struct Loop:  # one per worker
     int crowd_epfd  # of those who log in while many do
     uint8_t *recv_buffer  # own
     size_t recv_bytes
+    size_t buffer_limit  # of bytes at rest: from here on memory is short; 0: none
     Relay relay
     Slot *slots  # own
     uint32_t slot_count

@@ -341,6 +341,13 @@ cdef class Engine:
         """CREATE, ALTER and DROP DATABASE, when they go out and when they are done."""
         return self.loop.relay.statements.databases_cell[0]
 
+    def limit_buffers(self, uint64_t most_bytes):
+        """Bound what connections of this process hold and have unsent; 0 is no limit.
+
+        Beyond it clients are read a little at a time.
+        """
+        self.loop.buffer_limit = most_bytes
+
     def counters(self):
         """What the loop has done so far, for tests and diagnosis."""
         return loop_counters(&self.loop)

@@ -24,7 +24,10 @@ from pooler.relay.step cimport (
     step_server_sent,
 )
 from pooler.session.records cimport CLIENT_LOGIN, CLIENT_WAITING
-from pooler.wire.buffers cimport queue_add, queue_reset, queue_size
+from pooler.wire.buffers cimport queue_add, queue_reset, queue_size, queues_bytes
+
+cdef enum:
+    SHORT_BYTES = 4096  # that a client may send ahead of its turn in any case
 
 
 # ---------------------------------------------------------------- clients
@@ -43,8 +46,18 @@ cdef void client_ready(Loop *L, ClientConn *cc, uint32_t ready) noexcept nogil:
     carry_out(L)
 
 
+cdef inline bint memory_is_short(const Loop *L) noexcept nogil:
+    """Whether ``max_buffer_memory`` is used up: clients are read a little at a time.
+
+    Who waits for a server holds what one read has brought, and is not read on. So no
+    client is lost: the rest waits in the kernel.
+    """
+    return L.buffer_limit != 0 and queues_bytes() > <ssize_t> L.buffer_limit
+
+
 cdef void client_readable(Loop *L, ClientConn *cc) noexcept nogil:
-    cdef ssize_t n = stream_receive(L, &cc.conn, &cc.session.stream.held)
+    cdef size_t most = SHORT_BYTES if memory_is_short(L) else L.recv_bytes
+    cdef ssize_t n = stream_receive(L, &cc.conn, &cc.session.stream.held, most)
     if n > 0:
         step_client_bytes(&L.relay, &cc.session, L.recv_buffer, <size_t> n)
     elif n == -EMSGSIZE:
@@ -103,7 +116,9 @@ cdef void server_ready(Loop *L, ServerConn *sc, uint32_t ready) noexcept nogil:
 
 
 cdef void server_readable(Loop *L, ServerConn *sc) noexcept nogil:
-    cdef ssize_t n = stream_receive(L, &sc.conn, &sc.session.stream.held)
+    cdef ssize_t n = stream_receive(
+        L, &sc.conn, &sc.session.stream.held, L.recv_bytes
+    )
     if n > 0:
         step_server_bytes(&L.relay, &sc.session, L.recv_buffer, <size_t> n)
     elif n == -EMSGSIZE:
@@ -139,7 +154,7 @@ cdef void link_ready(Loop *L, LinkConn *link, uint32_t ready) noexcept nogil:
         watch_no_more(L, &link.conn, WATCH_WRITE)
     if not ready & (READY_READ | READY_END):
         return
-    n = stream_receive(L, &link.conn, &link.stream.held)
+    n = stream_receive(L, &link.conn, &link.stream.held, L.recv_bytes)
     if link.handshaking and tls_is_established(&link.conn):
         link.handshaking = False
         tell_python(L, link)

@@ -7,6 +7,7 @@ from pooler.io.conn cimport ClientConn, Loop, Peer, ServerConn
 from pooler.session.pool cimport pool_servers_wanted
 from pooler.session.records cimport Pool
 from pooler.io.syscalls cimport AF_INET, AF_INET6
+from pooler.wire.buffers cimport queues_bytes
 
 
 cdef dict loop_counters(const Loop *L):
@@ -21,6 +22,7 @@ cdef dict loop_counters(const Loop *L):
         "client_record_bytes": sizeof(ClientConn),
         "server_record_bytes": sizeof(ServerConn),
         "receive_bytes": L.recv_bytes,
+        "buffer_bytes": queues_bytes(),
         "parameter_values": L.relay.params.value_count,
         "parameter_sets": L.relay.params.set_count,
         "statements": L.relay.statements.count,

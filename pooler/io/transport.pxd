@@ -15,7 +15,9 @@ from pooler.wire.buffers cimport Queue
 
 cdef Transport PLAIN  # a socket, as it is
 
-cdef ssize_t stream_receive(Loop *L, Conn *conn, Queue *held) noexcept nogil
+cdef ssize_t stream_receive(
+    Loop *L, Conn *conn, Queue *held, size_t most
+) noexcept nogil
 cdef int stream_write(
     Loop *L, Conn *conn, Queue *out, const uint8_t *src, size_t n
 ) noexcept nogil

@@ -54,8 +54,12 @@ PLAIN.close = plain_close
 
 # ---------------------------------------------------------------- streams
 
-cdef ssize_t stream_receive(Loop *L, Conn *conn, Queue *held) noexcept nogil:
+cdef ssize_t stream_receive(
+    Loop *L, Conn *conn, Queue *held, size_t most
+) noexcept nogil:
     """One receive behind what is held, which it empties into the receive buffer.
+
+    At most ``most`` bytes, which is not more than the buffer takes.
 
     Returns how many bytes are in the buffer, 0 at end of file, or -errno: -EAGAIN
     when nothing has come, -EMSGSIZE when what is held fills the buffer already.
@@ -64,7 +68,9 @@ cdef ssize_t stream_receive(Loop *L, Conn *conn, Queue *held) noexcept nogil:
     cdef ssize_t got
     if n >= L.recv_bytes:
         return -EMSGSIZE
-    got = conn.transport.receive(conn, L.recv_buffer + n, L.recv_bytes - n)
+    if most > L.recv_bytes - n:
+        most = L.recv_bytes - n
+    got = conn.transport.receive(conn, L.recv_buffer + n, most)
     L.counters.recvs += 1
     if got <= 0 or n == 0:
         return got

@@ -54,13 +54,14 @@ cdef inline size_t queue_size(const Queue *q) noexcept nogil:
     return q.end - q.start
 
 
+cdef ssize_t queues_bytes() noexcept nogil
+cdef void queue_free(Queue *q) noexcept nogil
+
+
 cdef inline void queue_reset(Queue *q) noexcept nogil:
     """Empty the queue and give its memory back."""
-    if q.data == NULL:
-        return
-    free(q.data)
-    q.data = NULL
-    q.start = q.end = q.cap = 0
+    if q.data != NULL:
+        queue_free(q)
 
 
 cdef void queue_shrink(Queue *q) noexcept nogil

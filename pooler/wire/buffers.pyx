@@ -3,12 +3,29 @@
 
 from libc.string cimport memset
 
+cdef ssize_t bytes_at_rest = 0  # of all queues of this process
+
+
+cdef ssize_t queues_bytes() noexcept nogil:
+    """The memory that all queues of this process have."""
+    return bytes_at_rest
+
+
+cdef void queue_free(Queue *q) noexcept nogil:
+    """``queue_reset``, where there is something."""
+    global bytes_at_rest
+    bytes_at_rest -= q.cap
+    free(q.data)
+    q.data = NULL
+    q.start = q.end = q.cap = 0
+
 
 cdef int queue_add(Queue *q, const uint8_t *src, size_t n) noexcept nogil:
     """Append a copy of src[0:n); -1 if memory or its size forbids it.
 
     Its size does when it holds more than QUEUE_MAX_BYTES, or n > OUTPUT_MAX_BYTES.
     """
+    global bytes_at_rest
     cdef size_t used = q.end - q.start
     cdef size_t want
     cdef uint8_t *data
@@ -27,6 +44,7 @@ cdef int queue_add(Queue *q, const uint8_t *src, size_t n) noexcept nogil:
             data = <uint8_t *> realloc(q.data, want)
             if data == NULL:
                 return -1
+            bytes_at_rest += <ssize_t> want - <ssize_t> q.cap
             q.data = data
             q.cap = <uint32_t> want
     memcpy(q.data + q.end, src, n)
@@ -54,6 +72,7 @@ cdef int queue_add_secret(Queue *q, const uint8_t *src, size_t n) noexcept nogil
 
 cdef void queue_shrink(Queue *q) noexcept nogil:
     """Move what a queue holds, which is something, into a block of just that size."""
+    global bytes_at_rest
     cdef size_t used = q.end - q.start
     cdef uint8_t *data
     memmove(q.data, q.data + q.start, used)
@@ -61,6 +80,7 @@ cdef void queue_shrink(Queue *q) noexcept nogil:
     q.end = <uint32_t> used
     data = <uint8_t *> realloc(q.data, used)
     if data != NULL:
+        bytes_at_rest -= <ssize_t> q.cap - <ssize_t> used
         q.data = data
         q.cap = <uint32_t> used
 

@@ -311,6 +311,7 @@ class Pools:
         """Tell the engine what clients may do, whatever their pool."""
         settings = self.config.settings
         self._engine.limit_logins(to_us(settings.client_login_timeout))
+        self._engine.limit_buffers(-(-settings.max_buffer_memory // self.workers))
         self._engine.limit_statements(
             max_client_count=settings.max_client_prepared_statements,
             max_client_bytes=settings.max_client_prepared_bytes,

@@ -70,7 +70,7 @@ from pooler.tables.client_names cimport ClientStatement, ClientStatements
 from pooler.tables.server_statements cimport ServerStatement
 from pooler.wire.buffers cimport (
     Output, Queue, output_add, output_clear, output_room, output_shrink, queue_add,
-    queue_drop, queue_reset, queue_size,
+    queue_drop, queue_reset, queue_size, queues_bytes,
 )
 from pooler.tables.text_names cimport name_by_text
 from pooler.tables.texts cimport Statement, statements_free, statements_init
@@ -141,6 +141,11 @@ def sharing(
         row_to_ask(rows, page.rows, own, &left_alone, now_us, patience_us),
         bool(is_uneven(rows, page.rows, own, &left_alone)),
     )
+
+
+def queues_memory():
+    """``queues_bytes``."""
+    return queues_bytes()
 
 
 cdef class ByteQueue:

@@ -125,6 +125,7 @@ def test_who_comes_behind_a_refusal_hears_it_at_once(make_pooler: MakePooler) ->
             assert fields["M"].endswith("not here (server_login_retry)")
 
 
+@pytest.mark.full
 def test_servers_that_die_at_once_are_not_opened_for_ever(
     make_pooler: MakePooler,
 ) -> None:

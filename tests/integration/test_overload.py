@@ -5,11 +5,17 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 
 import psutil
 import pytest
 
-from tests.integration.harness import MakePooler, closing_all, wait_until
+from tests.integration.harness import (
+    InProcess,
+    MakePooler,
+    closing_all,
+    wait_until,
+)
 from tests.wire_client import query, startup
 
 
@@ -122,3 +128,38 @@ def test_who_is_passed_on_to_a_worker_without_descriptors(
     victim.rlimit(psutil.RLIMIT_NOFILE, before)
     with closing_all([pooler.client() for _ in range(40)]) as clients:
         assert all(client.value("SELECT 1") == "1" for client in clients)
+
+
+MIB = 1 << 20
+PIPELINE = 100
+
+
+@pytest.mark.parametrize("budget", [0, MIB])
+def test_what_clients_send_ahead_has_a_budget(
+    worker_in_process: Callable[..., InProcess], budget: int
+) -> None:
+    """Beyond it the rest waits in the kernel: nobody is lost, each answer is right."""
+    worker = worker_in_process(default_pool_size=1, max_buffer_memory=budget)
+    before = worker.counters()["buffer_bytes"]
+    with (
+        worker.client() as holder,
+        closing_all([worker.client() for _ in range(60)]) as clients,
+    ):
+        holder.ask(query("BEGIN"))
+        for number, client in enumerate(clients):
+            ask = f"SELECT {number} /* {'x' * 1000} */"
+            client.send(query(ask) * PIPELINE)
+            wait_until(
+                lambda n=number: worker.engine.pool_stats(0)["waiting"] > n, "it waits"
+            )
+        held = worker.counters()["buffer_bytes"] - before
+        if budget:
+            assert held < budget + 60 * 4100 + 128 * 1024
+        else:
+            assert held > 3 * MIB
+        holder.ask(query("COMMIT"))
+        for number, client in enumerate(clients):
+            for _ in range(PIPELINE):
+                [row] = [one.row for one in client.read_until("Z") if one.code == "D"]
+                assert row == [str(number).encode()]
+    wait_until(lambda: worker.counters()["buffer_bytes"] <= before, "all is given back")

@@ -176,7 +176,13 @@ def test_worker_at_every_moment(start: StartOne, signum: int, moment: str) -> No
     pooler.check()
 
 
-@pytest.mark.parametrize("signum", ENDS)
+@pytest.mark.parametrize(
+    "signum",
+    [
+        one if one == ENDS[0] else pytest.param(one, marks=pytest.mark.full)
+        for one in ENDS
+    ],
+)
 def test_whole_group_at_any_moment(start: StartOne, signum: int) -> None:
     rng = random.Random(SEED)
     for number in range(2 * TRIES):

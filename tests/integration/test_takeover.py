@@ -144,13 +144,21 @@ def test_what_fails_changes_nothing(start: Start) -> None:
         old.ini.write_text(text)
         old.wait_log("going on as before")
         assert is_as_before()
-        # One that does not answer.
+
+
+@pytest.mark.full
+def test_one_that_does_not_answer_goes_on(start: Start) -> None:
+    old = start()
+    with old.client() as client:
         os.kill(old.pid, signal.SIGSTOP)
         try:
             assert "does not answer" in refused(old)
         finally:
             os.kill(old.pid, signal.SIGCONT)
-        wait_until(is_as_before, "it goes on")
+        assert client.value("SELECT 1") == "1"
+    with old.client() as another:
+        assert another.value("SELECT 1") == "1"
+    assert int(Path(str(old.settings["pidfile"])).read_text()) == old.pid
 
 
 def test_addresses_come_and_go(start: Start) -> None:

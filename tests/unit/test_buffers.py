@@ -95,3 +95,18 @@ def test_output_is_bounded(probe: ModuleType) -> None:
     out = probe.Outlet()
     assert out.room(1)
     assert not out.room(2048 * MIB)
+
+
+def test_what_all_queues_have_is_known(probe: ModuleType) -> None:
+    before = probe.queues_memory()
+    one, two = probe.ByteQueue(), probe.ByteQueue()
+    one.add(b"a" * 1000)
+    two.add(b"b" * 4 * MIB)
+    two.add(b"c")
+    assert probe.queues_memory() == before + one.cap() + two.cap()
+    two.drop(3 * MIB)  # it has given some back
+    assert probe.queues_memory() == before + one.cap() + two.cap()
+    two.drop(MIB + 1)
+    assert probe.queues_memory() == before + 1000
+    del one
+    assert probe.queues_memory() == before

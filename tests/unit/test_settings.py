@@ -172,6 +172,7 @@ OUR_OWN_KEYS = {
     "max_client_prepared_bytes",
     "max_client_prepared_statements",
     "max_prepared_memory",
+    "max_buffer_memory",
 }
 DATABASE_KEYS = """
 dbname host port user password auth_user auth_query auth_dbname pool_size

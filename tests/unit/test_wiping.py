@@ -176,6 +176,7 @@ def test_what_a_login_has_consumed(observed: Observed) -> None:
     assert observed.copies(*TAIL) == 0
 
 
+@pytest.mark.full
 def test_what_came_in_pieces(observed: Observed) -> None:
     """What is kept grows, moves, and is consumed bit by bit."""
     pieces = range(0, SECRET_BYTES, 12)
