@@ -6,6 +6,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 
 import psutil
 import pytest
@@ -146,12 +147,14 @@ def test_what_clients_send_ahead_has_a_budget(
         closing_all([worker.client() for _ in range(60)]) as clients,
     ):
         holder.ask(query("BEGIN"))
+
+        def waits(before: int) -> bool:
+            return worker.engine.pool_stats(0)["waiting"] > before
+
         for number, client in enumerate(clients):
             ask = f"SELECT {number} /* {'x' * 1000} */"
             client.send(query(ask) * PIPELINE)
-            wait_until(
-                lambda n=number: worker.engine.pool_stats(0)["waiting"] > n, "it waits"
-            )
+            wait_until(partial(waits, number), "it waits")
         held = worker.counters()["buffer_bytes"] - before
         if budget:
             assert held < budget + 60 * 4100 + 128 * 1024
