@@ -182,7 +182,11 @@ class Worker:
         self._leaving: Callable[[], bool] | None = None
         self._all_end = False
         self._notices = self._notice_table()
-        self._messages: dict[str, Callable[[BusMessage], None]] = {
+        self._messages = self._message_table()
+
+    def _message_table(self) -> dict[str, Callable[[BusMessage], None]]:
+        """What is done about each kind of message."""
+        return {
             "reload": self._on_reload,
             "cancel": self._cancels.heard,
             "cancelled": self._cancels.answered,
