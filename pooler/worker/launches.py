@@ -418,7 +418,8 @@ class Launches:
         if server is not None:
             for closed in self.on_closed:
                 closed(server.pool)
-            if reason in FAULTS and age_us < FRESH_US and not used:
+            unused = not used and not server.has_moved
+            if reason in FAULTS and age_us < FRESH_US and unused:
                 # what a new server cannot do, the next one could not either
                 text = CLOSE_REASON_ROWS[reason][1]
                 self._pause(server.pool, LoginError(text, SQLCLIENT_UNABLE_TO_CONNECT))

@@ -170,7 +170,7 @@ class Luggage:
         backend = self._backend(told, stay)
         self._stays.inherit(handle, backend)
         self._pools.launches.servers[handle] = Server(
-            pool, backend.way, backend.pid, backend.key, told["id"]
+            pool, backend.way, backend.pid, backend.key, told["id"], has_moved=True
         )
         return True
 

@@ -159,6 +159,7 @@ class Server:
     backend_pid: int
     cancel_key: bytes = field(repr=False)
     id: int = 0  # of all connections of the pooler; as the console calls it
+    has_moved: bool = False  # another worker has had it
 
 
 def tracked_parameters(config: Config) -> dict[str, str]:

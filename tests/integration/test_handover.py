@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 import random
 import time
@@ -18,6 +19,7 @@ import pytest
 
 from pooler.demo.postgres import Postgres
 from pooler.ipc.board import Board
+from pooler.session.records import CloseReason
 from pooler.worker.pool import Pool
 from pooler.worker.sharing import Sharing
 from tests.integration.harness import (
@@ -536,8 +538,8 @@ def test_a_pool_that_was_to_give_one_up_goes_on_when_it_has_moved(
         sharing.give_up(pool)
         send(pool, handle, row)
         one.page.set(other, pool.places.pool, "waiting_since_us", 0)
-        if arrives:
-            one.page.give_server(other, *pool.places)  # it has ended there
+        if arrives:  # as if the master had it count there, where it has ended
+            one.page.give_server(0, *pool.places)
         moved.append(row)
 
     monkeypatch.setattr(handover, "offered", offered)
@@ -554,3 +556,21 @@ def test_a_pool_that_was_to_give_one_up_goes_on_when_it_has_moved(
         client.execute("COMMIT")
         wait_until(lambda: moved == [other], "its server has gone")
         assert value(client, "SELECT 1") == 1
+
+
+@pytest.mark.parametrize("has_moved", [False, True])
+def test_a_server_that_has_moved_was_of_use(
+    worker_in_process: Callable[..., InProcess], has_moved: bool
+) -> None:
+    """Its end before anybody uses it here is no failure to open servers."""
+    one = worker_in_process(workers=2, default_pool_size=1)
+    launches = one.worker._pools.launches
+    with connect(one) as client:
+        assert value(client, "SELECT 1") == 1
+        [pool] = one.worker._pools.shared()
+        [(handle, server)] = launches.servers.items()
+        launches.servers[handle] = dataclasses.replace(server, has_moved=has_moved)
+        reason = CloseReason.CLOSE_SERVER_EOF
+        launches.server_closed(handle, reason, 1000, used=False)
+        assert (pool.backoff.failure is None) == has_moved
+        launches.servers[handle] = server

@@ -160,6 +160,7 @@ def test_a_socket_path_that_is_too_long_is_refused() -> None:
         assert not list(Path(parent).iterdir())
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_a_killed_starter_leaves_nothing_behind(how: signal.Signals) -> None:
     starter = subprocess.Popen(

@@ -237,6 +237,7 @@ def test_cython(source: str, expected: list[Function]) -> None:
     assert list(cython_functions(source)) == expected
 
 
+@pytest.mark.full
 def test_both_ways_agree() -> None:
     """Most of Python is Cython too, and here are thousands of functions to try."""
     seen = 0

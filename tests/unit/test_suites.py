@@ -97,6 +97,7 @@ SLEEPS = "import subprocess, sys; print('x', flush=True); child = subprocess.Pop
 SLEEPS += "['sleep', '600']); open('pid', 'w').write(str(child.pid)); child.wait()"
 
 
+@pytest.mark.full
 def test_a_suite_that_hangs_is_ended_and_named(tmp_path: Path) -> None:
     """With what it has started; the deadline is long enough to start something."""
     command = Command((sys.executable, "-c", SLEEPS), tmp_path, {})
