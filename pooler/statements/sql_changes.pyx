@@ -55,20 +55,18 @@ cdef extern from *:
             | (r & (Bytes16)(two == 'r'));
     }
 
-    /* Bit 0: a semicolon, but for the last byte; bit 1: a pair. Reads text[0:n]. */
+    /* Bit 0: a semicolon, but for the last byte; bit 1: a pair. Reads text[0:n). */
     static int look_at_text(const unsigned char *text, size_t n) {
         Bytes16 semicolons = {0}, pairs = {0};
-        unsigned char all[32] = {0};
+        unsigned char rest[32] = {0};
         size_t at = 0;
-        for (; at + 17 <= n; at += 16)
+        for (; at + 18 <= n; at += 16)
             look_at_16(text + at, load_16(text + at + 2), &semicolons, &pairs);
-        if (at + 1 < n && n >= 17) {  /* once more what was seen, or most of it */
-            look_at_16(text + n - 17, load_16(text + n - 15), &semicolons, &pairs);
-        } else if (at + 1 < n) {
-            __builtin_memcpy(all, text, n);
-            if (all[n - 1] == ';')
-                all[n - 1] = 0;
-            look_at_16(all, load_16(all + 2), &semicolons, &pairs);
+        if (at + 1 < n) {  /* 17 bytes at most */
+            __builtin_memcpy(rest, text + at, n - at);
+            if (rest[n - at - 1] == ';')
+                rest[n - at - 1] = 0;
+            look_at_16(rest, load_16(rest + 2), &semicolons, &pairs);
         }
         return any_of_16(semicolons) | any_of_16(pairs) << 1;
     }
@@ -83,7 +81,7 @@ cdef inline int look(const uint8_t *text, size_t n) noexcept nogil:
     dblink_connect, "mp" of temp, "ee" of setseed, "rrv" of currval, "tv" of lastval. A
     semicolon as the last byte does not count.
 
-    In:      text[0:n) and one byte more, which means nothing: a terminator, mostly
+    In:      text[0:n) borrowed
     Cost: O(n), some twenty instructions for each 16 bytes
     """
     return look_at_text(text, n)

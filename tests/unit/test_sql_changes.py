@@ -310,3 +310,16 @@ def test_random_plain_texts(probe: ModuleType) -> None:
 )
 def test_parameters_of_ones_own(probe: ModuleType, text: str, names: list[str]) -> None:
     assert probe.custom_of(text.encode()) == names
+
+
+@pytest.mark.parametrize("n", [*range(9, 70)])
+def test_the_first_look_misses_nothing(probe: ModuleType, n: int) -> None:
+    """Sixteen bytes at a time, wherever one of these stands; nothing is behind it."""
+    text = b"SELECT " + b"a" * (n - 7)
+    assert probe.is_plain_text(text)
+    assert probe.is_plain_text(text[:-1] + b";")
+    for at in range(7, n - 1):
+        for part in (b"t_", b"rrv", b"; "):
+            if at + len(part) <= n:
+                seen = text[:at] + part + text[at + len(part) :]
+                assert not probe.is_plain_text(seen), (at, part)
