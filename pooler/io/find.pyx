@@ -11,12 +11,14 @@ from pooler.io.conn cimport (
 from pooler.io.accept cimport close_listener
 from pooler.io.link cimport close_link
 from pooler.io.part cimport parting_close
+from pooler.relay.shared cimport Relay
 from pooler.relay.step cimport (
     step_client_close, step_client_limits, step_server_close, step_server_limits,
     step_server_pause, step_server_retire,
 )
 from pooler.session.records cimport (
-    CLIENT_ACTIVE, CLIENT_IDLE, CLOSE_SERVER_OBSOLETE, CLOSE_SHUTDOWN, server_is_free,
+    CLIENT_ACTIVE, CLIENT_IDLE, CLOSE_SERVER_OBSOLETE, CLOSE_SHUTDOWN, ServerSession,
+    server_is_free,
 )
 
 
@@ -92,22 +94,26 @@ cdef void close_other(Loop *L, Conn *conn) noexcept nogil:
         close_link(L, <LinkConn *> conn)
 
 
-cdef void retire_servers(Loop *L, Pool *p) noexcept nogil:
-    """Close a pool's servers: idle ones now, the others when they are free."""
+ctypedef void (*ServerStep)(Relay *r, ServerSession *s) noexcept nogil
+
+
+cdef void step_servers(Loop *L, const Pool *p, ServerStep step) noexcept nogil:
+    """Take a step with each server of a pool."""
     cdef uint32_t i
     for i in range(L.slot_count):
         if server_at(L, i) != NULL and server_at(L, i).session.pool == p:
-            step_server_retire(&L.relay, &server_at(L, i).session)
+            step(&L.relay, &server_at(L, i).session)
             carry_out(L)
+
+
+cdef void retire_servers(Loop *L, Pool *p) noexcept nogil:
+    """Close a pool's servers: idle ones now, the others when they are free."""
+    step_servers(L, p, step_server_retire)
 
 
 cdef void pause_servers(Loop *L, Pool *p) noexcept nogil:
     """As ``retire_servers``, for a pause."""
-    cdef uint32_t i
-    for i in range(L.slot_count):
-        if server_at(L, i) != NULL and server_at(L, i).session.pool == p:
-            step_server_pause(&L.relay, &server_at(L, i).session)
-            carry_out(L)
+    step_servers(L, p, step_server_pause)
 
 
 cdef void retire_again(Loop *L, Pool *p) noexcept nogil:
