@@ -20,12 +20,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
 
 import psycopg
 
 from pooler.demo.postgres import Postgres
-from tests.integration.harness import Pooler, wait_until
+from tests.integration.harness import Background, Pooler, wait_until
 from tests.wire_client import (
     FLUSH,
     SYNC,
@@ -52,7 +51,7 @@ WORKER_NAME = re.compile(r"pooler worker (\d+)")
 # ---------------------------------------------------------------- who looks
 
 
-class LimitSampler:
+class LimitSampler(Background):
     """Counts the backends of PostgreSQL by database and user, as fast as it can.
 
     Only those are counted that were there when the look began and still are when it
@@ -66,9 +65,8 @@ class LimitSampler:
     )
 
     def __init__(self, postgres: Postgres) -> None:
+        super().__init__()
         self._postgres = postgres
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
         self.looks = 0
         self.most: Counter[tuple[str, str]] = Counter()  # by database and user
         self.most_of_database: Counter[str] = Counter()
@@ -95,14 +93,6 @@ class LimitSampler:
             f"{self.looks} looks, most {dict(self.most)},"
             f" {dict(self.most_of_database)}, {dict(self.most_of_user)}"
         )
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
 
 
 # ---------------------------------------------------------------- who kills
@@ -141,7 +131,7 @@ class Deaths:
         )
 
 
-class Killer:
+class Killer(Background):
     """Kills workers at random moments, sometimes two at once, as long as it is open.
 
     Some it stops for a while; the master may kill these (``worker_stuck_timeout``).
@@ -152,11 +142,10 @@ class Killer:
     STUCK_S = 2  # for the configuration
 
     def __init__(self, pooler: Pooler, deaths: Deaths, seed: int) -> None:
+        super().__init__()
         self._pooler = pooler
         self._deaths = deaths
         self._chance = random.Random(seed)
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
         self._born: dict[int, float] = {}
 
     def _run(self) -> None:
@@ -181,14 +170,6 @@ class Killer:
                         os.kill(pid, signal.SIGCONT)
                 else:
                     self._deaths.kill(slot, pid)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
 
 
 # ---------------------------------------------------------------- who asks
@@ -480,14 +461,13 @@ class Load:
         assert not any(thread.is_alive() for thread in threads), "a client hangs"
 
 
-class Visits:
+class Visits(Background):
     """One after the other comes, asks and goes; how long the longest took."""
 
     def __init__(self, pooler: Pooler, deaths: Deaths) -> None:
+        super().__init__()
         self._pooler = pooler
         self._deaths = deaths
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
         self.count = 0
         self.lost = 0
         self.longest_s = 0.0
@@ -508,14 +488,6 @@ class Visits:
                     self.problems.append(f"worker {slot}: {error!r}")
             self.count += 1
             self.longest_s = max(self.longest_s, time.monotonic() - begun_s)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
 
 
 def wait_grown(pooler: Pooler) -> dict[int, int]:

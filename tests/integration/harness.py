@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import psutil
 import psycopg
@@ -459,6 +459,35 @@ class Derivations:
         self.asked.append(request)
         assert self.may_go.wait(20)
         return self._derive(request)
+
+
+class Background:
+    """What goes on in a thread of its own as long as it is open; see ``_run``."""
+
+    def __init__(self) -> None:
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def _run(self) -> None:
+        """Return soon after ``_stop`` is set."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+
+@contextlib.contextmanager
+def many(
+    pooler: Pooler, count: int, database: str = DATABASE
+) -> Iterator[list[WireClient]]:
+    """So many clients that stay."""
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(pooler.client(database)) for _ in range(count)]
 
 
 @contextlib.contextmanager

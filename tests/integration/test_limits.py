@@ -21,6 +21,7 @@ from pooler.demo.postgres import Postgres
 from tests.integration.harness import (
     DATABASE,
     USER,
+    Background,
     MakePooler,
     Pooler,
     backends,
@@ -31,17 +32,16 @@ from tests.wire_client import ConnectionEnded, WireClient, startup
 WORKERS = (1, 2)
 
 
-class Sampler:
+class Sampler(Background):
     """Looks at pg_stat_activity as fast as it can; ``most`` is what it has seen."""
 
     def __init__(self, postgres: Postgres, where: str) -> None:
+        super().__init__()
         self._postgres = postgres
         self._query = (
             "SELECT count(*) FROM pg_stat_activity"
             f" WHERE backend_type IN ('client backend', 'walsender') AND {where}"
         )
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
         self.most = 0
         self.looks = 0
 
@@ -56,14 +56,6 @@ class Sampler:
     def look_again(self, times: int) -> None:
         looks = self.looks + times
         wait_until(lambda: self.looks > looks, "samples")
-
-    def __enter__(self) -> Sampler:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
 
 
 @contextmanager

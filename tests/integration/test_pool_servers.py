@@ -3,9 +3,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Iterator
 
 import pytest
 
@@ -16,20 +14,13 @@ from tests.integration.harness import (
     MakePooler,
     Pooler,
     backends,
+    many,
     wait_until,
 )
 from tests.wire_client import WireClient, query, startup
 
 WORKERS = (1, 2)
 PID = "SELECT pg_backend_pid()"
-
-
-@contextlib.contextmanager
-def many(
-    pooler: Pooler, count: int, database: str = DATABASE
-) -> Iterator[list[WireClient]]:
-    with contextlib.ExitStack() as stack:
-        yield [stack.enter_context(pooler.client(database)) for _ in range(count)]
 
 
 def command(pooler: Pooler, text: str) -> None:

@@ -8,14 +8,12 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import psutil
 import pytest
 
-from tests.integration.harness import MakePooler, Pooler, is_alive, wait_until
-from tests.wire_client import ConnectionEnded, WireClient
+from tests.integration.harness import MakePooler, Pooler, is_alive, many, wait_until
+from tests.wire_client import ConnectionEnded
 
 # How long a new client may wait for a worker that has just stopped: it is noticed
 # after a second, and this machine is busy.
@@ -32,13 +30,6 @@ def clients_by_worker(pooler: Pooler) -> dict[int, int]:
                 for one in psutil.Process(pid).net_connections("tcp")
             )
     return counts
-
-
-@contextmanager
-def many(pooler: Pooler, count: int) -> Iterator[list[WireClient]]:
-    """So many clients that stay."""
-    with contextlib.ExitStack() as stack:
-        yield [stack.enter_context(pooler.client()) for _ in range(count)]
 
 
 def assert_fair(counts: dict[int, int], total: int) -> None:
