@@ -179,7 +179,10 @@ class Wards:
         places: tuple[int, ...],
     ) -> bool:
         """Have it count there, and send it; False: nothing has changed."""
-        self._page.move_server(giver, to, *places)
+        try:
+            self._page.move_server(giver, to, *places)
+        except ValueError:  # it does not count there: a fault of the giver's
+            return False
         if not self._send(to, told, fds):
             self._page.move_server(to, giver, *places)
             return False
@@ -192,9 +195,13 @@ class Wards:
         """Nobody takes it: it is left like those of a dead worker."""
         ward = self._by_number.get(number)
         if ward is None:  # no copy of it could be made: it ends with the message
-            self._page.give_server(giver, *places)
+            with contextlib.suppress(ValueError):
+                self._page.give_server(giver, *places)
             return
-        self._page.move_server(giver, self._page.left_row, *places)
+        try:
+            self._page.move_server(giver, self._page.left_row, *places)
+        except ValueError:
+            ward.places = None  # it counts nowhere
         self._leave(ward)
         self.due_s = time.monotonic()
 

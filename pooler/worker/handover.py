@@ -209,7 +209,7 @@ class Handover:
         if sent_off is None:
             return False
         fd, told = sent_off
-        told = {**told, "process": process}
+        told = {**told, "process": process, "from": os.getpid()}
         try:
             sent = self._mail.send(row, "server", told, [fd])
         except ValueError:  # more than a message may have
@@ -259,9 +259,17 @@ class Handover:
 
     def answered(self, message: BusMessage) -> None:
         """A server has arrived."""
-        if self._unanswered[message.sender] > 0:
-            self._unanswered[message.sender] -= 1
+        self._answered_by(message.sender)
         self._shun(message.sender)
+
+    def _is_back_from(self, row: int) -> None:
+        """A server could not be delivered to a worker."""
+        self._answered_by(row)
+        self._punish(row)
+
+    def _answered_by(self, row: int) -> None:
+        if self._unanswered[row] > 0:
+            self._unanswered[row] -= 1
 
     # ------------------------------------------------------------ getting
 
@@ -273,22 +281,19 @@ class Handover:
         pool = self._carrier.pool_of(key)
         if pool is not None:
             self._asked.discard(pool.pool_id)
-        giver = told.get("giver", message.sender)
-        if "undelivered" in told:
-            self._unanswered[told["undelivered"]] -= 1
-            self._punish(told["undelivered"])
-            self._carrier.take_in(own, told)
-            self.count(key, "returned")
-            return
+        is_back = "undelivered" in told
         # one that was sent to a process before this one may have been used by it
-        if told["process"] != os.getpid():
+        if told["from" if is_back else "process"] != os.getpid():
             self._carrier.bury(own, told)
             self.count(key, "refused")
-        elif self._carrier.take_in(own, told):
-            self.count(key, "received")
-        else:
+        elif not self._carrier.take_in(own, told):
             self.count(key, "refused")
-        self._mail.send(giver, "got", {})
+        else:
+            self.count(key, "returned" if is_back else "received")
+        if is_back:
+            self._is_back_from(told["undelivered"])
+        else:
+            self._mail.send(told.get("giver", message.sender), "got", {})
 
     def refused(self, message: BusMessage) -> None:
         """Nothing is spared there now; the question may be asked again in a moment."""

@@ -19,6 +19,7 @@ import pytest
 
 from pooler.demo.postgres import Postgres
 from pooler.ipc.board import Board
+from pooler.ipc.bus import MASTER, BusMessage
 from pooler.session.records import CloseReason
 from pooler.worker.pool import Pool
 from pooler.worker.sharing import Sharing
@@ -574,3 +575,50 @@ def test_a_server_that_has_moved_was_of_use(
         launches.server_closed(handle, reason, 1000, used=False)
         assert (pool.backoff.failure is None) == has_moved
         launches.servers[handle] = server
+
+
+class Notes:
+    """A carrier that takes down what becomes of a server."""
+
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+
+    def pool_of(self, key: object) -> None:
+        return None
+
+    def take_in(self, fd: int, told: object) -> bool:
+        os.close(fd)
+        self.heard.append("taken in")
+        return True
+
+    def bury(self, fd: int, told: object) -> None:
+        os.close(fd)
+        self.heard.append("buried")
+
+
+@pytest.mark.parametrize("is_back", [False, True])
+@pytest.mark.parametrize("is_mine", [False, True])
+def test_what_was_for_another_process_is_buried(
+    worker_in_process: Callable[..., InProcess],
+    monkeypatch: pytest.MonkeyPatch,
+    is_back: bool,
+    is_mine: bool,
+) -> None:
+    """What comes back to a giver that has died meanwhile, too."""
+    handover = worker_in_process(workers=2).worker._handover
+    notes = Notes()
+    monkeypatch.setattr(handover, "_carrier", notes)
+    monkeypatch.setattr(handover, "_mail", TakesAll())
+    monkeypatch.setattr(handover, "_later", lambda *_: None)
+    mine, other = os.getpid(), os.getpid() + 1
+    told: dict[str, object] = {
+        "pool": ["d", "u"],
+        "giver": 0 if is_back else 1,
+        "from": mine if is_back and is_mine else other,
+        "process": mine if is_mine and not is_back else other,
+    }
+    if is_back:
+        told["undelivered"] = 1
+    with open(os.devnull) as file:
+        handover.got(BusMessage("server", told, (file.fileno(),), MASTER))
+    assert notes.heard == ["taken in" if is_mine else "buried"]

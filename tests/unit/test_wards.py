@@ -235,6 +235,32 @@ def test_a_server_that_nobody_takes_is_buried(
     assert world.asked(0) + world.asked(1) == [1]
 
 
+def test_a_server_that_does_not_count_comes_back(world: World) -> None:
+    """A worker's fault is not the end of the master."""
+    places = world.count(1)
+    world.page.give_server(0, *places)
+    world.move(1)
+    told = world.moved(0)
+    assert told is not None
+    assert told["undelivered"] == 1
+    assert [world.rows(one) for one in places] == [[0, 0, 0]] * 3
+
+
+def test_a_server_that_counts_nowhere_is_buried_as_well(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places = world.count(1)
+    world.page.give_server(0, *places)
+    with monkeypatch.context() as full:
+        full.setattr(Bus, "send", lambda *_: False)
+        world.move(1)
+    assert world.wards.due_s is not None
+    world.wards.on_time(world.wards.due_s)
+    assert world.asked(0) + world.asked(1) == [1]
+    world.hear(0, "server_gone", number=1)
+    assert [world.rows(one) for one in places] == [[0, 0, 0]] * 3
+
+
 def test_they_wait_until_somebody_can_be_asked(world: World) -> None:
     world.open(0, 1)
     world.serving = []
