@@ -24,6 +24,9 @@ from pooler._wire cimport put_error_response
 cdef enum:
     NOTICE_MAX_BYTES = 160
     KEPT_LOOK_US = 1000000
+    # How long a worker alone may close what is above min_pool_size. In the second half
+    # PostgreSQL gets rid of it, so that the next worker counts what is left.
+    TURN_US = 200000
 
 cdef uint8_t WAIT_NOTICE[NOTICE_MAX_BYTES]
 cdef size_t wait_notice_n = put_error_response(
@@ -123,19 +126,38 @@ cdef bint is_kept_ready(const Pool *p) noexcept nogil:
     return found <= p.config.min_servers
 
 
+cdef uint64_t until_turn_us(const Relay *r, const Pool *p) noexcept nogil:
+    """How long until this worker may close what is above ``min_pool_size``; 0: now.
+
+    Two that look at the same moment would both close the same one that is too many.
+    """
+    cdef uint64_t round_us
+    cdef uint64_t behind_us  # since its last turn began
+    if p.config.min_servers == 0 or p.rows == NULL or p.row_count <= 2:
+        return 0
+    round_us = (p.row_count - 1) * <uint64_t> TURN_US
+    behind_us = (
+        r.now_us + round_us - <uint64_t> (p.cells - p.rows) * TURN_US
+    ) % round_us
+    return 0 if behind_us < TURN_US // 2 else round_us - behind_us
+
+
 cdef void server_idle_long(Relay *r, ServerSession *s) noexcept nogil:
     """``server_idle_timeout``. One that is kept for a client goes with that client."""
     cdef uint64_t limit_us = s.pool.config.server_limit_us[<int> DEADLINE_SERVER_IDLE]
+    cdef uint64_t turn_us = until_turn_us(r, s.pool)
     if s.state == SERVER_CLOSED:
         return
     if s.state != SERVER_IDLE or s.kept_for != NULL or is_kept_ready(s.pool):
         deadline_start(&s.timer, DEADLINE_SERVER_IDLE, limit_us)
-    elif is_over(r.now_us - s.idle_since_us, limit_us):
-        close_server(r, s, CLOSE_SERVER_IDLE)
-    else:
+    elif not is_over(r.now_us - s.idle_since_us, limit_us):
         deadline_start_since(
             &s.timer, DEADLINE_SERVER_IDLE, s.idle_since_us, limit_us
         )
+    elif turn_us:
+        deadline_start(&s.timer, DEADLINE_SERVER_IDLE, turn_us)
+    else:
+        close_server(r, s, CLOSE_SERVER_IDLE)
 
 
 cdef void server_aged(Relay *r, ServerSession *s) noexcept nogil:
