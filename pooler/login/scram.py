@@ -348,9 +348,10 @@ class ClientExchange:
         if server_final.startswith(b"e="):
             raise LoginError(f"{_FAILED}: {decode(server_final[2:])}", INVALID_PASSWORD)
         encoded = _attribute(server_final, b"v=")
-        signature = _field(encoded, _KEY_BYTES, _KEY_BYTES, "server signature")
+        _field(encoded, _KEY_BYTES, _KEY_BYTES, "server signature")
         expected = _hmac(self._candidate.server_key, self._auth_message)
-        if not hmac.compare_digest(signature, expected):
+        # As text: of its last letter two bits are left out when it is decoded.
+        if not hmac.compare_digest(encoded, _encode_base64(expected)):
             raise LoginError(
                 f"{_FAILED}: the server does not know the password", INVALID_PASSWORD
             )

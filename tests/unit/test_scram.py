@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import base64
+import string
 
 import pytest
 from hypothesis import given
@@ -133,6 +134,20 @@ def test_bad_server_final(message: bytes) -> None:
     client.final(ServerExchange(VERIFIER).first(client.first()))
     with pytest.raises(LoginError):
         client.verify(message)
+
+
+def test_every_letter_of_the_proof_counts() -> None:
+    """Other base64 of the same bytes is no server's answer."""
+    client = ClientExchange("secret")
+    server = ServerExchange(VERIFIER)
+    final = server.final(client.final(server.first(client.first())))
+    letters = string.ascii_uppercase + string.ascii_lowercase + string.digits + "+/"
+    last = letters.index(chr(final[-2]))
+    other = final[:-2] + letters[last ^ 1].encode() + final[-1:]
+    assert base64.b64decode(other[2:]) == base64.b64decode(final[2:])
+    with pytest.raises(LoginError, match="does not know the password"):
+        client.verify(other)
+    client.verify(final)
 
 
 def test_server_final_out_of_order() -> None:
