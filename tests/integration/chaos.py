@@ -164,9 +164,9 @@ class Killer(Background):
             ):
                 if self._chance.random() < 0.2:
                     self._deaths.may_come(slot, self.STOPS_S)
-                    os.kill(pid, signal.SIGSTOP)
-                    self._stop.wait(self._chance.uniform(0, self.STOPS_S))
-                    with suppress(ProcessLookupError):
+                    with suppress(ProcessLookupError):  # it may go by itself
+                        os.kill(pid, signal.SIGSTOP)
+                        self._stop.wait(self._chance.uniform(0, self.STOPS_S))
                         os.kill(pid, signal.SIGCONT)
                 else:
                     self._deaths.kill(slot, pid)
