@@ -516,20 +516,35 @@ def shown(pooler: Pooler, command: str) -> list[dict[str, object]]:
 def wait_at_rest(pooler: Pooler, postgres: Postgres, deadline_s: float) -> float:
     """Wait until all accounts say what PostgreSQL says; how long that took."""
     begun_s = time.monotonic()
-    backends = "SELECT count(*) FROM pg_stat_activity WHERE usename LIKE 'chaos%'"
+    seen: list[object] = []
 
     def is_at_rest() -> bool:
-        pools = [
-            row for row in shown(pooler, "SHOW POOLS") if row["database"] != "pgbouncer"
-        ]
-        busy = [
-            name
-            for row in pools
-            for name, count in row.items()
-            if name.startswith(("cl_", "sv_")) and name != "sv_idle" and count
-        ]
-        idle = sum(int(str(row["sv_idle"])) for row in pools)
-        return not busy and postgres.psql(backends) == [(idle,)]
+        seen[:] = busy, idle, backends = look_at_accounts(pooler, postgres)
+        return not busy and len(backends) == idle
 
-    wait_until(is_at_rest, "totals are exact", deadline_s)
+    try:
+        wait_until(is_at_rest, "totals are exact", deadline_s)
+    except AssertionError:
+        raise AssertionError(f"not exact in {deadline_s} s: {seen}") from None
     return time.monotonic() - begun_s
+
+
+def look_at_accounts(
+    pooler: Pooler, postgres: Postgres
+) -> tuple[list[object], int, list[tuple[object, ...]]]:
+    """What is under way and how many servers are idle by us; PostgreSQL's backends."""
+    pools = [
+        row for row in shown(pooler, "SHOW POOLS") if row["database"] != "pgbouncer"
+    ]
+    busy: list[object] = [
+        (row["database"], row["user"], name, count)
+        for row in pools
+        for name, count in row.items()
+        if name.startswith(("cl_", "sv_")) and name != "sv_idle" and count
+    ]
+    idle = sum(int(str(row["sv_idle"])) for row in pools)
+    backends = postgres.psql(
+        "SELECT pid, client_port, state, wait_event, now() - state_change, query"
+        " FROM pg_stat_activity WHERE usename LIKE 'chaos%'"
+    )
+    return busy, idle, backends

@@ -232,8 +232,12 @@ def test_a_bad_network_of_servers(
 ) -> None:
     """A client that has lost its server hears so; afterwards all is well again.
 
-    Backends whose connection was lost behind our back are nothing that we can count.
+    Backends whose connection was lost behind our back are nothing that we can count:
+    these notice it by themselves, also one whose cancel request was lost.
     """
+    for user in USERS:
+        check = "client_connection_check_interval = '200ms'"
+        chaos_postgres.psql(f"ALTER ROLE {user} SET {check}")
     meddler = meddlers(chaos_postgres.port)
     databases = {
         name: f"host={HOST} port={meddler.port} {entry}"
@@ -245,6 +249,8 @@ def test_a_bad_network_of_servers(
         load.go_on(seconds)
     meddler.heal()
     wait_at_rest(pooler, chaos_postgres, EXACT_S)
+    for user in USERS:
+        chaos_postgres.psql(f"ALTER ROLE {user} RESET ALL")
     load.tell()
     assert meddler.spoilt
     assert load.lost
