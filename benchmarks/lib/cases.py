@@ -14,6 +14,9 @@ VALUE_BYTES: Final = 1_000_000
 IDLE_CLIENTS: Final = 5_000
 IDLE_TLS_CLIENTS: Final = 2_000
 STORM_CLIENTS: Final = 2_000
+BUSY_CLIENTS: Final = 100
+SILENT_CLIENTS: Final = 9_900
+OVERLOAD_CLIENTS: Final = 40  # twice the pool
 
 
 class Capability(StrEnum):
@@ -71,6 +74,7 @@ class Case:
     kind: Kind = Kind.LOAD
     unnamed: bool = False  # its statements have no names
     login: Login = Login.TRUST
+    beside: int = 0  # clients that ran one query before and wait all the time
 
 
 PIPELINE_LENGTH: Final = 8
@@ -161,6 +165,30 @@ CASES: Final = (
         warmup=20,
         needs=Capability.SECURE,
         login=Login.TLS,
+    ),
+    Case(
+        "busy100",
+        f"one indexed SELECT, simple protocol, {BUSY_CLIENTS} clients",
+        clients=BUSY_CLIENTS,
+        warmup=20,
+        needs=Capability.MANY_CLIENTS,
+    ),
+    Case(
+        "busy100_idle9900",
+        f"the same, beside {SILENT_CLIENTS:,} clients that do nothing",
+        clients=BUSY_CLIENTS,
+        warmup=20,
+        needs=Capability.MANY_CLIENTS,
+        beside=SILENT_CLIENTS,
+    ),
+    Case(
+        "overload",
+        f"2 ms of sleep in PostgreSQL, {OVERLOAD_CLIENTS} clients for 20 servers",
+        script="SELECT pg_sleep(0.002);\n",
+        clients=OVERLOAD_CLIENTS,
+        sample_rate=1.0,
+        warmup=20,
+        needs=Capability.MANY_CLIENTS,
     ),
     Case(
         "logins2000",

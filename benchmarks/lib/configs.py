@@ -15,7 +15,7 @@ from benchmarks.lib.cases import Login
 from benchmarks.lib.clients import Address
 
 POOL_SIZE = 20
-MAX_CLIENTS = 6_000
+MAX_CLIENTS = 11_000
 BACKLOG = 4_096
 MAX_PREPARED = 200
 PREPARED_SINCE = (1, 21)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from benchmarks.lib import cpu
-from benchmarks.lib.cases import IDLE_CLIENTS, STORM_CLIENTS, Case, Kind, Login
+from benchmarks.lib.cases import STORM_CLIENTS, Case, Kind, Login
 from benchmarks.lib.clients import (
     Address,
     ClientError,
@@ -131,12 +131,13 @@ class Runner:
     def _load(
         self, case: Case, placed: Placed, pid: int | None, base: Measurement
     ) -> Measurement:
-        warm = self.pgbench.warm_up(case, placed.address)
-        if warm.errors:
-            return replace(base, errors=warm.errors)
-        before = self._clocks(pid)
-        run = self.pgbench.measure(case, placed.address, self.seconds)
-        after = self._clocks(pid)
+        with _beside(case, placed):
+            warm = self.pgbench.warm_up(case, placed.address)
+            if warm.errors:
+                return replace(base, errors=warm.errors)
+            before = self._clocks(pid)
+            run = self.pgbench.measure(case, placed.address, self.seconds)
+            after = self._clocks(pid)
         outcome = run.outcome
         machine_s = run.elapsed_s * self.cores
         peer, postgres = after.peer - before.peer, after.postgres - before.postgres
@@ -172,8 +173,7 @@ class Runner:
     ) -> Measurement:
         if pid is None:
             raise PeerError(f"{placed.target.name} has no process of its own")
-        if raise_descriptor_limit(IDLE_CLIENTS) < IDLE_CLIENTS:
-            raise PeerError("RLIMIT_NOFILE is too low for this case")
+        want_descriptors(case.clients)
         # The first log-in has happened, so the pool has its first server already.
         before = cpu.tree_memory(pid)
         begin = time.monotonic()
@@ -192,8 +192,7 @@ class Runner:
         self, case: Case, placed: Placed, pid: int | None, base: Measurement
     ) -> Measurement:
         """Run pgbench; when half of the time is over, many others log in at once."""
-        if raise_descriptor_limit(STORM_CLIENTS) < STORM_CLIENTS:
-            raise PeerError("RLIMIT_NOFILE is too low for this case")
+        want_descriptors(STORM_CLIENTS)
         warm = self.pgbench.warm_up(case, placed.address)
         if warm.errors:
             return replace(base, errors=warm.errors)
@@ -261,6 +260,18 @@ class _Storm(threading.Thread):
                 self.end_s = time.time()
         except (OSError, ClientError) as error:
             self.errors = (f"a login has failed: {error}",)
+
+
+def want_descriptors(count: int) -> None:
+    """Raise ``PeerError`` when so many sockets cannot be had."""
+    if raise_descriptor_limit(count) < count:
+        raise PeerError("RLIMIT_NOFILE is too low for this case")
+
+
+def _beside(case: Case, placed: Placed) -> contextlib.AbstractContextManager[object]:
+    """The clients that do nothing for the length of the block."""
+    want_descriptors(case.beside)
+    return idle_clients(placed.address, case.beside, case.login.is_secured)
 
 
 @contextlib.contextmanager

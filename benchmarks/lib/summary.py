@@ -47,8 +47,13 @@ METRICS: Final = (
     Metric("slowdown", "times slower", lambda row: row.slowdown, digits=2),
 )
 METRICS_BY_KEY: Final = {metric.key: metric for metric in METRICS}
-# Below one is better for CPU and memory, above one for tps.
-RATIOS: Final = {"cpu": "CPU ratio", "tps": "tps ratio", "pss": "PSS ratio"}
+# Above one is better for tps, below one for all else.
+RATIOS: Final = {
+    "cpu": "CPU ratio",
+    "tps": "tps ratio",
+    "p99": "p99 ratio",
+    "pss": "PSS ratio",
+}
 
 
 @dataclass(frozen=True, slots=True)
