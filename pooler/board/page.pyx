@@ -31,24 +31,13 @@ cdef extern from "<pthread.h>" nogil:
 cdef extern from "<errno.h>" nogil:
     int EOWNERDEAD
 
-cdef extern from "<stdatomic.h>" nogil:
-    int memory_order_seq_cst
-    void atomic_signal_fence(int)
-
 cdef enum:
     ACCOUNT_FREE = 0  # and so is every one behind it in its chain
     ACCOUNT_USED = 1
     ACCOUNT_GONE = 2  # free, but a chain goes on behind it
 
-cdef struct Move:  # under way: a dead giver's is taken back by who locks next
-    bint on
-    uint32_t to_row
-    uint32_t accounts[3]
-    uint64_t before[3]  # servers of these accounts in that row
-
 cdef struct Shared:
     pthread_mutex_t mutex
-    Move move
 
 # More than are in use at once anywhere; a death looks at each.
 CAPACITY = 16384
@@ -83,11 +72,6 @@ class PageFull(PoolerError):
     """Too many pools, databases and users at once."""
 
 
-cdef inline void fence() noexcept nogil:
-    """The compiler keeps the order of stores across this; a death keeps it anyway."""
-    atomic_signal_fence(memory_order_seq_cst)
-
-
 cdef size_t lines(size_t n_bytes):
     """So many bytes, filled up to whole cache lines."""
     return (n_bytes + CELL_LINE_BYTES - 1) // CELL_LINE_BYTES * CELL_LINE_BYTES
@@ -102,29 +86,14 @@ cdef inline bint has_room(uint64_t taken, uint64_t limit) noexcept nogil:
 cdef void page_lock(const PageMap *m) noexcept nogil:
     """Who has it does some stores. Who died with it had changed its own row only.
 
-    That row is cleared by the master; a move is the only change of another's.
+    That row is cleared by the master, which alone changes others'.
     """
     if pthread_mutex_lock(&m.shared.mutex) == EOWNERDEAD:
-        undo_move(m)
         pthread_mutex_consistent(&m.shared.mutex)
 
 
 cdef void page_unlock(const PageMap *m) noexcept nogil:
     pthread_mutex_unlock(&m.shared.mutex)
-
-
-cdef void undo_move(const PageMap *m) noexcept nogil:
-    """The server is left by its giver, whose row still counts it or is cleared."""
-    cdef Move *move = &m.shared.move
-    cdef int i
-    if not move.on:
-        return
-    for i in range(3):
-        m.cells[
-            <size_t> move.accounts[i] * m.rows + move.to_row
-        ].servers = move.before[i]
-    fence()
-    move.on = False
 
 
 cdef void page_close_account(const PageMap *m, uint32_t account) noexcept nogil:
@@ -351,29 +320,21 @@ cdef class Page:
     ):
         """A server goes to another process; no sum changes. ValueError as above.
 
-        Until the other one has heard of it, it counts there already: a worker that dies
-        with a server on its way to it leaves it like its own.
+        For the master: who dies in the middle leaves two rows that do not fit, and
+        without a master nobody counts. Until the other one has heard of the server, it
+        counts there already: a worker that dies with a server on its way to it leaves
+        it like its own.
         """
         cdef uint32_t *accounts = [pool, database, user]
-        cdef Move *move = &self.shared.move
         cdef int i
         for i in range(3):
             self.row_of(accounts[i], to_row)
             if self.row_of(accounts[i], row).servers == 0:
                 raise ValueError(f"no server is counted in account {accounts[i]}")
         self.lock()
-        move.to_row = to_row
-        for i in range(3):
-            move.accounts[i] = accounts[i]
-            move.before[i] = self.row_of(accounts[i], to_row).servers
-        fence()
-        move.on = True
-        fence()
         for i in range(3):
             self.row_of(accounts[i], to_row).servers += 1
             self.row_of(accounts[i], row).servers -= 1
-        fence()
-        move.on = False
         self.unlock()
 
     def oldest_idle(self, uint32_t account):

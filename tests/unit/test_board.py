@@ -33,12 +33,12 @@ def test_every_cell_is_its_own(board: Board) -> None:
 def test_total_add_and_clear(board: Board) -> None:
     for slot in range(3):
         board.set(slot, "clients", 10 + slot)
-        board.set(slot, "servers", 1)
+        board.set(slot, "accepted", 1)
     board.add(1, "clients", -1)
     assert board.total("clients") == 32
     board.clear(1)
     assert board.total("clients") == 22
-    assert board.total("servers") == 2
+    assert board.total("accepted") == 2
 
 
 def test_rows_share_no_cache_line(board: Board) -> None:
