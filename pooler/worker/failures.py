@@ -34,7 +34,7 @@ class Failures:
         # Of pools that are not here yet: what was told, and until when it counts.
         self._early: dict[tuple[str, str], tuple[dict[str, Any], float]] = {}
         pools.on_made = self._made
-        pools.launches.on_failing = self._failing
+        pools.launches.on_failing.append(self._failing)
         pools.launches.on_opens = self._opens
         self._health.tell = self._of_host
         self.messages: Mapping[str, Callable[[BusMessage], None]] = {

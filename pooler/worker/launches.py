@@ -64,8 +64,9 @@ class Launches:
         # Who does something about it that a pool has no place for a server.
         self.on_refused: list[Callable[[Pool, Verdict], None]] = []
         self.on_closed: list[Callable[[Pool], None]] = []
-        # Who tells others that a pause has begun, and that it is over.
-        self.on_failing: Callable[[Pool, LoginError], None] = lambda *_: None
+        # Who does something about it that a pause has begun.
+        self.on_failing: list[Callable[[Pool, LoginError], None]] = []
+        # Who tells others that it is over.
         self.on_opens: Callable[[Pool], None] = lambda _: None
         # What was wrong may be right by now: looked at before a client hears of it.
         self.before_refusal: Callable[[], None] = _nothing
@@ -402,7 +403,8 @@ class Launches:
         """Open no server of this pool for a while."""
         retry_s = self._opener.config.settings.server_login_retry
         if pool.backoff.failed(error, time.monotonic(), retry_s):
-            self.on_failing(pool, error)
+            for failing in self.on_failing:
+                failing(pool, error)
 
     def _fail_waiting(self, pool: Pool, error: LoginError) -> None:
         farewell = packets.error_response("FATAL", error.sqlstate, error.message)

@@ -24,6 +24,7 @@ class Totals:
         pools.launches.on_refused += [welcomes.wanted, sharing.refused]
         pools.launches.on_closed.append(sharing.closed)
         pools.own_links.on_refused = sharing.refused_link
+        pools.launches.on_failing.append(welcomes.failing)
         self._failures = Failures(pools, bus)
         databases = Databases(engine, pools, bus)
         pools.launches.before_refusal = databases.look

@@ -2,13 +2,15 @@
 """What servers say at their login, told by one worker to another. Worker layer, cold.
 
 A client is told the parameters of its pool at its login, and no server has to be free
-for that. Where all that the pool may have are open in other workers, this one asks
-them what theirs have said (bus messages ``welcome?`` and ``welcome``).
+for that. Where all that the pool may have are open in other workers, or this one is
+short of descriptors, it asks them what theirs have said (bus messages ``welcome?`` and
+``welcome``).
 """
 
 from __future__ import annotations
 
 from pooler.board.page import Verdict
+from pooler.errors import LocalResourceError, LoginError
 from pooler.ipc.bus import Bus, BusMessage
 from pooler.worker.pool import Pool
 from pooler.worker.pools import Pools
@@ -23,6 +25,14 @@ class Welcomes:
 
     def wanted(self, pool: Pool, verdict: Verdict) -> None:
         """A pool may open no server: ask those who have some, if clients wait."""
+        self._ask(pool)
+
+    def failing(self, pool: Pool, error: LoginError) -> None:
+        """A pool can open no server for a while: as above, if that is our own fault."""
+        if isinstance(error, LocalResourceError):
+            self._ask(pool)
+
+    def _ask(self, pool: Pool) -> None:
         if not pool.on_welcome or pool.startup is not None or pool.places is None:
             return
         page, own = self._pools.accounts.page, self._bus.own_slot

@@ -11,6 +11,7 @@ from functools import partial
 import psutil
 import pytest
 
+from tests.integration.chaos import SLOT_BITS, slots_of
 from tests.integration.harness import (
     InProcess,
     MakePooler,
@@ -129,6 +130,28 @@ def test_who_is_passed_on_to_a_worker_without_descriptors(
     victim.rlimit(psutil.RLIMIT_NOFILE, before)
     with closing_all([pooler.client() for _ in range(40)]) as clients:
         assert all(client.value("SELECT 1") == "1" for client in clients)
+
+
+def test_a_worker_without_descriptors_learns_the_welcome_from_others(
+    make_pooler: MakePooler,
+) -> None:
+    """A login needs no server where another worker has one."""
+    pooler = make_pooler(workers=2)
+    with pooler.client() as first:
+        slot = first.key[0] & SLOT_BITS
+        (victim_pid,) = (
+            pid for other, pid in slots_of(pooler).items() if other != slot
+        )
+        victim = psutil.Process(victim_pid)
+        before = victim.rlimit(psutil.RLIMIT_NOFILE)
+        # one client has room, and no server
+        victim.rlimit(psutil.RLIMIT_NOFILE, (victim.num_fds() + 1, before[1]))
+        came_to = set()
+        for _ in range(12):
+            with pooler.client() as client:
+                came_to.add(client.key[0] & SLOT_BITS)
+        assert len(came_to) == 2
+        victim.rlimit(psutil.RLIMIT_NOFILE, before)
 
 
 MIB = 1 << 20
