@@ -97,7 +97,7 @@ def _row_of(command: Command) -> Row:
         if row is not None:
             _check_argument(row, command)
     if row is None:
-        raise invalid(f"{command.verb} {command.argument}")
+        raise invalid(command.text)
     return row
 
 
@@ -108,4 +108,4 @@ def _check_argument(row: Row, command: Command) -> None:
         Argument.REQUIRED: not command.argument,
     }
     if wrong[row.argument]:
-        raise invalid(f"{command.verb} {command.argument}")
+        raise invalid(command.text)

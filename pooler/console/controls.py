@@ -49,7 +49,7 @@ async def _takeover(console: Console, command: Command) -> Answer:
 async def _shutdown(console: Console, command: Command) -> Answer:
     how = command.argument.upper()
     if how not in ("", "WAIT_FOR_SERVERS", "WAIT_FOR_CLIENTS"):
-        raise invalid(f"SHUTDOWN {command.argument}")
+        raise invalid(command.text)
     problem = await console.ask_master("shutdown", how=how)
     if problem:
         raise ConsoleError(problem)

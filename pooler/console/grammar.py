@@ -8,7 +8,7 @@ name and a value. Words are case-insensitive; what is quoted is taken as it stan
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pooler.console.answers import ConsoleError
 
@@ -35,13 +35,15 @@ _NOTHING = re.compile(r"[\s;]*")
 class Command:
     """What was asked for; ``verb`` in upper case, "" for an empty text.
 
-    ``columns``: those of a SHOW that are wanted, in this order; none: all.
+    ``columns``: those of a SHOW that are wanted, in this order; none: all. ``text``: as
+    it was written.
     """
 
     verb: str
     argument: str = ""
     value: str = ""
     columns: tuple[str, ...] = ()
+    text: str = field(default="", compare=False)
 
 
 def parse(text: str) -> Command:
@@ -52,7 +54,7 @@ def parse(text: str) -> Command:
     if setting:
         name, quoted, plain = setting.group("name", "quoted", "plain")
         value = plain if quoted is None else _unquoted(quoted)
-        return Command("SET", _unquoted(name).lower(), value)
+        return Command("SET", _unquoted(name).lower(), value, text=text)
     found = _COMMAND.fullmatch(text)
     verb = "" if found is None else found["verb"].upper()
     if found is None or verb == "SET":
@@ -62,7 +64,7 @@ def parse(text: str) -> Command:
     names = tuple(map(_unquoted, _COLUMN.findall(found["columns"] or "")))
     if names and verb != "SHOW":
         raise invalid(text)
-    return Command(verb, _unquoted(found["argument"] or ""), "", names)
+    return Command(verb, _unquoted(found["argument"] or ""), "", names, text)
 
 
 def invalid(text: str) -> ConsoleError:

@@ -54,7 +54,7 @@ async def _unpause(console: Console, command: Command) -> None:
 
 async def _suspend(console: Console, command: Command) -> Answer:
     if command.argument:
-        raise invalid(f"SUSPEND {command.argument}")
+        raise invalid(command.text)
     await change_state(console, "SUSPEND", "")
     outcomes = await console.wait_for_workers("until_suspended", database="")
     if "resumed" in outcomes:

@@ -16,6 +16,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any
 
 from pooler import log
@@ -31,7 +32,13 @@ from pooler.errors import LoginError
 from pooler.ipc.board import Board
 from pooler.ipc.bus import CONSOLE, MASTER, BusMessage
 from pooler.ipc.signals import SignalPipe
-from pooler.ipc.worker_start import CONSOLE_ADMIN, EXIT_OK, READY, ConsoleStart
+from pooler.ipc.worker_start import (
+    CONSOLE_ADMIN,
+    CONSOLE_PEER,
+    EXIT_OK,
+    READY,
+    ConsoleStart,
+)
 from pooler.login.startup import NeedMore, StartupMessage, parse_startup
 
 RECEIVE_BYTES = 65_536
@@ -225,7 +232,8 @@ class Console:
         data = data[packet.consumed :]
         pid, self._next_pid = self._next_pid, self._next_pid % 0x7FFF_FFFF + 1
         admin = packet.parameters.get(CONSOLE_ADMIN) == "1"
-        session = Session(self._commands, admin=admin, backend_pid=pid)
+        tell = partial(self._log_error, packet.parameters.get(CONSOLE_PEER, ""))
+        session = Session(self._commands, admin=admin, backend_pid=pid, on_error=tell)
         self._stats.own["client_logins"] += 1
         self._sessions[pid] = session
         try:
@@ -244,6 +252,12 @@ class Console:
         finally:
             del self._sessions[pid]
             self._check_abandoned()
+
+    def _log_error(self, peer: str, text: str) -> None:
+        """What a command has failed for, as PgBouncer logs it."""
+        log.write(log.ERROR, text)
+        if self._config.settings.log_pooler_errors:
+            log.write(log.WARNING, f"pooler error: {text}", tag=peer)
 
     def _check_abandoned(self) -> None:
         """Who has said SUSPEND and is gone cannot say RESUME, and nobody gets in."""

@@ -74,8 +74,17 @@ class _Portal:
 class Session:
     """From the greeting to Terminate."""
 
-    def __init__(self, commands: Commands, *, admin: bool, backend_pid: int) -> None:
+    def __init__(
+        self,
+        commands: Commands,
+        *,
+        admin: bool,
+        backend_pid: int,
+        on_error: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """``on_error``: hears of each error before the client does."""
         self._commands = commands
+        self._on_error = on_error
         self._admin = admin
         self._backend_pid = backend_pid
         self._status = b"I"
@@ -114,6 +123,7 @@ class Session:
                 used = message.end
                 sent.append(await self._answer(message))
         except LoginError as error:
+            self._on_error(error.message)
             sent.append(packets.error_response("FATAL", error.sqlstate, error.message))
             raise EndOfSession(b"".join(sent)) from None
         except EndOfSession as end:
@@ -124,6 +134,7 @@ class Session:
         handler = _HANDLERS.get(message.kind)
         if handler is None:
             text = f"unknown message type {message.kind!r}"
+            self._on_error(text)
             raise EndOfSession(packets.error_response("FATAL", "08P01", text))
         if self._skipping and message.kind not in _NEVER_SKIPPED:
             return b""
@@ -131,6 +142,7 @@ class Session:
             return await handler(self, message.body)
         except ConsoleError as error:
             self._skipping = message.kind != b"Q"
+            self._on_error(error.message)
             report = packets.error_response("ERROR", error.sqlstate, error.message)
             return report + (b"" if self._skipping else self._ready())
 

@@ -131,6 +131,8 @@ cdef void tell_closed(Loop *L, ClientConn *cc, const Order *order) noexcept nogi
     row.age_us = L.relay.now_us - order.client.opened_us
     if order.client.pool != NULL:
         row.pool_id = <int32_t> order.client.pool.id
+    if row != &L.lost_notice:
+        row.user, cc.user = cc.user, NULL
 
 
 cdef void close_client(Loop *L, const Order *order) noexcept nogil:

@@ -187,6 +187,7 @@ cdef struct NoticeRow:
     uint64_t age_us  # of a connection that was closed
     Peer peer  # of a client that was closed
     const char *detail  # static, of a client that was closed; NULL: none
+    char *user  # own: as whom it had logged in; NULL: as the user of its pool
 
 cdef struct LoopCounters:
     uint64_t turns

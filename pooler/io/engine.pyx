@@ -287,8 +287,7 @@ cdef class Engine:
 
         No more than what keeps others waiting for a moment only: what is left is told
         after the next turn. Rows are (Notice, handle, argument, pool id or -1, age in
-        us, peer, detail); what a kind fills in is said at
-        ``Notice``.
+        us, peer, detail, user); what a kind fills in is said at ``Notice``.
         """
         cdef uint32_t count = min(self.loop.notice_count, <uint32_t> NOTICES_AT_ONCE)
         cdef uint32_t i
@@ -300,10 +299,12 @@ cdef class Engine:
             if row.kind == NOTICE_CLIENT_CLOSED or row.kind == NOTICE_LOGGED_IN:
                 peer = peer_name(&row.peer)
             detail = row.detail.decode() if row.detail != NULL else ""
+            user = row.user if row.user != NULL else b""
+            free(row.user)
             rows.append(
                 (
                     row.kind, row.handle, row.argument, row.pool_id, row.age_us, peer,
-                    detail,
+                    detail, user,
                 )
             )
         self.loop.notice_count -= count

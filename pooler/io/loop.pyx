@@ -44,11 +44,14 @@ cdef int loop_init(Loop *L, size_t recv_bytes) except -1:
 
 cdef void loop_free(Loop *L) noexcept nogil:
     """Free what the loop owns; its connections are closed already."""
+    cdef uint32_t i
     free(L.recv_buffer)
     free(L.came)
     free(L.records.scratch)
     free(L.ready_fds)
     free(L.ready_masks)
+    for i in range(L.notice_count):
+        free(L.notices[i].user)
     free(L.notices)
     free(L.slots)
     relay_free(&L.relay)

@@ -66,8 +66,10 @@ class WorkerStart:
     follows: bool = False
 
 
-# Startup parameter with which a worker says that its client may run every command.
+# Startup parameters with which a worker says that its client may run every command,
+# and how log lines name it.
 CONSOLE_ADMIN = "console_admin"
+CONSOLE_PEER = "console_peer"
 
 
 @dataclass(frozen=True, slots=True)

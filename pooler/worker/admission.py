@@ -470,7 +470,9 @@ class Admission:
         if accepted.replication:
             raise LoginError("not allowed", why="the console replicates nothing")
         is_own = Peer(self._engine, handle).is_own()
-        startup = startup_of(self._pools.config, accepted.user, is_own=is_own)
+        host, port = self._engine.client_peer(handle)
+        peer = f"C-{handle:#x}: {RESERVED_DATABASE}/{accepted.user}@{host}:{port}"
+        startup = startup_of(self._pools.config, accepted.user, peer, is_own=is_own)
         pool = self._pools.dedicated(CONSOLE_DATABASE, accepted.user, startup)
         arrival.pool = pool
         self._engine.client_uncounted(handle)  # it is there when all is full
@@ -643,11 +645,12 @@ class Admission:
         age_us: int,
         peer: object,
         detail: str,
+        user: bytes,
     ) -> None:
         """The engine has closed a client, admitted or not.
 
         ``detail``: why TLS has failed; of one that was admitted, whether it was told
-        an error; empty: no.
+        an error; empty: no. ``user``: as whom it was admitted; empty: its pool's.
         """
         arrival = self._arrivals.get(handle)
         self._forget(handle)
@@ -671,5 +674,8 @@ class Admission:
         for wanted, level, line in lines:
             if wanted:
                 words = line.format(text, age_us // 1_000_000)
-                tag = f"C-{handle:#x}: {pool.tag}@{host}:{port}"
+                who = pool.tag
+                if user:
+                    who = f"{pool.database.name}/{packets.decode(user)}"
+                tag = f"C-{handle:#x}: {who}@{host}:{port}"
                 log.write(level, words, tag=tag, later=True)

@@ -15,7 +15,7 @@ from pooler.config.settings import Database
 from pooler.errors import LoginError
 from pooler.io.links import Link, Links
 from pooler.ipc.bus import CONSOLE, Bus
-from pooler.ipc.worker_start import CONSOLE_ADMIN
+from pooler.ipc.worker_start import CONSOLE_ADMIN, CONSOLE_PEER
 
 DATABASE = Database(name=RESERVED_DATABASE, dbname=RESERVED_DATABASE)
 
@@ -28,17 +28,17 @@ def is_operator(config: Config, user: str, *, is_own: bool) -> bool:
     return user in config.settings.admin_users or (is_own and user == RESERVED_DATABASE)
 
 
-def startup_of(config: Config, user: str, *, is_own: bool) -> dict[str, str]:
+def startup_of(config: Config, user: str, peer: str, *, is_own: bool) -> dict[str, str]:
     """What the console is told of a client that has proved who it is.
 
-    LoginError for who may not use the console.
+    ``peer``: how log lines name it. LoginError for who may not use the console.
     """
     settings = config.settings
     admin = is_operator(config, user, is_own=is_own)
     known = admin or user in settings.stats_users
     if not known and settings.auth_type is not AuthType.ANY:
         raise LoginError("not allowed", why="not in admin_users nor in stats_users")
-    return {CONSOLE_ADMIN: "1" if admin else "0"}
+    return {CONSOLE_ADMIN: "1" if admin else "0", CONSOLE_PEER: peer}
 
 
 class ConsoleDoor:

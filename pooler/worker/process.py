@@ -49,7 +49,7 @@ from pooler.worker.unused import Unused
 
 # Notice, handle, argument, pool id or -1, age in us, peer, detail; see
 # Engine.take_notices.
-NoticeRow = tuple[int, int, int, int, int, tuple[str, int] | None, str]
+NoticeRow = tuple[int, int, int, int, int, tuple[str, int] | None, str, bytes]
 
 NAME_LETTERS = string.ascii_lowercase + string.digits
 BEAT_S = 1 / 3
@@ -274,11 +274,13 @@ class Worker:
         self._admission.led_by_engine(row[1], row[2], row[5])
 
     def _on_client_closed(self, row: NoticeRow) -> None:
-        _, handle, reason, pool_id, age_us, peer, detail = row
-        self._admission.client_closed(handle, reason, pool_id, age_us, peer, detail)
+        _, handle, reason, pool_id, age_us, peer, detail, user = row
+        self._admission.client_closed(
+            handle, reason, pool_id, age_us, peer, detail, user
+        )
 
     def _on_server_closed(self, row: NoticeRow) -> None:
-        _, handle, reason, _, age_us, _, detail = row
+        _, handle, reason, _, age_us, _, detail, _ = row
         self._pools.launches.server_closed(
             handle, reason, age_us, used=detail != UNUSED
         )

@@ -191,6 +191,13 @@ class Pooler:
         self.send(signal.SIGHUP)
         wait_until(lambda: self.log().count("got SIGHUP") > before, "reload")
 
+    def reload_all(self, operator: str, **settings: object) -> None:
+        """The same by the console, which waits for the workers."""
+        self.settings.update(settings)
+        self.write()
+        with self.connect("pgbouncer", operator, autocommit=True) as console:
+            console.execute("reload")
+
     def send(self, signum: int) -> None:
         assert self.process is not None
         self.process.send_signal(signum)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import struct
 import subprocess
@@ -266,6 +267,23 @@ def test_an_error_that_a_client_is_told_is_logged(
         with pytest.raises(psycopg.OperationalError, match=reason):
             client.execute("select 1")
         wait_until(lambda: logged() == lines, "the lines")
+
+
+@pytest.mark.parametrize("wanted", [0, 1])
+def test_what_a_command_fails_for_is_logged(pooler: Pooler, wanted: int) -> None:
+    """As PgBouncer does: an ERROR, and what the client is told by its setting."""
+    with console(pooler) as operator:
+        operator.execute(f"set log_pooler_errors = {wanted}")
+        for command, text in (
+            ("disable nope", "no such database: nope"),
+            ("show nothing", "invalid command 'show nothing', use SHOW HELP;"),
+        ):
+            with pytest.raises(psycopg.Error, match=text):
+                operator.execute(command)
+            log = pooler.log()
+            assert log.count(f" ERROR {text}\n") == 1
+            told = rf"WARNING C-0x\w+: {CONSOLE}/\w+@{HOST}:\d+ pooler error: {text}\n"
+            assert len(re.findall(told, log)) == wanted
 
 
 def test_a_disabled_database_takes_no_new_clients(pooler: Pooler) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import time
 from collections.abc import Iterator
@@ -103,6 +104,15 @@ def test_a_client_is_shown_as_who_it_is(make_pooler: MakePooler) -> None:
                 assert row["user"] == "somebody"
         (server,) = show(cursor, "servers")
         assert server["user"] == "app"
+    who = rf" C-0x\w+: {DATABASE}/(\w+)@\S+ closing because: "
+    names: list[str] = []
+
+    def told() -> bool:
+        names[:] = re.findall(who, pooler.log())
+        return len(names) == 3
+
+    wait_until(told, "the lines of three clients")
+    assert set(names) == {"somebody"}
 
 
 def test_ids_of_all_workers(make_pooler: MakePooler) -> None:

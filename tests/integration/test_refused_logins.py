@@ -276,7 +276,9 @@ def test_the_end_of_a_refused_client_is_told_as_by_pgbouncer(
     make_pooler: MakePooler,
 ) -> None:
     """With the reason, once each; the settings of the log say which."""
-    pooler = make_pooler({DATABASE: ""}, '"somebody" "x"\n', auth_type="trust")
+    pooler = make_pooler(
+        {DATABASE: ""}, '"chief" "x"\n', auth_type="trust", admin_users="chief"
+    )
     reason = '"trust" authentication failed'
 
     def lines() -> tuple[int, int]:
@@ -294,10 +296,10 @@ def test_the_end_of_a_refused_client_is_told_as_by_pgbouncer(
 
     refuse()
     wait_until(lambda: lines() == (1, 1), "both lines")
-    pooler.reload(log_disconnections=0)
+    pooler.reload_all("chief", log_disconnections=0)
     refuse()
     wait_until(lambda: lines() == (2, 1), "the error only")
-    pooler.reload(log_disconnections=1, log_pooler_errors=0)
+    pooler.reload_all("chief", log_disconnections=1, log_pooler_errors=0)
     refuse()
     wait_until(lambda: lines() == (2, 2), "the end only")
 

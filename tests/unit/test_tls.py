@@ -64,7 +64,7 @@ class World:
 
     def turn(self) -> None:
         self.engine.run(0)
-        for kind, handle, argument, *_, detail in self.engine.take_notices():
+        for kind, handle, argument, *_, detail, _ in self.engine.take_notices():
             self.handle = handle
             if kind == Notice.NOTICE_CLIENT_CLOSED:
                 self.closed.append(argument)
