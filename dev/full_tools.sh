@@ -17,6 +17,7 @@ want() { # want COMMAND PACKAGE...
 }
 want clang clang
 want node nodejs npm
+want ip iproute2
 want javac default-jdk-headless
 [ -x /usr/sbin/slapd ] || packages="$packages slapd"
 [ -n "$(find /usr/lib -name 'libpam_wrapper.so' -print -quit 2>/dev/null)" ] ||

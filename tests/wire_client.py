@@ -154,6 +154,7 @@ class WireClient:
         timeout_s: float = TIMEOUT_S,
         receive_buffer: int = 0,
         path: Path | None = None,  # of a Unix socket, in the place of the port
+        host: str = "127.0.0.1",
     ) -> None:
         self.socket = socket.socket(socket.AF_UNIX if path else socket.AF_INET)
         self.socket.settimeout(timeout_s)
@@ -162,7 +163,7 @@ class WireClient:
         if path:
             self.socket.connect(str(path))
         else:
-            self.socket.connect(("127.0.0.1", port))
+            self.socket.connect((host, port))
             self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.parameters: dict[str, str] = {}
         self.key = b""

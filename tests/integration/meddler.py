@@ -73,14 +73,17 @@ FAULTS: Mapping[Fault, int] = {
 
 
 class Meddler:
-    """Passes connections on to a port of this machine, and spoils some of them."""
+    """Passes connections on to a port of this machine, and spoils some of them.
 
-    def __init__(self, target: int, seed: int) -> None:
+    ``host`` and ``port``: where it listens; 0: wherever there is room.
+    """
+
+    def __init__(self, target: int, seed: int, host: str = HOST, port: int = 0) -> None:
         self._target = target
         self._chance = random.Random(seed)
         self._faults = dict(FAULTS)
         self.spoilt = 0
-        self._listener = socket.create_server((HOST, 0), backlog=512)
+        self._listener = socket.create_server((host, port), backlog=512)
         self.port: int = self._listener.getsockname()[1]
         self._loop = asyncio.new_event_loop()
         self._tasks: set[asyncio.Task[None]] = set()
