@@ -58,6 +58,10 @@ class Address(NamedTuple):
         return f"[{host}]:{port}" if ":" in str(host) else f"{host}:{port}"
 
 
+def _nowhere() -> LoginError:
+    return LoginError("connect failed", SQLCLIENT_UNABLE_TO_CONNECT)
+
+
 class Place(Protocol):
     """Whatever was reached at an address of a host."""
 
@@ -132,6 +136,31 @@ class Hosts:
             for ip in found
         ]
 
+    async def find_one(self, listed: Sequence[str], limit_s: float) -> None:
+        """Wait until it is known where one of these hosts is; LoginError: of none.
+
+        All are asked for at once, for ``limit_s``; 0.0 is no limit.
+        """
+        asked = {asyncio.ensure_future(self.names.find(host)): host for host in listed}
+        error: LoginError | None = None
+        try:
+            async with asyncio.timeout(limit_s or None):
+                for answer in asyncio.as_completed(asked):
+                    try:
+                        await answer
+                    except LoginError as failure:
+                        error = failure
+                    else:
+                        return
+        except TimeoutError:
+            for question, host in asked.items():
+                if not question.done():
+                    error = self.was_slow(host)
+        finally:
+            for question in asked:
+                question.cancel()
+        raise error or _nowhere()
+
     def is_current(self, place: Place) -> bool:
         """Whether a host still has this address, as far as is known."""
         if place.address.family == socket.AF_UNIX:
@@ -156,9 +185,15 @@ class Hosts:
             self._slow.discard(host)
         return host in self._slow
 
-    def was_slow(self, host: str) -> None:
+    def was_slow(self, host: str) -> LoginError:
         """A name server has not said in time where a host is."""
         self._slow.add(host)
+        error = LoginError(
+            f"server DNS lookup failed: {host}: no answer in time",
+            SQLCLIENT_UNABLE_TO_CONNECT,
+        )
+        log.write(log.WARNING, error.message)
+        return error
 
     def probe_if_due(self, address: Address, *, direct: bool) -> None:
         """Look whether a server is there again; nobody waits for it."""
@@ -220,7 +255,7 @@ class Trip:
         self._slow: list[str] = []
         self._is_last_round = False
         self._end_s = self._now_s() + limit_s if limit_s else None
-        self.error = LoginError("connect failed", SQLCLIENT_UNABLE_TO_CONNECT)
+        self.error = _nowhere()
 
     @staticmethod
     def _now_s() -> float:
@@ -278,12 +313,7 @@ class Trip:
             async with asyncio.timeout_at(self.until_s()):
                 found = await hosts.addresses(host, self._port)
         except TimeoutError:
-            hosts.was_slow(host)
-            self.error = LoginError(
-                f"server DNS lookup failed: {host}: no answer in time",
-                SQLCLIENT_UNABLE_TO_CONNECT,
-            )
-            log.write(log.WARNING, self.error.message)
+            self.error = hosts.was_slow(host)
         except LoginError as error:
             self.error = error
         else:

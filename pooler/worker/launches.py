@@ -119,7 +119,7 @@ class Launches:
             return
         if self._engine.pool_stats(pool.pool_id)["connecting"]:
             return
-        if self._take(pool):
+        if self._has_way(pool) and self._take(pool):
             self._open_one(pool)
 
     def refuse_logins(self, pool: Pool, error: LoginError) -> None:
@@ -153,6 +153,9 @@ class Launches:
             self._engine.pool_launching(pool.pool_id, 0)
             self._retry_in(pool, pause_s)
             return
+        if not self._has_way(pool):
+            self._engine.pool_launching(pool.pool_id, 0)
+            return
         launched = 0
         for _ in range(pool.backoff.room(stats["connecting"])):
             if not self._engine.pool_stats(pool.pool_id)["wanted"]:
@@ -163,6 +166,33 @@ class Launches:
             self._start(pool)
         if not launched:
             self._engine.pool_launching(pool.pool_id, 0)
+
+    # ------------------------------------------------------------ names
+
+    def _has_way(self, pool: Pool) -> bool:
+        """Whether a host of a pool has an address; if not, it is found, and then tried.
+
+        Meanwhile the pool has no place: a name server that says nothing keeps nobody
+        from servers of other databases of the same user.
+        """
+        if pool.is_console or self._opener.knows_a_way(pool.entry):
+            return True
+        if pool.finding is None:
+            loop = asyncio.get_running_loop()
+            pool.finding = loop.create_task(self._find_way(pool))
+        return False
+
+    async def _find_way(self, pool: Pool) -> None:
+        era, begun_s = pool.backoff.era, time.monotonic()
+        try:
+            await self._opener.find_way(pool.entry)
+        except LoginError as error:
+            self._log_failure(pool, error, time.monotonic() - begun_s)
+            if era == pool.backoff.era:
+                self._pause(pool, error)
+                self._tell_waiting(pool, error)
+        pool.finding = None
+        self.try_again(pool)
 
     # ------------------------------------------------------------ places
 
@@ -211,6 +241,8 @@ class Launches:
             return
         if self._accounts.page.total(pool.places.pool, "servers") >= minimum:
             return
+        if not self._has_way(pool):
+            return
         limits = limits_of(self._opener.config, pool.database, pool.user)
         least = min(minimum, limits.pool or minimum)
         verdict = self._accounts.try_take(pool.places, limits._replace(pool=least))
@@ -250,7 +282,7 @@ class Launches:
             return True
         if pool.backoff.pause_s(time.monotonic()):
             return False
-        return not self._take(pool) or self._open_one(pool)
+        return not (self._has_way(pool) and self._take(pool)) or self._open_one(pool)
 
     def _ask_on(self, pool: Pool) -> None:
         """Questions that have waited for a server are put, or given up."""
@@ -278,6 +310,9 @@ class Launches:
         if pool.retry is not None:
             pool.retry.cancel()
             pool.retry = None
+        if pool.finding is not None:
+            pool.finding.cancel()
+            pool.finding = None
 
     def _start(self, pool: Pool) -> None:
         begun_s = time.monotonic()
@@ -388,7 +423,11 @@ class Launches:
         self._engine.pool_launch_failed(pool.pool_id)
         if pool.abandoned:
             self._dedicated_gone(pool)
-            return
+        else:
+            self._tell_waiting(pool, error)
+
+    def _tell_waiting(self, pool: Pool, error: LoginError) -> None:
+        """Those who wait are told if that is of no use; else they wait on."""
         stats = self._engine.pool_stats(pool.pool_id)
         if stats["connecting"] == 0 and pool.backoff.hopeless:
             if stats["servers"] == 0:

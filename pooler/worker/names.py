@@ -119,6 +119,13 @@ class Names:
             raise _failed(host, name.failure)
         return name.addresses
 
+    def knows(self, host: str) -> bool:
+        """Whether ``find`` answers soon: a number, or a name of which it knows."""
+        name = self._names.get(host)
+        if is_path(host) or "%" in host or (name is not None and name.addresses):
+            return True
+        return literal(host) is not None
+
     def answers_at_once(self, host: str) -> bool:
         """Whether ``find`` has to ask nobody."""
         if is_path(host) or literal(host) is not None:

@@ -41,6 +41,7 @@ class OwnLinks:
         parameters: Mapping[str, str] = NO_PARAMETERS,
     ) -> ReadyServer:
         """``ServerOpener.open`` as soon as there is a place; the caller limits that."""
+        await self._opener.find_way(database)
         places = self._accounts.open(database.name, user)
         try:
             while True:

@@ -47,6 +47,7 @@ class Pool:
     greetings: dict[tuple[tuple[str, str], ...], Greeting] = field(default_factory=dict)
     backoff: Backoff = field(default_factory=lambda: Backoff(random.Random()))  # noqa: S311
     retry: asyncio.TimerHandle | None = None
+    finding: asyncio.Task[None] | None = None  # where its hosts are
     scram_keys: ScramKeys | None = field(default=None, repr=False)
     # What the login of a client has found: auth_file does not know the user.
     secret: str | None = field(default=None, repr=False)

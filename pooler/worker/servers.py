@@ -224,6 +224,17 @@ class ServerOpener:
         self.keys.close()
         self.names.end()
 
+    def knows_a_way(self, database: Database) -> bool:
+        """Whether a host of an entry has an address, or there is none to ask for."""
+        listed = self.config.hosts(database)
+        return not listed or any(map(self.names.knows, listed))
+
+    async def find_way(self, database: Database) -> None:
+        """Wait until it is so, for ``server_connect_timeout`` at most; LoginError."""
+        if not self.knows_a_way(database):
+            limit_s = self.config.settings.server_connect_timeout
+            await self.hosts.find_one(self.config.hosts(database), limit_s)
+
     async def open(
         self,
         database: Database,

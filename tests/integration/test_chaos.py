@@ -10,6 +10,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, nullcontext
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -17,6 +18,7 @@ import pytest
 
 from pooler.demo.postgres import Postgres
 from tests.integration.chaos import (
+    SLOT_BITS,
     Deaths,
     Killer,
     LimitSampler,
@@ -35,7 +37,8 @@ from tests.integration.harness import (
     wait_until,
 )
 from tests.integration.meddler import Meddler
-from tests.wire_client import ConnectionEnded, WireClient, query
+from tests.name_server import NameServer
+from tests.wire_client import ConnectionEnded, WireClient, query, startup
 
 SECONDS = float(os.environ.get("POOLER_CHAOS_SECONDS", "20"))
 SEED = int(os.environ.get("POOLER_CHAOS_SEED", "1"))
@@ -256,6 +259,51 @@ def test_a_bad_network_of_servers(
     assert load.lost
     check_ledger(chaos_postgres, load)
     check_places(pooler, chaos_postgres)
+
+
+@pytest.mark.parametrize("seconds", [2, LONG])
+def test_a_name_server_falls_silent(
+    make_pooler: MakePooler, chaos_postgres: Postgres, tmp_path: Path, seconds: float
+) -> None:
+    """Whom it need not be asked about is served as ever, also under names known before.
+
+    Clients come all the while whose databases nobody can find.
+    """
+    name_server = NameServer(tmp_path)
+    name_server.set("known.example", HOST)
+    where = {"by_transaction": HOST, "by_session": "known.example"}
+    where |= {f"lost{number}": f"lost{number}.example" for number in range(8)}
+    databases = {
+        name: f"host={host} port={chaos_postgres.port} {DATABASES.get(name, '')}"
+        for name, host in where.items()
+    }
+    pooler = make(
+        make_pooler,
+        2,
+        databases,
+        resolv_conf=name_server.resolv_conf,
+        dns_max_ttl=1,
+        max_client_conn=1000,
+    )
+    load = Load(pooler, POOLS[:4], Deaths(), SEED)
+    with ExitStack() as stack:
+        stack.callback(name_server.close)
+        workers: set[int] = set()
+        while len(workers) < 2:  # by then both know the name
+            with pooler.wire().login("chaos_a", "by_session") as client:
+                assert client.value("SELECT 1") == "1"
+                workers.add(client.key[0] & SLOT_BITS)
+        for host in set(where.values()) - {HOST}:
+            name_server.silence(host)
+        for number in range(200):
+            lost = stack.enter_context(pooler.wire())
+            lost.send(startup("chaos_a", f"lost{number % 8}"))
+        with load.running(CLIENTS):
+            load.go_on(seconds)
+        load.tell()
+        assert load.lost == 0
+        assert load.longest_login_s < A_MOMENT_S
+        assert name_server.asked("known.example") > 1
 
 
 # PostgreSQL

@@ -21,6 +21,7 @@ from tests.integration.harness import (
     InProcess,
     MakePooler,
     Pooler,
+    backends,
     closing_all,
     wait_until,
 )
@@ -225,6 +226,31 @@ def test_a_silent_name_server_holds_up_nobody_else(
             name_server.set(f"{name}.example", HOST)
         for client in waiting:
             assert client.read_greeting().value(SQL) == "1"
+
+
+def test_who_waits_for_a_name_has_no_place(
+    make_pooler: MakePooler, postgres: Postgres, name_server: NameServer
+) -> None:
+    """Three servers for a user, and eight of its databases that nobody can find."""
+    databases = entry(postgres, HOST)
+    for number in range(8):
+        name_server.silence(f"silent{number}.example")
+        databases[f"silent{number}"] = f"host=silent{number}.example dbname={DATABASE}"
+    pooler = make_pooler(
+        databases,
+        workers=2,
+        resolv_conf=name_server.resolv_conf,
+        max_user_connections=3,
+        min_pool_size=1,
+    )
+    with closing_all([pooler.wire() for _ in range(16)]) as waiting:
+        for number, client in enumerate(waiting):
+            client.send(startup(USER, f"silent{number % 8}"))
+        for number in range(8):
+            host = f"silent{number}.example"
+            wait_until(partial(name_server.asked, host), host)
+        with closing_all(in_transaction(pooler, 3)):
+            assert len(backends(postgres)) == 3
 
 
 def test_servers_of_an_address_that_a_name_has_left_are_replaced(

@@ -280,6 +280,27 @@ def test_a_name_that_nobody_answers_for_holds_up_one_login(
     play(scene)
 
 
+@pytest.mark.parametrize(
+    ("listed", "problem"),
+    [
+        (("silent", "here"), None),
+        (("gone", "here"), None),
+        (("gone",), "no gone"),
+        (("gone", "silent"), "silent: no answer in time"),
+    ],
+)
+def test_one_known_host_is_enough(listed: tuple[str, ...], problem: str | None) -> None:
+    async def scene() -> None:
+        hosts = Town(KnownNames({"silent": None, "gone": (), "here": (A,)})).hosts
+        if problem is None:
+            await hosts.find_one(listed, 5.0)
+            return
+        with pytest.raises(LoginError, match=problem):
+            await hosts.find_one(listed, 0.05)
+
+    play(scene)
+
+
 def test_a_name_without_an_address_is_passed_over() -> None:
     async def scene() -> None:
         town = Town(KnownNames({"gone": ()}))
