@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
-# Put what is no Python where a system looks for it: the command, the units, the user,
-# logrotate and a first configuration, which is never overwritten.
+# Put what is no Python where a system looks for it: the command, its manual page, the
+# units, the user, logrotate and a first configuration, which is never overwritten.
 #
 # In: DESTDIR, prefix, sysconfdir, python (the interpreter of the command) from the
 #     environment. The package itself lies in $prefix/lib/pooler.
@@ -13,7 +13,9 @@ bin=$prefix/bin
 unit_dir=$root$prefix/lib/systemd/system
 configuration=$root$sysconfdir/pooler
 
-install -d "$root$bin" "$unit_dir" "$root$prefix/lib/sysusers.d" \
+man_dir=$root$prefix/share/man/man1
+
+install -d "$root$bin" "$man_dir" "$unit_dir" "$root$prefix/lib/sysusers.d" \
     "$root$sysconfdir/logrotate.d" "$configuration"
 
 cat >"$root$bin/pooler" <<END
@@ -34,6 +36,7 @@ older=
 [ "${version:-253}" -ge 253 ] || older='s|^Type=notify-reload|Type=notify\nExecReload=/bin/kill -HUP $MAINPID|'
 sed -e "s|^ExecStart=.*|ExecStart=$bin/pooler $sysconfdir/pooler/pooler.ini|" \
     -e "$older" "$here/systemd/pooler.service" >"$unit_dir/pooler.service"
+install -m 644 "$here/man/pooler.1" "$man_dir/pooler.1"
 install -m 644 "$here/systemd/pooler.socket" "$unit_dir/pooler.socket"
 install -m 644 "$here/systemd/pooler.sysusers" "$root$prefix/lib/sysusers.d/pooler.conf"
 install -m 644 "$here/logrotate/pooler" "$root$sysconfdir/logrotate.d/pooler"

@@ -107,6 +107,7 @@ def check_package(root: Path, name: str) -> None:
 
     inside("apt-get", "install", "-y", "-qq", "--no-install-recommends", f"/tmp/{name}")
     assert inside("/usr/bin/pooler", "-V").startswith("PgBouncer ")
+    assert (root / "usr/share/man/man1/pooler.1.gz").exists()
     assert inside("getent", "passwd", "pooler").startswith("pooler:")
     modes = inside("stat", "-c", "%a %U:%G", "/etc/pooler", "/etc/pooler/userlist.txt")
     assert modes.split("\n")[:2] == ["750 root:pooler", "640 root:pooler"]

@@ -11,7 +11,12 @@ import sys
 import tarfile
 from pathlib import Path
 
+import click
 import pytest
+
+from pooler.__main__ import SUBCOMMANDS
+from pooler.cli import _command as serve
+from pooler.tools.commands import group
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGING = ROOT / "packaging"
@@ -49,6 +54,30 @@ def test_unit_and_program_agree() -> None:
     assert unit["KillMode"] == "mixed"
     users = (PACKAGING / "systemd" / "pooler.sysusers").read_text()
     assert f"u {unit['User']} " in users
+
+
+def test_the_manual_names_all_that_the_command_line_takes() -> None:
+    text = (PACKAGING / "man" / "pooler.1").read_text().replace("\\-", "-")
+    shell = click.Context(group)
+    commands = [group.get_command(shell, name) for name in group.list_commands(shell)]
+    taken = [
+        name
+        for command in (serve, *commands)
+        for one in (command.params if command else ())
+        if isinstance(one, click.Option)
+        for name in one.opts
+    ]
+    assert len(taken) > 15
+    missing = {name for name in taken if not re.search(rf"(?<!\w){name}\b", text)}
+    missing |= {name for name in SUBCOMMANDS if f"\n.B pooler {name}\n" not in text}
+    assert missing == set()
+    man = shutil.which("man")
+    if man is not None:
+        page = PACKAGING / "man" / "pooler.1"
+        done = subprocess.run(
+            [man, "--warnings", "-l", page], capture_output=True, text=True, check=True
+        )
+        assert done.stderr == ""
 
 
 def test_the_debian_package_stops_and_restarts_what_it_takes_away() -> None:
