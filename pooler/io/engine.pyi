@@ -6,9 +6,6 @@ from pooler.board.page import Page
 from pooler.errors import CLOSE_REASON_ROWS as CLOSE_REASON_ROWS
 from pooler.io.tls_context import TlsContext
 
-LIST_PARAMETERS: frozenset[str]
-
-NOWHERE: tuple[int, int, int]
 
 @final
 class Engine:
