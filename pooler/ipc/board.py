@@ -35,6 +35,7 @@ COUNTERS = (
     Counter("connections", "client connections, those that said nothing included"),
     Counter("coming", "sockets on their way to its door; others add, it sets to 0"),
     Counter("serves", "1 while it takes new clients"),
+    Counter("drained", "1 when all end as servers are free, and it has none"),
     Counter("accepted", "connections accepted since the worker's start"),
 )
 INDEX = {counter.name: index for index, counter in enumerate(COUNTERS)}

@@ -470,8 +470,8 @@ class ServerLogin:
             )
         if self._secret_kind not in kinds:
             raise LoginError(
-                f'the server asks user "{self._user}" for {wanted}, but its secret'
-                " is a hash that cannot answer this",
+                f'wrong password type: the server asks user "{self._user}" for'
+                f" {wanted}, but its secret is a hash that cannot answer this",
                 INVALID_PASSWORD,
             )
         return self._secret

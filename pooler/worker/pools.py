@@ -434,6 +434,10 @@ class Pools:
         self.launches.end()
         for pool in self.all():
             self._engine.pool_retire(pool.pool_id, True)
+
+    def send_waiting_away(self) -> None:
+        """Tell those who wait for a server that there will be none."""
+        for pool in self.all():
             self._engine.pool_drop_waiting(
                 pool.pool_id,
                 CloseReason.CLOSE_SHUTDOWN,

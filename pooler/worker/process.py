@@ -196,6 +196,7 @@ class Worker:
             **self._totals.messages,
             "ending": self._on_ending,
             "take_none": self._on_take_none,
+            "drained": lambda _: self._check_leaving(),
             "stand_in": self._listening.stand_in,
             "stand_down": self._listening.stand_down,
         }
@@ -423,13 +424,32 @@ class Worker:
         self._check_leaving()
 
     def leave_after_servers(self) -> None:
-        """SIGINT: let transactions end, then go."""
+        """SIGINT: let transactions end, then go.
+
+        Those who wait hear of it in a moment, as from PgBouncer, who looks at its
+        queue three times a second; idle clients at the end, or when they ask.
+        """
         self._listening_ends()
         self._pools.retire()
-        self._leaving = lambda: (
-            self._engine.counters()["servers"] == 0 and not self._listening.is_awaited()
-        )
+        self._loop.call_later(BEAT_S, self._pools.send_waiting_away)
+        self._leaving = self._are_servers_gone
         self._check_leaving()
+
+    def _are_servers_gone(self) -> bool:
+        """Whether nobody has a server any more: where all end, in no worker."""
+        if self._engine.counters()["servers"] or self._listening.is_awaited():
+            return False
+        if not self._all_end:
+            return True
+        board, own = self._start.board, self._start.slot
+        others = [slot for slot in range(board.slots) if slot != own]
+        if not board.get(own, "drained"):
+            board.set(own, "drained", 1)
+            for slot in others:
+                self._start.bus.send(slot, "drained", {})
+        return all(
+            board.get(slot, "drained") or not board.get(slot, "pid") for slot in others
+        )
 
     def leave_now(self) -> None:
         """SIGQUIT: go, whoever is here."""

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import select
 import signal
 import socket
 import tempfile
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 
+from tests.integration.chaos import SLOT_BITS
 from tests.integration.harness import (
     DATABASE,
     HOST,
@@ -21,7 +23,7 @@ from tests.integration.harness import (
     closing_all,
     wait_until,
 )
-from tests.wire_client import TERMINATE, codes, query
+from tests.wire_client import TERMINATE, WireClient, codes, query
 
 GOING = "pooler is shutting down"
 
@@ -119,6 +121,36 @@ def test_idle_clients_hear_of_the_end(
         for client in clients:
             assert client.read_fatal()["C"] == "57P01"
     assert pooler.wait(5) == 0
+
+
+def test_sigint_waits_for_the_servers_of_all_workers(make_pooler: MakePooler) -> None:
+    """A client whose own worker has none is there until then, unless it asks."""
+    pooler = make_pooler(workers=2, default_pool_size=1)
+    with (
+        pooler.client() as busy,
+        closing_all([pooler.client() for _ in range(12)]) as idle,
+        pooler.client() as waiting,
+    ):
+        busy.ask(query("BEGIN"))
+        assert len({client.key[0] & SLOT_BITS for client in idle}) == 2
+        waiting.send(query("SELECT 'waits'"))
+        wait_until(lambda: not_yet(waiting), "it waits")
+        pooler.send(signal.SIGINT)
+        assert waiting.read_fatal()["C"] == "57P01"
+        for client in idle[:6]:
+            client.send(query("SELECT 1"))
+            assert client.read_fatal()["C"] == "57P01"
+        assert all(map(not_yet, idle[6:]))
+        assert busy.value("SELECT 2") == "2"
+        assert codes(busy.ask(query("COMMIT"))) == "CZ"
+        for client in idle[6:]:
+            assert client.read_fatal()["C"] == "57P01"
+    assert pooler.wait(5) == 0
+
+
+def not_yet(client: WireClient) -> bool:
+    """Whether a client has heard nothing so far."""
+    return select.select([client.socket], [], [], 0.02)[0] == []
 
 
 @pytest.mark.parametrize("mode", ["transaction", "session"])
