@@ -17,43 +17,37 @@ import contextlib
 import dataclasses
 import enum
 import gc
-import logging
 import os
 import platform
 import select
 import signal
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NoReturn
 
 from pooler import __version__, log
-from pooler.board.page import Page
 from pooler.config import changes, loading
 from pooler.config.loading import Config, RunState
 from pooler.config.log_style import log_style
-from pooler.config.run_state import StateError, changed
 from pooler.errors import ConfigError
-from pooler.ipc.board import Board
-from pooler.ipc.bus import CONSOLE, MASTER, Bus, BusMessage
-from pooler.ipc.doors import Doors
-from pooler.ipc.signals import ENDS, SignalPipe, leave_at_once
+from pooler.ipc.bus import CONSOLE, MASTER, BusMessage
+from pooler.ipc.signals import SignalPipe
 from pooler.ipc.worker_start import (
     EXIT_BOOT_FAILURE,
-    EXIT_FAILED,
     READY,
     ConsoleStart,
     WorkerStart,
 )
-from pooler.master import activation, dumpable, listeners, rlimit
+from pooler.master import activation, births, dumpable, listeners, rlimit
+from pooler.master.births import Estate
 from pooler.master.cancel_relay import CancelRelay
-from pooler.master.children import Child, Pipe, Slot, name_process
+from pooler.master.children import Child, Pipe, Slot
 from pooler.master.cover import Cover
 from pooler.master.inheritance import Inheritance
 from pooler.master.pidfile import PidFile
 from pooler.master.rollout import Rollouts
 from pooler.master.service import Service
+from pooler.master.signal_orders import SignalOrders
 from pooler.master.succession import Succession
 from pooler.master.wards import Wards
 from pooler.master.wishes import DRAINS, Drain, Wishes
@@ -72,17 +66,6 @@ class Timing:
     backoff_most_s: float = 10.0
     # From SIGQUIT to SIGKILL.
     kill_after_s: float = 5.0
-
-
-# What the log says of a signal that is heeded, and of one that is not.
-USR1_TEXTS = (
-    "got SIGUSR1, pausing all activity",
-    "got SIGUSR1, but already paused/suspended",
-)
-USR2_TEXTS = (
-    "got SIGUSR2, continuing from {}",
-    "got SIGUSR2, but not paused/suspended",
-)
 
 
 class Phase(enum.IntEnum):
@@ -130,7 +113,6 @@ class Master:
         """
         self._inheritance = inheritance
         self._config = config
-        self._mock_key = os.urandom(32)
         self._worker_main = worker_main
         self._console_main = console_main
         self._load = load
@@ -145,18 +127,17 @@ class Master:
         self._was_up = False
         self._exit_code = 0
         self._kill_at_s: float | None = None
-        self._bus = Bus.for_slots(self._workers)
-        self._board = Board.for_slots(self._workers)
-        self._page = Page(self._workers)
-        self._doors = Doors.for_slots(self._workers)
+        self._estate = Estate.for_workers(
+            self._workers, follows=inheritance is not None
+        )
+        self._bus, self._board = self._estate.bus, self._estate.board
+        self._page, self._doors = self._estate.page, self._estate.doors
         self._cover = Cover(
             self._bus, self._board, self._slots, self._sockets_of_clients
         )
         self._rollouts = Rollouts(self._bus)
         self._wards = Wards(self._bus, self._page, self._serving, self._process_of)
         self._service = Service.from_environment(os.environ, self._board, self._page)
-        # The workers hold the reading end: its end of file is the master's death.
-        self._life = Pipe.open()
         self._signals = SignalPipe()
         self._listeners: listeners.Listeners | None = None
         self._wishes = Wishes(self, self._bus)
@@ -164,7 +145,7 @@ class Master:
         self._succession = Succession(self, self._bus, self._slots, self._cancels)
         # With the poolers before us and behind us.
         self._talks = (self._succession, self._cancels)
-        self._handlers = self._handlers_of_signals()
+        self._handlers = {**SignalOrders(self).handlers, signal.SIGCHLD: self._reap}
         self._messages = self._handlers_of_messages()
 
     def _handlers_of_messages(self) -> dict[str, Callable[[BusMessage], None]]:
@@ -175,17 +156,6 @@ class Master:
             **self._wishes.messages,
             **self._succession.messages,
             **self._cancels.messages,
-        }
-
-    def _handlers_of_signals(self) -> dict[signal.Signals, Callable[[], None]]:
-        return {
-            signal.SIGTERM: self._on_sigterm,
-            signal.SIGINT: self._on_sigint,
-            signal.SIGQUIT: self._on_sigquit,
-            signal.SIGHUP: self._on_sighup,
-            signal.SIGUSR1: self._on_sigusr1,
-            signal.SIGUSR2: self._on_sigusr2,
-            signal.SIGCHLD: self._reap,
         }
 
     @property
@@ -253,9 +223,7 @@ class Master:
             if self._listeners.unix is not None:
                 self._listeners.unix.remove()
             self._listeners.close()
-        self._bus.close()
-        self._doors.close()
-        self._life.close()
+        self._estate.close()
         self._wards.forget()
 
     def run(self, on_up: Callable[[], None] | None = None) -> int:
@@ -377,70 +345,22 @@ class Master:
     # Births and deaths
 
     def _fork(self, slot: Slot) -> None:
-        """Start a worker in ``slot``; a fork that fails counts as a death at birth."""
+        """Start a child in ``slot``; a fork that fails counts as a death at birth."""
         try:
-            ready = Pipe.open()
+            slot.child = births.fork(
+                slot.title,
+                self._signals,
+                self._handlers,
+                lambda ready: self._live(slot, ready),
+            )
         except OSError as error:
             self._schedule(slot, f"could not start {slot.title}: {error}")
             return
-        sys.stdout.flush()
-        sys.stderr.flush()
-        # A signal between the fork and the child's own handlers must neither run
-        # ours in the child nor get lost: it waits until the child is set up.
-        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, self._handlers)
-        try:
-            pid = os.fork()
-            if pid == 0:
-                self._child(slot, ready, blocked)
-        except OSError as error:
-            ready.close()
-            self._schedule(slot, f"could not start {slot.title}: {error}")
-            return
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-        os.close(ready.write_fd)
-        slot.child = Child(pid, time.monotonic(), ready.read_fd)
-        log.write(log.DEBUG, f"{slot.title} started (pid {pid})")
+        log.write(log.DEBUG, f"{slot.title} started (pid {slot.child.pid})")
 
-    def _child(
-        self, slot: Slot, ready: Pipe, unblock: set[int | signal.Signals]
-    ) -> NoReturn:
-        """Become the child in ``slot``. Never returns into the master's code."""
-        code = EXIT_FAILED
-        try:
-            self._leave_to_master(slot, ready, unblock)
-            if slot is self._console:
-                code = self._console_main(self._console_start(ready))
-            else:
-                code = self._worker_main(self._worker_start(slot, ready))
-        except SystemExit as leave:
-            code = leave.code if isinstance(leave.code, int) else EXIT_FAILED
-        except BaseException:
-            log.write_exception(f"{slot.title} failed")
-        finally:
-            with contextlib.suppress(Exception):
-                logging.shutdown()
-                sys.stdout.flush()
-                sys.stderr.flush()
-            # Not sys.exit: the master's cleanup is on this stack as well.
-            os._exit(code)
-
-    def _leave_to_master(
-        self, slot: Slot, ready: Pipe, unblock: set[int | signal.Signals]
-    ) -> None:
-        """Let go of what is the master's, and of the other children's."""
-        name_process(f"pooler {slot.title}")
-        self._signals.leave_to_parent()
-        # A hang-up of the terminal reaches the whole group and must not kill a child;
-        # reload and pause come by the bus.
-        for signum in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
-            signal.signal(signum, signal.SIG_IGN)
-        # Until the child has handlers of its own, which takes a few imports.
-        for signum in ENDS:
-            signal.signal(signum, leave_at_once)
-        signal.pthread_sigmask(signal.SIG_SETMASK, unblock)
-        os.close(self._life.write_fd)
-        os.close(ready.read_fd)
+    def _live(self, slot: Slot, ready: Pipe) -> int:
+        """In the child: let go of what is the master's, and be what it is for."""
+        os.close(self._estate.life.write_fd)
         for other in self._children:
             if other.child is not None and other.child.ready_fd is not None:
                 os.close(other.child.ready_fd)
@@ -450,39 +370,15 @@ class Master:
             talk.leave()
         if self._inheritance is not None:
             self._inheritance.leave()
-        self._doors.claim(slot.index)
-
-    def _worker_start(self, slot: Slot, ready: Pipe) -> WorkerStart:
-        board = self._board
-        board.clear(slot.index)
-        board.set(slot.index, "pid", os.getpid())
-        board.set(slot.index, "started_us", time.monotonic_ns() // 1000)
-        return WorkerStart(
-            slot=slot.index,
-            workers=self._workers,
-            config=self._config,
-            tcp_listeners=self.listeners.tcp[slot.index],
-            unix_listener=self.listeners.unix_listener,
-            shared_listeners=self.listeners.shared,
-            ready_fd=ready.write_fd,
-            master_fd=self._life.read_fd,
-            bus=self._bus.claim(slot.index),
-            board=board,
-            page=self._page,
-            doors=self._doors,
-            mock_key=self._mock_key,
-            follows=self._inheritance is not None,
-        )
-
-    def _console_start(self, ready: Pipe) -> ConsoleStart:
-        self.listeners.close()
-        return ConsoleStart(
-            config=self._config,
-            ready_fd=ready.write_fd,
-            master_fd=self._life.read_fd,
-            bus=self._bus.claim(CONSOLE),
-            board=self._board,
-            page=self._page,
+        self._estate.doors.claim(slot.index)
+        if slot is self._console:
+            self.listeners.close()
+            start = self._estate.console_start(self._config, ready.write_fd)
+            return self._console_main(start)
+        return self._worker_main(
+            self._estate.worker_start(
+                slot.index, self._config, self.listeners, ready.write_fd
+            )
         )
 
     def _on_ready_fd(self, worker: Child) -> None:
@@ -512,8 +408,7 @@ class Master:
             unix = inheritance.enter()
         except ConfigError as error:
             log.write(log.FATAL, str(error))
-            self._exit_code = 1
-            self.stop()
+            self.fail()
             return False
         self._listeners = dataclasses.replace(self.listeners, unix=unix)
         self._cancels.follow(inheritance.elder)
@@ -555,8 +450,7 @@ class Master:
                 log.FATAL,
                 f"{slot.title} cannot work with this configuration, giving up",
             )
-            self._exit_code = 1
-            self.stop()
+            self.fail()
             return
         log.write(level, slot.obituary(worker, code))
         lived_s = time.monotonic() - worker.started_s
@@ -595,21 +489,7 @@ class Master:
             if slot.child is not None and slot.child.ready
         ]
 
-    # Signals
-
-    def _on_sigterm(self) -> None:
-        self._shut_down(signal.SIGTERM)
-
-    def _on_sigint(self) -> None:
-        self._shut_down(signal.SIGINT)
-
-    def _on_sigquit(self) -> None:
-        log.write(log.LOG, "got SIGQUIT, fast exit")
-        self.stop()
-
-    def _on_sighup(self) -> None:
-        log.write(log.LOG, "got SIGHUP, re-reading config")
-        self.reload(_nothing)
+    # Configuration
 
     def reload(self, done: Callable[[], None]) -> bool:
         """Read the files again; ``done`` follows when all children run what they say.
@@ -647,41 +527,12 @@ class Master:
         """Change what the operator has paused or disabled, in all processes."""
         self.run_with(dataclasses.replace(self._config, state=state), done)
 
-    def _on_sigusr1(self) -> None:
-        self._on_state_signal("PAUSE", USR1_TEXTS)
-
-    def _on_sigusr2(self) -> None:
-        if self.is_ending:
-            log.write(log.LOG, "got SIGUSR2 while shutting down, ignoring")
-        else:
-            self._on_state_signal("RESUME", USR2_TEXTS)
-
-    def _on_state_signal(self, verb: str, texts: tuple[str, str]) -> None:
-        done, already = texts
-        try:
-            state = changed(self._config.state, verb, "")
-        except StateError:
-            log.write(log.LOG, already)
-            return
-        was = "SUSPEND" if self._config.state.suspended else "PAUSE"
-        log.write(log.LOG, done.format(was))
-        self.change_state(state, _nothing)
-
     # The end
 
-    def _shut_down(self, signum: signal.Signals) -> None:
-        if self._phase is not Phase.RUNNING:
-            log.write(log.LOG, f"got {signum.name} while shutting down, fast exit")
-            self.stop()
-            return
-        drain = next(one for one in DRAINS.values() if one.signum == signum)
-        log.write(log.LOG, f"got {signum.name}, shutting down, {drain.wait}")
-        if self._config.state.suspended:
-            log.write(log.FATAL, "suspend was in progress, going down immediately")
-            self._exit_code = 1
-            self.stop()
-            return
-        self.drain(drain)
+    def fail(self) -> None:
+        """End at once, with the exit code of a failure."""
+        self._exit_code = 1
+        self.stop()
 
     def drain(self, drain: Drain) -> None:
         """Take no new clients, and end when the workers have ended."""

@@ -66,6 +66,9 @@ class Pooler(Protocol):
     def stop(self) -> None:
         """End at once."""
 
+    def fail(self) -> None:
+        """End at once, with the exit code of a failure."""
+
 
 class Wishes:
     """Messages of the console, and what is done about them."""
