@@ -24,8 +24,8 @@ import click
 
 from pooler import VERSION_TEXT, log
 from pooler.config import loading
-from pooler.config.loading import RESERVED_DATABASE, Config
 from pooler.config.log_style import log_style
+from pooler.config.model import RESERVED_DATABASE, Config
 from pooler.errors import ConfigError, PoolerError
 from pooler.master import loadable, pidfile
 from pooler.master.inheritance import REFUSAL_BYTES, Inheritance, inherit

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from pooler.config.kinds import Reload, Row
-from pooler.config.loading import WITHOUT_AUTH_FILE, Config, all_databases
+from pooler.config.loading import WITHOUT_AUTH_FILE
+from pooler.config.model import Config, all_databases
 from pooler.config.settings import Database, Settings, Table, rows
 
 

@@ -10,14 +10,10 @@ from __future__ import annotations
 import dataclasses
 from types import MappingProxyType
 
+from pooler.config.checks import check_auth, check_tls
 from pooler.config.kinds import Reload, parse_value
-from pooler.config.loading import (
-    MAIN,
-    Config,
-    check_auth,
-    check_tls,
-    with_files,
-)
+from pooler.config.loading import with_files
+from pooler.config.model import MAIN, Config
 from pooler.config.settings import Settings, rows_by_name
 from pooler.errors import ConfigError
 

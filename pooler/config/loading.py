@@ -1,28 +1,30 @@
 # SPDX-License-Identifier: MIT
-"""The configuration: one frozen value. Config layer.
+"""The configuration, read from its files. Config layer.
 
 ``load`` reads the file, the files it includes and the auth_file, and either returns a
 whole ``Config`` or raises one ConfigError; it changes nothing, so a bad file leaves the
 running configuration as it is.
-
-How a value is found: user beats database beats [pgbouncer]; ``None`` is "not said".
-A database without ``host`` is looked for in ``unix_socket_dir``, as PgBouncer does, not
-in libpq's built-in directory.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from functools import partial
 from types import MappingProxyType
 from typing import Any, TypeVar
 
+from pooler.config.checks import (
+    at_setting,
+    check_auth,
+    check_libraries,
+    check_tls,
+    warn_auth_dbname,
+    warn_hosts,
+)
 from pooler.config.hba import Hba, read_hba
 from pooler.config.hbafile import read_words
-from pooler.config.hosts import host_problem
 from pooler.config.inifile import (
     Entry,
     Report,
@@ -33,17 +35,26 @@ from pooler.config.inifile import (
     refuse,
 )
 from pooler.config.kinds import (
-    AUTO_WORKERS,
     AuthType,
-    PoolMode,
     Row,
     parse_value,
     printable,
     suggest,
-    usable_cores,
 )
 from pooler.config.ldap import LdapOptions, read_ldap_options, split_options
-from pooler.config.libraries import NEEDED, load_library
+from pooler.config.model import (
+    DATABASES,
+    FALLBACK_DATABASE,
+    MAIN,
+    MAX_PEER_ID,
+    PEERS,
+    RESERVED_DATABASE,
+    SECTIONS,
+    USERS,
+    Config,
+    Origin,
+    empty,
+)
 from pooler.config.settings import (
     MAX_DATABASE_NAME_BYTES,
     MAX_USER_NAME_BYTES,
@@ -54,241 +65,13 @@ from pooler.config.settings import (
     User,
     rows_by_name,
 )
-from pooler.config.tls import (
-    ServerTls,
-    check_client_tls,
-    check_server_tls,
-    server_tls_of,
-)
 from pooler.config.userlist import Secret, parse_userlist
 from pooler.errors import ConfigError
 
 T = TypeVar("T")
 
-MAIN = "pgbouncer"
-DATABASES = "databases"
-USERS = "users"
-PEERS = "peers"
-SECTIONS = (MAIN, DATABASES, USERS, PEERS)
-
-# The console is reached under this name, so no entry and no `*` may take it.
-RESERVED_DATABASE = "pgbouncer"
-RESERVED_AUTH_DBNAME = (
-    f'cannot use the reserved "{RESERVED_DATABASE}" database as an auth_dbname'
-)
-FALLBACK_DATABASE = "*"
-MAX_PEER_ID = 65535
-
 # Authentication that never looks at a stored secret: a missing auth_file is no error.
 WITHOUT_AUTH_FILE = frozenset({AuthType.ANY, AuthType.PAM, AuthType.LDAP})
-
-
-def _empty() -> Mapping[Any, Any]:
-    return MappingProxyType({})
-
-
-@dataclass(frozen=True, slots=True)
-class Origin:
-    """Where something was written."""
-
-    file: str
-    line: int
-
-    def __str__(self) -> str:
-        return f"{self.file}:{self.line}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunState:
-    """What an operator has changed on the console; no file says it.
-
-    ``disabled``: databases that take no new clients. ``paused``: all hand out no
-    server; ``paused_databases``: these do not, whatever ``paused`` is. ``suspended``:
-    nothing is read, and nobody let in.
-    """
-
-    disabled: frozenset[str] = frozenset()
-    paused: bool = False
-    paused_databases: frozenset[str] = frozenset()
-    suspended: bool = False
-
-    def holds(self, database: str) -> bool:
-        """Whether a database hands out no server."""
-        return self.paused or database in self.paused_databases
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
-    """All that the files say, and the operator since.
-
-    ``autodb`` is the ``*`` entry, with its name ``*``.
-    """
-
-    path: str
-    settings: Settings = field(default_factory=Settings)
-    databases: Mapping[str, Database] = field(default_factory=_empty)
-    users: Mapping[str, User] = field(default_factory=_empty)
-    peers: Mapping[int, Peer] = field(default_factory=_empty)
-    autodb: Database | None = None
-    userlist: Mapping[str, Secret] = field(default_factory=_empty)
-    hba: Hba | None = None  # None: auth_type is another
-    ldap: LdapOptions | None = field(default=None, repr=False)  # of auth_type = ldap
-    state: RunState = RunState()
-    warnings: tuple[str, ...] = ()
-    # (section, key or entry name) -> where it was said last.
-    origins: Mapping[tuple[str, str], Origin] = field(
-        default_factory=_empty, repr=False, compare=False
-    )
-
-    def database(self, name: str) -> Database | None:
-        """The entry of that name, or the ``*`` entry filled in for it.
-
-        Never the console's database, and nothing for a name that PostgreSQL could not
-        have either (empty, or over 63 bytes).
-        """
-        if name == RESERVED_DATABASE:
-            return None
-        exact = self.databases.get(name)
-        if exact is not None or self.autodb is None:
-            return exact
-        # A client may send bytes that are no text; they arrive as surrogates.
-        length = len(name.encode(errors="surrogateescape"))
-        if not 1 <= length <= MAX_DATABASE_NAME_BYTES:
-            return None
-        dbname = self.autodb.dbname or name
-        return dataclasses.replace(self.autodb, name=name, dbname=dbname)
-
-    def hosts(self, database: Database) -> tuple[str, ...]:
-        """Where the database's servers are; empty when there is nowhere to look."""
-        listed = database.host or self.settings.unix_socket_dir
-        hosts = (host.strip() for host in listed.split(","))
-        return tuple(host for host in hosts if host)
-
-    def all_hosts(self) -> frozenset[str]:
-        """Each that a database or a peer has."""
-        listed = map(self.hosts, all_databases(self).values())
-        peers = (peer.host for peer in self.peers.values())
-        return frozenset((*(host for hosts in listed for host in hosts), *peers))
-
-    def server_tls(self, database: Database) -> ServerTls:
-        """TLS towards the servers of the database."""
-        return server_tls_of(self.settings, database)
-
-    def all_server_tls(self) -> frozenset[ServerTls]:
-        """Each that some database has."""
-        return frozenset(map(self.server_tls, all_databases(self).values()))
-
-    def server_secrets(self) -> frozenset[str]:
-        """All that may be said to servers."""
-        passwords = (entry.password for entry in all_databases(self).values())
-        listed = (secret.text for secret in self.userlist.values())
-        return frozenset((*filter(None, passwords), *listed))
-
-    def pool_size(self, database: Database, user: str) -> int:
-        """Server connections of the pool, over all workers; 0 is no limit.
-
-        In: user  the one the pool logs in as: the forced user, if there is one
-        """
-        return self._narrowest(
-            user,
-            lambda entry: entry.pool_size,
-            database.pool_size,
-            self.settings.default_pool_size,
-        )
-
-    def peer_pool_size(self, peer: Peer) -> int:
-        """Cancel requests on their way to a peer, over all workers; 0 is no limit."""
-        own = peer.pool_size
-        return self.settings.default_pool_size if own is None else own
-
-    def reserve_pool_size(self, database: Database, user: str) -> int:
-        """Servers beyond ``pool_size`` for clients that have waited long; 0: none."""
-        return self._narrowest(
-            user,
-            lambda entry: entry.reserve_pool_size,
-            database.reserve_pool_size,
-            self.settings.reserve_pool_size,
-        )
-
-    def min_pool_size(self, database: Database) -> int:
-        """Servers that a pool with clients has at least, over all workers."""
-        own = database.min_pool_size
-        return self.settings.min_pool_size if own is None else own
-
-    def max_db_connections(self, database: Database) -> int:
-        """Servers of a database, of all its pools; 0 is no limit."""
-        return database.max_db_connections or self.settings.max_db_connections
-
-    def max_user_connections(self, user: str) -> int:
-        """Servers of a user, in all databases; 0 is no limit."""
-        entry = self.users.get(user)
-        own = None if entry is None else entry.max_user_connections
-        return self.settings.max_user_connections if own is None else own
-
-    def max_db_client_connections(self, database: Database) -> int:
-        """Clients of a database; 0 is no limit."""
-        return (
-            database.max_db_client_connections
-            or self.settings.max_db_client_connections
-        )
-
-    def max_user_client_connections(self, user: str) -> int:
-        """Clients that log in as a user; 0 is no limit."""
-        entry = self.users.get(user)
-        own = None if entry is None else entry.max_user_client_connections
-        return self.settings.max_user_client_connections if own is None else own
-
-    def pool_mode(self, database: Database, user: str) -> PoolMode:
-        """The configured mode."""
-        return self._narrowest(
-            user,
-            lambda entry: entry.pool_mode,
-            database.pool_mode,
-            self.settings.pool_mode,
-        )
-
-    def query_wait_timeout(self, database: Database, user: str) -> float:
-        """Seconds that a client of the pool waits for a server; 0 is for ever."""
-        return self._narrowest(
-            user,
-            lambda entry: entry.query_wait_timeout,
-            database.query_wait_timeout,
-            self.settings.query_wait_timeout,
-        )
-
-    def server_lifetime(self, database: Database) -> float:
-        """Seconds that a server of the database is used; 0 is once."""
-        own = database.server_lifetime
-        return self.settings.server_lifetime if own is None else own
-
-    def limit_of_user(self, name: str, user: str) -> float:
-        """Seconds of a limit that [users] may have instead of [pgbouncer]; 0: none.
-
-        In: name  client_idle_timeout, query_timeout, transaction_timeout,
-                  idle_transaction_timeout
-        """
-        seconds: float = self._narrowest(
-            user,
-            lambda entry: getattr(entry, name),
-            None,
-            getattr(self.settings, name),
-        )
-        return seconds
-
-    @property
-    def worker_count(self) -> int:
-        """Worker processes to run; ``auto`` is one for each usable core."""
-        workers = self.settings.workers
-        return usable_cores() if workers == AUTO_WORKERS else workers
-
-    def _narrowest(
-        self, user: str, of_user: Callable[[User], T | None], own: T | None, wide: T
-    ) -> T:
-        entry = self.users.get(user)
-        said = None if entry is None else of_user(entry)
-        if said is not None:
-            return said
-        return wide if own is None else own
 
 
 # ---------------------------------------------------------------------------
@@ -476,16 +259,16 @@ def with_files(config: Config, report: Report = refuse) -> Config:
     read_users = partial(_read_userlist, config, problems, report)
     config = dataclasses.replace(
         config,
-        userlist=_tried(report, read_users, _empty()),
+        userlist=_tried(report, read_users, empty()),
         hba=_tried(report, partial(_read_hba, config, report), None),
         ldap=_tried(report, partial(_read_ldap, config), None),
     )
-    _tried(report, partial(_check_libraries, config), None)
+    _tried(report, partial(check_libraries, config), None)
     warnings = (
         *config.warnings,
         *problems,
-        *_check_hosts(config),
-        *_warn_auth_dbname(config),
+        *warn_hosts(config),
+        *warn_auth_dbname(config),
     )
     return dataclasses.replace(config, warnings=warnings)
 
@@ -496,15 +279,15 @@ def _read_userlist(
     """Users; ``harmless`` gets what is wrong and does no harm."""
     path = config.settings.auth_file
     if path is None:
-        return _empty()
+        return empty()
     try:
         text = read_text(path)
     except ConfigError as error:
-        problem = _at_setting(config, "auth_file", str(error))
+        problem = at_setting(config, "auth_file", str(error))
         if config.settings.auth_type not in WITHOUT_AUTH_FILE:
             raise problem from None
         harmless.append(str(problem))
-        return _empty()
+        return empty()
     return parse_userlist(text, path, report)
 
 
@@ -539,80 +322,18 @@ def load(path: str | os.PathLike[str]) -> Config:
     return load_text(read_text(name), name)
 
 
-# ---------------------------------------------------------------------------
-# What cannot work, and what is doubtful
-
-
-def check_auth(config: Config) -> None:
-    """ConfigError for an auth_dbname that cannot be had."""
-    if config.settings.auth_dbname == RESERVED_DATABASE:
-        raise _at_setting(config, "auth_dbname", RESERVED_AUTH_DBNAME)
-
-
-def _warn_auth_dbname(config: Config) -> Iterator[str]:
-    """Who needs a database that cannot be asked is refused at its login."""
-    wide = config.settings.auth_dbname
-    if wide and config.database(wide) is None:
-        where = config.origins.get((MAIN, "auth_dbname"), config.path)
-        yield f"{where}: auth_dbname: there is no database {printable(wide)}"
-    for entry in all_databases(config).values():
-        own = entry.auth_dbname
-        if own and config.database(own) is None:
-            yield (
-                f"{_where(config, DATABASES, entry.name)}: auth_dbname: there is no"
-                f" database {printable(own)} to ask"
-            )
-
-
-def check_tls(config: Config) -> None:
-    """ConfigError for what TLS cannot have."""
-    try:
-        check_client_tls(config.settings)
-        check_server_tls(server_tls_of(config.settings))
-    except ConfigError as error:
-        raise _at_setting(config, error.setting or "", error.problem) from None
-    checked = {server_tls_of(config.settings)}
-    for database in all_databases(config).values():
-        tls = config.server_tls(database)
-        if tls in checked:
-            continue
-        checked.add(tls)
-        try:
-            check_server_tls(tls)
-        except ConfigError as error:
-            where = config.origins[DATABASES, database.name]
-            owner = f"[{DATABASES}] {printable(database.name)}"
-            raise ConfigError(
-                error.problem,
-                file=where.file,
-                line=where.line,
-                setting=f"{owner}: {error.setting}",
-            ) from None
-
-
-def _at_setting(config: Config, name: str, problem: str) -> ConfigError:
-    """What is wrong with a setting, and where it is said."""
-    where = config.origins.get((MAIN, name))
-    return ConfigError(
-        problem,
-        file=where.file if where else config.path,
-        line=where.line if where else None,
-        setting=name,
-    )
-
-
 def _read_hba(config: Config, report: Report) -> Hba | None:
     settings = config.settings
     if settings.auth_type is not AuthType.HBA:
         return None
     if not settings.auth_hba_file:
-        raise _at_setting(config, "auth_hba_file", "auth_type = hba needs it")
+        raise at_setting(config, "auth_hba_file", "auth_type = hba needs it")
     for name, path in (
         ("auth_hba_file", settings.auth_hba_file),
         ("auth_ident_file", settings.auth_ident_file),
     ):
         if path and ("\0" in path or not os.access(path, os.R_OK)):
-            raise _at_setting(config, name, f"cannot read {path!r}")
+            raise at_setting(config, name, f"cannot read {path!r}")
     return read_hba(settings.auth_hba_file, settings.auth_ident_file, report)
 
 
@@ -622,53 +343,9 @@ def _read_ldap(config: Config) -> LdapOptions | None:
         return None
     name = "auth_ldap_options"
     if not settings.auth_ldap_options:
-        raise _at_setting(config, name, "auth_type = ldap needs it")
+        raise at_setting(config, name, "auth_type = ldap needs it")
     try:
         words = read_words(settings.auth_ldap_options)
         return read_ldap_options(split_options(words))
     except (ConfigError, ValueError) as error:
-        raise _at_setting(config, name, str(error)) from None
-
-
-def _check_libraries(config: Config) -> None:
-    """ConfigError if a method is asked for whose library is not here."""
-    for method in NEEDED.keys() & {config.settings.auth_type}:
-        _check_library(method, _at_setting(config, "auth_type", ""))
-    for rule in config.hba.rules if config.hba else ():
-        if rule.method is not None and rule.method in NEEDED:
-            _check_library(rule.method, ConfigError("", file=rule.file, line=rule.line))
-
-
-def _check_library(method: AuthType, place: ConfigError) -> None:
-    try:
-        load_library(method)
-    except OSError as error:
-        raise ConfigError(
-            str(error), file=place.file, line=place.line, setting=place.setting
-        ) from None
-
-
-def _check_hosts(config: Config) -> Iterator[str]:
-    for database in all_databases(config).values():
-        if not config.hosts(database):
-            yield (
-                f"{_where(config, DATABASES, database.name)}: no host, and"
-                " unix_socket_dir is empty: there is nowhere to connect to"
-            )
-        for host in config.hosts(database):
-            if problem := host_problem(host):
-                yield (
-                    f"{_where(config, DATABASES, database.name)}: {printable(host)}:"
-                    f" {problem}"
-                )
-
-
-def _where(config: Config, section: str, name: str) -> str:
-    origin = config.origins.get((section, name), config.path)
-    return f"{origin}: [{section}] {printable(name)}"
-
-
-def all_databases(config: Config) -> dict[str, Database]:
-    """All entries, the fallback under the name ``*``."""
-    fallback = {} if config.autodb is None else {FALLBACK_DATABASE: config.autodb}
-    return {**config.databases, **fallback}
+        raise at_setting(config, name, str(error)) from None

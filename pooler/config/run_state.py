@@ -6,7 +6,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 
-from pooler.config.loading import RunState
+from pooler.config.model import RunState
 
 
 class StateError(Exception):

@@ -18,7 +18,7 @@ import pickle
 from types import MappingProxyType
 from typing import Any
 
-from pooler.config.loading import Config
+from pooler.config.model import Config
 
 _SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK
 

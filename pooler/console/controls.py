@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from pooler.config.loading import RESERVED_DATABASE
+from pooler.config.model import RESERVED_DATABASE
 from pooler.console.answers import Answer, ConsoleError
 from pooler.console.grammar import Command, invalid
 from pooler.console.pauses import PAUSES

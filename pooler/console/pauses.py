@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from pooler.config.loading import RESERVED_DATABASE
+from pooler.config.model import RESERVED_DATABASE
 from pooler.console.answers import Answer, ConsoleError
 from pooler.console.grammar import Command, invalid
 from pooler.console.rows import Argument, Console, Row

@@ -21,7 +21,7 @@ from typing import Any
 
 from pooler import log
 from pooler.board.page import Page
-from pooler.config.loading import Config
+from pooler.config.model import Config
 from pooler.config.travel import unpack
 from pooler.console.answers import ConsoleError
 from pooler.console.commands import CommandTable

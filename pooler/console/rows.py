@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from pooler.board.page import Page
-from pooler.config.loading import Config
+from pooler.config.model import Config
 from pooler.console.answers import Answer, Column
 from pooler.console.grammar import Command
 from pooler.console.stats import Stats

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 from pooler.board.page import Kind
-from pooler.config.loading import RESERVED_DATABASE, Config
+from pooler.config.model import RESERVED_DATABASE, Config
 from pooler.config.settings import Database
 from pooler.console.answers import Answer, Value, columns
 from pooler.console.grammar import Command

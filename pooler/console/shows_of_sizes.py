@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from pooler.config.loading import RESERVED_DATABASE
+from pooler.config.model import RESERVED_DATABASE
 from pooler.console.answers import Answer, Value, columns
 from pooler.console.grammar import Command
 from pooler.console.rows import Console, Row

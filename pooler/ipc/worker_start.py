@@ -7,7 +7,7 @@ import socket
 from dataclasses import dataclass, field
 
 from pooler.board.page import Page
-from pooler.config.loading import Config
+from pooler.config.model import Config
 from pooler.ipc.board import Board
 from pooler.ipc.bus import Bus
 from pooler.ipc.doors import Doors

@@ -18,7 +18,7 @@ from typing import NoReturn
 
 from pooler import log
 from pooler.board.page import Page
-from pooler.config.loading import Config
+from pooler.config.model import Config
 from pooler.ipc.board import Board
 from pooler.ipc.bus import CONSOLE, Bus
 from pooler.ipc.doors import Doors

@@ -27,8 +27,8 @@ from dataclasses import dataclass
 
 from pooler import __version__, log
 from pooler.config import changes, loading
-from pooler.config.loading import Config, RunState
 from pooler.config.log_style import log_style
+from pooler.config.model import Config, RunState
 from pooler.errors import ConfigError
 from pooler.ipc.bus import CONSOLE, MASTER, BusMessage
 from pooler.ipc.signals import SignalPipe

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 from pooler import log
 from pooler.config import travel
-from pooler.config.loading import Config
 from pooler.config.log_style import log_style
+from pooler.config.model import Config
 from pooler.ipc.bus import Bus
 from pooler.master.children import Slot
 

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
 from pooler import log
-from pooler.config.loading import Config
+from pooler.config.model import Config
 from pooler.ipc.bus import Bus, BusMessage
 from pooler.ipc.channel import MAX_FDS, Channel, ChannelError, close_all, meet
 from pooler.master.cancel_relay import CancelRelay

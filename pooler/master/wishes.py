@@ -10,7 +10,7 @@ from typing import Protocol
 
 from pooler import log
 from pooler.config.live import with_setting
-from pooler.config.loading import Config, RunState
+from pooler.config.model import Config, RunState
 from pooler.config.run_state import StateError, changed, issued
 from pooler.errors import ConfigError
 from pooler.ipc.bus import Bus, BusMessage

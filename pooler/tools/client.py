@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pooler.config.loading import RESERVED_DATABASE, Config
+from pooler.config.model import RESERVED_DATABASE, Config
 from pooler.errors import LoginError, PoolerError
 from pooler.login import packets
 from pooler.login.server import ServerLogin

@@ -16,7 +16,7 @@ import click
 
 from pooler.config import loading
 from pooler.config.inifile import read_text
-from pooler.config.loading import RESERVED_DATABASE
+from pooler.config.model import RESERVED_DATABASE
 from pooler.errors import ConfigError, PoolerError
 from pooler.tools.client import ConsoleClient, ConsoleFailure, Place
 from pooler.tools.table import lines_of

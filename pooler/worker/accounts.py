@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from pooler.board.page import Kind, Page, PageFull, Verdict
-from pooler.config.loading import Config
+from pooler.config.model import Config
 from pooler.config.settings import Database
 from pooler.errors import TOO_MANY_CONNECTIONS, LoginError
 from pooler.ipc.bus import Bus, BusMessage

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from pooler import log
-from pooler.config.loading import RESERVED_DATABASE
+from pooler.config.model import RESERVED_DATABASE
 from pooler.config.userlist import SecretKind
 from pooler.errors import (
     CANNOT_CONNECT_NOW,

@@ -29,7 +29,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from pooler import log
-from pooler.config.loading import RESERVED_AUTH_DBNAME, RESERVED_DATABASE
+from pooler.config.model import RESERVED_AUTH_DBNAME, RESERVED_DATABASE
 from pooler.config.settings import Database, Settings
 from pooler.errors import (
     QUERY_CANCELED,

@@ -20,7 +20,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from pooler.board.page import Kind, PageFull
-from pooler.config.loading import RESERVED_DATABASE
+from pooler.config.model import RESERVED_DATABASE
 from pooler.errors import TOO_MANY_CONNECTIONS, LoginError
 from pooler.io.engine import Engine
 from pooler.worker.pools import Pools

@@ -10,7 +10,7 @@ from __future__ import annotations
 import socket
 
 from pooler.config.kinds import AuthType
-from pooler.config.loading import RESERVED_DATABASE, Config
+from pooler.config.model import RESERVED_DATABASE, Config
 from pooler.config.settings import Database
 from pooler.errors import LoginError
 from pooler.io.links import Link, Links

@@ -14,7 +14,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-from pooler.config.loading import RESERVED_DATABASE
+from pooler.config.model import RESERVED_DATABASE
 from pooler.io.engine import Engine
 from pooler.ipc.socket_row import SocketRow
 from pooler.login import packets

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from pooler.config.loading import Config
+from pooler.config.model import Config
 from pooler.config.settings import Settings, rows
 from pooler.io.engine import Engine
 from pooler.ipc.bus import MASTER, Bus

@@ -13,7 +13,7 @@ from types import MappingProxyType
 
 from pooler.config.kinds import AuthType
 from pooler.config.ldap import LdapOptions
-from pooler.config.loading import Config
+from pooler.config.model import Config
 from pooler.config.pam import PamOptions
 from pooler.errors import ConfigError, LoginError
 from pooler.login.outcomes import NeedVerdict

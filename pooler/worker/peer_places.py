@@ -14,7 +14,7 @@ import contextlib
 from collections.abc import AsyncIterator, Callable
 
 from pooler.board.page import Verdict
-from pooler.config.loading import Config
+from pooler.config.model import Config
 from pooler.config.settings import Peer
 from pooler.worker.accounts import Accounts, Limits
 

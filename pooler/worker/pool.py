@@ -9,7 +9,7 @@ import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from pooler.config.loading import Config
+from pooler.config.model import Config
 from pooler.config.settings import Database
 from pooler.errors import LoginError
 from pooler.login import packets

@@ -13,7 +13,7 @@ from functools import partial
 from pooler import log
 from pooler.config.changes import is_moved
 from pooler.config.kinds import PoolMode
-from pooler.config.loading import Config
+from pooler.config.model import Config
 from pooler.config.settings import Database
 from pooler.errors import CLOSE_REASON_ROWS, ConfigError, LoginError
 from pooler.io.engine import Engine

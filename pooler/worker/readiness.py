@@ -13,7 +13,7 @@ from __future__ import annotations
 import time
 
 from pooler import log
-from pooler.config.loading import Config
+from pooler.config.model import Config
 from pooler.errors import LoginError
 from pooler.worker.accounts import limits_of
 from pooler.worker.pool import Pool

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from pooler import log
-from pooler.config.loading import RESERVED_DATABASE
+from pooler.config.model import RESERVED_DATABASE
 from pooler.errors import CLOSE_REASON_ROWS, LoginError
 from pooler.io.engine import Engine
 from pooler.login import packets

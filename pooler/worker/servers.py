@@ -19,7 +19,7 @@ from types import MappingProxyType
 from typing import Any
 
 from pooler import log
-from pooler.config.loading import Config
+from pooler.config.model import Config
 from pooler.config.settings import Database
 from pooler.config.tcp import tcp_options
 from pooler.config.tls import server_tls_from

@@ -6,7 +6,7 @@ The user's value beats the database's, and that the one of [pgbouncer].
 
 from __future__ import annotations
 
-from pooler.config.loading import Config
+from pooler.config.model import Config
 from pooler.config.settings import Database
 
 TESTED_S = 10.0

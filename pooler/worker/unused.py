@@ -16,7 +16,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 
 from pooler import log
-from pooler.config.loading import Config
+from pooler.config.model import Config
 from pooler.config.settings import Settings
 from pooler.io.engine import Engine
 from pooler.worker.pool import Pool

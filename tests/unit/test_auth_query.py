@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from pooler.config.loading import Config, load_text
+from pooler.config.loading import load_text
+from pooler.config.model import Config
 from pooler.errors import ConfigError, LoginError
 from pooler.worker import auth_query
 from pooler.worker.auth_query import NOBODY, AuthQuery, Found, Question

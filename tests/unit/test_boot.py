@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from pooler.board.page import Page
 from pooler.config import changes, loading, travel
 from pooler.config.kinds import MAX_SECONDS, MAX_WORKERS, Kind, Row, format_value
-from pooler.config.loading import Config
+from pooler.config.model import Config
 from pooler.config.settings import Database, Peer, Settings, User, rows
 from pooler.errors import ConfigError, LoginError
 from pooler.io.engine import Engine

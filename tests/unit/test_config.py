@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pooler.config import libraries, loading
+from pooler.config import checks, libraries
 from pooler.config.changes import diff, reloaded
 from pooler.config.inifile import (
     Entry,
@@ -28,7 +28,8 @@ from pooler.config.kinds import AuthType, LoadBalance, PoolMode, TlsMode
 from pooler.config.ldap import LdapOptions
 from pooler.config.libraries import Needed
 from pooler.config.live import with_setting
-from pooler.config.loading import Config, load, load_text
+from pooler.config.loading import load, load_text
+from pooler.config.model import Config
 from pooler.config.settings import (
     Settings,
     rows_by_name,
@@ -541,7 +542,7 @@ def test_a_method_without_its_library(
     missing = Needed(("libnone.so.0",), "no_such_function", "libnone0")
     for method in (AuthType.PAM, AuthType.LDAP):
         monkeypatch.setattr(libraries, "NEEDED", {method: missing})
-        monkeypatch.setattr(loading, "NEEDED", {method: missing})
+        monkeypatch.setattr(checks, "NEEDED", {method: missing})
         options = "auth_ldap_options = ldapserver=a ldapbasedn=dc=x"
         assert problem_of(f"{MAIN}auth_type = {method}\n{options}") == (
             f"p.ini:3: auth_type: {method} needs libnone.so.0, which is not installed"
@@ -557,7 +558,7 @@ def test_a_method_without_its_library(
 
 
 def test_an_ldap_password_is_shown_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loading, "NEEDED", {})  # the library need not be here
+    monkeypatch.setattr(checks, "NEEDED", {})  # the library need not be here
     options = (
         "ldapserver=a ldapbasedn=dc=x ldapbinddn=cn=r"
         " ldapbindpasswd=hush#hush,ldaptls=1"
@@ -573,7 +574,7 @@ def test_an_ldap_password_is_shown_nowhere(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_set_asks_another_ldap_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loading, "NEEDED", {})  # the library need not be here
+    monkeypatch.setattr(checks, "NEEDED", {})  # the library need not be here
     config = config_of(main="auth_type = any")
     with pytest.raises(ConfigError, match="auth_type = ldap needs it"):
         with_setting(config, "auth_type", "ldap")

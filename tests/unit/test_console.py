@@ -20,7 +20,7 @@ from psycopg.pq import Format
 
 from pooler.board.page import Kind, Page
 from pooler.config import loading
-from pooler.config.loading import Config
+from pooler.config.model import Config
 from pooler.console.answers import Answer, ConsoleError, Type, columns, data_row
 from pooler.console.commands import SHOWS, CommandTable
 from pooler.console.controls import CONTROLS

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from pooler.config.kinds import AuthType, PoolMode
-from pooler.config.loading import Config, load
+from pooler.config.loading import load
+from pooler.config.model import Config
 
 FILES = Path(__file__).resolve().parents[1] / "published"
 # What each is to be read as, by a look at its lines.

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pooler.config import loading, travel
-from pooler.config.loading import Config
+from pooler.config.model import Config
 from pooler.ipc.bus import Bus
 from pooler.master.children import Child, Slot
 from pooler.master.rollout import ANSWER_S, Rollouts

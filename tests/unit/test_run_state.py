@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from pooler.config.loading import RunState
+from pooler.config.model import RunState
 from pooler.config.run_state import StateError, changed
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from pooler.config import loading, sample
+from pooler.config import loading, model, sample
 from pooler.config.settings import Database, Peer, Settings, User, rows
 from pooler.console.commands import SHOWS
 from pooler.console.grammar import Command
@@ -61,7 +61,7 @@ def test_keys_of_entries_are_in_the_sample_and_on_the_page() -> None:
 
 @dataclass
 class ConsoleStub:
-    config: loading.Config
+    config: model.Config
 
 
 def test_show_config_has_every_setting() -> None:

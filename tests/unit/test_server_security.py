@@ -10,7 +10,8 @@ from typing import cast
 import pytest
 
 from pooler.config.kinds import TlsMode, TlsNegotiation
-from pooler.config.loading import Config, load_text
+from pooler.config.loading import load_text
+from pooler.config.model import Config
 from pooler.config.settings import Database
 from pooler.errors import ConfigError, LoginError
 from pooler.io.links import Links
