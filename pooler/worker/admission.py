@@ -11,12 +11,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 
 from pooler import log
 from pooler.config.model import RESERVED_DATABASE
-from pooler.config.userlist import SecretKind
 from pooler.errors import (
     CANNOT_CONNECT_NOW,
     CLOSE_REASON_ROWS,
@@ -30,7 +28,6 @@ from pooler.errors import (
     SilentLoginError,
 )
 from pooler.io.engine import Engine
-from pooler.io.tls_context import TlsContext
 from pooler.ipc.board import Board
 from pooler.login import packets
 from pooler.login.client import ClientLogin
@@ -45,23 +42,25 @@ from pooler.login.outcomes import (
     Reply,
     StartTls,
 )
-from pooler.login.policy import AuthMethod, ClientPolicy, kind_by_name
+from pooler.login.policy import AuthMethod, ClientPolicy
 from pooler.session.records import CloseReason
+from pooler.worker.arrivals import Arrival, farewell_of, who
 from pooler.worker.auth_query import AuthQuery
 from pooler.worker.cancel import Cancels
 from pooler.worker.client_places import ClientLimits
 from pooler.worker.console import DATABASE as CONSOLE_DATABASE
 from pooler.worker.console import is_operator, startup_of
-from pooler.worker.identity import Peer, demand_by
+from pooler.worker.identity import Peer
 from pooler.worker.keys import KeyRing
 from pooler.worker.known import KnownLogins, log_login
 from pooler.worker.login_extras import asked_values, notify_message
+from pooler.worker.policy import make_policy
 from pooler.worker.pool import Pool
 from pooler.worker.pools import Pools
 from pooler.worker.refusals import Refusals
 from pooler.worker.removed import close_users, user_removed
-from pooler.worker.tls import CLIENT_TLS, client_context
-from pooler.worker.words import Asked, RefusedValueError
+from pooler.worker.tls import client_context
+from pooler.worker.words import Asked
 
 # Who judges a password that is not looked up: the question and the client's address
 # ("unix" for a Unix socket) to why it is not right, empty if it is. LoginError: nobody
@@ -80,52 +79,6 @@ REPLICATION_WORDS = {"logical": "database", "physical": "true"}
 MAX_PARAMETER_BYTES = 4096
 
 
-def make_policy(
-    pools: Pools,
-    mock_key: bytes,
-    context: TlsContext | None,
-    can_ask: Callable[[str], bool],
-) -> ClientPolicy:
-    """What the running configuration says about who may log in and how."""
-    config = pools.config
-
-    def secret_of(user: str) -> str | None:
-        known = config.userlist.get(user)
-        return None if known is None else known.text
-
-    def forced_user(name: str) -> str | None:
-        database = pools.database(name)
-        return None if database is None else database.user
-
-    settings = config.settings
-    kinds = [one.kind for one in config.userlist.values() if not one.is_empty]
-    scram_count = kinds.count(SecretKind.SCRAM)
-    askers = [settings.auth_user, *(one.auth_user for one in config.databases.values())]
-    asks = any(askers)  # what auth_query finds may be SCRAM's
-    return ClientPolicy(
-        method=(AuthMethod.SCRAM if config.hba else AuthMethod(settings.auth_type)),
-        demand=demand_by(config.hba) if config.hba else None,
-        secrets=secret_of,
-        database_exists=lambda name: (
-            name == RESERVED_DATABASE or pools.database(name) is not None
-        ),
-        console=RESERVED_DATABASE,
-        forced_user=forced_user,
-        tracked=pools.tracked,
-        ignore_startup_parameters=frozenset(settings.ignore_startup_parameters),
-        mock_key=mock_key,
-        mock_kind=kind_by_name(scram_count, len(kinds), mock_key),
-        hashes_passwords=scram_count > 0 or asks,
-        known_users_only=bool(settings.auth_file),
-        tls=CLIENT_TLS[settings.client_tls_sslmode],
-        can_secure=context is not None,
-        certificate_hash=b"" if context is None else context.certificate_hash,
-        can_ask=can_ask,
-        scram_iterations=settings.scram_iterations,
-        find_keys=lambda _: None,  # nobody waits for the hashes of others
-    )
-
-
 def check_values(given: dict[str, str]) -> None:
     """LoginError for a value that is longer than any that can be followed."""
     for name, text in given.items():
@@ -133,61 +86,6 @@ def check_values(given: dict[str, str]) -> None:
             raise LoginError(
                 f'invalid value for parameter "{name}"', INVALID_PARAMETER_VALUE
             )
-
-
-def farewell_of(error: LoginError) -> bytes:
-    """What a client is sent whose login ends with an error."""
-    if isinstance(error, SilentLoginError):
-        return b""
-    if isinstance(error, RefusedValueError):  # PostgreSQL looks at values last
-        return packets.authentication_ok() + error.report
-    return packets.error_response("FATAL", error.sqlstate, error.message)
-
-
-def _who(arrival: _Arrival | None) -> str:
-    """How a log line names a client that is not admitted."""
-    database, user = arrival.login.asked if arrival else ("", "")
-    return f"{database or '(nodb)'}/{user or '(nouser)'}"
-
-
-def _nothing() -> None:
-    """Nothing is waited for."""
-
-
-@dataclass(slots=True)
-class _Arrival:
-    """A client that is logging in."""
-
-    login: ClientLogin
-    context: TlsContext | None
-    direct: bool = False  # its first byte was one of TLS
-    # Asks for what the login waits for: what comes meanwhile stays unread.
-    pending: asyncio.Task[None] | None = None
-    checked: bool = False  # it has a place, and its address may try at all
-    asked: bool = False  # a database, for the secret
-    accepted: LoggedIn | None = None
-    pool: Pool | None = None  # of a replication client, its own
-    waits: asyncio.TimerHandle | None = None  # for a server, until it is refused
-    unwait: Callable[[], None] = _nothing  # it waits for the welcome of its pool
-
-    def end(self) -> None:
-        """It is admitted, or never will be."""
-        if self.pending is not None:
-            self.pending.cancel()
-        self.served()
-
-    def served(self) -> None:
-        """It waits for no server any more."""
-        self.unwait()
-        if self.waits is not None:
-            self.waits.cancel()
-
-    def is_bound_for(self, pool: Pool) -> bool:
-        """Whether it will be a client of this pool, as soon as it is admitted."""
-        accepted = self.accepted
-        return accepted is not None and (
-            (accepted.database, accepted.server_user) == (pool.database.name, pool.user)
-        )
 
 
 class Admission:
@@ -206,7 +104,7 @@ class Admission:
         self._pools = pools
         self._mock_key = mock_key
         self._cancels = cancels
-        self._arrivals: dict[int, _Arrival] = {}
+        self._arrivals: dict[int, Arrival] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.judges: dict[AuthMethod, Judge] = {}
         self._auth_query = AuthQuery(pools)
@@ -297,7 +195,7 @@ class Admission:
         """The engine has let a client in of which Python has not heard."""
         self._known.log_login(handle, number, peer)
 
-    def _carry_out(self, handle: int, arrival: _Arrival, reply: Reply) -> None:
+    def _carry_out(self, handle: int, arrival: Arrival, reply: Reply) -> None:
         """Do what a step of the login came to; LookupError when the client has gone."""
         login = arrival.login
         if login.wants_in and not arrival.checked:
@@ -325,11 +223,11 @@ class Admission:
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
 
-    def _new_arrival(self, handle: int) -> _Arrival:
+    def _new_arrival(self, handle: int) -> Arrival:
         peer = Peer(self._engine, handle)
-        return _Arrival(ClientLogin(self._policy, peer=peer), self._context)
+        return Arrival(ClientLogin(self._policy, peer=peer), self._context)
 
-    async def _pend(self, handle: int, arrival: _Arrival, question: Pending) -> None:
+    async def _pend(self, handle: int, arrival: Arrival, question: Pending) -> None:
         """Hold a login until its question is answered; cancelled if the client leaves.
 
         ``client_login_timeout`` goes on. What comes meanwhile stays unread, and the
@@ -354,7 +252,7 @@ class Admission:
             log.write_exception("authentication failed", tag=f"C-{handle:#x}")
             self._refuse(handle, LoginError("internal error", INTERNAL_ERROR))
 
-    async def _answer(self, handle: int, arrival: _Arrival, question: Pending) -> Reply:
+    async def _answer(self, handle: int, arrival: Arrival, question: Pending) -> Reply:
         """What a login goes on with; LoginError if it cannot."""
         match question:
             case NeedSecret(user, database):
@@ -369,7 +267,7 @@ class Admission:
                 host, _ = self._engine.client_peer(handle)
                 return arrival.login.judged(await judge(question, host))
 
-    def _start_tls(self, handle: int, arrival: _Arrival, direct: bool) -> None:
+    def _start_tls(self, handle: int, arrival: Arrival, direct: bool) -> None:
         assert arrival.context is not None  # noqa: S101 - the policy was made with it
         if not direct and self._engine.login_bytes(handle):
             raise LoginError("received unencrypted data after SSL request")
@@ -377,7 +275,7 @@ class Admission:
         arrival.login.secured()
         self._engine.client_start_tls(handle, arrival.context)
 
-    def _check_protocol(self, handle: int, arrival: _Arrival) -> None:
+    def _check_protocol(self, handle: int, arrival: Arrival) -> None:
         """A client that begins with TLS says by ALPN that it means PostgreSQL."""
         if not arrival.direct:
             return
@@ -427,14 +325,12 @@ class Admission:
         self._forget(handle)
         with contextlib.suppress(LookupError):  # it has gone
             self._refusals.refuse(
-                handle, error, _who(arrival), farewell_of(error), failed=failed
+                handle, error, who(arrival), farewell_of(error), failed=failed
             )
 
     # ------------------------------------------------------------ admitting
 
-    def _await_welcome(
-        self, handle: int, arrival: _Arrival, accepted: LoggedIn
-    ) -> None:
+    def _await_welcome(self, handle: int, arrival: Arrival, accepted: LoggedIn) -> None:
         self._limits.proved(handle, accepted.database, accepted.user)
         if accepted.database == RESERVED_DATABASE:
             self._enter_console(handle, arrival, accepted)
@@ -464,9 +360,7 @@ class Admission:
             pool.scram_keys = accepted.scram_keys
         self._choose_words(handle, accepted, pool, values)
 
-    def _enter_console(
-        self, handle: int, arrival: _Arrival, accepted: LoggedIn
-    ) -> None:
+    def _enter_console(self, handle: int, arrival: Arrival, accepted: LoggedIn) -> None:
         if accepted.replication:
             raise LoginError("not allowed", why="the console replicates nothing")
         is_own = Peer(self._engine, handle).is_own()
@@ -658,7 +552,7 @@ class Admission:
         pool = self._pools.by_id(pool_id)
         if pool is None:
             why = f"TLS handshake error: {detail}" if detail else ENDED.get(reason, "")
-            self._refusals.closed(handle, _who(arrival), (host, port), age_us, why)
+            self._refusals.closed(handle, who(arrival), (host, port), age_us, why)
             return  # a probe that just left is not worth a line
         self._pools.release_dedicated(pool)
         if pool.is_lent and pool.secret is not None:
@@ -674,8 +568,8 @@ class Admission:
         for wanted, level, line in lines:
             if wanted:
                 words = line.format(text, age_us // 1_000_000)
-                who = pool.tag
+                names = pool.tag
                 if user:
-                    who = f"{pool.database.name}/{packets.decode(user)}"
-                tag = f"C-{handle:#x}: {who}@{host}:{port}"
+                    names = f"{pool.database.name}/{packets.decode(user)}"
+                tag = f"C-{handle:#x}: {names}@{host}:{port}"
                 log.write(level, words, tag=tag, later=True)
