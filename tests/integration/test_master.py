@@ -566,6 +566,17 @@ def test_workers_notice_a_killed_master(pooler: Pooler) -> None:
     assert "stale unix socket" in pooler.log()
 
 
+def test_a_pid_file_that_names_a_zombie_is_stale(pooler: Pooler) -> None:
+    """As in a container whose first process collects nobody."""
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    stat = Path(f"/proc/{dead.pid}/stat")
+    wait_for(lambda: stat.read_text().rpartition(")")[2].split()[0] == "Z")
+    pooler.pidfile.write_text(f"{dead.pid}\n")
+    pooler.start()
+    assert "stale pidfile, removing" in pooler.log()
+    dead.wait()
+
+
 # Other signals
 
 
