@@ -1,7 +1,8 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
 # What make test-full and make fuzz need beyond make test: clang with libFuzzer's
-# runtime, node, java with pgjdbc, OpenLDAP's server, libpam_wrapper, and PostgreSQL 17
+# runtime, node, java with pgjdbc, OpenLDAP's server, libpam_wrapper, what a Debian
+# package is built with and a clean root for it, network namespaces, and PostgreSQL 17
 # and 18. As root on Debian and Ubuntu it installs what is missing, otherwise it prints
 # the command.
 set -eu
@@ -18,6 +19,9 @@ want() { # want COMMAND PACKAGE...
 want clang clang
 want node nodejs npm
 want ip iproute2
+want debootstrap debootstrap
+command -v dh >/dev/null 2>&1 ||
+    packages="$packages build-essential debhelper dh-python python3-all-dev python3-pip python3-venv"
 want javac default-jdk-headless
 [ -x /usr/sbin/slapd ] || packages="$packages slapd"
 [ -n "$(find /usr/lib -name 'libpam_wrapper.so' -print -quit 2>/dev/null)" ] ||

@@ -228,7 +228,9 @@ def test_a_wrong_password_waits_and_holds_no_thread(outside: Outside) -> None:
     """PAM delays who fails; the only thread is free meanwhile."""
     with ask(outside.pooler, "delays", "slow", "wrong") as waits:
         with ask(outside.pooler, "delays", "slow", "wrong") as too:
-            for _ in range(3):
+            # by then both have been looked at, and wait
+            wait_until(lambda: outcome(outside.pooler, "plain", "joe") == "", "a turn")
+            for _ in range(2):
                 assert outcome(outside.pooler, "plain", "joe") == ""
             for one in (waits, too):
                 assert not is_answered(one)
