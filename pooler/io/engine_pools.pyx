@@ -20,7 +20,7 @@ from pooler.io.stats cimport pool_counters
 from pooler.io.syscalls cimport sys_now_us
 from pooler.relay.inquire cimport inquiry_forget, words_forget
 from pooler.relay.offers cimport (
-    is_shared, sharing_begin, sharing_even, sharing_patience,
+    is_shared, note_uneven, sharing_begin, sharing_even, sharing_patience,
 )
 from pooler.relay.step cimport (
     relay_add_pool, relay_drop_pool, step_pool_inquire, step_pool_lets_go,
@@ -216,10 +216,25 @@ cdef class EnginePools(EngineClients):
         sharing_patience(self.pool(pool_id), patience_us)
 
     def shun(self, rows):
-        """Workers that no pool puts servers aside for: a bit for each."""
-        cdef int i
+        """Workers that no pool puts servers aside for: a bit for each.
+
+        Who is shunned no more may have clients that wait for what has been idle here
+        all the while, and nothing else would tell: pools are looked at again.
+        """
+        cdef Loop *L = &self.loop
+        cdef bint lifted = False
+        cdef uint64_t word
+        cdef uint32_t i
         for i in range(ROW_WORDS):
-            self.loop.relay.shunned.words[i] = rows >> 64 * i & <uint64_t> -1
+            word = rows >> 64 * i & <uint64_t> -1
+            lifted |= L.relay.shunned.words[i] & ~word != 0
+            L.relay.shunned.words[i] = word
+        if not lifted:
+            return
+        for i in range(L.relay.pool_count):
+            if L.relay.pools[i] != NULL:
+                note_uneven(&L.relay, L.relay.pools[i])
+        carry_out(L)
 
     def pool_refused(self, uint32_t pool_id):
         """No server may be opened now; none is asked for before ``pool_room``."""

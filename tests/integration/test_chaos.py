@@ -24,8 +24,10 @@ from tests.integration.chaos import (
     LimitSampler,
     Load,
     Visits,
+    look_at_accounts,
     network,
     restart,
+    shown,
     wait_at_rest,
     wait_grown,
 )
@@ -143,12 +145,22 @@ def check_places(pooler: Pooler, postgres: Postgres) -> None:
                 continue
             came += 1
             if came <= POOL_SIZE:
-                client.ask(query("BEGIN"))
+                begin(client, pooler, postgres)
         assert came == MOST_CLIENTS
         assert postgres.psql(
             "SELECT count(*) FROM pg_stat_activity"
             " WHERE state = 'idle in transaction' AND usename = 'chaos_a'"
         ) == [(POOL_SIZE,)]
+
+
+def begin(client: WireClient, pooler: Pooler, postgres: Postgres) -> None:
+    """A client gets a server; if not, what is said of those that there are."""
+    try:
+        client.ask(query("BEGIN"))
+    except TimeoutError:
+        rows = [list(row.values()) for row in shown(pooler, "SHOW POOLS")]
+        seen = look_at_accounts(pooler, postgres)
+        raise AssertionError(f"no server: {seen}, {rows}") from None
 
 
 def watch(

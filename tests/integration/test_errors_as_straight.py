@@ -8,12 +8,12 @@ what the client hears, and when, is what PostgreSQL says to a session of its own
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from pooler.demo.postgres import Postgres
-from tests.integration.harness import DATABASE, USER, MakePooler, Pooler
+from tests.integration.harness import DATABASE, USER, InProcess
 from tests.wire_client import (
     SYNC,
     Message,
@@ -70,7 +70,7 @@ def ask(client: WireClient, raw: bytes) -> list[object]:
     return shown(said)
 
 
-def compare(pooler: Pooler, postgres: Postgres, steps: list[Step]) -> None:
+def compare(pooler: InProcess, postgres: Postgres, steps: list[Step]) -> None:
     """Hold the steps on both ways at once; SQL in a str is somebody else's."""
     with (
         WireClient(postgres.port).login(USER, DATABASE) as alone,
@@ -126,7 +126,10 @@ IN_BLOCKS = {
 @pytest.mark.parametrize("prepared", [PARSED, PREPARED], ids=["parse", "prepare"])
 @pytest.mark.parametrize("asked", IN_BLOCKS.values(), ids=list(IN_BLOCKS))
 def test_a_command_fails_in_its_turn_in_a_block(
-    make_pooler: MakePooler, rows: Postgres, prepared: bytes, asked: list[bytes]
+    worker_in_process: Callable[..., InProcess],
+    rows: Postgres,
+    prepared: bytes,
+    asked: list[bytes],
 ) -> None:
     """What is in front of it in its Query runs, and may end the block before."""
     last = [query("rollback"), query("table kept"), query("execute p(1)")]
@@ -135,7 +138,7 @@ def test_a_command_fails_in_its_turn_in_a_block(
     with WireClient(rows.port).login(USER, DATABASE) as keeper:
         keeper.ask(query("create table kept(n int)"))
         try:
-            compare(make_pooler(default_pool_size=2), rows, steps)
+            compare(worker_in_process(default_pool_size=2), rows, steps)
         finally:
             keeper.ask(query("drop table kept"))
 
@@ -143,12 +146,15 @@ def test_a_command_fails_in_its_turn_in_a_block(
 @pytest.mark.parametrize("prepared", [PARSED, PREPARED], ids=["parse", "prepare"])
 @pytest.mark.parametrize("asked", QUERIES.values(), ids=list(QUERIES))
 def test_a_command_fails_in_its_turn(
-    make_pooler: MakePooler, rows: Postgres, prepared: bytes, asked: list[bytes]
+    worker_in_process: Callable[..., InProcess],
+    rows: Postgres,
+    prepared: bytes,
+    asked: list[bytes],
 ) -> None:
     """What is answered before an EXECUTE that fails is answered before its error."""
     steps: list[Step] = [prepared, ELSEWHERE, GONE, *asked, query("rollback"), BACK]
     steps += [query("execute p(1)")]
-    compare(make_pooler(default_pool_size=2), rows, steps)
+    compare(worker_in_process(default_pool_size=2), rows, steps)
 
 
 # ------------------------------------------------------- EXECUTE by Parse
@@ -189,7 +195,7 @@ CASES = [
 
 @pytest.mark.parametrize(("prepared", "asked", "state"), CASES)
 def test_what_an_execute_names_is_lacking(
-    make_pooler: MakePooler,
+    worker_in_process: Callable[..., InProcess],
     rows: Postgres,
     prepared: bytes,
     asked: list[bytes],
@@ -199,17 +205,17 @@ def test_what_an_execute_names_is_lacking(
     gone, back = (GONE, BACK) if state == "gone" else ("SELECT 1", "SELECT 1")
     steps: list[Step] = [prepared, parse("execute p(1)", "e") + SYNC, ELSEWHERE]
     steps += [gone, *asked, query("rollback"), back, RUN_E, query("execute p(1)")]
-    compare(make_pooler(default_pool_size=2), rows, steps)
+    compare(worker_in_process(default_pool_size=2), rows, steps)
 
 
 def test_a_name_that_is_cut_of_an_execute(
-    make_pooler: MakePooler, rows: Postgres
+    worker_in_process: Callable[..., InProcess], rows: Postgres
 ) -> None:
     """Its notice is told as for any other, where the name is replaced."""
     steps: list[Step] = [PARSED, parse("execute p(1)", "e" * 63) + SYNC, ELSEWHERE]
     steps += [query(f"select 1; execute {'e' * 70}"), query(f"execute {'e' * 70}")]
     steps += [query(f"deallocate {'e' * 70}"), query(f"deallocate {'e' * 70}")]
-    compare(make_pooler(default_pool_size=2), rows, steps)
+    compare(worker_in_process(default_pool_size=2), rows, steps)
 
 
 # ------------------------------------------------------- Bind and Describe
@@ -250,7 +256,11 @@ def asks(name: str, count: int) -> dict[str, bytes]:
 @pytest.mark.parametrize("told", [True, False], ids=["told", "given"])
 @pytest.mark.parametrize("asked", list(asks("", 0)))
 def test_a_statement_that_the_server_lacks(
-    make_pooler: MakePooler, rows: Postgres, told: bool, state: str, asked: str
+    worker_in_process: Callable[..., InProcess],
+    rows: Postgres,
+    told: bool,
+    state: str,
+    asked: str,
 ) -> None:
     """It needs not be read again for an answer that does not depend on its text."""
     begin = {"failed": FAILED, "gone in a block": [query("begin")]}.get(state, [])
@@ -268,11 +278,11 @@ def test_a_statement_that_the_server_lacks(
             ask_for = asks(name, count)["bound"]  # whether it has rows nobody knows
         steps += [*begin, gone, ask_for, back, query("rollback"), ask_for]
         steps += [query("rollback")]
-    compare(make_pooler(default_pool_size=2), rows, steps)
+    compare(worker_in_process(default_pool_size=2), rows, steps)
 
 
 def test_a_batch_that_ends_the_failed_transaction(
-    make_pooler: MakePooler, rows: Postgres
+    worker_in_process: Callable[..., InProcess], rows: Postgres
 ) -> None:
     """What stands behind its ROLLBACK is carried out: nothing stands in for it."""
     end = parse("rollback") + bind() + execute()
@@ -289,21 +299,21 @@ def test_a_batch_that_ends_the_failed_transaction(
         begin + wrong + SYNC + run + end + SYNC + query("rollback"),
         query("table rows"),
     ]
-    compare(make_pooler(default_pool_size=2), rows, steps)
+    compare(worker_in_process(default_pool_size=2), rows, steps)
 
 
 def test_a_bind_that_waits_for_a_description(
-    make_pooler: MakePooler, rows: Postgres
+    worker_in_process: Callable[..., InProcess], rows: Postgres
 ) -> None:
     """Its client knows the rows already; the transaction has failed meanwhile."""
     fails = parse("select from where", "x") + SYNC
     steps: list[Step] = [PARSED + describe("p", "S") + SYNC, ELSEWHERE, query("begin")]
     steps += [fails + bind(b"1", statement="p") + SYNC, query("rollback")]
-    compare(make_pooler(default_pool_size=2), rows, steps)
+    compare(worker_in_process(default_pool_size=2), rows, steps)
 
 
 def test_a_deallocate_needs_the_name_only(
-    make_pooler: MakePooler, rows: Postgres
+    worker_in_process: Callable[..., InProcess], rows: Postgres
 ) -> None:
     """Also where what has it cannot be prepared any more."""
     steps: list[Step] = [PARSED, PARSED.replace(b"p\0", b"q\0", 1)]
@@ -311,12 +321,14 @@ def test_a_deallocate_needs_the_name_only(
     steps += [query("select 1; deallocate p; deallocate r; select 2"), query("begin")]
     steps += [query("deallocate q; deallocate q"), query("rollback"), BACK]
     steps += [query(f"execute {name}(1)") for name in "pqr"]
-    compare(make_pooler(default_pool_size=2), rows, steps)
+    compare(worker_in_process(default_pool_size=2), rows, steps)
 
 
-def test_one_prepare_too_many(make_pooler: MakePooler, rows: Postgres) -> None:
+def test_one_prepare_too_many(
+    worker_in_process: Callable[..., InProcess], rows: Postgres
+) -> None:
     """It fails in its turn, as if its name were taken; its text is looked at first."""
-    pooler = make_pooler(default_pool_size=1, max_client_prepared_statements=1)
+    pooler = worker_in_process(default_pool_size=1, max_client_prepared_statements=1)
     asked = [
         "select 1; prepare q as select 2; select 3",
         "prepare q as select 2",

@@ -14,6 +14,7 @@ from contextlib import ExitStack, contextmanager
 from typing import TypeVar
 
 import asyncpg
+import psutil
 import psycopg
 import pytest
 
@@ -21,8 +22,10 @@ from pooler.demo.postgres import Postgres
 from pooler.ipc.board import Board
 from pooler.ipc.bus import MASTER, BusMessage
 from pooler.session.records import CloseReason
+from pooler.worker.handover import SHUN_S, STALE_BEAT_S
 from pooler.worker.pool import Pool
 from pooler.worker.sharing import Sharing
+from tests.integration.chaos import SLOT_BITS, slots_of
 from tests.integration.harness import (
     DATABASE,
     ENVIRONMENT,
@@ -622,3 +625,33 @@ def test_what_was_for_another_process_is_buried(
     with open(os.devnull) as file:
         handover.got(BusMessage("server", told, (file.fileno(),), MASTER))
     assert notes.heard == ["taken in" if is_mine else "buried"]
+
+
+def test_who_waits_in_a_worker_that_stood_still_is_not_forgotten(
+    make_pooler: MakePooler,
+) -> None:
+    """It gets the server that came free meanwhile, though nothing else happens."""
+    pooler = make_pooler(workers=2, default_pool_size=1, worker_stuck_timeout=0)
+    with ExitStack() as stack:
+        busy = stack.enter_context(pooler.client())
+        busy.ask(query("BEGIN"))
+        waiting = busy
+        while waiting.key[0] & SLOT_BITS == busy.key[0] & SLOT_BITS:
+            waiting = stack.enter_context(pooler.client())
+        still = psutil.Process(slots_of(pooler)[waiting.key[0] & SLOT_BITS])
+        waiting.send(query("SELECT 'at last'"))
+        with pooler.connect("pgbouncer", autocommit=True) as console:
+            wait_until(lambda: waits(console) == 1, "it waits")
+        still.suspend()
+        time.sleep(2 * STALE_BEAT_S)  # not a condition: how long it is not heard of
+        busy.ask(query("COMMIT"))
+        time.sleep(SHUN_S / 2)  # and the server is not given to it
+        still.resume()
+        answer = waiting.read_until("Z")
+        assert [one.row for one in answer if one.code == "D"] == [[b"at last"]]
+
+
+def waits(console: psycopg.Connection[tuple[object, ...]]) -> int:
+    """How many clients wait for a server."""
+    rows = console.execute("SHOW POOLS").fetchall()
+    return sum(int(str(row[3])) for row in rows)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from pooler.demo.postgres import Postgres
-from tests.integration.harness import DATABASE, USER, MakePooler, Pooler
+from tests.integration.harness import DATABASE, USER, InProcess, MakePooler, Pooler
 from tests.wire_client import (
     FLUSH,
     SYNC,
@@ -111,9 +111,9 @@ def done(postgres: Postgres) -> int:
 
 
 @pytest.fixture
-def pooler(make_pooler: MakePooler, tables: Postgres) -> Pooler:
+def pooler(worker_in_process: Callable[..., InProcess], tables: Postgres) -> InProcess:
     """One server, so that everybody meets what the others have prepared."""
-    return make_pooler(default_pool_size=1)
+    return worker_in_process(default_pool_size=1)
 
 
 # ------------------------------------------------------------ nothing twice
@@ -131,7 +131,7 @@ TEXTS = (
 @pytest.mark.parametrize("form", ["simple", "extended", "flush", "pipeline"])
 @pytest.mark.parametrize(("state", "said"), TEXTS)
 def test_an_error_from_what_was_executed_is_no_stale_plan(
-    pooler: Pooler, tables: Postgres, state: str, said: str, form: str
+    pooler: InProcess, tables: Postgres, state: str, said: str, form: str
 ) -> None:
     sql = f"SELECT fails('{state}', '{said}')"
     with pooler.client() as client:
@@ -157,7 +157,7 @@ def test_an_error_from_what_was_executed_is_no_stale_plan(
 @pytest.mark.parametrize("form", ["simple", "explain", "extended"])
 @pytest.mark.parametrize("missing", [False, True])
 def test_a_stale_execute_inside_a_function(
-    pooler: Pooler, tables: Postgres, form: str, missing: bool
+    pooler: InProcess, tables: Postgres, form: str, missing: bool
 ) -> None:
     """PostgreSQL's own error, of its own routine, from inside what was executed."""
     with pooler.client() as client:
@@ -192,7 +192,7 @@ def test_a_stale_execute_inside_a_function(
     ],
 )
 def test_arguments_of_a_stale_execute_run_once(
-    pooler: Pooler, tables: Postgres, argument: str
+    pooler: InProcess, tables: Postgres, argument: str
 ) -> None:
     """PostgreSQL evaluates them before it finds that the plan is stale."""
     more = ", $2::int8" if ", 2" in argument else ""
@@ -208,7 +208,7 @@ def test_arguments_of_a_stale_execute_run_once(
 
 @pytest.mark.parametrize("argument", ["1", "NULL", "'1'", "- 1", "+1::int8", "1.0e0"])
 def test_an_execute_of_values_is_repeated(
-    pooler: Pooler, tables: Postgres, argument: str
+    pooler: InProcess, tables: Postgres, argument: str
 ) -> None:
     with pooler.client() as client:
         client.ask(query("PREPARE a AS SELECT *, $1::int8 FROM stale"))
@@ -217,7 +217,7 @@ def test_an_execute_of_values_is_repeated(
 
 
 def test_an_execute_of_an_execute_is_not_repeated(
-    pooler: Pooler, tables: Postgres
+    pooler: InProcess, tables: Postgres
 ) -> None:
     """The inner one has evaluated its arguments when its plan is found to be stale."""
     with pooler.client() as client:
@@ -232,7 +232,7 @@ def test_an_execute_of_an_execute_is_not_repeated(
 
 @pytest.mark.parametrize("before", [0, 1, 2])
 def test_work_in_front_of_a_stale_plan_is_done_once(
-    pooler: Pooler, tables: Postgres, before: int
+    pooler: InProcess, tables: Postgres, before: int
 ) -> None:
     """In whatever position of a batch."""
     work = parse("SELECT nextval('done')", "w")
@@ -258,14 +258,14 @@ def test_work_in_front_of_a_stale_plan_is_done_once(
 )
 @pytest.mark.parametrize("elsewhere", [False, True])
 def test_a_format_for_each_column(
-    make_pooler: MakePooler,
+    worker_in_process: Callable[..., InProcess],
     tables: Postgres,
     changed: str,
     also: bytes,
     elsewhere: bool,
 ) -> None:
     """Who binds so knows the columns: it hears 0A000, as drivers wait for."""
-    pooler = make_pooler(default_pool_size=2)
+    pooler = worker_in_process(default_pool_size=2)
     asked = bind_formats(3, statement="a") + also + execute() + SYNC
     with (
         pooler.client() as client,
@@ -292,7 +292,7 @@ def test_a_format_for_each_column(
 
 
 def test_a_format_for_each_column_behind_a_parse(
-    pooler: Pooler, tables: Postgres
+    pooler: InProcess, tables: Postgres
 ) -> None:
     """It is parsed by PostgreSQL then, which knows today's columns."""
     asked = (parse("SELECT * FROM stale", "a"), bind_formats(2, statement="a"))
@@ -305,7 +305,7 @@ def test_a_format_for_each_column_behind_a_parse(
 @pytest.mark.parametrize("rows", ["a", "b"])
 @pytest.mark.parametrize("reads", [False, True], ids=["nobody", "parsed-anew"])
 def test_a_value_in_binary_is_never_read_as_another_type(
-    pooler: Pooler, tables: Postgres, rows: str, reads: bool
+    pooler: InProcess, tables: Postgres, rows: str, reads: bool
 ) -> None:
     """It is sent as the type that its client was told; four bytes are four bytes."""
     sql = f"SELECT {rows} FROM stale WHERE a = $1"
@@ -428,7 +428,7 @@ KNOWN = (
 @pytest.mark.parametrize("split", [False, True], ids=["whole", "split"])
 @pytest.mark.parametrize("form", FORMS)
 def test_a_known_text_is_prepared_as_if_it_were_new(
-    pooler: Pooler, tables: Postgres, form: str, split: bool
+    pooler: InProcess, tables: Postgres, form: str, split: bool
 ) -> None:
     """Whatever has changed, every new client is answered as by PostgreSQL."""
     for changed, sql in CHANGES.items():
@@ -462,7 +462,7 @@ def answers_to(
     return answers
 
 
-def test_a_batch_that_waits_for_the_proof(pooler: Pooler, tables: Postgres) -> None:
+def test_a_batch_that_waits_for_the_proof(pooler: InProcess, tables: Postgres) -> None:
     """What is sent behind the batch is not carried out before it may be repeated."""
     sql = "SELECT * FROM stale"
     with pooler.client() as first:
@@ -482,7 +482,7 @@ def test_a_batch_that_waits_for_the_proof(pooler: Pooler, tables: Postgres) -> N
 @pytest.mark.parametrize("count", [2, 400])
 @pytest.mark.parametrize("size", [10, 4000, 30_000])
 def test_a_long_batch_behind_a_known_text(
-    pooler: Pooler, tables: Postgres, count: int, size: int
+    pooler: InProcess, tables: Postgres, count: int, size: int
 ) -> None:
     """Longer than what is kept to be sent again."""
     sql = "SELECT *, $1::text FROM stale"
@@ -495,7 +495,7 @@ def test_a_long_batch_behind_a_known_text(
         assert codes(said) == "1" + "2DDC" * count + "Z"
 
 
-def test_parameters_are_told_once(pooler: Pooler, tables: Postgres) -> None:
+def test_parameters_are_told_once(pooler: InProcess, tables: Postgres) -> None:
     """Of an older name, whose Describe is repeated."""
     sql = "SELECT *, $1::text FROM stale"
     with pooler.client() as client:
@@ -512,10 +512,10 @@ def test_parameters_are_told_once(pooler: Pooler, tables: Postgres) -> None:
 
 @pytest.mark.parametrize("columns", [200, 1000, 1600])
 def test_rows_of_many_columns(
-    make_pooler: MakePooler, tables: Postgres, columns: int
+    worker_in_process: Callable[..., InProcess], tables: Postgres, columns: int
 ) -> None:
     """Their description is longer than a read: it is known all the same."""
-    pooler = make_pooler(default_pool_size=2)
+    pooler = worker_in_process(default_pool_size=2)
     names = [f"{'c' * 58}{i:05}" for i in range(columns)]
     sql = "SELECT " + ", ".join(f"{i} AS {name}" for i, name in enumerate(names))
     asked = bind(statement="a") + execute() + SYNC
@@ -527,9 +527,11 @@ def test_rows_of_many_columns(
             assert codes(client.ask(describe("a", "S"), SYNC)) == "tTZ"
 
 
-def test_parameters_of_many_types(make_pooler: MakePooler, tables: Postgres) -> None:
+def test_parameters_of_many_types(
+    worker_in_process: Callable[..., InProcess], tables: Postgres
+) -> None:
     """Their description is longer than what may be held."""
-    pooler = make_pooler(default_pool_size=2)
+    pooler = worker_in_process(default_pool_size=2)
     count = 20_000
     sql = "SELECT 1 WHERE 0 = ANY(ARRAY[{}]::int[])".format(
         ", ".join(f"${i + 1}" for i in range(count))
@@ -548,7 +550,7 @@ def test_parameters_of_many_types(make_pooler: MakePooler, tables: Postgres) -> 
 CHOOSES = typed_parse("SELECT chosen($1::int)", "n", 23)
 
 
-def chosen(pooler: Pooler, clients: int = 16) -> set[bytes | None]:
+def chosen(pooler: InProcess | Pooler, clients: int = 16) -> set[bytes | None]:
     """What new clients, of all workers, get from a text that all of them prepare."""
     found = set()
     for _ in range(clients):
@@ -610,7 +612,7 @@ def test_a_change_is_seen_by_all_workers(
 class Turns:
     """Two servers of which one is held: after each turn clients get the other one."""
 
-    def __init__(self, pooler: Pooler) -> None:
+    def __init__(self, pooler: InProcess) -> None:
         self.pooler = pooler
         self._pair = [pooler.client() for _ in range(2)]
         self._pair[0].ask(query("BEGIN"))
@@ -627,8 +629,10 @@ class Turns:
 
 
 @pytest.fixture
-def turns(make_pooler: MakePooler, tables: Postgres) -> Iterator[Turns]:
-    made = Turns(make_pooler(default_pool_size=2))
+def turns(
+    worker_in_process: Callable[..., InProcess], tables: Postgres
+) -> Iterator[Turns]:
+    made = Turns(worker_in_process(default_pool_size=2))
     yield made
     made.close()
 

@@ -86,7 +86,8 @@ def test_concurrent_clients_cost_no_python_either(
         after, took = worker.counters(), time.monotonic() - began
         grown = {name: after[name] - before[name] for name in after}
         assert grown["sends"] == 2 * TRANSACTIONS
-        assert grown["recvs"] == 2 * TRANSACTIONS
+        # on a busy machine an answer may come in two pieces
+        assert 0 <= grown["recvs"] - 2 * TRANSACTIONS <= TRANSACTIONS // 100
         assert grown["python"] <= 2 * (took * SWEEPS_PER_S + 1)
 
 

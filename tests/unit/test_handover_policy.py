@@ -219,7 +219,10 @@ class SimWorker:
         self.keep(handle)
 
     def shun(self, rows: int) -> None:
+        lifted = self.shunned & ~rows
         self.shunned = rows
+        if lifted:
+            self.note()
 
     # The bus.
 
