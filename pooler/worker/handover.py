@@ -240,22 +240,27 @@ class Handover:
         """Give a worker nothing for a while."""
         self._punished |= 1 << row
         self._shun(row)
-        self._later(SHUN_S, lambda: self._forgive(row))
 
     def _forgive(self, row: int) -> None:
+        """``SHUN_S`` are over; who has not turned since is given nothing on."""
         self._punished &= ~(1 << row)
-        if self._beat_age_s(row) <= STALE_BEAT_S:
+        if self._beat_age_s(row) < SHUN_S:
             self._unanswered[row] = 0  # those of a dead one; or they have been lost
         self._shun(row)
+        if self._shunned >> row & 1:
+            self._later(SHUN_S, lambda: self._forgive(row))
 
     def _shun(self, row: int) -> None:
         """Tell the engine whether a worker may be given anything now."""
         shunned = self._shunned & ~(1 << row)
         if self._punished >> row & 1 or self._unanswered[row] >= MOST_UNANSWERED:
             shunned |= 1 << row
-        if shunned != self._shunned:
-            self._shunned = shunned
-            self._rig.shun(shunned)
+        if shunned == self._shunned:
+            return
+        self._shunned = shunned
+        self._rig.shun(shunned)
+        if shunned >> row & 1:  # also for want of an answer, which may never come
+            self._later(SHUN_S, lambda: self._forgive(row))
 
     def answered(self, message: BusMessage) -> None:
         """A server has arrived."""

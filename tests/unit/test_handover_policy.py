@@ -58,6 +58,7 @@ class World:
         self.order = itertools.count()
         self.stopped: dict[int, int] = {}  # when the worker in a slot has stopped
         self.full = False  # no inbox takes anything
+        self.answers_are_lost = False
         self.waiting: list[Client] = []  # of all workers
         self.overtaken_us = 0
         self.waits_us: list[int] = []
@@ -231,6 +232,8 @@ class SimWorker:
     ) -> bool:
         if self.world.full:
             return False
+        if kind == "got" and self.world.answers_are_lost:
+            return True  # who was to send it has died
         copies = tuple(os.dup(fd) for fd in fds)
         message = BusMessage(kind, payload, copies, self.row)
         self.world.at(MESSAGE_US, lambda: self.world.workers[slot].receive(message))
@@ -400,6 +403,19 @@ def test_a_worker_that_hangs_swallows_few() -> None:
     world.run(1_000_000)
     assert world.done - before > 8 / 0.002 * 0.8
     assert other.handover.counts[KEY]["given"] - given > MOST_UNANSWERED
+
+
+def test_answers_that_are_lost_are_not_waited_for() -> None:
+    """Workers that die as they have got a server: their successors get some, too."""
+    world = World(2)
+    world.answers_are_lost = True
+    Load([20, 20], [8, 0], seconds=0.5).play(world)
+    world.answers_are_lost = False
+    counts = [one.handover.counts[KEY] for one in world.workers if one.shunned]
+    before = [one["given"] for one in counts]
+    assert before
+    world.run(3_000_000)
+    assert all(one["given"] > n for one, n in zip(counts, before, strict=True))
 
 
 def test_who_cannot_be_told_is_given_nothing() -> None:
