@@ -52,7 +52,7 @@ run: ## run the pooler before a PostgreSQL of its own (PORT=6432)
 
 install: $(INSTALLED_TO_RUN) ## install into the system (DESTDIR=, prefix=/usr/local, sysconfdir=/etc)
 	@echo "building a wheel: three to five minutes"
-	@rm -rf build/wheel
+	@rm -rf build/wheel build/lib.* build/bdist.*
 	@POOLER_JOBS=$(JOBS) $(RUN) -m pip wheel -q --no-deps --no-build-isolation \
 	  -w build/wheel .
 	@rm -rf "$(DESTDIR)$(prefix)/lib/pooler"

@@ -59,6 +59,20 @@ def test_wheel_in_a_clean_virtualenv(tmp_path: Path) -> None:
     assert run(bin_dir / "pgbouncer", "-V").startswith("PgBouncer ")
 
 
+def test_make_install(tmp_path: Path) -> None:
+    """Nothing of what was built before for tests lies beside the program."""
+    run("make", "install", f"DESTDIR={tmp_path}", "prefix=/usr", "sysconfdir=/etc")
+    libraries = tmp_path / "usr/lib/pooler"
+    packages = {one.name for one in libraries.iterdir() if one.is_dir()}
+    packages = {name for name in packages if not name.endswith(".dist-info")}
+    assert packages == {"pooler", "click", "psutil", "pycares", "cffi", "pycparser"}
+    assert (tmp_path / "usr/share/man/man1/pooler.1").exists()
+    program = tmp_path / "usr/bin/pooler"
+    text = program.read_text().replace('"/usr/lib/pooler"', f'"{libraries}"')
+    program.write_text(text)  # DESTDIR is not where it will run
+    check_command(program, tmp_path)
+
+
 def check_command(pooler: Path, directory: Path) -> None:
     """It starts, answers on its console, and ends."""
     ini = directory / "pooler.ini"
