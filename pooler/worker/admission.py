@@ -57,7 +57,7 @@ from pooler.worker.login_extras import asked_values, notify_message
 from pooler.worker.policy import make_policy
 from pooler.worker.pool import Pool
 from pooler.worker.pools import Pools
-from pooler.worker.refusals import Refusals
+from pooler.worker.refusals import Refusals, client_tag
 from pooler.worker.removed import close_users, user_removed
 from pooler.worker.tls import client_context
 from pooler.worker.words import Asked
@@ -364,8 +364,8 @@ class Admission:
         if accepted.replication:
             raise LoginError("not allowed", why="the console replicates nothing")
         is_own = Peer(self._engine, handle).is_own()
-        host, port = self._engine.client_peer(handle)
-        peer = f"C-{handle:#x}: {RESERVED_DATABASE}/{accepted.user}@{host}:{port}"
+        names = f"{RESERVED_DATABASE}/{accepted.user}"
+        peer = client_tag(handle, names, self._engine.client_peer(handle))
         startup = startup_of(self._pools.config, accepted.user, peer, is_own=is_own)
         pool = self._pools.dedicated(CONSOLE_DATABASE, accepted.user, startup)
         arrival.pool = pool
@@ -483,13 +483,12 @@ class Admission:
         arrival = self._arrivals.pop(handle)
         arrival.served()
         if self._pools.config.settings.log_connections:
-            host, port = self._engine.client_peer(handle)
             log_login(
                 self._engine,
                 handle,
                 accepted.database,
                 accepted.user,
-                f"{host}:{port}",
+                self._engine.client_peer(handle),
                 accepted.replication,
             )
         greeting = pool.greeting(told, self._pools.tracked_names)
@@ -571,5 +570,5 @@ class Admission:
                 names = pool.tag
                 if user:
                     names = f"{pool.database.name}/{packets.decode(user)}"
-                tag = f"C-{handle:#x}: {names}@{host}:{port}"
+                tag = client_tag(handle, names, (host, port))
                 log.write(level, words, tag=tag, later=True)

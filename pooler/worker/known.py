@@ -20,6 +20,7 @@ from pooler.login.outcomes import LedElsewhere, LoggedIn
 from pooler.worker.cancel import KEY_BYTES, LONG_KEY_BYTES
 from pooler.worker.client_places import ClientLimits
 from pooler.worker.pool import Greeting, Pool
+from pooler.worker.refusals import client_tag
 
 MOST_PACKET_BYTES = 2048
 MOST_NAMED = 4096
@@ -144,8 +145,8 @@ class KnownLogins:
     def log_login(self, handle: int, number: int, peer: object) -> None:
         """The engine has let a client in."""
         database, user = self._names.get(number, ("?", "?"))
-        host, port = peer if isinstance(peer, tuple) else ("?", 0)
-        log_login(self._engine, handle, database, user, f"{host}:{port}", later=True)
+        where = peer if isinstance(peer, tuple) else ("?", 0)
+        log_login(self._engine, handle, database, user, where, later=True)
 
 
 def log_login(
@@ -153,7 +154,7 @@ def log_login(
     handle: int,
     database: str,
     user: str,
-    peer: str,
+    peer: tuple[str, int],
     replication: str = "",
     *,
     later: bool = False,
@@ -171,6 +172,6 @@ def log_login(
         log.LOG,
         f"login attempt: db={database} user={user} tls={tls}"
         f" replication={replication or 'none'}",
-        tag=f"C-{handle:#x}: {database}/{user}@{peer}",
+        tag=client_tag(handle, f"{database}/{user}", peer),
         later=later,
     )

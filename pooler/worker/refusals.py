@@ -209,7 +209,9 @@ class Refusals:
         self, text: str, handle: int, who: str, peer: tuple[str, int]
     ) -> None:
         if self._settings().log_pooler_errors:
-            log.write(log.WARNING, f"pooler error: {text}", tag=_tag(handle, who, peer))
+            log.write(
+                log.WARNING, f"pooler error: {text}", tag=client_tag(handle, who, peer)
+            )
 
     def closed(
         self, handle: int, who: str, peer: tuple[str, int], age_us: int, why: str
@@ -248,7 +250,7 @@ class Refusals:
             log.write(
                 log.LOG,
                 f"closing because: {reason or refused} (age={age_us // 1_000_000}s)",
-                tag=_tag(handle, who, peer),
+                tag=client_tag(handle, who, peer),
             )
 
     def _close(self, handle: int, farewell: bytes) -> None:
@@ -265,6 +267,7 @@ class Refusals:
         return max(1.0, limit / self._workers) if limit else 0.0
 
 
-def _tag(handle: int, who: str, peer: tuple[str, int]) -> str:
+def client_tag(handle: int, who: str, peer: tuple[str, int]) -> str:
+    """How log lines name a client; ``who``: ``database/user``."""
     host, port = peer
     return f"C-{handle:#x}: {who}@{host}:{port}"

@@ -246,6 +246,11 @@ class Pooler:
         assert self.process is not None
         return self.process.pid
 
+    @property
+    def unix_path(self) -> Path:
+        """Its Unix socket; ``unix_socket_dir`` has to be set."""
+        return Path(str(self.settings["unix_socket_dir"])) / f".s.PGSQL.{self.port}"
+
     def worker_pids(self) -> list[int]:
         """The workers that are alive."""
         with contextlib.suppress(psutil.NoSuchProcess):

@@ -154,8 +154,7 @@ def far_pooler(cable: Cable, postgres: Postgres, tmp_path: Path) -> Iterator[Mak
 
 def near(pooler: Pooler) -> WireClient:
     """A client that needs no cable."""
-    path = pooler.directory / f".s.PGSQL.{pooler.port}"
-    return WireClient(pooler.port, path=path).login(USER, DATABASE)
+    return WireClient(pooler.port, path=pooler.unix_path).login(USER, DATABASE)
 
 
 def backends(postgres: Postgres, what: str) -> int:

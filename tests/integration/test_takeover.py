@@ -69,13 +69,9 @@ def start(postgres: Postgres, directory: Path) -> Iterator[Start]:
         pooler.finish()
 
 
-def unix_path(pooler: Pooler) -> Path:
-    return Path(str(pooler.settings["unix_socket_dir"])) / f".s.PGSQL.{pooler.port}"
-
-
 def test_three_times_in_a_row_nobody_is_refused(start: Start) -> None:
     old = start()
-    visitors = Visitors(old.port, unix_path(old))
+    visitors = Visitors(old.port, old.unix_path)
     visitors.wait_for(20)
     with old.client() as stays:
         stays.ask(query("BEGIN"))
@@ -98,9 +94,9 @@ def test_three_times_in_a_row_nobody_is_refused(start: Start) -> None:
     visitors.wait_for(20)
     visitors.stop()
     assert (visitors.lost, visitors.told) == ([], [])
-    assert unix_path(old).exists()
+    assert old.unix_path.exists()
     assert old.stop(signal.SIGINT) == 0
-    assert not unix_path(old).exists()
+    assert not old.unix_path.exists()
     assert not (first.ini.parent.parent / "pid").exists()
 
 
@@ -126,7 +122,7 @@ def test_what_fails_changes_nothing(start: Start) -> None:
             with old.client() as another:
                 fine = another.value("SELECT 1") == client.value("SELECT 1") == "1"
             pid = int(Path(str(old.settings["pidfile"])).read_text())
-            return fine and pid == old.pid and unix_path(old).exists()
+            return fine and pid == old.pid and old.unix_path.exists()
 
         admin.execute("pause")
         assert "cannot be taken over while paused" in refused(old)
@@ -195,7 +191,7 @@ def test_a_daemon_takes_over_and_may_die(start: Start) -> None:
             os.kill(daemon, signal.SIGKILL)
         wait_until(lambda: not any(map(is_alive, workers)), "its workers end")
         assert is_refused(socket.AF_INET, (HOST, old.port))
-        assert is_refused(socket.AF_UNIX, str(unix_path(old)))
+        assert is_refused(socket.AF_UNIX, str(old.unix_path))
         pidfile.unlink()  # in a container nobody may have reaped it
         third = start()
         with third.client() as fresh:
@@ -203,7 +199,7 @@ def test_a_daemon_takes_over_and_may_die(start: Start) -> None:
         assert stays.value("SELECT 3") == "3"
         stays.send(TERMINATE)
         assert old.wait() == 0
-    assert unix_path(third).exists()
+    assert third.unix_path.exists()
 
 
 def is_refused(family: int, address: str | tuple[str, int]) -> bool:
